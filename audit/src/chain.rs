@@ -1,0 +1,137 @@
+//! The form of one line and the rule that ties it to the line before.
+
+use std::fmt;
+
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
+
+/// What stands between the hashed bytes and the hash.
+const SEAL: &[u8] = b",\"hash\":\"";
+const HEX: usize = 64;
+/// `,"hash":"` + 64 digits + `"}`
+const SUFFIX: usize = SEAL.len() + HEX + 2;
+
+/// A SHA-256, shown as 64 lower-case hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Hash([u8; 32]);
+
+impl Hash {
+    /// What the first record has for `prev`.
+    pub const GENESIS: Hash = Hash([0; 32]);
+
+    fn of(bytes: &[u8]) -> Hash {
+        Hash(Sha256::digest(bytes).into())
+    }
+
+    fn parse(text: &[u8]) -> Option<Hash> {
+        let mut bytes = [0; 32];
+        if text.len() != HEX {
+            return None;
+        }
+        for (byte, pair) in bytes.iter_mut().zip(text.chunks_exact(2)) {
+            *byte = digit(pair[0])? << 4 | digit(pair[1])?;
+        }
+        Some(Hash(bytes))
+    }
+}
+
+fn digit(c: u8) -> Option<u8> {
+    match c {
+        b'0'..=b'9' => Some(c - b'0'),
+        b'a'..=b'f' => Some(c - b'a' + 10),
+        _ => None,
+    }
+}
+
+impl fmt::Display for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Hash({self})")
+    }
+}
+
+/// The place where a chain does not hold.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}, seq {seq}: {fault}")]
+pub struct Broken {
+    /// Line of the file, from 1.
+    pub line: u64,
+    /// The sequence number that belongs there.
+    pub seq: u64,
+    /// What is wrong.
+    pub fault: Fault,
+}
+
+/// How a line fails to be the next record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// It is no record at all.
+    #[error("not a record")]
+    Form,
+    /// Its bytes were changed after they were written.
+    #[error("the hash does not match the record")]
+    Hash,
+    /// It is a sound record of another place or another journal.
+    #[error("the record does not follow the one before it")]
+    Link,
+}
+
+/// The end of a chain: what the next record continues.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Link {
+    pub(crate) seq: u64,
+    pub(crate) hash: Hash,
+}
+
+impl Link {
+    pub(crate) const START: Link = Link { seq: 0, hash: Hash::GENESIS };
+
+    /// The next line, newline included, and the link it makes.
+    pub(crate) fn seal(&self, time: Timestamp, event: &str) -> (String, Link) {
+        let seq = self.seq + 1;
+        let mut line = format!(r#"{{"seq":{seq},"time":"{time}","prev":"{}","event":{event}"#, self.hash);
+        let hash = Hash::of(line.as_bytes());
+        line.push_str(&format!(r#","hash":"{hash}"}}"#));
+        line.push('\n');
+        (line, Link { seq, hash })
+    }
+
+    /// Reads `line` (without its newline) as the record that follows.
+    pub(crate) fn follow<'l>(&self, line: &'l [u8]) -> Result<(Link, Entry<'l>), Fault> {
+        let at = line.len().checked_sub(SUFFIX).ok_or(Fault::Form)?;
+        let (body, suffix) = line.split_at(at);
+        let hash = suffix
+            .strip_prefix(SEAL)
+            .and_then(|rest| rest.strip_suffix(b"\"}"))
+            .and_then(Hash::parse)
+            .ok_or(Fault::Form)?;
+        if Hash::of(body) != hash {
+            return Err(Fault::Hash);
+        }
+        let entry: Entry<'_> = serde_json::from_slice(line).map_err(|_| Fault::Form)?;
+        if entry.seq != self.seq + 1 || Hash::parse(entry.prev.as_bytes()) != Some(self.hash) {
+            return Err(Fault::Link);
+        }
+        Ok((Link { seq: entry.seq, hash }, entry))
+    }
+}
+
+/// A line, read.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Entry<'l> {
+    pub(crate) seq: u64,
+    pub(crate) time: Timestamp,
+    prev: &'l str,
+    #[serde(borrow)]
+    pub(crate) event: &'l RawValue,
+    #[serde(rename = "hash")]
+    _hash: &'l str,
+}
