@@ -1,1 +1,29 @@
-//! stub
+//! The repositories that git-gate serves: `repos.yaml` parsed into values that cannot be wrong, the
+//! decision about one ref of a push, and the texts made from them (git configuration for the
+//! bottle, known-hosts lines for OpenSSH). No I/O.
+//!
+//! ```
+//! use repos::{Allow, Repos};
+//!
+//! let repos = Repos::parse("repos.yaml", "repos: []", Allow::SshUpstream)?;
+//! assert_eq!(repos.iter().count(), 0);
+//! # Ok::<(), repos::Diagnostics>(())
+//! ```
+
+mod diagnostics;
+mod hostkey;
+mod name;
+mod parse;
+mod push;
+mod refs;
+mod render;
+mod upstream;
+
+pub use diagnostics::{Diagnostic, Diagnostics};
+pub use hostkey::{HostKey, HostKeyError};
+pub use name::{NameError, RepoName};
+pub use parse::{Allow, FetchRules, Repo, Repos};
+pub use push::{Change, PushDenial, PushRules};
+pub use refs::{PatternError, RefPattern};
+pub use render::{gitconfig, known_hosts, known_hosts_name};
+pub use upstream::{Ssh, Upstream};

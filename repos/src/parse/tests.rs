@@ -1,0 +1,124 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcH";
+
+fn parse(text: &str) -> Result<Repos, Diagnostics> {
+    Repos::parse("repos.yaml", text, Allow::SshUpstream)
+}
+
+fn faults(text: &str) -> String {
+    parse(text).expect_err("the file is wrong").to_string()
+}
+
+#[test]
+fn the_documented_example_is_understood() {
+    let repos = parse(&format!(
+        "repos:
+  - name: acme-web
+    upstream: ssh://git@github.com/acme/web.git
+    identity: /git-gate/creds/acme-web.key
+    host_key: \"{KEY}\"
+    extra_hosts: {{github.com: 140.82.121.3}}
+    push: {{allow: [refs/heads/agent/*], force: false, delete: false, tags: true, max_pack: 200MiB, on_secret: block}}
+    fetch: {{allow: [\"refs/heads/*\", \"refs/tags/*\"], stale: refuse}}
+"
+    ))
+    .expect("a good file");
+    let repo = repos.get(&RepoName::parse("acme-web").expect("a name")).expect("it is there");
+    let Upstream::Ssh(ssh) = &repo.upstream else { panic!("the upstream is ssh") };
+    assert_eq!(ssh.url(), "ssh://git@github.com/acme/web.git");
+    assert_eq!(ssh.address, "140.82.121.3".parse().ok());
+    assert_eq!(repo.push.max_pack(), 200 * MIB);
+    assert_eq!(repo.fetch.allow.len(), 2);
+}
+
+#[test]
+fn without_push_nothing_may_be_pushed() {
+    let text = format!("repos:\n  - {{name: a, upstream: 'git@h:p', identity: /k, host_key: '{KEY}'}}\n");
+    let repos = parse(&text).expect("a good file");
+    let repo = repos.iter().next().expect("one repository");
+    assert!(repo.push.decide("refs/heads/x", crate::Change::Create).is_err());
+    assert_eq!(repo.fetch.allow[0].as_str(), "refs/heads/*");
+}
+
+#[test]
+fn wrong_keys_and_values_are_named_with_their_place() {
+    insta::assert_snapshot!(faults("repos:\n  - nmae: x\n"), @"repos.yaml:2:5: unknown field `nmae`, expected one of `name`, `upstream`, `identity`, `host_key`, `extra_hosts`, `push`, `fetch`");
+    insta::assert_snapshot!(faults("repos:\n  - name: x\n    name: y\n    upstream: git@h:p\n"), @"repos.yaml:3:5: the key `name` is given twice");
+    insta::assert_snapshot!(faults("repos: [\n"), @"repos.yaml:1:8: unclosed bracket '['");
+    insta::assert_snapshot!(faults(&format!(
+        "repos:
+  - name: ../x
+    upstream: https://github.com/acme/web.git
+  - name: b
+    upstream: git@h:p
+    push:
+      allow: [heads/*, refs/heads/*]
+      max_pack: lots
+      on_secret: supervise
+      grant: 7c0e
+    fetch: {{allow: [], stale: allow}}
+  - name: c
+    upstream: git@h:p
+    identity: key
+    host_key: ssh-dss AAAA
+    extra_hosts: {{h: here, g: 10.0.0.1}}
+  - name: d
+    upstream: file:///srv/d.git
+  - name: e
+    upstream: git@h:p
+    identity: /k
+    host_key: {KEY}
+  - name: e
+    upstream: git@h:p
+    identity: /k
+    host_key: {KEY}
+"
+    )), @r#"
+    repos.yaml:2:11: `../x`: a repository name has letters, digits, `.`, `_` and `-` only, and starts with a letter or digit
+    repos.yaml:3:15: `https://github.com/acme/web.git`: an https upstream is not supported by this version; use ssh://git@HOST/PATH
+    repos.yaml:5:15: an ssh upstream needs `identity: /path/of/a/private/key` (ssh-keygen -t ed25519 -f KEY makes one)
+    repos.yaml:5:15: an ssh upstream needs `host_key: "TYPE BASE64"`; get it with `ssh-keyscan -p 22 -t ed25519 h` and compare it with what the host publishes
+    repos.yaml:7:15: `heads/*`: a ref pattern is a full name: it starts with `refs/`
+    repos.yaml:8:17: `lots` is not a size from 1KiB to 16GiB, such as 200MiB
+    repos.yaml:9:18: `on_secret: supervise` is not supported by this version; use `block`
+    repos.yaml:10:14: `grant` is not supported by this version
+    repos.yaml:11:20: `fetch.allow` is empty: nothing could be read
+    repos.yaml:11:31: `stale: allow` is not supported by this version; use `refuse`
+    repos.yaml:14:15: `identity` is an absolute path of a private key file
+    repos.yaml:15:15: `ssh-dss AAAA`: unknown host key type `ssh-dss`, expected one of ssh-ed25519, ecdsa-sha2-nistp256, ecdsa-sha2-nistp384, ecdsa-sha2-nistp521, ssh-rsa, sk-ssh-ed25519@openssh.com, sk-ecdsa-sha2-nistp256@openssh.com
+    repos.yaml:16:22: `here` is not an IP address
+    repos.yaml:16:31: `g` is not this repository's upstream host `h`
+    repos.yaml:18:15: `file:///srv/d.git`: a file upstream needs the option --allow-local-upstream
+    repos.yaml:23:11: the name `e` is used twice
+    "#);
+}
+
+#[test]
+fn a_local_upstream_needs_its_option_and_no_keys() {
+    let text = "repos:\n  - {name: a, upstream: 'file:///srv/a.git'}\n";
+    assert!(parse(text).is_err());
+    assert!(Repos::parse("repos.yaml", text, Allow::LocalUpstream).is_ok());
+    let keyed = "repos:\n  - {name: a, upstream: 'file:///srv/a.git', identity: /k}\n";
+    assert!(Repos::parse("repos.yaml", keyed, Allow::LocalUpstream).is_err());
+}
+
+#[test]
+fn two_addresses_for_one_host_are_an_error() {
+    let text = format!(
+        "repos:\n  - {{name: a, upstream: 'git@h:p', identity: /k, host_key: '{KEY}', extra_hosts: {{h: 10.0.0.1, H: 10.0.0.2}}}}\n"
+    );
+    assert!(faults(&text).contains("two addresses"), "{}", faults(&text));
+}
+
+proptest! {
+    #[test]
+    fn parsing_never_panics_and_every_fault_has_a_place(text in "[a-z:\\[\\]{}\\- \n\"'&*!|>#%@]{0,120}") {
+        if let Err(faults) = parse(&format!("repos:\n{text}")) {
+            prop_assert!(faults.iter().count() > 0);
+            prop_assert!(faults.iter().all(|f| f.line > 0 && f.column > 0));
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Texts made from repositories: git configuration for the bottle, known-hosts lines for OpenSSH.
+
+use std::fmt::Write as _;
+
+use crate::parse::{Repo, Repos};
+use crate::upstream::{SSH_PORT, Ssh, Upstream};
+
+/// Git configuration that sends every spelling of each upstream to the gate.
+///
+/// `gate` is the gate's URL as the bottle sees it, `git://git-gate`.
+pub fn gitconfig(repos: &Repos, gate: &str) -> String {
+    let mut text = String::new();
+    for repo in repos.iter() {
+        let spellings = spellings(repo);
+        if spellings.is_empty() {
+            continue;
+        }
+        let _ = writeln!(text, "[url \"{}/{}.git\"]", gate.trim_end_matches('/'), repo.name);
+        for spelling in spellings {
+            let _ = writeln!(text, "\tinsteadOf = {spelling}");
+        }
+    }
+    text
+}
+
+/// The known-hosts line that pins a host, with a line end.
+pub fn known_hosts(ssh: &Ssh) -> String {
+    format!("{} {}\n", known_hosts_name(ssh), ssh.host_key)
+}
+
+/// The name under which OpenSSH looks a host up: `host`, or `[host]:port`.
+pub fn known_hosts_name(ssh: &Ssh) -> String {
+    match ssh.port {
+        SSH_PORT => ssh.host.clone(),
+        port => format!("[{}]:{port}", ssh.host),
+    }
+}
+
+fn spellings(repo: &Repo) -> Vec<String> {
+    let Upstream::Ssh(ssh) = &repo.upstream else {
+        return vec![repo.upstream.url()];
+    };
+    let user = &ssh.user;
+    let host = ssh.bracketed_host();
+    let path = ssh.path.trim_matches('/');
+    let stem = path.strip_suffix(".git").unwrap_or(path);
+    let mut bases = vec![format!("ssh://{user}@{host}:{}/", ssh.port)];
+    if ssh.port == SSH_PORT {
+        bases.push(format!("ssh://{user}@{host}/"));
+        bases.push(format!("{user}@{host}:"));
+        bases.push(format!("{user}@{host}:/"));
+    }
+    bases.push(format!("https://{host}/"));
+    let both = |base: String| [format!("{base}{stem}.git"), format!("{base}{stem}")];
+    bases.into_iter().flat_map(both).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::Engine as _;
+
+    use super::*;
+    use crate::parse::Allow;
+
+    fn key() -> String {
+        let mut blob = 11_u32.to_be_bytes().to_vec();
+        blob.extend_from_slice(b"ssh-ed25519");
+        blob.extend([0, 0, 0, 32].iter().chain([7; 32].iter()));
+        format!("ssh-ed25519 {}", base64::engine::general_purpose::STANDARD.encode(blob))
+    }
+
+    fn repos(upstream: &str) -> Repos {
+        let text = format!(
+            "repos:\n  - name: web\n    upstream: {upstream}\n    identity: /k\n    host_key: \"{}\"\n",
+            key()
+        );
+        Repos::parse("repos.yaml", &text, Allow::SshUpstream).expect("a good file")
+    }
+
+    #[test]
+    fn every_spelling_of_an_upstream_is_sent_to_the_gate() {
+        insta::assert_snapshot!(gitconfig(&repos("git@github.com:acme/web.git"), "git://git-gate"), @r#"
+        [url "git://git-gate/web.git"]
+        	insteadOf = ssh://git@github.com:22/acme/web.git
+        	insteadOf = ssh://git@github.com:22/acme/web
+        	insteadOf = ssh://git@github.com/acme/web.git
+        	insteadOf = ssh://git@github.com/acme/web
+        	insteadOf = git@github.com:acme/web.git
+        	insteadOf = git@github.com:acme/web
+        	insteadOf = git@github.com:/acme/web.git
+        	insteadOf = git@github.com:/acme/web
+        	insteadOf = https://github.com/acme/web.git
+        	insteadOf = https://github.com/acme/web
+        "#);
+        insta::assert_snapshot!(gitconfig(&repos("ssh://git@h:2222/srv/web"), "git://git-gate/"), @r#"
+        [url "git://git-gate/web.git"]
+        	insteadOf = ssh://git@h:2222/srv/web.git
+        	insteadOf = ssh://git@h:2222/srv/web
+        	insteadOf = https://h/srv/web.git
+        	insteadOf = https://h/srv/web
+        "#);
+    }
+
+    #[test]
+    fn a_port_is_part_of_the_known_hosts_name() {
+        let text = |upstream: &str| match &repos(upstream).iter().next().expect("one repository").upstream {
+            Upstream::Ssh(ssh) => known_hosts(ssh),
+            Upstream::File(_) => unreachable!("the upstream is ssh"),
+        };
+        assert_eq!(text("ssh://git@h/p"), format!("h {}\n", key()));
+        assert_eq!(text("ssh://git@h:2222/p"), format!("[h]:2222 {}\n", key()));
+    }
+}
