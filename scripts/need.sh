@@ -1,0 +1,89 @@
+#!/usr/bin/env bash
+# Installs what is missing of the things named, and says what it does; what is there already is left alone.
+#
+#     scripts/need.sh rust cc git sshd curl python docker mmdebstrap cargo-deny
+set -euo pipefail
+. "$(dirname "$0")/lib.sh"
+
+apt_refreshed=no
+
+# apt PACKAGE...: installs them, with one `apt-get update` for the whole run.
+apt() {
+    have apt-get || fail "cannot install: $*" "this machine has no apt; install the equivalent of these packages and try again"
+    if [ "$apt_refreshed" = no ]; then
+        say "apt-get update"
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq update </dev/null
+        apt_refreshed=yes
+    fi
+    say "apt-get install $*"
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "$@" </dev/null >&2
+}
+
+# need COMMAND PACKAGE...: the packages, when the command is absent.
+need() {
+    local command=$1
+    shift
+    have "$command" || apt "$@"
+}
+
+need_rust() {
+    local wanted
+    wanted=$(sed -n 's/^channel *= *"\(.*\)"/\1/p' "$ROOT/rust-toolchain.toml")
+    if ! have cargo && ! have rustup; then
+        need curl curl ca-certificates
+        say "installing Rust $wanted with rustup, under ${CARGO_HOME:-$HOME/.cargo}"
+        curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs \
+            | sh -s -- -y --no-modify-path --profile minimal --default-toolchain "$wanted" -c rustfmt -c clippy >&2
+        return
+    fi
+    if have rustup; then
+        local installed
+        installed=$(rustup toolchain list | sed 's/ .*//')
+        if ! printf '%s\n' "$installed" | grep -q "^$wanted-"; then
+            say "rustup: adding toolchain $wanted"
+            rustup toolchain install "$wanted" --profile minimal --component rustfmt --component clippy >&2
+        else
+            local components
+            components=$(rustup component list --toolchain "$wanted" --installed)
+            for component in rustfmt clippy; do
+                case "$components" in
+                    *"$component"*) ;;
+                    *) say "rustup: adding $component"; rustup component add --toolchain "$wanted" "$component" >&2 ;;
+                esac
+            done
+        fi
+        return
+    fi
+    # A cargo that is not rustup's ignores rust-toolchain.toml: take it if it is new enough.
+    local minimum version
+    minimum=$(sed -n 's/^rust-version *= *"\(.*\)"/\1/p' "$ROOT/Cargo.toml")
+    version=$(cargo --version | cut -d' ' -f2)
+    if [ "$(printf '%s\n%s\n' "$minimum" "$version" | sort -V | head -n1)" != "$minimum" ]; then
+        fail "cargo $version is older than $minimum" "remove it and run again: rustup then installs Rust $wanted"
+    fi
+}
+
+for thing in "$@"; do
+    case "$thing" in
+        rust) need_rust ;;
+        cc) need cc gcc libc6-dev ;;
+        curl) need curl curl ca-certificates ;;
+        git) need git git ;;
+        ssh) need ssh openssh-client ;;
+        sshd) need sshd openssh-server; need ssh openssh-client ;;
+        python) need python3 python3 ;;
+        ip) need ip iproute2 ;;
+        mmdebstrap) need mmdebstrap mmdebstrap debian-archive-keyring ;;
+        docker)
+            if [ -z "$(docker_cli)" ]; then apt docker.io; fi
+            need iptables iptables
+            ;;
+        cargo-deny)
+            if ! have cargo-deny; then
+                say "cargo install --locked cargo-deny (once, about three minutes)"
+                (cd "$ROOT" && env -u RUSTFLAGS cargo install --locked --quiet cargo-deny)
+            fi
+            ;;
+        *) fail "unknown thing: $thing" "rust cc curl git ssh sshd python ip mmdebstrap docker cargo-deny" ;;
+    esac
+done
