@@ -1,0 +1,375 @@
+//! From JSON to a [`Proposal`] that cannot be wrong.
+
+use std::num::NonZeroU16;
+
+use policy::{CanonicalPath, Host, HostError, PathError, Scheme};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use crate::target::{self, NeverGrantable};
+
+/// How long a grant lasts when the proposal does not say, in seconds.
+pub const TTL_DEFAULT: u32 = 60 * 60;
+/// The longest grant that can be proposed, in seconds.
+pub const TTL_MAX: u32 = 24 * 60 * 60;
+
+const TTL_MIN: u32 = 60;
+const REASON_MAX_CHARS: usize = 500;
+const PORTS_MAX: usize = 8;
+const PATHS_MAX: usize = 16;
+const PATH_MAX_BYTES: usize = 512;
+const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+const KEYS: [&str; 7] = ["host", "ports", "scheme", "methods", "paths", "ttl_seconds", "reason"];
+const OPERATOR_KEYS: [&str; 25] = [
+    "matches",
+    "headers",
+    "query",
+    "deny",
+    "path_allowlist",
+    "auth_scheme",
+    "credential",
+    "token_env",
+    "token_file",
+    "token",
+    "placeholder_in",
+    "own_credential_only",
+    "git",
+    "tls",
+    "dlp",
+    "allow_private",
+    "limits",
+    "expires_at",
+    "max_uses",
+    "grant",
+    "log",
+    "defaults",
+    "routes",
+    "authorization",
+    "secret",
+];
+
+/// A host and what the agent wants to do there: normalised, never a wildcard, never a place that cannot be granted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Value", into = "Value")]
+pub struct Proposal {
+    host: Host,
+    scheme: Scheme,
+    ports: Vec<u16>,
+    methods: Vec<String>,
+    paths: Vec<PathRule>,
+    ttl_seconds: u32,
+    reason: String,
+}
+
+/// Which paths, on the canonical form.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PathRule {
+    /// This path alone.
+    Exact(String),
+    /// This path and what lies under it, in whole elements.
+    Prefix(String),
+}
+
+/// Why a text is not a proposal. The messages are for the agent that wrote it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Invalid {
+    /// Not an object.
+    #[error("a proposal is an object with the keys {}", listed(&KEYS))]
+    Shape,
+    /// A key that is none of ours.
+    #[error("unknown key `{key}`, allowed are {}", listed(&KEYS))]
+    UnknownKey {
+        /// The key.
+        key: String,
+    },
+    /// A key of routes.yaml that no agent can ask for.
+    #[error("only the operator can add `{key}`; a proposal has the keys {}", listed(&KEYS))]
+    OperatorKey {
+        /// The key.
+        key: String,
+    },
+    /// A key that has to be there.
+    #[error("`{key}` is missing")]
+    Missing {
+        /// The key.
+        key: &'static str,
+    },
+    /// A value that does not fit its key.
+    #[error("`{key}` must be {expected}")]
+    Value {
+        /// The key.
+        key: &'static str,
+        /// What it can be.
+        expected: &'static str,
+    },
+    /// Not a host.
+    #[error("`host` is not valid: {0}")]
+    Host(#[source] HostError),
+    /// Not a path that can be matched.
+    #[error("`paths` has {path:?}: {source}")]
+    Path {
+        /// As it was written.
+        path: String,
+        /// What is wrong with it.
+        #[source]
+        source: PathError,
+    },
+    /// A place that no grant leads to.
+    #[error(transparent)]
+    NeverGrantable(#[from] NeverGrantable),
+}
+
+impl Invalid {
+    /// A stable word for it.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Invalid::NeverGrantable(_) => "never-grantable",
+            Invalid::OperatorKey { .. } => "operator-only",
+            Invalid::Shape
+            | Invalid::UnknownKey { .. }
+            | Invalid::Missing { .. }
+            | Invalid::Value { .. }
+            | Invalid::Host(_)
+            | Invalid::Path { .. } => "invalid-proposal",
+        }
+    }
+}
+
+fn listed(keys: &[&str]) -> String {
+    keys.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ")
+}
+
+impl Proposal {
+    /// Reads a proposal; `host` and `reason` are required, everything else has the narrowest useful default.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn parse(value: &Value) -> Result<Proposal, Invalid> {
+        let object = value.as_object().ok_or(Invalid::Shape)?;
+        object.keys().try_for_each(|key| known(key))?;
+        let scheme = scheme(object)?;
+        let host = required(object, "host", "a host name")?;
+        target::check_spelling(host)?;
+        let host = Host::parse(host).map_err(Invalid::Host)?;
+        let ports = ports(object, scheme)?;
+        target::check(&host, &ports)?;
+        Ok(Proposal {
+            host,
+            scheme,
+            ports,
+            methods: methods(object)?,
+            paths: paths(object)?,
+            ttl_seconds: ttl(object)?,
+            reason: reason(object)?,
+        })
+    }
+
+    /// The host.
+    #[must_use]
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// `https` or `http`.
+    #[must_use]
+    pub fn scheme(&self) -> Scheme {
+        self.scheme
+    }
+
+    /// At least one, ascending.
+    #[must_use]
+    pub fn ports(&self) -> &[u16] {
+        &self.ports
+    }
+
+    /// At least one, in the order of the alphabet.
+    #[must_use]
+    pub fn methods(&self) -> &[String] {
+        &self.methods
+    }
+
+    /// At least one, sorted.
+    #[must_use]
+    pub fn paths(&self) -> &[PathRule] {
+        &self.paths
+    }
+
+    /// For how long the agent wants it.
+    #[must_use]
+    pub fn ttl_seconds(&self) -> u32 {
+        self.ttl_seconds
+    }
+
+    /// Why the agent wants it: untrusted text, shown only through [`crate::escaped`].
+    #[must_use]
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
+
+    /// Whether both ask for the same, whatever they give as the reason.
+    #[must_use]
+    pub fn is_same_as(&self, other: &Proposal) -> bool {
+        let Proposal { host, scheme, ports, methods, paths, ttl_seconds, reason: _ } = self;
+        *host == other.host
+            && *scheme == other.scheme
+            && *ports == other.ports
+            && *methods == other.methods
+            && *paths == other.paths
+            && *ttl_seconds == other.ttl_seconds
+    }
+}
+
+impl TryFrom<Value> for Proposal {
+    type Error = Invalid;
+
+    fn try_from(value: Value) -> Result<Proposal, Invalid> {
+        Proposal::parse(&value)
+    }
+}
+
+impl From<Proposal> for Value {
+    fn from(proposal: Proposal) -> Value {
+        let Proposal { host, scheme, ports, methods, paths, ttl_seconds, reason } = proposal;
+        let paths: Vec<Value> = paths
+            .iter()
+            .map(|path| match path {
+                PathRule::Exact(value) => json!({"type": "exact", "value": value}),
+                PathRule::Prefix(value) => json!({"type": "prefix", "value": value}),
+            })
+            .collect();
+        json!({
+            "host": host.as_str(), "scheme": scheme.as_str(), "ports": ports, "methods": methods, "paths": paths,
+            "ttl_seconds": ttl_seconds, "reason": reason,
+        })
+    }
+}
+
+fn known(key: &str) -> Result<(), Invalid> {
+    if KEYS.contains(&key) {
+        Ok(())
+    } else if OPERATOR_KEYS.contains(&key) {
+        Err(Invalid::OperatorKey { key: key.to_owned() })
+    } else {
+        Err(Invalid::UnknownKey { key: crate::escaped(key).chars().take(64).collect() })
+    }
+}
+
+fn required<'o>(
+    object: &'o Map<String, Value>,
+    key: &'static str,
+    expected: &'static str,
+) -> Result<&'o str, Invalid> {
+    match object.get(key) {
+        None | Some(Value::Null) => Err(Invalid::Missing { key }),
+        Some(value) => value.as_str().ok_or(Invalid::Value { key, expected }),
+    }
+}
+
+/// The value of an optional key; `null` is as good as nothing, because some clients send it for what was left out.
+fn optional<'o>(object: &'o Map<String, Value>, key: &str) -> Option<&'o Value> {
+    object.get(key).filter(|value| !value.is_null())
+}
+
+/// The elements of an optional list, which must not be empty: an empty list would not say whether it means all or nothing.
+fn list<'o>(
+    object: &'o Map<String, Value>,
+    key: &'static str,
+    most: usize,
+    expected: &'static str,
+) -> Result<Option<&'o Vec<Value>>, Invalid> {
+    match optional(object, key) {
+        None => Ok(None),
+        Some(Value::Array(values)) if (1..=most).contains(&values.len()) => Ok(Some(values)),
+        Some(_) => Err(Invalid::Value { key, expected }),
+    }
+}
+
+fn scheme(object: &Map<String, Value>) -> Result<Scheme, Invalid> {
+    match optional(object, "scheme").map(Value::as_str) {
+        None | Some(Some("https")) => Ok(Scheme::Https),
+        Some(Some("http")) => Ok(Scheme::Http),
+        Some(_) => Err(Invalid::Value { key: "scheme", expected: "`https` or `http`" }),
+    }
+}
+
+fn ports(object: &Map<String, Value>, scheme: Scheme) -> Result<Vec<u16>, Invalid> {
+    const EXPECTED: &str = "a list of 1 to 8 port numbers";
+    let invalid = Invalid::Value { key: "ports", expected: EXPECTED };
+    let Some(values) = list(object, "ports", PORTS_MAX, EXPECTED)? else {
+        return Ok(vec![scheme.default_port()]);
+    };
+    let mut ports = values
+        .iter()
+        .map(|value| value.as_u64().and_then(|port| u16::try_from(port).ok()).and_then(NonZeroU16::new))
+        .map(|port| port.map(NonZeroU16::get).ok_or(invalid.clone()))
+        .collect::<Result<Vec<_>, _>>()?;
+    ports.sort_unstable();
+    ports.dedup();
+    Ok(ports)
+}
+
+fn methods(object: &Map<String, Value>) -> Result<Vec<String>, Invalid> {
+    const EXPECTED: &str = "a list of GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+    let Some(values) = list(object, "methods", METHODS.len(), EXPECTED)? else {
+        return Ok(vec!["GET".to_owned()]);
+    };
+    let mut methods = values
+        .iter()
+        .map(|value| {
+            value.as_str().map(str::to_ascii_uppercase).filter(|method| METHODS.contains(&method.as_str()))
+        })
+        .map(|method| method.ok_or(Invalid::Value { key: "methods", expected: EXPECTED }))
+        .collect::<Result<Vec<_>, _>>()?;
+    methods.sort_unstable();
+    methods.dedup();
+    Ok(methods)
+}
+
+fn paths(object: &Map<String, Value>) -> Result<Vec<PathRule>, Invalid> {
+    const EXPECTED: &str =
+        "a list of 1 to 16 objects {\"type\": \"exact\" or \"prefix\", \"value\": \"/path\"}";
+    let Some(values) = list(object, "paths", PATHS_MAX, EXPECTED)? else {
+        return Ok(vec![PathRule::Prefix("/".to_owned())]);
+    };
+    let mut paths = values
+        .iter()
+        .map(|value| path(value).unwrap_or(Err(Invalid::Value { key: "paths", expected: EXPECTED })))
+        .collect::<Result<Vec<_>, _>>()?;
+    paths.sort_unstable();
+    paths.dedup();
+    Ok(paths)
+}
+
+fn path(value: &Value) -> Option<Result<PathRule, Invalid>> {
+    let object = value.as_object().filter(|object| object.len() == 2)?;
+    let rule = match object.get("type")?.as_str()? {
+        "exact" => PathRule::Exact,
+        "prefix" => PathRule::Prefix,
+        _ => return None,
+    };
+    let raw = object.get("value")?.as_str().filter(|raw| raw.len() <= PATH_MAX_BYTES)?;
+    Some(
+        CanonicalPath::parse(raw)
+            .map(|path| rule(path.as_str().to_owned()))
+            .map_err(|source| Invalid::Path { path: raw.to_owned(), source }),
+    )
+}
+
+fn ttl(object: &Map<String, Value>) -> Result<u32, Invalid> {
+    let Some(value) = optional(object, "ttl_seconds") else { return Ok(TTL_DEFAULT) };
+    value
+        .as_u64()
+        .and_then(|ttl| u32::try_from(ttl).ok())
+        .filter(|ttl| (TTL_MIN..=TTL_MAX).contains(ttl))
+        .ok_or(Invalid::Value { key: "ttl_seconds", expected: "a number of seconds from 60 to 86400" })
+}
+
+fn reason(object: &Map<String, Value>) -> Result<String, Invalid> {
+    const EXPECTED: &str = "a sentence of at most 500 characters";
+    let reason = required(object, "reason", EXPECTED)?.trim();
+    if reason.is_empty() || reason.chars().count() > REASON_MAX_CHARS {
+        return Err(Invalid::Value { key: "reason", expected: EXPECTED });
+    }
+    Ok(reason.to_owned())
+}

@@ -1,0 +1,292 @@
+//! What granting a proposal would change, before it is granted.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use http::{HeaderMap, Method};
+use jiff::{SignedDuration, Timestamp};
+use policy::{
+    AppendError, CanonicalPath, Decision, Diagnostics, Grant, PathMatch, Policy, RequestHead, append_route,
+    describe,
+};
+use sha2::{Digest, Sha256};
+
+use crate::{Id, PathRule, Proposal};
+
+/// The name of the file in messages.
+const FILE: &str = "routes.yaml";
+/// Below a prefix, where no route of anybody's is likely to have a rule of its own.
+const BELOW: &str = "bottlecap-probe";
+
+/// What the operator decides on: the difference in words, and the exact text that a yes writes.
+#[derive(Debug, Clone)]
+pub struct Review {
+    /// What would change.
+    pub difference: Difference,
+    /// The new routes.yaml, whole.
+    pub text: String,
+    /// The route that it adds.
+    pub grant: Grant,
+    /// Ties what was shown to what is written: SHA-256 over the digest of the base and the new text.
+    pub token: String,
+    base_digest: String,
+}
+
+/// What a grant would change. Its `Display` is for the operator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Difference {
+    /// Requests pass that did not.
+    Allows {
+        /// Which, in words.
+        what: String,
+        /// Until when.
+        until: Timestamp,
+        /// Requests among them that stay refused, each with the code.
+        still_refused: Vec<String>,
+        /// Places of the routes that allow a part already.
+        partly_by: Vec<usize>,
+    },
+    /// Nothing changes: it is allowed.
+    AlreadyAllowed {
+        /// By the routes at these places, from 0.
+        routes: Vec<usize>,
+    },
+    /// Nothing changes: it stays refused.
+    Blocked {
+        /// The codes of the refusals.
+        codes: Vec<String>,
+    },
+}
+
+/// Why there is nothing to review.
+#[derive(Debug, thiserror::Error)]
+pub enum ReviewError {
+    /// The routes as they are do not parse.
+    #[error("the present routes are not valid: {0}")]
+    Base(Diagnostics),
+    /// The grant has no place in them.
+    #[error("cannot add the grant to the routes")]
+    Append(#[source] AppendError),
+    /// The routes with the grant do not parse.
+    #[error("the routes with the grant are not valid: {0}")]
+    Result(Diagnostics),
+    /// A path of the proposal cannot be asked about.
+    #[error("cannot judge the path {0}")]
+    Path(String),
+    /// A time beyond the calendar.
+    #[error("the grant would end beyond the calendar")]
+    Time,
+}
+
+/// `sha256:<hex>` of a routes.yaml, as egress reports it.
+#[must_use]
+pub fn digest(text: &str) -> String {
+    format!("sha256:{}", hex(&Sha256::digest(text.as_bytes())))
+}
+
+/// Computes what granting `proposal` for `ttl_seconds` from `now` would change in the routes of `base`.
+///
+/// # Errors
+/// When `base` is not valid or the grant cannot be added to it.
+pub fn review(
+    base: &str,
+    id: &Id,
+    proposal: &Proposal,
+    ttl_seconds: u32,
+    now: Timestamp,
+) -> Result<Review, ReviewError> {
+    let lifetime = SignedDuration::from_secs(i64::from(ttl_seconds));
+    let expires_at = now.checked_add(lifetime).map_err(|_| ReviewError::Time)?;
+    let grant = proposal.to_grant(id, expires_at);
+    let before = Policy::parse(FILE, base).map_err(ReviewError::Base)?;
+    let text = append_route(base, &grant).map_err(ReviewError::Append)?;
+    let after = Policy::parse(FILE, &text).map_err(ReviewError::Result)?;
+    let difference = Probes::of(proposal, &before)?.compare(&before, &after, expires_at, now);
+    let base_digest = digest(base);
+    let token = token(&base_digest, &text);
+    Ok(Review { difference, text, grant, token, base_digest })
+}
+
+impl Review {
+    /// The digest of the routes that were reviewed against.
+    #[must_use]
+    pub fn base_digest(&self) -> &str {
+        &self.base_digest
+    }
+
+    /// The digest that egress has to acknowledge.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        digest(&self.text)
+    }
+}
+
+fn token(base_digest: &str, text: &str) -> String {
+    let mut hash = Sha256::new();
+    hash.update(base_digest.as_bytes());
+    hash.update(b"\n");
+    hash.update(text.as_bytes());
+    hex(&hash.finalize())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+impl Proposal {
+    /// What the host adds to the routes: exactly what is asked for, with an end.
+    #[must_use]
+    pub fn to_grant(&self, id: &Id, expires_at: Timestamp) -> Grant {
+        let methods = self.methods().iter().map(|method| parse_method(method)).collect();
+        let paths = self
+            .paths()
+            .iter()
+            .map(|path| match path {
+                PathRule::Exact(value) => PathMatch::Exact(value.clone()),
+                PathRule::Prefix(value) => PathMatch::Prefix(value.clone()),
+            })
+            .collect();
+        Grant {
+            id: id.to_grant_id(),
+            host: self.host().clone(),
+            scheme: self.scheme(),
+            ports: self.ports().to_vec(),
+            methods,
+            paths,
+            expires_at,
+        }
+    }
+}
+
+fn parse_method(method: &str) -> Method {
+    method.parse().expect("a proposal has methods of a fixed list")
+}
+
+/// Requests that stand for all that the proposal asks for: its paths, one below each prefix, and the places below it for which the
+/// present routes have a rule.
+struct Probes<'p> {
+    proposal: &'p Proposal,
+    methods: Vec<Method>,
+    paths: Vec<CanonicalPath>,
+}
+
+impl<'p> Probes<'p> {
+    fn of(proposal: &'p Proposal, before: &Policy) -> Result<Probes<'p>, ReviewError> {
+        let mut texts = BTreeSet::new();
+        for rule in proposal.paths() {
+            match rule {
+                PathRule::Exact(path) => drop(texts.insert(path.clone())),
+                PathRule::Prefix(path) => {
+                    texts.insert(path.clone());
+                    texts.insert(below(path));
+                }
+            }
+        }
+        let ruled = before.routes().iter().flat_map(|route| route.matches()).flat_map(|entry| &entry.paths);
+        for rule in ruled {
+            match rule {
+                PathMatch::Exact(path) => texts.extend(covered(proposal, path)),
+                PathMatch::Prefix(path) => texts.extend(covered(proposal, &below(path))),
+                PathMatch::Regex { .. } => {}
+            }
+        }
+        let paths = texts
+            .into_iter()
+            .map(|text| CanonicalPath::parse(&text).map_err(|_| ReviewError::Path(text)))
+            .collect::<Result<_, _>>()?;
+        let methods = proposal.methods().iter().map(|method| parse_method(method)).collect();
+        Ok(Probes { proposal, methods, paths })
+    }
+
+    fn compare(&self, before: &Policy, after: &Policy, until: Timestamp, now: Timestamp) -> Difference {
+        let headers = HeaderMap::new();
+        let mut newly = false;
+        let mut already = BTreeSet::new();
+        let mut refused = BTreeSet::new();
+        let mut codes = BTreeSet::new();
+        for port in self.proposal.ports() {
+            for method in &self.methods {
+                for path in &self.paths {
+                    let head = RequestHead {
+                        scheme: self.proposal.scheme(),
+                        host: self.proposal.host(),
+                        port: *port,
+                        method,
+                        path,
+                        query: None,
+                        headers: &headers,
+                    };
+                    match (before.decide(&head, now), after.decide(&head, now)) {
+                        (Decision::Allow(route), _) => drop(already.insert(route.id().index())),
+                        (Decision::Deny(_), Decision::Allow(_)) => newly = true,
+                        (Decision::Deny(_), Decision::Deny(denial)) => {
+                            let code = denial.code.as_str();
+                            refused.insert(format!("{method} {} ({code})", path.as_str()));
+                            codes.insert(code.to_owned());
+                        }
+                    }
+                }
+            }
+        }
+        if newly {
+            Difference::Allows {
+                what: after.routes().last().map(describe).unwrap_or_default(),
+                until,
+                still_refused: refused.into_iter().collect(),
+                partly_by: already.into_iter().collect(),
+            }
+        } else if refused.is_empty() {
+            Difference::AlreadyAllowed { routes: already.into_iter().collect() }
+        } else {
+            Difference::Blocked { codes: codes.into_iter().collect() }
+        }
+    }
+}
+
+fn below(prefix: &str) -> String {
+    format!("{}/{BELOW}", prefix.trim_end_matches('/'))
+}
+
+/// `path`, when the proposal asks for it.
+fn covered(proposal: &Proposal, path: &str) -> Option<String> {
+    let asked = proposal.paths().iter().any(|rule| match rule {
+        PathRule::Exact(exact) => exact == path,
+        PathRule::Prefix(prefix) => {
+            let prefix = prefix.trim_end_matches('/');
+            path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        }
+    });
+    asked.then(|| path.to_owned())
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Difference::Allows { what, until, still_refused, partly_by } => {
+                write!(f, "this newly allows {what} until {until}")?;
+                if !partly_by.is_empty() {
+                    write!(f, "\na part of it is already allowed by {}", places(partly_by))?;
+                }
+                for request in still_refused {
+                    write!(f, "\nstays refused: {request}")?;
+                }
+                Ok(())
+            }
+            Difference::AlreadyAllowed { routes } => {
+                write!(f, "this changes nothing: already allowed by {}", places(routes))
+            }
+            Difference::Blocked { codes } if codes.iter().any(|code| code == "denied-by-rule") => {
+                f.write_str("this changes nothing: blocked by a deny rule, granting has no effect")
+            }
+            Difference::Blocked { codes } => {
+                write!(f, "this changes nothing: stays refused ({})", codes.join(", "))
+            }
+        }
+    }
+}
+
+/// Routes by their place, counted from 1 as people do.
+fn places(routes: &[usize]) -> String {
+    let numbers: Vec<String> = routes.iter().map(|index| format!("#{}", index + 1)).collect();
+    format!("route {}", numbers.join(", "))
+}
