@@ -1,0 +1,222 @@
+//! What a match must satisfy beyond its pattern.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use crate::entropy::shannon;
+use crate::placeholder::is_placeholder;
+
+const KEY_BODY_MAX_BYTES: usize = 16 * 1024;
+const KEY_RUN_MIN: usize = 40;
+const CHECKSUM_CHARS: usize = 6;
+
+/// What a match must satisfy beyond its pattern.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Check {
+    /// At least so many bits per byte.
+    Entropy(f32),
+    /// GitHub's own checksum: the last six characters are the base62 CRC-32 of those after the prefix.
+    Crc32,
+    /// A token whose first part decodes to a JSON header with an algorithm.
+    Jwt,
+    /// A key whose body is really there.
+    KeyBody,
+    /// The password of a URL.
+    Password,
+    /// A value of unknown format beside a telling name.
+    Generic,
+}
+
+impl Check {
+    /// The end of the secret in `text` when the secret at `start..end` is one.
+    pub(crate) fn accept(self, text: &[u8], start: usize, end: usize) -> Option<usize> {
+        let value = &text[start..end];
+        let good = match self {
+            Self::KeyBody => return key_body_end(text, end),
+            Self::Entropy(bits) => shannon(value) >= bits,
+            Self::Crc32 => has_checksum(value),
+            Self::Jwt => has_jwt_header(value),
+            Self::Password => is_password(value),
+            Self::Generic => is_generic_secret(value),
+        };
+        (good && !is_placeholder(value)).then_some(end)
+    }
+}
+
+/// Whether `PREFIX_` is followed by random characters and their checksum.
+fn has_checksum(token: &[u8]) -> bool {
+    let Some(prefix) = token.iter().position(|b| *b == b'_') else {
+        return false;
+    };
+    let body = &token[prefix + 1..];
+    let Some(split) = body.len().checked_sub(CHECKSUM_CHARS) else {
+        return false;
+    };
+    base62(crc32(&body[..split])) == body[split..]
+}
+
+fn base62(mut value: u32) -> [u8; CHECKSUM_CHARS] {
+    const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+    let mut text = [b'0'; CHECKSUM_CHARS];
+    for digit in text.iter_mut().rev() {
+        *digit = DIGITS[(value % 62) as usize];
+        value /= 62;
+    }
+    text
+}
+
+/// CRC-32 as in zlib and PNG.
+fn crc32(bytes: &[u8]) -> u32 {
+    const POLYNOMIAL: u32 = 0xedb8_8320;
+    let fold = |crc: u32, byte: &u8| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ (POLYNOMIAL & (crc & 1).wrapping_neg()))
+    };
+    !bytes.iter().fold(u32::MAX, fold)
+}
+
+fn has_jwt_header(token: &[u8]) -> bool {
+    let header = token.split(|b| *b == b'.').next().unwrap_or_default();
+    let Ok(json) = URL_SAFE_NO_PAD.decode(header) else {
+        return false;
+    };
+    json.starts_with(b"{") && json.windows(5).any(|w| w == b"\"alg\"")
+}
+
+/// The end of the key material that follows a `BEGIN … PRIVATE KEY` line, when there is any.
+fn key_body_end(text: &[u8], header_end: usize) -> Option<usize> {
+    let rest = &text[header_end..text.len().min(header_end + KEY_BODY_MAX_BYTES)];
+    let marker = rest.windows(8).position(|w| w == b"-----END" || w == b"-----BEG");
+    let body = &rest[..marker.unwrap_or(rest.len())];
+    let in_key = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/' | b'=');
+    let mut last = None;
+    let mut start = 0;
+    for run in body.split(|b| !in_key(b)) {
+        // `\n` written as two characters leaves an `n` at the start of the run.
+        if run.len() >= KEY_RUN_MIN && shannon(run) >= 3.5 && !is_placeholder(run) {
+            last = Some(start + run.len());
+        }
+        start += run.len() + 1;
+    }
+    last?;
+    let closed = marker.filter(|at| rest[*at..].starts_with(b"-----END"));
+    let end = match closed {
+        Some(at) => at + rest[at..].iter().position(|b| *b == b'\n').unwrap_or(rest.len() - at),
+        None => last?,
+    };
+    Some(header_end + end)
+}
+
+/// Whether the password of a URL is one that somebody keeps secret.
+fn is_password(value: &[u8]) -> bool {
+    const COMMON: [&str; 22] = [
+        "password",
+        "passwd",
+        "secret",
+        "postgres",
+        "mysql",
+        "admin",
+        "guest",
+        "token",
+        "x-oauth-basic",
+        "username",
+        "p4ssw0rd",
+        "passw0rd",
+        "test",
+        "rabbitmq",
+        "mongodb",
+        "redis",
+        "default",
+        "string",
+        "value",
+        "hostname",
+        "localhost",
+        "database",
+    ];
+    let lower = value.to_ascii_lowercase();
+    let letters = lower.iter().copied().filter(u8::is_ascii_alphabetic).collect::<Vec<u8>>();
+    let common = COMMON.iter().any(|w| lower == w.as_bytes() || letters == w.as_bytes());
+    !common && !value.iter().any(|b| b"[]{}()|*".contains(b)) && shannon(value) >= 2.0
+}
+
+/// Whether a value of unknown format is drawn by chance, and is no well-known public thing.
+fn is_generic_secret(value: &[u8]) -> bool {
+    let digits = value.iter().filter(|b| b.is_ascii_digit()).count();
+    let letters = value.iter().filter(|b| b.is_ascii_alphabetic()).count();
+    let hex = value.iter().all(u8::is_ascii_hexdigit);
+    let needed = if hex { 3.0 } else { 3.7 };
+    digits >= 2
+        && letters >= 2
+        && shannon(value) >= needed
+        && !is_uuid(value)
+        && !is_hash(value)
+        && !is_words(value)
+        && !(hex && matches!(value.len(), 40 | 64))
+}
+
+fn is_uuid(value: &[u8]) -> bool {
+    let dash = |i: usize| matches!(i, 8 | 13 | 18 | 23);
+    value.len() == 36
+        && value.iter().enumerate().all(|(i, b)| if dash(i) { *b == b'-' } else { b.is_ascii_hexdigit() })
+}
+
+/// `sha512-…`, `sha256:…` and their like, as lock files hold them.
+fn is_hash(value: &[u8]) -> bool {
+    let lower = value[..value.len().min(7)].to_ascii_lowercase();
+    ["sha1-", "sha1:", "sha256", "sha384", "sha512", "md5", "h1:", "blake"]
+        .iter()
+        .any(|p| lower.starts_with(p.as_bytes()))
+}
+
+/// Names and paths: mostly short words joined by punctuation.
+fn is_words(value: &[u8]) -> bool {
+    let parts: Vec<&[u8]> = value.split(|b| matches!(b, b'.' | b'/' | b'-' | b'_' | b':')).collect();
+    let word = |p: &&[u8]| {
+        p.len() <= 12 && (p.iter().all(u8::is_ascii_alphabetic) || p.iter().all(u8::is_ascii_digit))
+    };
+    parts.len() >= 2 && parts.iter().filter(|p| word(p)).count() * 4 >= parts.len() * 3
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A token of the right form with the right checksum.
+    fn checked(prefix: &str, body: &str) -> Vec<u8> {
+        let mut token = format!("{prefix}{body}").into_bytes();
+        token.extend(base62(crc32(body.as_bytes())));
+        token
+    }
+
+    #[test]
+    fn crc32_is_the_one_of_zlib() {
+        assert_eq!(crc32(b"123456789"), 0xcbf4_3926);
+        assert_eq!(base62(0), *b"000000");
+        assert_eq!(base62(u32::MAX), *b"4gfFC3");
+    }
+
+    #[test]
+    fn a_github_token_is_known_by_its_checksum() {
+        let mut token = checked("ghp_", "q8Zr2LkT0vWcN5mYx1JdB7sHfG3aPe");
+        assert!(has_checksum(&token));
+        token[10] ^= 1;
+        assert!(!has_checksum(&token));
+    }
+
+    #[test]
+    fn the_documented_pair_of_body_and_checksum_agrees() {
+        assert_eq!(base62(crc32(b"zQWBuTSOoRi4A9spHcVY5ncnsDkxkJ")), *b"0mLq17");
+    }
+
+    #[test]
+    fn public_things_are_no_generic_secret() {
+        for value in [
+            "3f2504e0-4f89-11d3-9a0c-0305e82c3301",
+            "sha512-q8Zr2LkT0vWcN5mYx1JdB7sHfG3aPe",
+            "da39a3ee5e6b4b0d3255bfef95601890afd80709",
+            "my-service.account.name-v2",
+        ] {
+            assert!(!is_generic_secret(value.as_bytes()), "{value}");
+        }
+        assert!(is_generic_secret(b"q8Zr2LkT0vWcN5mYx1JdB7sHf"));
+    }
+}

@@ -1,0 +1,270 @@
+use proptest::prelude::*;
+
+use super::*;
+
+/// Characters that look drawn by chance, the same on each run.
+fn random(alphabet: &str, length: usize) -> String {
+    let alphabet = alphabet.as_bytes();
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64 ^ (length as u64) << 7;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        char::from(alphabet[(state >> 33) as usize % alphabet.len()])
+    };
+    (0..length).map(|_| next()).collect()
+}
+
+const UPPER: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
+const HEX: &str = "0123456789abcdef";
+const ALNUM: &str = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+const ALPHA: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+
+fn alnum(length: usize) -> String {
+    random(ALNUM, length)
+}
+
+fn found(text: &str) -> Vec<&'static str> {
+    Rules::builtin().scan(text.as_bytes()).into_iter().map(|f| f.rule).collect()
+}
+
+/// One secret of each rule, made at run time so that no scanner trips over this file.
+fn specimens() -> Vec<(&'static str, String)> {
+    let hex = |n| random(HEX, n);
+    let jwt = format!("eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJ{}.{}", alnum(40), alnum(43));
+    vec![
+        ("private-key", private_key("RSA ")),
+        ("private-key", private_key("OPENSSH ")),
+        ("private-key", private_key("")),
+        ("putty-private-key", format!("Private-Lines: 1\n{}\n", alnum(64))),
+        (
+            "age-secret-key",
+            format!("AGE-SECRET-{}1{}", "KEY-", random("QPZRY9X8GF2TVDW0S3JN54KHCE6MUA7L", 58)),
+        ),
+        ("github-fine-grained-pat", format!("github_{}_{}_{}", "pat", alnum(22), alnum(59))),
+        ("gitlab-pat", format!("glpat{}{}", "-", alnum(20))),
+        ("gitlab-runner-authentication-token", format!("glrt{}{}", "-", alnum(20))),
+        ("gitlab-deploy-token", format!("gldt{}{}", "-", alnum(20))),
+        ("gitlab-ptt", format!("glptt{}{}", "-", hex(40))),
+        ("gitlab-cicd-job-token", format!("glcbt{}64_{}", "-", alnum(20))),
+        ("bitbucket-app-password", format!("AT{}{}{}", "BB", alnum(24), "0A1B2C3D")),
+        ("aws-access-token", format!("AK{}{}", "IA", random(UPPER, 16))),
+        ("aws-secret-access-key", format!("aws_secret_access_key = {}", alnum(40))),
+        ("gcp-api-key", format!("AI{}{}", "za", alnum(35))),
+        ("gcp-oauth-client-secret", format!("GOC{}{}", "SPX-", alnum(28))),
+        ("azure-ad-client-secret", format!("\"abc8{}{}\"", "Q~", alnum(34))),
+        ("azure-storage-key", format!("Account{}{}==", "Key=", alnum(86))),
+        ("digitalocean-pat", format!("dop{}{}", "_v1_", hex(64))),
+        ("digitalocean-access-token", format!("doo{}{}", "_v1_", hex(64))),
+        ("digitalocean-refresh-token", format!("dor{}{}", "_v1_", hex(64))),
+        ("databricks-api-token", format!("da{}{}", "pi", hex(32))),
+        ("doppler-api-token", format!("dp{}{}", ".pt.", alnum(43))),
+        ("flyio-access-token", format!("fo{}{}", "1_", alnum(43))),
+        ("planetscale-api-token", format!("pscale{}{}", "_tkn_", alnum(43))),
+        ("pulumi-api-token", format!("pu{}{}", "l-", hex(40))),
+        ("hashicorp-tf-api-token", format!("{}{}{}", alnum(14), ".atlasv1.", alnum(65))),
+        ("vault-service-token", format!("hv{}{}", "s.", alnum(95))),
+        ("vault-batch-token", format!("hv{}{}", "b.", alnum(150))),
+        ("cloudflare-origin-ca-key", format!("v1{}{}-{}", ".0-", hex(24), hex(146))),
+        ("tailscale-auth-key", format!("tskey{}{}-{}", "-auth-", alnum(16), alnum(32))),
+        ("anthropic-api-key", format!("sk-{}-api03-{}AA", "ant", alnum(93))),
+        ("openai-api-key", format!("sk-proj-{}T3Blb{}{}", alnum(74), "kFJ", alnum(74))),
+        ("openai-api-key", format!("sk-{}T3Blb{}{}", alnum(20), "kFJ", alnum(20))),
+        ("huggingface-access-token", format!("hf{}{}", "_", random(ALPHA, 34))),
+        ("groq-api-key", format!("gsk{}{}", "_", alnum(52))),
+        ("replicate-api-token", format!("r8{}{}", "_", alnum(37))),
+        ("perplexity-api-key", format!("pplx{}{}", "-", alnum(48))),
+        ("xai-api-key", format!("xai{}{}", "-", alnum(80))),
+        ("npm-access-token", format!("npm{}{}", "_", alnum(36))),
+        ("pypi-upload-token", format!("pypi-Ag{}{}", "EIcHlwaS5vcmc", alnum(120))),
+        ("rubygems-api-token", format!("rubygems{}{}", "_", hex(48))),
+        ("crates-io-api-token", format!("ci{}{}", "o", alnum(32))),
+        ("docker-hub-pat", format!("dckr{}{}", "_pat_", alnum(27))),
+        ("stripe-access-token", format!("sk{}{}", "_live_", alnum(24))),
+        ("square-access-token", format!("sq0{}{}", "atp-", alnum(22))),
+        ("shopify-access-token", format!("shp{}{}", "at_", hex(32))),
+        ("shopify-custom-access-token", format!("shp{}{}", "ca_", hex(32))),
+        ("shopify-private-app-access-token", format!("shp{}{}", "pa_", hex(32))),
+        ("shopify-shared-secret", format!("shp{}{}", "ss_", hex(32))),
+        ("slack-bot-token", format!("xo{}-17653672481-19874698323-{}", "xb", alnum(24))),
+        ("slack-user-token", format!("xo{}-17653672481-19874698323-13876398721-{}", "xp", hex(32))),
+        ("slack-app-token", format!("xa{}-1-A052FGTS2DL-5171572773297-{}", "pp", hex(64))),
+        (
+            "slack-webhook-url",
+            format!(
+                "https://hooks.slack{}/services/T{}/B{}/{}",
+                ".com",
+                random(UPPER, 9),
+                random(UPPER, 9),
+                alnum(24)
+            ),
+        ),
+        (
+            "discord-webhook-url",
+            format!("https://discord{}/api/webhooks/104712345678901234/{}", ".com", alnum(68)),
+        ),
+        ("telegram-bot-api-token", format!("819283746{}A{}", ":A", alnum(33))),
+        ("twilio-api-key", format!("twilio: S{}{}", "K", hex(32))),
+        ("sendgrid-api-token", format!("SG{}{}.{}", ".", alnum(22), alnum(43))),
+        ("mailgun-private-api-token", format!("key{}{}", "-", hex(32))),
+        ("linear-api-key", format!("lin{}{}", "_api_", alnum(40))),
+        ("grafana-service-account-token", format!("gl{}{}_8a1b2c3d", "sa_", alnum(32))),
+        ("grafana-cloud-api-token", format!("gl{}{}", "c_eyJ", alnum(90))),
+        ("sentry-auth-token", format!("sntry{}{}", "u_", hex(64))),
+        ("postman-api-token", format!("PM{}{}-{}", "AK-", hex(24), hex(34))),
+        ("new-relic-user-api-key", format!("NR{}{}", "AK-", random(UPPER, 27))),
+        ("dynatrace-api-token", format!("dt0{}{}.{}", "c01.", random(UPPER, 24), random(UPPER, 64))),
+        ("atlassian-api-token", format!("ATA{}{}", "TT3", alnum(186))),
+        ("facebook-access-token", format!("EA{}{}", "AC", alnum(150))),
+        ("jwt", jwt),
+        ("basic-auth-url", format!("https://deploy:{}@git.acme.test/x", alnum(14))),
+        ("npmrc-auth-token", format!("//registry.acme.test/:_auth{}={}", "Token", alnum(30))),
+        ("netrc-password", format!("machine git.acme.test login me password {}", alnum(16))),
+        ("generic-api-key", format!("api_key = \"{}\"", alnum(32))),
+    ]
+}
+
+fn private_key(kind: &str) -> String {
+    let line = alnum(64);
+    format!("-----BEGIN {kind}PRIVATE {}-----\n{line}\n{line}\n-----END {kind}PRIVATE KEY-----\n", "KEY")
+}
+
+#[test]
+fn each_rule_finds_its_specimen_and_only_that_rule_fires() {
+    for (rule, text) in specimens() {
+        assert_eq!(found(&format!("first line\nvalue {text}\nlast line\n")), [rule], "{text}");
+    }
+}
+
+#[test]
+fn every_rule_has_a_specimen_or_its_own_checksum() {
+    let specimens: Vec<&str> = specimens().into_iter().map(|(rule, _)| rule).collect();
+    let checked = ["github-pat", "github-oauth", "github-app-token", "github-refresh-token"];
+    let bare: Vec<&str> =
+        Rules::builtin().ids().filter(|id| !specimens.contains(id) && !checked.contains(id)).collect();
+    assert_eq!(bare, Vec::<&str>::new());
+}
+
+#[test]
+fn github_tokens_count_only_with_a_right_checksum() {
+    let body = ["zQWBuTSOoRi4A9sp", "HcVY5ncnsDkxkJ"].concat();
+    for (rule, prefix) in [
+        ("github-pat", "ghp"),
+        ("github-oauth", "gho"),
+        ("github-app-token", "ghs"),
+        ("github-refresh-token", "ghr"),
+    ] {
+        assert_eq!(found(&format!("t = {prefix}_{body}0mLq17")), [rule]);
+        assert_eq!(found(&format!("t = {prefix}_{body}0mLq18")), Vec::<&str>::new());
+    }
+}
+
+#[test]
+fn a_position_names_lines_and_bytes_from_one() {
+    let key = private_key("RSA ");
+    let findings = Rules::builtin().scan(format!("a\nb\n  {key}").as_bytes());
+    assert_eq!(findings, [Finding { rule: "private-key", line: 3, line_end: 6, column: 3, offset: 6 }]);
+}
+
+#[test]
+fn several_secrets_are_reported_in_order() {
+    let stripe = format!("sk{}{}", "_live_", alnum(24));
+    assert_eq!(
+        found(&format!("{stripe}\n{}{stripe}", private_key(""))),
+        ["stripe-access-token", "private-key", "stripe-access-token"]
+    );
+}
+
+#[test]
+fn utf16_text_is_read_in_both_orders_with_and_without_a_mark() {
+    let text = format!("one\nkey: glpat{}{}\n", "-", alnum(20));
+    let little: Vec<u8> = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let big: Vec<u8> = text.encode_utf16().flat_map(u16::to_be_bytes).collect();
+    let marked = [&[0xff, 0xfe][..], &little].concat();
+    for (bytes, offset) in [(&little, 18), (&big, 18), (&marked, 20)] {
+        let expected = Finding { rule: "gitlab-pat", line: 2, line_end: 2, column: 6, offset };
+        assert_eq!(Rules::builtin().scan(bytes), [expected]);
+    }
+}
+
+#[test]
+fn a_key_in_a_json_string_is_found() {
+    let key = private_key("").replace('\n', "\\n");
+    assert_eq!(found(&format!("{{\"private_key\": \"{key}\"}}")), ["private-key"]);
+}
+
+#[test]
+fn a_key_without_its_last_line_is_found() {
+    let key = private_key("EC ");
+    let cut = key.split("-----END").next().expect("a key has an end");
+    assert_eq!(found(cut), ["private-key"]);
+}
+
+#[test]
+fn public_and_placeholder_values_do_not_fire() {
+    let base64 = alnum(64);
+    for text in [
+        format!("-----BEGIN PUBLIC KEY-----\n{base64}\n-----END PUBLIC KEY-----\n"),
+        format!("-----BEGIN CERTIFICATE-----\n{base64}\n-----END CERTIFICATE-----\n"),
+        format!("-----BEGIN PRIVATE {}-----\n...\n-----END PRIVATE KEY-----\n", "KEY"),
+        format!("if line.contains(\"-----BEGIN PRIVATE {}-----\") {{", "KEY"),
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcH".into(),
+        format!("AK{}IOSFODNN7EXAMPLE", "IA"),
+        "GITHUB_TOKEN=ghp_xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx".into(),
+        "token: \"${GITHUB_TOKEN_FROM_ENV_1}\"".into(),
+        "api_key = \"<your-api-key-goes-here-1>\"".into(),
+        "api_key = \"YOUR_API_KEY_HERE_12345\"".into(),
+        "\"integrity\": \"sha512-q8Zr2LkT0vWcN5mYx1JdB7sHfG3aPeq8Zr2LkT0vWcN5mYx1JdB7sHfG3aPe==\"".into(),
+        "checksum = \"da39a3ee5e6b4b0d3255bfef95601890afd80709da39a3ee5e6b4b0d3255bfef\"".into(),
+        "token: \"3f2504e0-4f89-11d3-9a0c-0305e82c3301\"".into(),
+        "secret_name = \"projects/acme-prod/secrets/db-1\"".into(),
+        "let token = self.tokens.next_token_after_position1();".into(),
+        "postgres://postgres:postgres@localhost/db".into(),
+        "https://user:password@example.com/".into(),
+        "https://${USER}:${PASSWORD}@host/".into(),
+        "git clone https://x-access-token:$TOKEN@github.com/a/b".into(),
+        "http://[::1]:8080/a@b".into(),
+    ] {
+        assert_eq!(found(&text), Vec::<&str>::new(), "{text}");
+    }
+}
+
+#[test]
+fn a_comment_that_asks_to_be_ignored_has_no_power() {
+    let text = format!("glpat{}{} # gitleaks:allow nosec pragma: allowlist secret", "-", alnum(20));
+    assert_eq!(found(&text), ["gitlab-pat"]);
+}
+
+#[test]
+fn a_secret_far_inside_a_long_line_is_found() {
+    let noise = "lorem ipsum dolor sit amet ".repeat(40_000);
+    let text = format!("{noise}glpat{}{} {noise}", "-", alnum(20));
+    assert_eq!(found(&text), ["gitlab-pat"]);
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_scanned_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
+        Rules::builtin().scan(&bytes);
+    }
+
+    #[test]
+    fn keyword_soup_is_scanned_without_panic(words in prop::collection::vec(prop::sample::select(vec![
+        "-----BEGIN ", "PRIVATE KEY-----", "-----END", "ghp_", "eyJ", ".", "://", ":", "@", "secret", "=", "\"", "\n", "AKIA", "\0", "aaaaaaaaaaaaaaaaaaaaaaaa", "Q7x9",
+    ]), 0..80)) {
+        Rules::builtin().scan(words.concat().as_bytes());
+    }
+
+    #[test]
+    fn line_column_and_offset_agree_wherever_the_secret_stands(before in "[ a-z\n]{0,200}", after in "[ a-z\n]{0,50}") {
+        let secret = format!("glpat{}{}", "-", alnum(20));
+        let text = format!("{before} {secret} {after}");
+        let findings = Rules::builtin().scan(text.as_bytes());
+        prop_assert_eq!(findings.len(), 1);
+        let at = before.len() + 1;
+        let line = text[..at].matches('\n').count() as u32 + 1;
+        let column = (at - text[..at].rfind('\n').map_or(0, |n| n + 1)) as u32 + 1;
+        let expected = Finding { rule: "gitlab-pat", line, line_end: line, column, offset: at };
+        prop_assert_eq!(findings[0], expected);
+    }
+}
