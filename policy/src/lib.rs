@@ -1,1 +1,59 @@
-//! stub
+//! Which requests may leave a bottle: `routes.yaml` parsed into a [`Policy`], asked for a [`Decision`].
+//!
+//! No I/O, no runtime, no clock: the text, the request and the time are arguments. The policy holds the
+//! *names* of secrets, never a value.
+//!
+//! # Precedence
+//!
+//! 1. Only routes whose host pattern, scheme and port fit the request, and which have not expired, are
+//!    looked at. Inside a route the entries of `matches` are alternatives; a route without `matches` fits
+//!    every request.
+//! 2. Base routes (those without `grant`) are judged first, alone. A grant can therefore only add: it never
+//!    takes a request away from a base route, and so never strips the credential that route injects.
+//! 3. A deny that fits refuses, unless an allow that fits is **more specific**: at least as specific in
+//!    each of host, path, methods, headers and query, and more so in one. Host: exact, then `*.` and `**.`
+//!    with the longer suffix first, `*.` before `**.` over the same suffix. Path: exact, then the longer
+//!    prefix, then regex, then none. Methods: listed before not listed. Headers and query: the larger number.
+//! 4. Among allows the winner is the one with the more specific host, then path, then methods, headers,
+//!    query; the earlier in the file wins a tie.
+//! 5. A deny that fits always beats a grant. A deny counts as fitting when *any* occurrence of a repeated
+//!    header or query key has the listed value; an allow needs *all* occurrences to have it.
+//! 6. `tls: passthrough` routes allow tunnels ([`Policy::front`]), not requests: [`Policy::decide`] never
+//!    answers with one.
+//! 7. `git-receive-pack` is refused on every route, `git-upload-pack` on every route without
+//!    `git: {fetch: true}`.
+
+pub mod address;
+mod allowlist;
+mod append;
+mod credential;
+mod decide;
+mod describe;
+mod diagnostic;
+mod duration;
+mod git;
+mod grant;
+mod host;
+mod index;
+mod matches;
+mod parse;
+mod path;
+mod pattern;
+mod policy;
+mod raw;
+mod route;
+
+pub use address::{AddressClass, AddressDenial, PrivateAllow, PrivateAllowError};
+pub use allowlist::{Allowlist, AllowlistEntry, AllowlistMatch, AllowlistPath};
+pub use append::{AppendError, append_route, remove_grant};
+pub use credential::{AuthScheme, Credential, SecretName, SecretNameError, SecretRef};
+pub use decide::{Code, Decision, Denial, Front, RequestHead};
+pub use describe::describe;
+pub use diagnostic::{Diagnostic, Diagnostics};
+pub use grant::{Grant, GrantId, GrantIdError};
+pub use host::{Host, HostError};
+pub use matches::{Match, NamedValue, PathMatch, PathMatchError};
+pub use path::{CanonicalPath, PathError};
+pub use pattern::{HostPattern, PatternError};
+pub use policy::{Defaults, LogLevel, Policy};
+pub use route::{Route, RouteId, Scheme, Tls, Verdict};

@@ -1,0 +1,355 @@
+//! A request held against the policy.
+
+use std::fmt;
+
+use jiff::Timestamp;
+
+use crate::describe::allowed_on;
+use crate::git::{self, GitService};
+use crate::host::{Host, HostError};
+use crate::matches::{Fit, MatchRank, Purpose};
+use crate::path::{CanonicalPath, PathError};
+use crate::pattern::HostRank;
+use crate::policy::Policy;
+use crate::route::{Route, Scheme, Tls, Verdict};
+
+/// What of a request is decided on.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestHead<'a> {
+    /// How upstream would be spoken to.
+    pub scheme: Scheme,
+    /// The authority's host: the one that would be resolved and dialled.
+    pub host: &'a Host,
+    /// The authority's port.
+    pub port: u16,
+    /// The method.
+    pub method: &'a http::Method,
+    /// The path that would be forwarded.
+    pub path: &'a CanonicalPath,
+    /// What follows the `?`, as it would be forwarded.
+    pub query: Option<&'a str>,
+    /// The headers as the agent sent them.
+    pub headers: &'a http::HeaderMap,
+}
+
+/// The answer for a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision<'p> {
+    /// It passes, by this route.
+    Allow(&'p Route),
+    /// It is refused.
+    Deny(Denial),
+}
+
+/// The answer for a CONNECT, before anything in the tunnel is seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Front<'p> {
+    /// Open the tunnel locally and decide each request in it.
+    Intercept,
+    /// Pass the tunnel on after comparing SNI, by this route.
+    Passthrough(&'p Route),
+    /// Refuse the CONNECT itself.
+    Refuse(Denial),
+}
+
+/// Why a request is refused, for the agent: no secrets, nothing of the operator's file beyond what is allowed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{code}: {hint}")]
+pub struct Denial {
+    /// The stable code.
+    pub code: Code,
+    /// What would be allowed.
+    pub hint: String,
+}
+
+/// The stable codes of refusals that this crate knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Code {
+    /// No route is for this host, scheme and port.
+    HostNotAllowed,
+    /// The host is allowed, not this path.
+    PathNotAllowed,
+    /// The path is allowed, not with this method.
+    MethodNotAllowed,
+    /// Path and method are allowed, not with these headers or this query.
+    RequestNotAllowed,
+    /// A deny rule fits.
+    DeniedByRule,
+    /// What allowed it has ended.
+    GrantExpired,
+    /// The path can be read in two ways.
+    AmbiguousPath,
+    /// The host can be read in two ways, or is none.
+    MalformedHost,
+    /// The name leads to an address that may not be dialled.
+    AddressNotAllowed,
+    /// `git push` over HTTPS.
+    GitPushRefused,
+    /// `git fetch` over HTTPS on a route without it.
+    GitFetchRefused,
+}
+
+impl Code {
+    /// The code as it stands in the answer.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Code::HostNotAllowed => "host-not-allowed",
+            Code::PathNotAllowed => "path-not-allowed",
+            Code::MethodNotAllowed => "method-not-allowed",
+            Code::RequestNotAllowed => "request-not-allowed",
+            Code::DeniedByRule => "denied-by-rule",
+            Code::GrantExpired => "grant-expired",
+            Code::AmbiguousPath => "ambiguous-path",
+            Code::MalformedHost => "malformed-host",
+            Code::AddressNotAllowed => "address-not-allowed",
+            Code::GitPushRefused => "git-push-refused",
+            Code::GitFetchRefused => "git-fetch-refused",
+        }
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Denial {
+    pub(crate) fn new(code: Code, hint: impl Into<String>) -> Denial {
+        Denial { code, hint: hint.into() }
+    }
+}
+
+impl From<PathError> for Denial {
+    fn from(error: PathError) -> Denial {
+        Denial::new(Code::AmbiguousPath, error.to_string())
+    }
+}
+
+impl From<HostError> for Denial {
+    fn from(error: HostError) -> Denial {
+        Denial::new(Code::MalformedHost, error.to_string())
+    }
+}
+
+impl From<crate::address::AddressDenial> for Denial {
+    fn from(denial: crate::address::AddressDenial) -> Denial {
+        Denial::new(Code::AddressNotAllowed, format!("the host resolves to {}", denial.class))
+    }
+}
+
+impl Policy {
+    /// Does the request pass, and by which route? The rules are in the crate's documentation.
+    #[must_use]
+    pub fn decide<'p>(&'p self, head: &RequestHead<'_>, now: Timestamp) -> Decision<'p> {
+        let mut misses = Misses::default();
+        let service = git::service(head);
+        for pass in [Pass::Base, Pass::Grants] {
+            let routes = self.candidates_of(pass, head.host);
+            match judge(routes, head, service, now, &mut misses) {
+                Judgement::Allow(route) => return Decision::Allow(route),
+                Judgement::Deny => {
+                    let hint = "a deny rule of the operator refuses this request".to_owned();
+                    return Decision::Deny(Denial { code: Code::DeniedByRule, hint });
+                }
+                Judgement::Nothing => {}
+            }
+        }
+        Decision::Deny(misses.denial(self, head.host, now))
+    }
+
+    /// What happens to a CONNECT for `host:port`?
+    #[must_use]
+    pub fn front(&self, host: &Host, port: u16, now: Timestamp) -> Front<'_> {
+        let mut passthrough_only = false;
+        for pass in [Pass::Base, Pass::Grants] {
+            let mut winner: Option<&Route> = None;
+            for route in self.candidates_of(pass, host) {
+                if route.scheme != Scheme::Https || route.verdict != Verdict::Allow {
+                    continue;
+                }
+                if !route.ports.contains(&port) || route.expired(now) {
+                    passthrough_only |= route.tls == Tls::Passthrough;
+                    continue;
+                }
+                if winner.is_none_or(|best| route.host.rank() > best.host.rank()) {
+                    winner = Some(route);
+                }
+            }
+            match winner {
+                Some(route) if route.tls == Tls::Passthrough => {
+                    return self.front_of_passthrough(route, host, port, now);
+                }
+                Some(_) => return Front::Intercept,
+                None => {}
+            }
+        }
+        if self.is_intercepted_port(port) && !passthrough_only {
+            return Front::Intercept;
+        }
+        let misses = Misses { elsewhere: true, ..Misses::default() };
+        Front::Refuse(misses.denial(self, host, now))
+    }
+
+    /// What is in the tunnel cannot be seen, so any deny that could fit refuses all of it.
+    fn front_of_passthrough<'p>(
+        &'p self,
+        route: &'p Route,
+        host: &Host,
+        port: u16,
+        now: Timestamp,
+    ) -> Front<'p> {
+        let refuses = |deny: &Route| {
+            deny.verdict == Verdict::Deny
+                && deny.scheme == Scheme::Https
+                && deny.ports.contains(&port)
+                && !deny.expired(now)
+                && !(deny.matches.is_empty() && route.host.rank() > deny.host.rank())
+        };
+        if self.candidates_of(Pass::Base, host).any(refuses) {
+            let hint = "a deny rule of the operator is for this host, and what is in the tunnel cannot be checked against it";
+            return Front::Refuse(Denial::new(Code::DeniedByRule, hint));
+        }
+        Front::Passthrough(route)
+    }
+
+    /// 443, and every port of an intercepted route: there a refusal can be told inside the tunnel.
+    fn is_intercepted_port(&self, port: u16) -> bool {
+        let intercepts = |route: &Route| {
+            route.scheme == Scheme::Https && route.tls == Tls::Intercept && route.ports.contains(&port)
+        };
+        port == Scheme::Https.default_port() || self.routes().iter().any(intercepts)
+    }
+
+    fn candidates_of<'p>(&'p self, pass: Pass, host: &Host) -> impl Iterator<Item = &'p Route> {
+        self.candidates(host).filter(move |route| match pass {
+            Pass::Base => route.grant.is_none(),
+            Pass::Grants => route.grant.is_some(),
+        })
+    }
+}
+
+/// Base routes are judged alone before grants are looked at.
+#[derive(Clone, Copy)]
+enum Pass {
+    Base,
+    Grants,
+}
+
+enum Judgement<'p> {
+    Allow(&'p Route),
+    Deny,
+    Nothing,
+}
+
+/// How narrow a fitting route is, compared field by field against denies, in order among allows.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank {
+    host: HostRank,
+    entry: MatchRank,
+}
+
+impl Rank {
+    fn overrides(&self, deny: &Rank) -> bool {
+        self != deny && self.host >= deny.host && self.entry.covers(&deny.entry)
+    }
+}
+
+fn judge<'p>(
+    routes: impl Iterator<Item = &'p Route>,
+    head: &RequestHead<'_>,
+    service: Option<GitService>,
+    now: Timestamp,
+    misses: &mut Misses,
+) -> Judgement<'p> {
+    let mut allows: Vec<(Rank, &Route)> = Vec::new();
+    let mut denies: Vec<Rank> = Vec::new();
+    for route in routes {
+        if route.scheme != head.scheme || !route.ports.contains(&head.port) || route.tls == Tls::Passthrough {
+            misses.elsewhere |= route.verdict == Verdict::Allow;
+            continue;
+        }
+        let entry = match route.fit(head) {
+            Fit::Full(entry) => entry,
+            miss => {
+                misses.note(route, miss, now);
+                continue;
+            }
+        };
+        let rank = Rank { host: route.host.rank(), entry };
+        match route.verdict {
+            _ if route.expired(now) => misses.expired |= route.verdict == Verdict::Allow,
+            Verdict::Deny => denies.push(rank),
+            Verdict::Allow => match service {
+                Some(GitService::ReceivePack) => misses.git_push = true,
+                Some(GitService::UploadPack) if !route.git_fetch => misses.git_fetch = true,
+                Some(GitService::UploadPack) | None => allows.push((rank, route)),
+            },
+        }
+    }
+    allows.retain(|(allow, _)| denies.iter().all(|deny| allow.overrides(deny)));
+    // Of equals the earlier in the file: `max_by` would take the last.
+    let winner = allows.into_iter().reduce(|best, other| {
+        let order = other.0.cmp(&best.0).then(best.1.id.cmp(&other.1.id));
+        if order.is_gt() { other } else { best }
+    });
+    match winner {
+        Some((_, route)) => Judgement::Allow(route),
+        None if denies.is_empty() => Judgement::Nothing,
+        None => Judgement::Deny,
+    }
+}
+
+impl Route {
+    fn fit(&self, head: &RequestHead<'_>) -> Fit {
+        let purpose = match self.verdict {
+            Verdict::Allow => Purpose::Allow,
+            Verdict::Deny => Purpose::Deny,
+        };
+        let fits = self.matches.iter().map(|entry| entry.fit(head, purpose));
+        fits.max().unwrap_or(Fit::Full(MatchRank::ANY))
+    }
+}
+
+/// How near the request came to being allowed.
+#[derive(Default)]
+struct Misses {
+    nearest: Option<Fit>,
+    expired: bool,
+    git_push: bool,
+    git_fetch: bool,
+    elsewhere: bool,
+}
+
+impl Misses {
+    fn note(&mut self, route: &Route, miss: Fit, now: Timestamp) {
+        if route.verdict == Verdict::Allow && !route.expired(now) {
+            self.nearest = self.nearest.max(Some(miss));
+        }
+    }
+
+    fn denial(&self, policy: &Policy, host: &Host, now: Timestamp) -> Denial {
+        let allowed = allowed_on(policy, host, now);
+        if self.git_push {
+            return Denial::new(Code::GitPushRefused, "push through the git gate: git://git-gate/NAME.git");
+        }
+        if self.git_fetch {
+            return Denial::new(
+                Code::GitFetchRefused,
+                "this route does not allow git fetch over HTTPS: use the git gate, git://git-gate/NAME.git",
+            );
+        }
+        if self.expired {
+            return Denial::new(Code::GrantExpired, format!("what allowed this has expired; {allowed}"));
+        }
+        let code = match self.nearest {
+            Some(Fit::RequestMiss | Fit::Full(_)) => Code::RequestNotAllowed,
+            Some(Fit::MethodMiss) => Code::MethodNotAllowed,
+            Some(Fit::PathMiss) => Code::PathNotAllowed,
+            None => Code::HostNotAllowed,
+        };
+        Denial::new(code, allowed)
+    }
+}

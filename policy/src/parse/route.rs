@@ -1,0 +1,312 @@
+//! One raw route into a [`Route`].
+
+use serde_saphyr::{Location, Spanned};
+
+use super::Findings;
+use super::entry;
+use crate::address::PrivateAllow;
+use crate::credential::{AuthScheme, Credential, SecretName, SecretRef};
+use crate::grant::GrantId;
+use crate::matches::Match;
+use crate::pattern::HostPattern;
+use crate::raw::{RawRoute, Text};
+use crate::route::{Route, RouteId, Scheme, Tls, Verdict};
+
+/// Answered by egress itself.
+const OWN_NAME: &str = "_egress.local";
+
+pub(super) fn route(position: usize, raw: &Spanned<RawRoute>, findings: &mut Findings<'_>) -> Option<Route> {
+    let place = raw.referenced;
+    let raw = &raw.value;
+    let before = findings.list.len();
+    refuse_unsupported(raw, findings);
+    refuse_contradictions(raw, findings);
+    let host = host(raw, place, findings);
+    let scheme = raw.scheme.as_ref().and_then(|text| scheme(text, findings)).unwrap_or(Scheme::Https);
+    let ports = ports(raw, scheme, findings);
+    let matches = matches(raw, findings);
+    let credential = credential(raw, findings);
+    let own_credential_only = raw.own_credential_only.as_ref().map_or(credential.is_some(), |own| own.value);
+    let git_fetch =
+        raw.git.as_ref().and_then(|git| git.value.fetch.as_ref()).is_some_and(|fetch| fetch.value);
+    let tls = raw.tls.as_ref().and_then(|text| tls(text, findings)).unwrap_or(Tls::Intercept);
+    let allow_private = raw.allow_private.iter().flat_map(|list| &list.value);
+    let allow_private = allow_private
+        .filter_map(|text| findings.take(text.referenced, PrivateAllow::parse(&text.value)))
+        .collect();
+    let expires_at = raw.expires_at.as_ref().and_then(|text| expires_at(text, findings));
+    let grant =
+        raw.grant.as_ref().and_then(|text| findings.take(text.referenced, GrantId::parse(&text.value)));
+    if findings.list.len() > before {
+        return None;
+    }
+    let verdict = if is_deny(raw) { Verdict::Deny } else { Verdict::Allow };
+    Some(Route {
+        id: RouteId(position),
+        host: host?,
+        scheme,
+        ports,
+        matches,
+        verdict,
+        credential,
+        own_credential_only,
+        git_fetch,
+        tls,
+        allow_private,
+        expires_at,
+        grant,
+    })
+}
+
+/// One host pattern cannot be both opened and passed on.
+pub(super) fn refuse_mixed_tls(routes: &[Route], places: &[Location], findings: &mut Findings<'_>) {
+    use std::collections::HashMap;
+    let mut seen: HashMap<(&HostPattern, u16), Tls> = HashMap::new();
+    for (route, place) in routes.iter().zip(places) {
+        if route.scheme != Scheme::Https || route.verdict == Verdict::Deny {
+            continue;
+        }
+        for &port in &route.ports {
+            let first = *seen.entry((&route.host, port)).or_insert(route.tls);
+            if first != route.tls {
+                let host = &route.host;
+                findings.add(
+                    *place,
+                    format!(
+                        "`{host}` has both `tls: intercept` and `tls: passthrough` on port {port}: choose one"
+                    ),
+                );
+            }
+        }
+    }
+}
+
+fn is_deny(raw: &RawRoute) -> bool {
+    raw.deny.as_ref().is_some_and(|deny| deny.value)
+}
+
+fn refuse_unsupported(raw: &RawRoute, findings: &mut Findings<'_>) {
+    let unsupported = [
+        ("placeholder_in", &raw.placeholder_in),
+        ("dlp", &raw.dlp),
+        ("limits", &raw.limits),
+        ("max_uses", &raw.max_uses),
+    ];
+    for (name, value) in unsupported {
+        if let Some(value) = value {
+            findings.add_at_key(value.referenced, name, format!("`{name}` is not supported by this version"));
+        }
+    }
+}
+
+/// Fields that take each other's meaning away.
+fn refuse_contradictions(raw: &RawRoute, findings: &mut Findings<'_>) {
+    let place = |text: &Option<Text>| text.as_ref().map(|text| text.referenced);
+    let credential = [
+        ("auth_scheme", place(&raw.auth_scheme)),
+        ("token_env", place(&raw.token_env)),
+        ("token_file", place(&raw.token_file)),
+        ("own_credential_only", raw.own_credential_only.as_ref().map(|own| own.referenced)),
+    ];
+    let git = ("git", raw.git.as_ref().map(|git| git.referenced));
+    let filters = [
+        ("matches", raw.matches.as_ref().map(|matches| matches.referenced)),
+        ("path_allowlist", raw.path_allowlist.as_ref().map(|paths| paths.referenced)),
+    ];
+    let exclude =
+        |findings: &mut Findings<'_>, what: &str, why: &str, fields: &[(&str, Option<Location>)]| {
+            for (name, place) in fields {
+                if let Some(place) = place {
+                    findings.add_at_key(*place, name, format!("`{name}` contradicts `{what}`: {why}"));
+                }
+            }
+        };
+    if raw.tls.as_ref().is_some_and(|tls| tls.value == "passthrough") {
+        let why = "what is in the tunnel cannot be seen or changed";
+        exclude(findings, "tls: passthrough", why, &credential);
+        exclude(findings, "tls: passthrough", why, &filters);
+        exclude(findings, "tls: passthrough", why, &[git]);
+        if raw.scheme.as_ref().is_some_and(|scheme| scheme.value == "http") {
+            exclude(findings, "scheme: http", "there is no TLS to pass on", &[("tls", place(&raw.tls))]);
+        }
+    }
+    if is_deny(raw) {
+        let why = "a refused request is not sent";
+        exclude(findings, "deny: true", why, &credential);
+        exclude(findings, "deny: true", why, &[git, ("tls", place(&raw.tls))]);
+        exclude(
+            findings,
+            "deny: true",
+            why,
+            &[("allow_private", raw.allow_private.as_ref().map(|list| list.referenced))],
+        );
+        exclude(findings, "deny: true", "a grant only allows", &[("grant", place(&raw.grant))]);
+    }
+    if raw.matches.is_some() {
+        exclude(findings, "matches", "it is the older shorthand for it", &filters[1..]);
+    }
+    if raw.token_env.is_some() {
+        exclude(findings, "token_env", "a route has one credential", &credential[2..3]);
+    }
+    if raw.token_env.is_none()
+        && raw.token_file.is_none()
+        && let Some(auth_scheme) = &raw.auth_scheme
+    {
+        findings.add_at_key(
+            auth_scheme.referenced,
+            "auth_scheme",
+            "`auth_scheme` without a token: name it in `token_file` or `token_env`",
+        );
+    }
+}
+
+fn host(raw: &RawRoute, place: Location, findings: &mut Findings<'_>) -> Option<HostPattern> {
+    let Some(text) = &raw.host else {
+        findings.add(
+            place,
+            "`host` is missing: name a host, as in `api.example.com`, `*.example.com` or `**.example.com`",
+        );
+        return None;
+    };
+    let parsed = HostPattern::parse(&text.value)
+        .map_err(|error| format!("`{}` is not a host: {error}", text.value.escape_debug()));
+    let host = findings.take(text.referenced, parsed)?;
+    if matches!(&host, HostPattern::Exact(host) if host.as_str() == OWN_NAME) {
+        findings.add(
+            text.referenced,
+            format!("`{OWN_NAME}` is answered by egress itself and cannot have a route"),
+        );
+        return None;
+    }
+    Some(host)
+}
+
+fn scheme(text: &Text, findings: &mut Findings<'_>) -> Option<Scheme> {
+    match text.value.as_str() {
+        "https" => Some(Scheme::Https),
+        "http" => Some(Scheme::Http),
+        other => {
+            findings.add(text.referenced, format!("unknown scheme `{other}`, expected `https` or `http`"));
+            None
+        }
+    }
+}
+
+fn tls(text: &Text, findings: &mut Findings<'_>) -> Option<Tls> {
+    match text.value.as_str() {
+        "intercept" => Some(Tls::Intercept),
+        "passthrough" => Some(Tls::Passthrough),
+        other => {
+            findings.add(
+                text.referenced,
+                format!("unknown `tls` mode `{other}`, expected `intercept` or `passthrough`"),
+            );
+            None
+        }
+    }
+}
+
+fn ports(raw: &RawRoute, scheme: Scheme, findings: &mut Findings<'_>) -> Vec<u16> {
+    let Some(list) = &raw.ports else { return vec![scheme.default_port()] };
+    if list.value.is_empty() {
+        findings.add(list.referenced, "`ports` is empty: list at least one, or leave it out");
+    }
+    let mut ports = Vec::with_capacity(list.value.len());
+    for text in &list.value {
+        match text.value.parse::<u16>() {
+            Ok(port) if port != 0 && ports.contains(&port) => {
+                findings.add(text.referenced, format!("port {port} is listed twice"))
+            }
+            Ok(port) if port != 0 => ports.push(port),
+            Ok(_) | Err(_) => {
+                findings.add(text.referenced, format!("`{}` is not a port: expected 1 to 65535", text.value))
+            }
+        }
+    }
+    ports
+}
+
+fn matches(raw: &RawRoute, findings: &mut Findings<'_>) -> Vec<Match> {
+    if let Some(list) = &raw.matches {
+        if list.value.is_empty() {
+            findings.add(list.referenced, "`matches` is empty: list at least one entry, or leave it out to match every request on the host");
+        }
+        return list.value.iter().filter_map(|raw| entry::entry(raw, findings)).collect();
+    }
+    let Some(list) = &raw.path_allowlist else { return Vec::new() };
+    if list.value.is_empty() {
+        findings.add(list.referenced, "`path_allowlist` is empty: list at least one prefix, or leave it out to match every request on the host");
+    }
+    let paths = list.value.iter().filter_map(|text| entry::path("prefix", text, findings)).collect();
+    vec![Match { paths, methods: Vec::new(), headers: Vec::new(), query: Vec::new() }]
+}
+
+fn credential(raw: &RawRoute, findings: &mut Findings<'_>) -> Option<Credential> {
+    let scheme = match &raw.auth_scheme {
+        Some(text) => auth_scheme(text, findings)?,
+        None => AuthScheme::Bearer,
+    };
+    let name = |text: &Text, findings: &mut Findings<'_>| {
+        findings.take(text.referenced, SecretName::parse(&text.value))
+    };
+    let secret = match (&raw.token_env, &raw.token_file) {
+        (Some(env), _) => SecretRef::Env(name(env, findings)?),
+        (None, Some(file)) => SecretRef::File(name(file, findings)?),
+        (None, None) => return None,
+    };
+    Some(Credential { scheme, secret })
+}
+
+fn auth_scheme(text: &Text, findings: &mut Findings<'_>) -> Option<AuthScheme> {
+    let place = text.referenced;
+    let unknown = |findings: &mut Findings<'_>| {
+        let value = &text.value;
+        findings.add(place, format!("unknown `auth_scheme` `{value}`, expected `bearer`, `token`, `basic`, `header:NAME` or `query:NAME`"));
+        None
+    };
+    match text.value.split_once(':') {
+        None => match text.value.as_str() {
+            "bearer" => Some(AuthScheme::Bearer),
+            "token" => Some(AuthScheme::Token),
+            "basic" => Some(AuthScheme::Basic),
+            later @ ("sigv4" | "oauth2") => {
+                findings.add(place, format!("`auth_scheme: {later}` is not supported by this version"));
+                None
+            }
+            _ => unknown(findings),
+        },
+        Some(("header", name)) => credential_header(name, place, findings),
+        Some(("query", key)) if !key.is_empty() => Some(AuthScheme::Query(key.to_owned())),
+        Some(_) => unknown(findings),
+    }
+}
+
+/// Headers that frame or route the request cannot carry a credential.
+fn credential_header(name: &str, place: Location, findings: &mut Findings<'_>) -> Option<AuthScheme> {
+    const RESERVED: [&str; 10] = [
+        "host",
+        "connection",
+        "content-length",
+        "transfer-encoding",
+        "te",
+        "trailer",
+        "upgrade",
+        "keep-alive",
+        "proxy-connection",
+        "expect",
+    ];
+    let header = name.parse::<http::HeaderName>().map_err(|_| format!("`{name}` is not a header name"));
+    let header = findings.take(place, header)?;
+    if RESERVED.contains(&header.as_str()) {
+        findings.add(place, format!("header `{header}` frames the request and cannot carry a credential"));
+        return None;
+    }
+    Some(AuthScheme::Header(header))
+}
+
+fn expires_at(text: &Text, findings: &mut Findings<'_>) -> Option<jiff::Timestamp> {
+    let value = &text.value;
+    let parsed =
+        value.parse().map_err(|_| format!("`{value}` is not a time: write it as `2026-12-01T12:00:00Z`"));
+    findings.take(text.referenced, parsed)
+}

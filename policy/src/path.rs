@@ -1,0 +1,185 @@
+//! The one spelling of a request path that is matched and forwarded.
+
+use std::fmt;
+
+const PATH_MAX: usize = 8 * 1024;
+
+/// An absolute path in canonical form: what is matched is what is forwarded.
+///
+/// Unreserved characters are unescaped, characters that do not belong in a path are escaped, and escapes
+/// have upper-case digits. Nothing is resolved or merged: a path that two servers could read differently
+/// is refused.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct CanonicalPath {
+    text: String,
+    /// With the reserved characters unescaped too, where that differs: some servers treat `%40` as `@`.
+    unescaped: Option<String>,
+}
+
+/// Why a path is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PathError {
+    /// Not starting with `/`.
+    #[error("path does not start with `/`")]
+    NotAbsolute,
+    /// Longer than is accepted.
+    #[error("path is longer than 8 KiB")]
+    TooLong,
+    /// `.` or `..`, escaped or not, also with parameters (`..;x`).
+    #[error("path has a `.` or `..` segment")]
+    DotSegment,
+    /// `//`.
+    #[error("path has an empty segment (`//`)")]
+    EmptySegment,
+    /// `\` or `%5C`.
+    #[error("path has a backslash")]
+    Backslash,
+    /// `%2F`.
+    #[error("path has an escaped slash (`%2F`)")]
+    EscapedSlash,
+    /// A control character, raw or escaped.
+    #[error("path has a control character")]
+    Control,
+    /// `%25` followed by two hexadecimal digits.
+    #[error("path is escaped twice (`%25` before two hexadecimal digits)")]
+    DoubleEscape,
+    /// `%` without two hexadecimal digits.
+    #[error("path has a `%` without two hexadecimal digits")]
+    BadEscape,
+    /// A raw character that a URL cannot carry.
+    #[error("path has a character that must be escaped")]
+    Character,
+    /// Escapes that are not UTF-8, so also overlong forms of `.` and `/`.
+    #[error("path has escapes that are not UTF-8")]
+    NotUtf8,
+}
+
+impl CanonicalPath {
+    /// The path in canonical form; `raw` is the path alone, without query.
+    pub fn parse(raw: &str) -> Result<CanonicalPath, PathError> {
+        if raw.len() > PATH_MAX {
+            return Err(PathError::TooLong);
+        }
+        if !raw.starts_with('/') {
+            return Err(PathError::NotAbsolute);
+        }
+        let text = canonicalise(raw.as_bytes())?;
+        if text.len() > PATH_MAX {
+            return Err(PathError::TooLong);
+        }
+        let unescaped = unescape_reserved(&text)?;
+        check_segments(unescaped.as_deref().unwrap_or(&text))?;
+        Ok(CanonicalPath { text, unescaped })
+    }
+
+    /// The canonical text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// Every reading a server may take: the canonical text, and the one with reserved characters unescaped.
+    pub(crate) fn readings(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(self.text.as_str()).chain(self.unescaped.as_deref())
+    }
+}
+
+impl fmt::Display for CanonicalPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+fn canonicalise(raw: &[u8]) -> Result<String, PathError> {
+    let mut canonical = String::with_capacity(raw.len());
+    let mut rest = raw;
+    while let Some((&byte, tail)) = rest.split_first() {
+        rest = tail;
+        match byte {
+            b'%' => {
+                let escaped = escape(rest).ok_or(PathError::BadEscape)?;
+                rest = &rest[2..];
+                match escaped {
+                    b'/' => return Err(PathError::EscapedSlash),
+                    b'\\' => return Err(PathError::Backslash),
+                    0..=0x1f | 0x7f => return Err(PathError::Control),
+                    b'%' if escape(rest).is_some() => return Err(PathError::DoubleEscape),
+                    _ if is_unreserved(escaped) => canonical.push(char::from(escaped)),
+                    _ => push_escaped(&mut canonical, escaped),
+                }
+            }
+            b'\\' => return Err(PathError::Backslash),
+            0..=0x1f | 0x7f => return Err(PathError::Control),
+            b'/' => canonical.push('/'),
+            _ if is_unreserved(byte) || is_reserved(byte) => canonical.push(char::from(byte)),
+            // What clients send raw although RFC 3986 has them escaped.
+            b'"' | b'<' | b'>' | b'[' | b']' | b'^' | b'`' | b'{' | b'|' | b'}' => {
+                push_escaped(&mut canonical, byte)
+            }
+            _ => return Err(PathError::Character),
+        }
+    }
+    Ok(canonical)
+}
+
+fn push_escaped(canonical: &mut String, byte: u8) {
+    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+    canonical.push('%');
+    canonical.push(char::from(DIGITS[usize::from(byte >> 4)]));
+    canonical.push(char::from(DIGITS[usize::from(byte & 15)]));
+}
+
+/// The byte that the two hexadecimal digits at the front stand for.
+fn escape(rest: &[u8]) -> Option<u8> {
+    let [high, low, ..] = rest else { return None };
+    let high = char::from(*high).to_digit(16)?;
+    let low = char::from(*low).to_digit(16)?;
+    u8::try_from(high * 16 + low).ok()
+}
+
+fn is_unreserved(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
+}
+
+/// The reserved characters that RFC 3986 allows inside a path segment.
+fn is_reserved(byte: u8) -> bool {
+    b"!$&'()*+,;=:@".contains(&byte)
+}
+
+/// The path with all escapes undone but `%25`; `None` when that changes nothing.
+fn unescape_reserved(canonical: &str) -> Result<Option<String>, PathError> {
+    if !canonical.contains('%') {
+        return Ok(None);
+    }
+    let mut bytes = Vec::with_capacity(canonical.len());
+    let mut rest = canonical.as_bytes();
+    while let Some((&byte, tail)) = rest.split_first() {
+        rest = tail;
+        match (byte, escape(rest)) {
+            (b'%', Some(escaped)) if escaped != b'%' => {
+                bytes.push(escaped);
+                rest = &rest[2..];
+            }
+            _ => bytes.push(byte),
+        }
+    }
+    let text = String::from_utf8(bytes).map_err(|_| PathError::NotUtf8)?;
+    Ok((text != canonical).then_some(text))
+}
+
+/// Path parameters (`..;x`) are cut off by some servers before dots are resolved.
+fn check_segments(path: &str) -> Result<(), PathError> {
+    let segments = path.strip_prefix('/').unwrap_or(path);
+    let mut segments = segments.split('/').peekable();
+    while let Some(segment) = segments.next() {
+        if segment.is_empty() && segments.peek().is_some() {
+            return Err(PathError::EmptySegment);
+        }
+        let name = segment.split(';').next().unwrap_or(segment);
+        if matches!(name, "." | "..") {
+            return Err(PathError::DotSegment);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,79 @@
+//! The policy as a whole: routes, defaults and what is asked of them.
+
+use std::time::Duration;
+
+use crate::diagnostic::Diagnostics;
+use crate::host::Host;
+use crate::index::Index;
+use crate::route::Route;
+
+/// How much of the traffic is logged; never bodies, never secrets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LogLevel {
+    /// `0`: nothing.
+    Nothing,
+    /// `1`: refusals.
+    #[default]
+    Refusals,
+    /// `2`: every request.
+    Requests,
+}
+
+/// The time limits of every route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Defaults {
+    /// For name resolution, dialling and TLS together.
+    pub connect_timeout: Duration,
+    /// Without a byte in either direction.
+    pub idle_timeout: Duration,
+}
+
+impl Default for Defaults {
+    fn default() -> Defaults {
+        Defaults { connect_timeout: Duration::from_secs(10), idle_timeout: Duration::from_secs(5 * 60) }
+    }
+}
+
+/// A parsed `routes.yaml`.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    log: LogLevel,
+    defaults: Defaults,
+    routes: Vec<Route>,
+    index: Index,
+}
+
+impl Policy {
+    /// The policy in `text`; `file` is only for messages.
+    pub fn parse(file: &str, text: &str) -> Result<Policy, Diagnostics> {
+        crate::parse::parse(file, text)
+    }
+
+    pub(crate) fn new(log: LogLevel, defaults: Defaults, routes: Vec<Route>) -> Policy {
+        let index = Index::new(&routes);
+        Policy { log, defaults, routes, index }
+    }
+
+    /// The routes in the order of the file.
+    #[must_use]
+    pub fn routes(&self) -> &[Route] {
+        &self.routes
+    }
+
+    /// How much is logged.
+    #[must_use]
+    pub fn log(&self) -> LogLevel {
+        self.log
+    }
+
+    /// The time limits.
+    #[must_use]
+    pub fn defaults(&self) -> &Defaults {
+        &self.defaults
+    }
+
+    /// The routes whose host pattern fits, narrower hosts first.
+    pub(crate) fn candidates<'p>(&'p self, host: &Host) -> impl Iterator<Item = &'p Route> {
+        self.index.candidates(&self.routes, host)
+    }
+}

@@ -1,0 +1,192 @@
+//! One route, as parsed: a value that cannot contradict itself.
+
+use std::fmt;
+
+use crate::address::PrivateAllow;
+use crate::credential::Credential;
+use crate::grant::GrantId;
+use crate::matches::Match;
+use crate::pattern::HostPattern;
+
+/// A route's place in the file, displayed as `routes[3]` (from 0).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RouteId(pub(crate) usize);
+
+impl RouteId {
+    /// The place in [`crate::Policy::routes`].
+    #[must_use]
+    pub fn index(self) -> usize {
+        self.0
+    }
+}
+
+impl fmt::Display for RouteId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "routes[{}]", self.0)
+    }
+}
+
+/// What upstream is spoken to with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scheme {
+    /// TLS.
+    Https,
+    /// Plain text.
+    Http,
+}
+
+impl Scheme {
+    /// `https` or `http`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Scheme::Https => "https",
+            Scheme::Http => "http",
+        }
+    }
+
+    /// 443 or 80.
+    #[must_use]
+    pub fn default_port(self) -> u16 {
+        match self {
+            Scheme::Https => 443,
+            Scheme::Http => 80,
+        }
+    }
+}
+
+impl fmt::Display for Scheme {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What happens to a tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Tls {
+    /// It is opened, and every request in it is decided.
+    Intercept,
+    /// It is passed on; only its name is checked.
+    Passthrough,
+}
+
+/// What a route says about the requests that fit it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// They pass.
+    Allow,
+    /// They are refused.
+    Deny,
+}
+
+/// One entry of `routes`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    pub(crate) id: RouteId,
+    pub(crate) host: HostPattern,
+    pub(crate) scheme: Scheme,
+    pub(crate) ports: Vec<u16>,
+    pub(crate) matches: Vec<Match>,
+    pub(crate) verdict: Verdict,
+    pub(crate) credential: Option<Credential>,
+    pub(crate) own_credential_only: bool,
+    pub(crate) git_fetch: bool,
+    pub(crate) tls: Tls,
+    pub(crate) allow_private: Vec<PrivateAllow>,
+    pub(crate) expires_at: Option<jiff::Timestamp>,
+    pub(crate) grant: Option<GrantId>,
+}
+
+impl Route {
+    /// Its place in the file.
+    #[must_use]
+    pub fn id(&self) -> RouteId {
+        self.id
+    }
+
+    /// Which hosts it is for.
+    #[must_use]
+    pub fn host(&self) -> &HostPattern {
+        &self.host
+    }
+
+    /// How upstream is spoken to.
+    #[must_use]
+    pub fn scheme(&self) -> Scheme {
+        self.scheme
+    }
+
+    /// On which ports; never empty.
+    #[must_use]
+    pub fn ports(&self) -> &[u16] {
+        &self.ports
+    }
+
+    /// Alternatives that a request has to fit one of; empty when every request on the host fits.
+    #[must_use]
+    pub fn matches(&self) -> &[Match] {
+        &self.matches
+    }
+
+    /// Does it refuse instead of allow?
+    #[must_use]
+    pub fn deny(&self) -> bool {
+        self.verdict == Verdict::Deny
+    }
+
+    /// Allow or deny.
+    #[must_use]
+    pub fn verdict(&self) -> Verdict {
+        self.verdict
+    }
+
+    /// What is injected.
+    #[must_use]
+    pub fn credential(&self) -> Option<&Credential> {
+        self.credential.as_ref()
+    }
+
+    /// Are the agent's own credentials taken out?
+    #[must_use]
+    pub fn own_credential_only(&self) -> bool {
+        self.own_credential_only
+    }
+
+    /// Is `git-upload-pack` allowed?
+    #[must_use]
+    pub fn git_fetch(&self) -> bool {
+        self.git_fetch
+    }
+
+    /// What happens to a tunnel to it.
+    #[must_use]
+    pub fn tls(&self) -> Tls {
+        self.tls
+    }
+
+    /// Addresses exempt from [`crate::address::check`].
+    #[must_use]
+    pub fn allow_private(&self) -> &[PrivateAllow] {
+        &self.allow_private
+    }
+
+    /// Past this it does not match.
+    #[must_use]
+    pub fn expires_at(&self) -> Option<jiff::Timestamp> {
+        self.expires_at
+    }
+
+    /// The proposal that made it.
+    #[must_use]
+    pub fn grant(&self) -> Option<&GrantId> {
+        self.grant.as_ref()
+    }
+
+    /// Has it ended? It does not match from the instant of `expires_at` on.
+    #[must_use]
+    pub fn expired(&self, now: jiff::Timestamp) -> bool {
+        self.expires_at.is_some_and(|end| now >= end)
+    }
+}
