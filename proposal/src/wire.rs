@@ -5,7 +5,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Id, Item, Proposal, State};
+use crate::{Id, Item, PENDING_LIFETIME, Proposal, State};
 
 /// What the operator's side can ask.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -197,6 +197,12 @@ pub struct Applied {
 }
 
 impl View {
+    /// Until when a pending request can be decided.
+    #[must_use]
+    pub fn decide_by(&self) -> Timestamp {
+        self.created_at.saturating_add(PENDING_LIFETIME).unwrap_or(Timestamp::MAX)
+    }
+
     /// `item` as it stands at `now`.
     #[must_use]
     pub fn of(item: &Item, now: Timestamp) -> View {
