@@ -131,47 +131,59 @@ impl Route {
 
 /// The text with the grant's lines behind the last line of `routes`.
 fn insert(text: &str, grant: &Grant) -> Option<String> {
+    const KEY: &str = "routes:";
     let lines: Vec<&str> = text.split_inclusive('\n').collect();
-    let key = lines.iter().position(|line| line.starts_with("routes:"))?;
-    let value = lines[key]["routes:".len()..].trim();
-    let (head, mut body, indent) = if is_empty_sequence(value) {
-        (lines[..key].concat(), lines[key].replacen("[]", "", 1), 2)
+    let key = lines.iter().position(|line| line.starts_with(KEY))?;
+    let value = lines[key][KEY.len()..].trim();
+    let (opening, end, indent) = if is_empty_sequence(value) {
+        let comment = value.find('#').map(|start| format!(" {}", &value[start..]));
+        (format!("{KEY}{}", comment.unwrap_or_default()), key + 1, 2)
     } else if value.is_empty() || value.starts_with('#') {
-        let first = lines[key + 1..].iter().find(|line| !is_blank(line))?;
-        let indent = first.len() - first.trim_start_matches(' ').len();
-        if !first.trim_start_matches(' ').starts_with('-') {
-            return None;
-        }
-        (lines[..key].concat(), lines[key].to_owned(), indent)
+        let (end, indent) = block_end(&lines, key + 1)?;
+        (lines[key..end].concat(), end, indent)
     } else {
         return None;
     };
-    let mut end = key + 1;
-    for (offset, line) in lines[key + 1..].iter().enumerate() {
-        if is_blank(line) {
-            continue;
-        }
-        let depth = line.len() - line.trim_start_matches(' ').len();
-        let inside = depth > indent || depth == indent && line.trim_start_matches(' ').starts_with('-');
-        if is_empty_sequence(value) || !inside {
+    let newline = if opening.ends_with('\n') { "" } else { "\n" };
+    let before = lines[..key].concat();
+    let after = lines[end..].concat();
+    Some(format!("{before}{opening}{newline}{}{after}", render(grant, indent)))
+}
+
+/// Behind the last line of the block sequence that starts at or after `start`, and its indentation.
+/// Comments after the last route stay behind what is inserted.
+fn block_end(lines: &[&str], start: usize) -> Option<(usize, usize)> {
+    let content = |line: &&str| !is_blank(line);
+    let first = lines[start..].iter().find(|line| content(line))?;
+    let indent = depth(first);
+    if !is_item(first) {
+        return None;
+    }
+    let inside = |line: &&str| depth(line) > indent || depth(line) == indent && is_item(line);
+    let mut end = start;
+    for (index, line) in lines.iter().enumerate().skip(start).filter(|(_, line)| content(line)) {
+        if !inside(line) {
             break;
         }
-        end = key + 1 + offset + 1;
+        end = index + 1;
     }
-    if is_empty_sequence(value) {
-        body = format!("{}\n", body.trim_end());
-    } else {
-        body.push_str(&lines[key + 1..end].concat());
-    }
-    if !body.ends_with('\n') {
-        body.push('\n');
-    }
-    Some(format!("{head}{body}{}{}", render(grant, indent), lines[end..].concat()))
+    Some((end, indent))
+}
+
+fn depth(line: &str) -> usize {
+    line.len() - line.trim_start_matches(' ').len()
+}
+
+fn is_item(line: &str) -> bool {
+    let item = line.trim_start_matches(' ').strip_prefix('-');
+    item.is_some_and(|rest| rest.trim_end().is_empty() || rest.starts_with(' '))
 }
 
 fn is_empty_sequence(value: &str) -> bool {
     let bare = value.split('#').next().unwrap_or(value).trim();
-    bare.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).is_some_and(|inner| inner.is_empty())
+    bare.strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+        .is_some_and(|inner| inner.trim().is_empty())
 }
 
 /// Only white space, or a comment.

@@ -163,34 +163,27 @@ impl Policy {
     /// What happens to a CONNECT for `host:port`?
     #[must_use]
     pub fn front(&self, host: &Host, port: u16, now: Timestamp) -> Front<'_> {
-        let mut passthrough_only = false;
+        let allows = |route: &&Route| route.scheme == Scheme::Https && route.verdict == Verdict::Allow;
+        let in_force = |route: &&Route| route.ports.contains(&port) && !route.expired(now);
         for pass in [Pass::Base, Pass::Grants] {
-            let mut winner: Option<&Route> = None;
-            for route in self.candidates_of(pass, host) {
-                if route.scheme != Scheme::Https || route.verdict != Verdict::Allow {
-                    continue;
-                }
-                if !route.ports.contains(&port) || route.expired(now) {
-                    passthrough_only |= route.tls == Tls::Passthrough;
-                    continue;
-                }
-                if winner.is_none_or(|best| route.host.rank() > best.host.rank()) {
-                    winner = Some(route);
-                }
-            }
-            match winner {
-                Some(route) if route.tls == Tls::Passthrough => {
-                    return self.front_of_passthrough(route, host, port, now);
-                }
-                Some(_) => return Front::Intercept,
+            let routes = self.candidates_of(pass, host).filter(allows).filter(in_force);
+            // Of equals the first: what one pattern says about tunnels is the same in all its routes.
+            let winner =
+                routes.reduce(|best, other| if other.host.rank() > best.host.rank() { other } else { best });
+            match winner.map(|route| (route, route.tls)) {
+                Some((route, Tls::Passthrough)) => return self.front_of_passthrough(route, host, port, now),
+                Some((_, Tls::Intercept)) => return Front::Intercept,
                 None => {}
             }
         }
+        let mut tunnels = self.candidates(host).filter(allows).map(|route| route.tls).peekable();
+        let passthrough_only = tunnels.peek().is_some() && tunnels.all(|tls| tls == Tls::Passthrough);
         if self.is_intercepted_port(port) && !passthrough_only {
             return Front::Intercept;
         }
-        let misses = Misses { elsewhere: true, ..Misses::default() };
-        Front::Refuse(misses.denial(self, host, now))
+        let expired = |route: &Route| route.ports.contains(&port) && route.expired(now);
+        let expired = self.candidates(host).filter(allows).any(expired);
+        Front::Refuse(Misses { expired, ..Misses::default() }.denial(self, host, now))
     }
 
     /// What is in the tunnel cannot be seen, so any deny that could fit refuses all of it.
@@ -213,14 +206,6 @@ impl Policy {
             return Front::Refuse(Denial::new(Code::DeniedByRule, hint));
         }
         Front::Passthrough(route)
-    }
-
-    /// 443, and every port of an intercepted route: there a refusal can be told inside the tunnel.
-    fn is_intercepted_port(&self, port: u16) -> bool {
-        let intercepts = |route: &Route| {
-            route.scheme == Scheme::Https && route.tls == Tls::Intercept && route.ports.contains(&port)
-        };
-        port == Scheme::Https.default_port() || self.routes().iter().any(intercepts)
     }
 
     fn candidates_of<'p>(&'p self, pass: Pass, host: &Host) -> impl Iterator<Item = &'p Route> {
@@ -268,7 +253,6 @@ fn judge<'p>(
     let mut denies: Vec<Rank> = Vec::new();
     for route in routes {
         if route.scheme != head.scheme || !route.ports.contains(&head.port) || route.tls == Tls::Passthrough {
-            misses.elsewhere |= route.verdict == Verdict::Allow;
             continue;
         }
         let entry = match route.fit(head) {
@@ -320,7 +304,6 @@ struct Misses {
     expired: bool,
     git_push: bool,
     git_fetch: bool,
-    elsewhere: bool,
 }
 
 impl Misses {

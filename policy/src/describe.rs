@@ -4,7 +4,6 @@ use jiff::Timestamp;
 
 use crate::host::Host;
 use crate::matches::Match;
-use crate::pattern::HostPattern;
 use crate::policy::Policy;
 use crate::route::{Route, Tls, Verdict};
 
@@ -55,10 +54,7 @@ fn lines(route: &Route) -> Vec<String> {
 }
 
 fn origin(route: &Route, port: u16) -> String {
-    let host = match &route.host {
-        HostPattern::Exact(host) => host.to_string(),
-        HostPattern::OneLabel(_) | HostPattern::AnyDepth(_) => route.host.to_string(),
-    };
+    let host = &route.host;
     if port == route.scheme.default_port() {
         format!("{}://{host}", route.scheme)
     } else {

@@ -1,11 +1,12 @@
 //! The policy as a whole: routes, defaults and what is asked of them.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use crate::diagnostic::Diagnostics;
 use crate::host::Host;
 use crate::index::Index;
-use crate::route::Route;
+use crate::route::{Route, Scheme, Tls};
 
 /// How much of the traffic is logged; never bodies, never secrets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,6 +42,7 @@ pub struct Policy {
     defaults: Defaults,
     routes: Vec<Route>,
     index: Index,
+    intercepted_ports: HashSet<u16>,
 }
 
 impl Policy {
@@ -51,7 +53,10 @@ impl Policy {
 
     pub(crate) fn new(log: LogLevel, defaults: Defaults, routes: Vec<Route>) -> Policy {
         let index = Index::new(&routes);
-        Policy { log, defaults, routes, index }
+        let intercepted = |route: &&Route| route.scheme == Scheme::Https && route.tls == Tls::Intercept;
+        let ports = routes.iter().filter(intercepted).flat_map(|route| &route.ports).copied();
+        let intercepted_ports = ports.chain([Scheme::Https.default_port()]).collect();
+        Policy { log, defaults, routes, index, intercepted_ports }
     }
 
     /// The routes in the order of the file.
@@ -70,6 +75,11 @@ impl Policy {
     #[must_use]
     pub fn defaults(&self) -> &Defaults {
         &self.defaults
+    }
+
+    /// 443, and every port of an intercepted route: there a refusal can be told inside the tunnel.
+    pub(crate) fn is_intercepted_port(&self, port: u16) -> bool {
+        self.intercepted_ports.contains(&port)
     }
 
     /// The routes whose host pattern fits, narrower hosts first.

@@ -4,6 +4,9 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
 use serde_saphyr::Spanned;
 
+/// Fields that are known and refused, because they would not be enforced.
+pub(crate) const UNSUPPORTED: [&str; 4] = ["placeholder_in", "dlp", "limits", "max_uses"];
+
 pub(crate) type Text = Spanned<String>;
 
 /// For optional fields: a field that is there has a value, so `matches:` with nothing behind it is an error
@@ -65,7 +68,7 @@ pub(crate) struct RawRoute {
     pub(crate) expires_at: Option<Text>,
     #[serde(default, deserialize_with = "present")]
     pub(crate) grant: Option<Text>,
-    // Known, and refused: they would not be enforced.
+    // From here on `UNSUPPORTED`.
     #[serde(default, deserialize_with = "present")]
     pub(crate) placeholder_in: Option<Spanned<IgnoredAny>>,
     #[serde(default, deserialize_with = "present")]

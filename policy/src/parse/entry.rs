@@ -61,8 +61,8 @@ fn method(text: &Text, findings: &mut Findings<'_>) -> Option<http::Method> {
     let value = text.value.as_str();
     let upper = value.to_ascii_uppercase();
     if value != upper {
-        let hint =
-            METHODS.contains(&upper.as_str()).then(|| format!(": write `{upper}`")).unwrap_or_default();
+        let known = METHODS.contains(&upper.as_str());
+        let hint = if known { format!(": write `{upper}`") } else { String::new() };
         findings.add(text.referenced, format!("method `{value}` is not in upper case{hint}"));
         return None;
     }

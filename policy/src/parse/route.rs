@@ -9,7 +9,7 @@ use crate::credential::{AuthScheme, Credential, SecretName, SecretRef};
 use crate::grant::GrantId;
 use crate::matches::Match;
 use crate::pattern::HostPattern;
-use crate::raw::{RawRoute, Text};
+use crate::raw::{RawRoute, Text, UNSUPPORTED};
 use crate::route::{Route, RouteId, Scheme, Tls, Verdict};
 
 /// Answered by egress itself.
@@ -27,8 +27,7 @@ pub(super) fn route(position: usize, raw: &Spanned<RawRoute>, findings: &mut Fin
     let matches = matches(raw, findings);
     let credential = credential(raw, findings);
     let own_credential_only = raw.own_credential_only.as_ref().map_or(credential.is_some(), |own| own.value);
-    let git_fetch =
-        raw.git.as_ref().and_then(|git| git.value.fetch.as_ref()).is_some_and(|fetch| fetch.value);
+    let git_fetch = git_fetch(raw, findings);
     let tls = raw.tls.as_ref().and_then(|text| tls(text, findings)).unwrap_or(Tls::Intercept);
     let allow_private = raw.allow_private.iter().flat_map(|list| &list.value);
     let allow_private = allow_private
@@ -56,6 +55,15 @@ pub(super) fn route(position: usize, raw: &Spanned<RawRoute>, findings: &mut Fin
         expires_at,
         grant,
     })
+}
+
+fn git_fetch(raw: &RawRoute, findings: &mut Findings<'_>) -> bool {
+    let Some(git) = &raw.git else { return false };
+    if git.value.fetch.is_none() {
+        let message = "`git` has no `fetch`: write `git: {fetch: true}`, or leave it out";
+        findings.add_at_key(git.referenced, "git", message);
+    }
+    git.value.fetch.as_ref().is_some_and(|fetch| fetch.value)
 }
 
 /// One host pattern cannot be both opened and passed on.
@@ -86,13 +94,8 @@ fn is_deny(raw: &RawRoute) -> bool {
 }
 
 fn refuse_unsupported(raw: &RawRoute, findings: &mut Findings<'_>) {
-    let unsupported = [
-        ("placeholder_in", &raw.placeholder_in),
-        ("dlp", &raw.dlp),
-        ("limits", &raw.limits),
-        ("max_uses", &raw.max_uses),
-    ];
-    for (name, value) in unsupported {
+    let values = [&raw.placeholder_in, &raw.dlp, &raw.limits, &raw.max_uses];
+    for (name, value) in UNSUPPORTED.into_iter().zip(values) {
         if let Some(value) = value {
             findings.add_at_key(value.referenced, name, format!("`{name}` is not supported by this version"));
         }

@@ -5,6 +5,7 @@ use serde_saphyr::options::{DuplicateKeyPolicy, MergeKeyPolicy};
 use serde_saphyr::{Error, Location};
 
 use crate::diagnostic::{Diagnostic, Diagnostics};
+use crate::raw::UNSUPPORTED;
 
 /// More than any policy that a person could review.
 const TEXT_MAX: usize = 8 * 1024 * 1024;
@@ -39,12 +40,25 @@ pub(super) fn read<T: DeserializeOwned>(file: &str, text: &str) -> Result<T, Dia
 }
 
 fn message(error: &Error) -> String {
+    const MAPPING: &str = "expected a mapping: `key: value`";
+    const LIST: &str = "expected a list: `[a, b]`, or a line with `- ` for each";
     match error {
         Error::SerdeUnknownField { field, expected, .. } => unknown_field(field, expected),
         Error::DuplicateMappingKey { key: Some(key), .. } => format!("duplicate key `{key}`"),
         Error::MergeKeyNotAllowed { .. } => {
             "merge keys (`<<`) are not supported: write the fields out".to_owned()
         }
+        Error::NullIntoString { .. } => "a value is missing".to_owned(),
+        Error::InvalidBooleanStrict { .. } => "expected `true` or `false`".to_owned(),
+        Error::MultipleDocuments { .. } => "more than one YAML document in the file".to_owned(),
+        Error::Budget { .. } => "larger or deeper than a configuration can be".to_owned(),
+        Error::Unexpected { expected, .. } => match *expected {
+            "mapping start" => MAPPING.to_owned(),
+            "sequence start" => LIST.to_owned(),
+            "string scalar" => "expected a single value".to_owned(),
+            other => format!("expected {other}"),
+        },
+        Error::AliasError { error, .. } => message(error),
         other => plain(&other.to_string()),
     }
 }
@@ -57,9 +71,11 @@ fn plain(text: &str) -> String {
 }
 
 fn unknown_field(field: &str, expected: &[&'static str]) -> String {
+    let supported = |name: &&str| !UNSUPPORTED.contains(name);
+    let expected: Vec<&str> = expected.iter().copied().filter(supported).collect();
     let list: Vec<String> = expected.iter().map(|name| format!("`{name}`")).collect();
     let mut text = format!("unknown field `{field}`, expected one of {}", list.join(", "));
-    if let Some(near) = nearest(field, expected) {
+    if let Some(near) = nearest(field, &expected) {
         text.push_str(&format!("; did you mean `{near}`?"));
     }
     text
