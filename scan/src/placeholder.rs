@@ -35,7 +35,7 @@ const REPEAT_MAX: usize = 7;
 pub(crate) fn is_placeholder(value: &[u8]) -> bool {
     let lower = value.to_ascii_lowercase();
     let has = |word: &&str| contains(&lower, word.as_bytes());
-    WORDS.iter().any(|w| has(w)) || RUNS.iter().any(|r| has(r)) || is_template(value) || repeats(value)
+    WORDS.iter().any(has) || RUNS.iter().any(has) || is_template(value) || repeats(value)
 }
 
 /// `${NAME}`, `{{ name }}`, `<name>`, `%s`, `$NAME`, `$(command)`.
