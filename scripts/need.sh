@@ -72,6 +72,7 @@ for thing in "$@"; do
         ssh) need ssh openssh-client ;;
         sshd) need sshd openssh-server; need ssh openssh-client ;;
         python) need python3 python3 ;;
+        venv) [ -x /usr/bin/python3 ] && /usr/bin/python3 -c "import ensurepip" 2>/dev/null || apt python3 python3-venv ;;
         ip) need ip iproute2 ;;
         mmdebstrap) need mmdebstrap mmdebstrap debian-archive-keyring ;;
         docker)
@@ -84,6 +85,6 @@ for thing in "$@"; do
                 (cd "$ROOT" && env -u RUSTFLAGS cargo install --locked --quiet cargo-deny)
             fi
             ;;
-        *) fail "unknown thing: $thing" "rust cc curl git ssh sshd python ip mmdebstrap docker cargo-deny" ;;
+        *) fail "unknown thing: $thing" "rust cc curl git ssh sshd python venv ip mmdebstrap docker cargo-deny" ;;
     esac
 done

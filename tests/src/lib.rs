@@ -1,1 +1,32 @@
-//! stub
+//! The harness of the whole-bundle stories: stand-ins for the outside world, and the bundle itself, as real processes.
+//!
+//! Nothing here knows the other crates: what it starts and asks is what a user starts and asks.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod binaries;
+mod bundle;
+mod docker;
+mod echo;
+mod git_host;
+mod output;
+mod process;
+mod temp_root;
+
+pub use binaries::{Binaries, target_directory, workspace_root};
+pub use bundle::{Answer, Bundle, BundleBuilder};
+pub use docker::{Container, Docker, Network};
+pub use echo::{EchoServer, HttpsEcho};
+pub use git_host::GitHost;
+pub use output::{Finished, Run};
+pub use process::{Lines, Process};
+pub use temp_root::TempRoot;
+
+use std::time::Duration;
+
+/// The longest a story waits for anything before it is called broken.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How often a story repeats its subject: `short` in `make test`, `full` in `make soak`.
+pub fn rounds(short: u64, full: u64) -> u64 {
+    if std::env::var_os("BOTTLECAP_SOAK").is_some() { full } else { short }
+}

@@ -9,7 +9,10 @@ use tests::{Binaries, workspace_root};
 fn demo(user: Option<&str>) -> String {
     let binaries = Binaries::find().unwrap();
     let mut command = Command::new("bash");
-    command.arg("scripts/demo.sh").current_dir(workspace_root()).env("BOTTLECAP_BIN_DIR", binaries.directory());
+    command
+        .arg("scripts/demo.sh")
+        .current_dir(workspace_root())
+        .env("BOTTLECAP_BIN_DIR", binaries.directory());
     if let Some(user) = user {
         command.env("DEMO_USER", user);
     }
@@ -24,7 +27,10 @@ fn demo(user: Option<&str>) -> String {
 fn the_demo_does_every_step_it_shows() {
     let transcript = demo(None);
     assert!(transcript.ends_with("Every step did what it says.\n"), "{transcript}");
-    assert!(!transcript.contains("demo-secret-held-outside"), "the credential is in the transcript:\n{transcript}");
+    assert!(
+        !transcript.contains("demo-secret-held-outside"),
+        "the credential is in the transcript:\n{transcript}"
+    );
 }
 
 #[test]

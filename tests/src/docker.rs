@@ -1,0 +1,206 @@
+//! Docker by its command line, with everything made here taken away again.
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::{Context, Result};
+
+use crate::{Finished, Lines, Process, Run, workspace_root};
+
+/// On everything these tests make, with the process id as the value.
+const LABEL: &str = "bottlecap.test";
+
+/// The Docker engine.
+#[derive(Debug)]
+pub struct Docker {
+    client: String,
+}
+
+impl Docker {
+    /// The engine that answers; an error says how to start one. `BOTTLECAP_SKIP=docker` leaves its stories out, except in CI.
+    pub fn connect() -> Result<Option<Self>> {
+        let skipped =
+            std::env::var("BOTTLECAP_SKIP").is_ok_and(|names| names.split(',').any(|name| name == "docker"));
+        if skipped && std::env::var_os("CI").is_none() {
+            return Ok(None);
+        }
+        let client = std::env::var("BOTTLECAP_DOCKER").unwrap_or_else(|_| {
+            // The distribution's client before a newer one in PATH, which may lack its build plugin.
+            if Path::new("/usr/bin/docker").exists() {
+                "/usr/bin/docker".to_owned()
+            } else {
+                "docker".to_owned()
+            }
+        });
+        let docker = Self { client };
+        docker.run(["info"]).ok().context("no Docker engine answers (scripts/docker-up.sh starts one; BOTTLECAP_SKIP=docker leaves these stories out)")?;
+        Ok(Some(docker))
+    }
+
+    /// One docker command.
+    pub fn run<A: AsRef<str>>(&self, args: impl IntoIterator<Item = A>) -> Run {
+        Run::new(&self.client).args(args.into_iter().map(|arg| arg.as_ref().to_owned()))
+    }
+
+    /// Builds the bundle image from this checkout, quickly compiled, and returns its tag.
+    pub fn bundle_image(&self) -> Result<String> {
+        self.script("scripts/image.sh").env("TAG", "bottlecap-sidecars:test").ok()
+    }
+
+    /// The directory of static programs, the API stand-in among them.
+    pub fn static_programs(&self) -> Result<String> {
+        self.script("scripts/binaries.sh").env("WITH_PACKAGE", "tests").ok()
+    }
+
+    fn script(&self, path: &str) -> Run {
+        Run::new("bash")
+            .args([path])
+            .within(workspace_root())
+            .env("PROFILE", "dev")
+            .env("CARGO_TARGET_DIR", crate::target_directory())
+    }
+
+    /// Makes a network; `options` go to `docker network create`.
+    pub fn network<A: AsRef<str>>(&self, options: impl IntoIterator<Item = A>) -> Result<Network<'_>> {
+        let name = unique("net");
+        self.run(["network", "create", "--label", &label()])
+            .args(options.into_iter().map(|arg| arg.as_ref().to_owned()))
+            .args([&name])
+            .ok()?;
+        Ok(Network { docker: self, name })
+    }
+
+    /// Makes a container without starting it; `arguments` go to `docker create`, image and command included.
+    pub fn container<A: AsRef<str>>(&self, arguments: impl IntoIterator<Item = A>) -> Result<Container<'_>> {
+        let name = unique("c");
+        self.run(["create", "--label", &label(), "--name", &name])
+            .args(arguments.into_iter().map(|arg| arg.as_ref().to_owned()))
+            .ok()?;
+        Ok(Container { docker: self, name })
+    }
+
+    /// The names of everything with this process's label that exists now.
+    pub fn leftovers(&self) -> Result<Vec<String>> {
+        let filter = format!("label={}", label());
+        let mut names = Vec::new();
+        for kind in [["ps", "-aq"].as_slice(), ["network", "ls", "-q"].as_slice()] {
+            names.extend(self.run(kind).args(["--filter", &filter]).ok()?.lines().map(str::to_owned));
+        }
+        Ok(names)
+    }
+}
+
+fn label() -> String {
+    format!("{LABEL}={}", std::process::id())
+}
+
+fn unique(kind: &str) -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    format!("bottlecap-test-{}-{kind}{}", std::process::id(), NEXT.fetch_add(1, Ordering::SeqCst))
+}
+
+/// A Docker network, removed when dropped.
+#[derive(Debug)]
+pub struct Network<'d> {
+    docker: &'d Docker,
+    name: String,
+}
+
+impl Network<'_> {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A field of `docker network inspect`, by a Go template.
+    pub fn inspect(&self, template: &str) -> Result<String> {
+        self.docker.run(["network", "inspect", "--format", template, &self.name]).ok()
+    }
+}
+
+impl Drop for Network<'_> {
+    fn drop(&mut self) {
+        drop(self.docker.run(["network", "rm", &self.name]).finish());
+    }
+}
+
+/// A container, removed with its volumes when dropped.
+#[derive(Debug)]
+pub struct Container<'d> {
+    docker: &'d Docker,
+    name: String,
+}
+
+impl Container<'_> {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A field of `docker inspect`, by a Go template.
+    pub fn inspect(&self, template: &str) -> Result<String> {
+        self.docker.run(["inspect", "--format", template, &self.name]).ok()
+    }
+
+    /// Its address on a network.
+    pub fn address(&self, network: &Network<'_>) -> Result<String> {
+        self.inspect(&format!("{{{{(index .NetworkSettings.Networks \"{}\").IPAddress}}}}", network.name))
+    }
+
+    /// Copies a file from this machine into it.
+    pub fn put(&self, from: &Path, to: &str) -> Result<()> {
+        let from = from.to_string_lossy();
+        self.docker.run(["cp", &from, &format!("{}:{to}", self.name)]).ok().map(drop)
+    }
+
+    /// Joins another network.
+    pub fn join<A: AsRef<str>>(
+        &self,
+        network: &Network<'_>,
+        options: impl IntoIterator<Item = A>,
+    ) -> Result<()> {
+        let run = self
+            .docker
+            .run(["network", "connect"])
+            .args(options.into_iter().map(|arg| arg.as_ref().to_owned()));
+        run.args([&network.name, &self.name]).ok().map(drop)
+    }
+
+    /// Starts it.
+    pub fn start(&self) -> Result<()> {
+        self.docker.run(["start", &self.name]).ok().map(drop)
+    }
+
+    /// Follows what it prints, from its beginning.
+    pub fn follow(&self) -> Result<(Process, Lines)> {
+        // One stream, so that a waiter need not know which of the two a line is on.
+        let mut command = Command::new("sh");
+        command.args(["-c", "exec \"$@\" 2>&1", "-", &self.docker.client, "logs", "--follow", &self.name]);
+        let process = Process::start(&mut command)?;
+        let lines = process.stdout.clone();
+        Ok((process, lines))
+    }
+
+    /// Runs a shell script inside it, to its end.
+    pub fn shell(&self, script: &str) -> Result<Finished> {
+        self.docker.run(["exec", "-i", &self.name, "bash", "-c", script]).finish()
+    }
+
+    /// Sends PID 1 a signal.
+    pub fn kill(&self, signal: &str) -> Result<()> {
+        self.docker.run(["kill", "--signal", signal, &self.name]).ok().map(drop)
+    }
+
+    /// Stops it and returns its exit code.
+    pub fn stop(&self) -> Result<i32> {
+        self.docker.run(["stop", "--time", "12", &self.name]).ok()?;
+        Ok(self.docker.run(["wait", &self.name]).ok()?.parse()?)
+    }
+}
+
+impl Drop for Container<'_> {
+    fn drop(&mut self) {
+        drop(self.docker.run(["rm", "--force", "--volumes", &self.name]).finish());
+    }
+}
