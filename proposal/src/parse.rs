@@ -1,5 +1,6 @@
 //! From JSON to a [`Proposal`] that cannot be wrong.
 
+use std::fmt;
 use std::num::NonZeroU16;
 
 use policy::{CanonicalPath, Host, HostError, PathError, Scheme};
@@ -217,6 +218,34 @@ impl Proposal {
             && *methods == other.methods
             && *paths == other.paths
             && *ttl_seconds == other.ttl_seconds
+    }
+}
+
+/// In words: `GET https://api.example.com/v1/** for 1 h`. The reason is not in it.
+impl fmt::Display for Proposal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ports = match self.ports.as_slice() {
+            [port] if *port == self.scheme.default_port() => String::new(),
+            ports => format!(":{}", ports.iter().map(u16::to_string).collect::<Vec<_>>().join(",")),
+        };
+        let paths = self.paths.iter().map(PathRule::to_string).collect::<Vec<_>>().join(" or ");
+        let methods = self.methods.join(", ");
+        write!(f, "{methods} {}://{}{ports}{paths} for ", self.scheme, self.host)?;
+        match self.ttl_seconds {
+            seconds if seconds % 3600 == 0 => write!(f, "{} h", seconds / 3600),
+            seconds if seconds % 60 == 0 => write!(f, "{} min", seconds / 60),
+            seconds => write!(f, "{seconds} s"),
+        }
+    }
+}
+
+/// `/v1` alone, or `/v1/**` with what lies under it.
+impl fmt::Display for PathRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PathRule::Exact(path) => f.write_str(path),
+            PathRule::Prefix(path) => write!(f, "{}/**", path.trim_end_matches('/')),
+        }
     }
 }
 

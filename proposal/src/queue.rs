@@ -45,15 +45,6 @@ pub struct Decided {
     pub ttl_seconds: Option<u32>,
 }
 
-impl Decided {
-    /// When a grant of this approval ends at the latest.
-    #[must_use]
-    pub fn expires_at(&self) -> Option<Timestamp> {
-        let ttl = SignedDuration::from_secs(i64::from(self.ttl_seconds?));
-        self.at.checked_add(ttl).ok()
-    }
-}
-
 /// What the host put in force.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Granted {

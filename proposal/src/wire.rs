@@ -1,6 +1,6 @@
 //! What the operator's side and the daemon say to each other: one JSON object a line over the operator socket.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -183,6 +183,21 @@ pub struct Decision {
     /// For how long.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl_seconds: Option<u32>,
+}
+
+impl Decision {
+    /// A yes has a term, a no has a reason.
+    #[must_use]
+    pub fn is_approval(&self) -> bool {
+        self.ttl_seconds.is_some()
+    }
+
+    /// When a grant of this approval ends at the latest.
+    #[must_use]
+    pub fn expires_at(&self) -> Option<Timestamp> {
+        let ttl = SignedDuration::from_secs(i64::from(self.ttl_seconds?));
+        self.at.checked_add(ttl).ok()
+    }
 }
 
 /// What was put in force.

@@ -1,2 +1,56 @@
-//! stub
-fn main() {}
+//! `supervise`: the daemon, and the operator's commands that talk to it.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+use supervise::cli::{Cli, Log};
+use supervise::{activation, commands, daemon};
+
+/// Usage or configuration.
+const USAGE: u8 = 64;
+/// It failed for good.
+const FAILED: u8 = 70;
+
+fn main() -> ExitCode {
+    let hardened = supervise::harden();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(message) => {
+            let code = if message.use_stderr() { USAGE } else { 0 };
+            // When the terminal is gone there is nobody to tell.
+            let _ = message.print();
+            return ExitCode::from(code);
+        }
+    };
+    let (outcome, code) = match &cli.command {
+        Some(command) => (commands::run(&cli.places, command).and_then(print), FAILED),
+        None if cli.daemon.check => (commands::check(&cli.places, &cli.daemon).and_then(print), USAGE),
+        None => (hardened.context("cannot harden the process").and_then(|()| start(&cli)), FAILED),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "error: {error:#}");
+            if let Some(hint) = commands::hint(&error) {
+                let _ = writeln!(io::stderr(), "hint: {hint}");
+            }
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn start(cli: &Cli) -> anyhow::Result<()> {
+    let passed = activation::take("supervise")?;
+    let log = tracing_subscriber::fmt().with_writer(io::stderr).with_target(false);
+    match cli.daemon.log {
+        Log::Json => log.json().flatten_event(true).init(),
+        Log::Text => log.with_ansi(false).init(),
+    }
+    daemon::run(&cli.places, &cli.daemon, passed)
+}
+
+fn print(text: String) -> anyhow::Result<()> {
+    io::stdout().write_all(text.as_bytes()).context("cannot print")
+}

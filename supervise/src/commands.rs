@@ -1,0 +1,106 @@
+//! The operator's commands: each asks the daemon, or reads a file, and yields what is printed.
+
+use std::io::ErrorKind;
+use std::path::Path;
+
+use anyhow::Context;
+use jiff::Timestamp;
+use proposal::wire::{Request, Requests, View};
+use serde::Serialize;
+use serde_json::json;
+
+use crate::cli::{Command, DaemonArgs, Places};
+use crate::{client, daemon, show};
+
+/// Does what `command` says.
+///
+/// # Errors
+/// When it cannot be done; nothing was then changed.
+pub fn run(places: &Places, command: &Command) -> anyhow::Result<String> {
+    let socket = places.socket();
+    match command {
+        Command::List { state, json } => {
+            let found: Requests = client::ask(&socket, &Request::List { state: *state })?;
+            if *json { as_json(&found) } else { Ok(show::list(&found.requests, Timestamp::now())) }
+        }
+        Command::Show { id, json } => view(&socket, &Request::Show { id: id.clone() }, *json),
+        Command::Approve { id, ttl, json } => {
+            let text = view(&socket, &Request::Approve { id: id.clone(), ttl_seconds: *ttl }, *json)?;
+            if *json {
+                return Ok(text);
+            }
+            Ok(format!(
+                "{text}\nRecorded. Nothing is in force yet: the host puts it in force with\n  bottlecap requests approve {id}\n"
+            ))
+        }
+        Command::Reject { id, reason, json } => {
+            view(&socket, &Request::Reject { id: id.clone(), reason: reason.clone() }, *json)
+        }
+        Command::VerifyLog { path, json } => {
+            let path = path.clone().unwrap_or_else(|| places.journal());
+            let head = audit::verify(&path)?;
+            if *json {
+                return as_json(&json!({
+                    "records": head.seq, "head": head.hash.to_string(), "unfinished_bytes": head.unfinished_bytes,
+                }));
+            }
+            let unfinished = match head.unfinished_bytes {
+                0 => String::new(),
+                bytes => format!("\n{bytes} bytes behind it are unfinished"),
+            };
+            Ok(format!(
+                "{}: {} records, the chain holds\nhead {}{unfinished}\n",
+                path.display(),
+                head.seq,
+                head.hash
+            ))
+        }
+    }
+}
+
+/// Checks what the daemon would read, without touching it.
+///
+/// # Errors
+/// When the daemon could not start, or could not report the current access.
+pub fn check(places: &Places, args: &DaemonArgs) -> anyhow::Result<String> {
+    let (_, policy) = daemon::sources(places, args).policy()?;
+    let journal = places.journal();
+    let records = match audit::verify(&journal) {
+        Ok(head) => head.seq,
+        Err(audit::Error::Open { source, .. }) if source.kind() == ErrorKind::NotFound => 0,
+        Err(error) => return Err(error.into()),
+    };
+    Ok(format!("ok: {} routes, {records} records in {}\n", policy.routes().len(), journal.display()))
+}
+
+/// What the reader of that error can do about it.
+#[must_use]
+pub fn hint(error: &anyhow::Error) -> Option<&'static str> {
+    error.chain().find_map(|cause| {
+        if let Some(client::Error::Connect { .. }) = cause.downcast_ref() {
+            return Some("is the bundle running? --run-dir says where its sockets are");
+        }
+        match cause.downcast_ref()? {
+            audit::Error::InUse { .. } => Some("another supervise has this --state-dir; give each bundle its own"),
+            audit::Error::Broken { .. } => {
+                Some("the journal was changed after it was written: keep it for inspection, and start with an empty --state-dir")
+            }
+            audit::Error::Open { .. }
+            | audit::Error::Append(_)
+            | audit::Error::Encode(_)
+            | audit::Error::TooLarge { .. }
+            | audit::Error::Decode { .. } => None,
+        }
+    })
+}
+
+fn view(socket: &Path, request: &Request, json: bool) -> anyhow::Result<String> {
+    let view: View = client::ask(socket, request)?;
+    if json { as_json(&view) } else { Ok(show::one(&view)) }
+}
+
+fn as_json(value: &impl Serialize) -> anyhow::Result<String> {
+    let mut text = serde_json::to_string_pretty(value).context("cannot write JSON")?;
+    text.push('\n');
+    Ok(text)
+}

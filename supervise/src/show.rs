@@ -1,0 +1,60 @@
+//! What the operator's commands print. Everything an agent wrote goes through [`escaped`].
+
+use std::fmt::Write;
+
+use jiff::{SignedDuration, Timestamp};
+use proposal::escaped;
+use proposal::wire::View;
+
+pub(crate) fn list(views: &[View], now: Timestamp) -> String {
+    if views.is_empty() {
+        return "no requests\n".to_owned();
+    }
+    let mut text = String::new();
+    for View { id, state, created_at, proposal, .. } in views {
+        let age = age(now.duration_since(*created_at));
+        line(&mut text, format_args!("{id}  {:<12}  {age:>4}  {proposal}", state.as_str()));
+        line(&mut text, format_args!("    \"{}\"", escaped(proposal.reason())));
+    }
+    text
+}
+
+pub(crate) fn one(view: &View) -> String {
+    let View { id, state, created_at, proposal, decision, applied, error } = view;
+    let mut text = String::new();
+    line(&mut text, format_args!("request  {id}"));
+    line(&mut text, format_args!("state    {}", state.as_str()));
+    line(&mut text, format_args!("came     {created_at}"));
+    line(&mut text, format_args!("asks     {proposal}"));
+    line(&mut text, format_args!("reason   \"{}\" (the agent's words)", escaped(proposal.reason())));
+    if let Some(decision) = decision {
+        let verdict = if decision.is_approval() { "approved" } else { "rejected" };
+        line(&mut text, format_args!("{verdict} {} by {}", decision.at, escaped(&decision.by)));
+        if let Some(reason) = &decision.reason {
+            line(&mut text, format_args!("because  {}", escaped(reason)));
+        }
+    }
+    if let Some(applied) = applied {
+        line(
+            &mut text,
+            format_args!("in force generation {} until {}", applied.generation, applied.expires_at),
+        );
+    }
+    if let Some(error) = error {
+        line(&mut text, format_args!("error    {}", escaped(error)));
+    }
+    text
+}
+
+fn line(text: &mut String, arguments: std::fmt::Arguments<'_>) {
+    text.write_fmt(arguments).expect("a string takes every write");
+    text.push('\n');
+}
+
+fn age(duration: SignedDuration) -> String {
+    match duration.as_secs().max(0) {
+        seconds @ 0..=119 => format!("{seconds}s"),
+        seconds @ 120..=7199 => format!("{}m", seconds / 60),
+        seconds => format!("{}h", seconds / 3600),
+    }
+}
