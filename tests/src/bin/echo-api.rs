@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use clap::Parser;
 use tests::EchoServer;
 
-/// Answers every HTTPS request with what it received, as JSON, and prints a line for each. `/bytes/N` answers with N bytes.
+/// Answers every HTTPS request with what it received, as JSON. `/bytes/N` answers with N bytes.
 #[derive(Debug, Parser)]
 #[command(
     version,
@@ -25,9 +25,6 @@ struct Options {
     #[arg(long)]
     ca_out: Option<PathBuf>,
     /// Says whether this bearer token was sent, instead of echoing the Authorization, and prints a line for each request.
-    #[arg(long)]
-    token: Option<String>,
-    /// A bearer token: each answer says whether it came with the request, and leaves the token itself out.
     #[arg(long)]
     token: Option<String>,
     /// Without TLS.
@@ -47,10 +44,6 @@ async fn main() -> Result<()> {
         Some(token) => server.with_token(token),
         None => server,
     };
-    if let Some(token) = options.token {
-        server.expect_token(token);
-    }
-    server.log_requests();
     if let Some(path) = &options.ca_out {
         std::fs::write(path, server.ca_pem()).with_context(|| format!("cannot write {}", path.display()))?;
     }
