@@ -116,7 +116,9 @@ fn create(path: &Path) -> io::Result<File> {
     }
     let file =
         OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
-    File::open(directory)?.sync_all()?;
+    if is_new {
+        File::open(directory)?.sync_all()?;
+    }
     Ok(file)
 }
 
