@@ -114,6 +114,7 @@ fn create(path: &Path) -> io::Result<File> {
             other => other?,
         }
     }
+    let is_new = !path.exists();
     let file =
         OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
     if is_new {
