@@ -1,1 +1,38 @@
-//! stub
+//! The only way out of a bottle: an HTTP proxy that opens TLS with the bottle's own authority, judges every request by
+//! `routes.yaml`, takes the agent's credentials out and puts the route's in.
+//!
+//! The way of a request, in one direction: [`serve`] accepts; `tunnel` reads the ClientHello whole and binds it to the host
+//! that CONNECT named; `exchange` binds the request to the same host, asks the policy, exchanges the credentials and
+//! streams; `upstream` resolves once and dials exactly a checked address. Every answer that is not upstream's own is made
+//! in `refusal`; every request ends as one record of the journal.
+//!
+//! The front is ours because hudsucker's opens a raw tunnel when the first read after CONNECT is short or is not TLS; its
+//! `CertificateAuthority` and `Body` are used behind it. docs/adr/0002-connect-tls-front.md has the reasons.
+
+pub mod activation;
+mod authority;
+mod body;
+pub mod cli;
+mod credential;
+mod exchange;
+mod front;
+mod headers;
+pub mod journal;
+mod local;
+mod notify;
+mod proxy;
+mod refusal;
+pub mod run;
+mod snapshot;
+mod splice;
+pub mod sys;
+mod tasks;
+mod tls;
+mod tunnel;
+pub mod upstream;
+
+pub use credential::{CREDENTIAL_HEADERS, CREDENTIAL_QUERY_KEYS, Secret, SecretStore};
+pub use front::serve;
+pub use proxy::{Error as ProxyError, InForce, Parts, Proxy};
+pub use refusal::{CODES, Code};
+pub use tls::ca;

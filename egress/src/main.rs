@@ -1,2 +1,94 @@
-//! stub
-fn main() {}
+//! The `egress` program: see the library.
+
+use std::error::Error as StdError;
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+use egress::ca::{self, CertificateAuthority, Existing};
+use egress::cli::{CaCommand, Cli, Command, LogForm, Settings};
+use egress::{activation, run, sys};
+use tracing_subscriber::EnvFilter;
+
+const USAGE: u8 = 64;
+const FAILED: u8 = 70;
+
+fn main() -> ExitCode {
+    if let Err(error) = sys::harden() {
+        return fail(&error, None, FAILED);
+    }
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { USAGE } else { 0 });
+        }
+    };
+    match cli.command {
+        Some(Command::Ca { command: CaCommand::Init { if_absent } }) => {
+            init_authority(&cli.settings, if if_absent { Existing::Keep } else { Existing::Refuse })
+        }
+        None if cli.settings.check => match run::check(&cli.settings) {
+            Ok(summary) => say(&summary),
+            Err(error) => fail(&error, error.hint(), error.exit_code()),
+        },
+        None => serve(&cli.settings),
+    }
+}
+
+fn init_authority(settings: &Settings, existing: Existing) -> ExitCode {
+    match CertificateAuthority::init(&settings.ca_dir, existing) {
+        Ok(authority) => say(&format!("sha256 {}\n", authority.fingerprint())),
+        Err(error) => {
+            let code =
+                if matches!(error, ca::Error::Io { .. } | ca::Error::Make(_)) { FAILED } else { USAGE };
+            fail(&error, error.hint(), code)
+        }
+    }
+}
+
+fn serve(settings: &Settings) -> ExitCode {
+    let inheritance = match activation::take() {
+        Ok(inheritance) => inheritance,
+        Err(error) => return fail(&error, None, USAGE),
+    };
+    start_log(settings.log);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error, None, FAILED),
+    };
+    match runtime.block_on(run::run(settings, inheritance)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error, error.hint(), error.exit_code()),
+    }
+}
+
+fn start_log(form: LogForm) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    match form {
+        LogForm::Json => log.json().flatten_event(true).init(),
+        LogForm::Text => log.with_ansi(io::stderr().is_terminal()).init(),
+    }
+}
+
+fn say(text: &str) -> ExitCode {
+    match io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error, None, FAILED),
+    }
+}
+
+fn fail(error: &dyn StdError, hint: Option<String>, code: u8) -> ExitCode {
+    let mut text = format!("error: {error}");
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(&format!(": {cause}"));
+        source = cause.source();
+    }
+    if let Some(hint) = hint {
+        text.push_str(&format!("\nhint: {hint}"));
+    }
+    let _ = writeln!(io::stderr(), "{text}");
+    ExitCode::from(code)
+}

@@ -1,0 +1,100 @@
+//! What the process was born with: listening sockets, secrets, and the environment.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt;
+
+use nix::sys::socket::{getsockopt, sockopt};
+
+use crate::credential::Secret;
+use crate::sys;
+
+/// The name under which our sockets are handed over.
+const SOCKET_NAME: &str = "egress";
+/// What the name of a handed-over secret begins with.
+const SECRET_PREFIX: &str = "secret.";
+/// A secret larger than this is a mistake.
+const SECRET_LIMIT: u64 = 64 * 1024;
+/// Variables that stay where they are, because the program or its libraries read them and they are no secrets.
+const KEPT: &[&str] = &[
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "SHELL",
+    "PWD",
+    "TERM",
+    "LANG",
+    "LANGUAGE",
+    "TZ",
+    "TMPDIR",
+    "NO_COLOR",
+    "NOTIFY_SOCKET",
+    "EGRESS_UPSTREAM_CA",
+    "EGRESS_UPSTREAM_PROXY",
+];
+const KEPT_PREFIXES: &[&str] = &["LC_", "BOTTLECAP_", "RUST_", "XDG_", "LD_", "LLVM_"];
+
+/// Why the inheritance could not be taken over.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The descriptors are not what the environment says.
+    #[error("cannot take over the inherited descriptors")]
+    Descriptors(#[source] io::Error),
+    /// A descriptor named for us is not a listening TCP socket.
+    #[error("the inherited descriptor named `egress` is not a listening stream socket")]
+    NotListening,
+    /// A secret could not be read.
+    #[error("cannot read the inherited secret `{name}`")]
+    Secret {
+        /// Its name.
+        name: String,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// What was handed over.
+#[derive(Debug, Default)]
+pub struct Inheritance {
+    /// Listening sockets; empty means that we open our own.
+    pub sockets: Vec<TcpListener>,
+    /// Secrets by name: descriptors first, then variables of the environment.
+    pub secrets: HashMap<String, Secret>,
+}
+
+/// Takes everything over. Call once, before any thread exists: the environment is changed.
+pub fn take() -> Result<Inheritance, Error> {
+    let mut inheritance = Inheritance::default();
+    for name in sys::env_names() {
+        let kept = KEPT.contains(&name.as_str())
+            || KEPT_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+            || name.starts_with("LISTEN_");
+        if !kept && let Some(value) = sys::take_env(&name) {
+            inheritance.secrets.insert(name, Secret::new(value.into_vec()));
+        }
+    }
+    for (name, fd) in sys::take_listen_fds().map_err(Error::Descriptors)? {
+        if name == SOCKET_NAME {
+            inheritance.sockets.push(listening(fd)?);
+        } else if let Some(secret) = name.strip_prefix(SECRET_PREFIX) {
+            let bytes = sys::read_whole(fd, SECRET_LIMIT)
+                .map_err(|source| Error::Secret { name: secret.to_owned(), source })?;
+            inheritance.secrets.insert(secret.to_owned(), Secret::new(bytes));
+        }
+    }
+    Ok(inheritance)
+}
+
+fn listening(fd: OwnedFd) -> Result<TcpListener, Error> {
+    if !getsockopt(&fd, sockopt::AcceptConn).unwrap_or(false) {
+        return Err(Error::NotListening);
+    }
+    let listener = TcpListener::from(fd);
+    listener.local_addr().map_err(|_| Error::NotListening)?;
+    listener.set_nonblocking(true).map_err(Error::Descriptors)?;
+    Ok(listener)
+}

@@ -1,0 +1,161 @@
+//! Bodies on their way through: counted, bounded in silence, ended when what allowed them ends. Never collected.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body_util::combinators::BoxBody;
+use hudsucker::{Body, Error};
+use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::journal::Entry;
+
+/// Who is told what went through.
+pub(crate) enum Meter {
+    /// Towards upstream.
+    Up(Arc<Progress>),
+    /// Towards the agent; the entry is written when the body ends or is dropped.
+    Down(Box<Entry>),
+}
+
+/// How far a request's body has come.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    start: Instant,
+    bytes: AtomicU64,
+    last_millis: AtomicU64,
+}
+
+impl Progress {
+    pub(crate) fn new() -> Arc<Progress> {
+        Arc::new(Progress { start: Instant::now(), bytes: AtomicU64::new(0), last_millis: AtomicU64::new(0) })
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Notes that `bytes` went through now.
+    pub(crate) fn note(&self, bytes: usize) {
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        let millis = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last_millis.store(millis, Ordering::Relaxed);
+    }
+
+    /// Whether nothing has moved for `idle`.
+    pub(crate) fn is_stalled(&self, idle: Duration) -> bool {
+        self.last() + idle <= Instant::now()
+    }
+
+    /// Returns when nothing has moved for `idle`.
+    pub(crate) async fn stalled(&self, idle: Duration) {
+        while !self.is_stalled(idle) {
+            sleep_until(self.last() + idle).await;
+        }
+    }
+
+    fn last(&self) -> Instant {
+        self.start + Duration::from_millis(self.last_millis.load(Ordering::Relaxed))
+    }
+}
+
+/// How long a body may live.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// The longest silence.
+    pub(crate) idle: Duration,
+    /// When what allowed it ends.
+    pub(crate) deadline: Option<Instant>,
+}
+
+struct Metered {
+    inner: Incoming,
+    meter: Meter,
+    limits: Limits,
+    waiting_since: Option<Instant>,
+    silence: Pin<Box<Sleep>>,
+    end: Option<Pin<Box<Sleep>>>,
+}
+
+/// `inner`, with its meter and limits.
+pub(crate) fn metered(inner: Incoming, meter: Meter, limits: Limits) -> Body {
+    if inner.is_end_stream() {
+        return Body::empty();
+    }
+    Body::from(BoxBody::new(Metered {
+        inner,
+        meter,
+        limits,
+        waiting_since: None,
+        silence: Box::pin(sleep_until(Instant::now() + limits.idle)),
+        end: limits.deadline.map(|deadline| Box::pin(sleep_until(deadline))),
+    }))
+}
+
+impl Metered {
+    fn count(&mut self, bytes: usize) {
+        match &mut self.meter {
+            Meter::Up(progress) => progress.note(bytes),
+            Meter::Down(entry) => entry.event.bytes_down += bytes as u64,
+        }
+    }
+
+    fn poll_limits(&mut self, context: &mut Context<'_>) -> Poll<Error> {
+        let now = Instant::now();
+        let since = *self.waiting_since.get_or_insert(now);
+        loop {
+            ready!(self.silence.as_mut().poll(context));
+            if since + self.limits.idle <= now {
+                return Poll::Ready(timed_out("nothing came for too long"));
+            }
+            self.silence.as_mut().reset(since + self.limits.idle);
+        }
+    }
+}
+
+impl HttpBody for Metered {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let this = &mut *self;
+        if let Some(end) = &mut this.end
+            && end.as_mut().poll(context).is_ready()
+        {
+            return Poll::Ready(Some(Err(timed_out("what allowed this has expired"))));
+        }
+        match Pin::new(&mut this.inner).poll_frame(context) {
+            Poll::Ready(frame) => {
+                this.waiting_since = None;
+                if let Some(Ok(frame)) = &frame
+                    && let Some(data) = frame.data_ref()
+                {
+                    this.count(data.len());
+                }
+                Poll::Ready(frame.map(|frame| frame.map_err(Error::from)))
+            }
+            Poll::Pending => this.poll_limits(context).map(|error| Some(Err(error))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+fn timed_out(reason: &'static str) -> Error {
+    Error::Io(io::Error::new(io::ErrorKind::TimedOut, reason))
+}

@@ -1,0 +1,115 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+const EXAMPLES: &str = "\
+Examples:
+  egress ca init --ca-dir ./ca
+  egress --config ./etc --ca-dir ./ca --run-dir ./run --state-dir ./state --listen 127.0.0.1:9099
+  curl --proxy http://127.0.0.1:9099 http://_egress.local/ca.pem
+
+Environment:
+  EGRESS_UPSTREAM_CA     a PEM file with additional roots for upstream TLS
+  EGRESS_UPSTREAM_PROXY  a parent proxy, http://[user:password@]host:port; it resolves the names
+  LISTEN_FDS, LISTEN_FDNAMES  sockets named `egress` and secrets named `secret.NAME` that are handed over
+  NOTIFY_SOCKET          where readiness is reported
+
+Exit codes: 0 clean stop, 64 usage or configuration, 70 failed for good.
+SIGHUP reads routes.yaml again; when it is no good, the old routes stay.";
+
+/// The only way out of a bottle: a proxy that judges every request by routes.yaml.
+#[derive(Debug, Parser)]
+#[command(name = "egress", version, after_help = EXAMPLES, max_term_width = 100)]
+pub struct Cli {
+    /// Another task than serving.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// How to serve.
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+/// A task other than serving.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// The bottle's certificate authority.
+    Ca {
+        /// What to do with it.
+        #[command(subcommand)]
+        command: CaCommand,
+    },
+}
+
+/// What to do with the certificate authority.
+#[derive(Debug, Subcommand)]
+pub enum CaCommand {
+    /// Make ca.pem and ca-key.pem in --ca-dir, valid for two years, and print the SHA-256 fingerprint.
+    Init {
+        /// Leave a complete, valid pair as it is.
+        #[arg(long, env = "BOTTLECAP_IF_ABSENT")]
+        if_absent: bool,
+    },
+}
+
+/// How to serve.
+#[derive(Debug, Clone, Args)]
+pub struct Settings {
+    /// The directory of routes.yaml.
+    #[arg(long, value_name = "DIR", env = "BOTTLECAP_CONFIG", default_value = "/etc/egress")]
+    pub config: PathBuf,
+    /// The directory of ca.pem and ca-key.pem.
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "BOTTLECAP_CA_DIR",
+        default_value = "/var/lib/sidecars/egress/ca",
+        global = true
+    )]
+    pub ca_dir: PathBuf,
+    /// The directory of secrets as files.
+    #[arg(long, value_name = "DIR", env = "BOTTLECAP_SECRETS_DIR", default_value = "/run/secrets")]
+    pub secrets_dir: PathBuf,
+    /// Where to listen when no socket is handed over; may be repeated.
+    #[arg(
+        long,
+        value_name = "ADDR",
+        env = "BOTTLECAP_LISTEN",
+        value_delimiter = ',',
+        default_value = "127.0.0.1:9099"
+    )]
+    pub listen: Vec<SocketAddr>,
+    /// Where egress.status.json is written.
+    #[arg(long, value_name = "DIR", env = "BOTTLECAP_RUN_DIR", default_value = "/run/sidecars")]
+    pub run_dir: PathBuf,
+    /// Where the journal is kept.
+    #[arg(long, value_name = "DIR", env = "BOTTLECAP_STATE_DIR", default_value = "/var/lib/sidecars")]
+    pub state_dir: PathBuf,
+    /// The form of the log on standard error.
+    #[arg(long, value_name = "FORM", env = "BOTTLECAP_LOG", default_value = "text")]
+    pub log: LogForm,
+    /// Check routes.yaml, print what is wrong or what it allows, and exit 0 or 64.
+    #[arg(long, env = "BOTTLECAP_CHECK")]
+    pub check: bool,
+}
+
+/// The form of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogForm {
+    /// One JSON object per line.
+    Json,
+    /// For people.
+    Text,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        <Cli as clap::CommandFactory>::command().debug_assert();
+    }
+}

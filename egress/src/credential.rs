@@ -1,0 +1,264 @@
+//! Credentials: the agent's are taken out of a request, the route's are put in. The only module that opens a [`Secret`].
+
+mod secret;
+mod store;
+
+pub use secret::Secret;
+pub use store::SecretStore;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
+use policy::AuthScheme;
+
+/// Headers that carry a credential of the agent's own. Documented in docs/credentials.md.
+pub const CREDENTIAL_HEADERS: &[&str] = &[
+    "api-key",
+    "apikey",
+    "authorization",
+    "deploy-token",
+    "dpop",
+    "job-token",
+    "ocp-apim-subscription-key",
+    "private-token",
+    "x-access-token",
+    "x-amz-security-token",
+    "x-api-key",
+    "x-api-token",
+    "x-auth-key",
+    "x-auth-token",
+    "x-figma-token",
+    "x-functions-key",
+    "x-gitlab-token",
+    "x-goog-api-key",
+    "x-goog-iam-authorization-token",
+    "x-honeycomb-team",
+    "x-ms-authorization-auxiliary",
+    "x-rapidapi-key",
+    "x-session-token",
+    "x-shopify-access-token",
+    "x-subscription-token",
+    "x-vault-token",
+];
+
+/// Query keys that carry a credential of the agent's own.
+pub const CREDENTIAL_QUERY_KEYS: &[&str] = &[
+    "access_key",
+    "access_token",
+    "api-key",
+    "api_key",
+    "apikey",
+    "app_key",
+    "auth",
+    "auth_token",
+    "authorization",
+    "client_secret",
+    "key",
+    "password",
+    "private_token",
+    "secret",
+    "sig",
+    "signature",
+    "subscription-key",
+    "token",
+    "x-amz-credential",
+    "x-amz-security-token",
+    "x-amz-signature",
+    "x-goog-credential",
+    "x-goog-signature",
+];
+
+/// Why a credential cannot be put into a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Error {
+    /// The secret has a byte that a header cannot carry.
+    #[error("the secret cannot be the value of a header")]
+    NotAHeaderValue,
+    /// The secret for `basic` is not `user:password`.
+    #[error("the secret for `basic` must be `user:password`")]
+    NotAPair,
+    /// Nothing is in it.
+    #[error("the secret is empty")]
+    Empty,
+}
+
+/// Which of the agent's own credentials are taken out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Strip {
+    /// Headers and query keys, by the lists above.
+    Everything,
+    /// The `authorization` header.
+    Authorization,
+}
+
+/// Takes the agent's credentials out of the headers, and gives the query without them.
+pub(crate) fn strip(what: Strip, headers: &mut HeaderMap, query: Option<&str>) -> Option<String> {
+    match what {
+        Strip::Everything => {
+            for name in CREDENTIAL_HEADERS {
+                headers.remove(*name);
+            }
+            without_keys(query, |key| {
+                CREDENTIAL_QUERY_KEYS.iter().any(|listed| key.eq_ignore_ascii_case(listed))
+            })
+        }
+        Strip::Authorization => {
+            headers.remove(AUTHORIZATION);
+            query.map(str::to_owned)
+        }
+    }
+}
+
+/// Puts `secret` where `scheme` says, in place of whatever the agent had put there, and gives the new query.
+pub(crate) fn inject(
+    scheme: &AuthScheme,
+    secret: &Secret,
+    headers: &mut HeaderMap,
+    query: Option<String>,
+) -> Result<Option<String>, Error> {
+    let value = secret.open();
+    if value.is_empty() {
+        return Err(Error::Empty);
+    }
+    match scheme {
+        AuthScheme::Bearer => set(headers, AUTHORIZATION, &[b"Bearer ", value])?,
+        AuthScheme::Token => set(headers, AUTHORIZATION, &[b"token ", value])?,
+        AuthScheme::Basic => {
+            if !value.contains(&b':') {
+                return Err(Error::NotAPair);
+            }
+            let encoded = zeroize::Zeroizing::new(BASE64_STANDARD.encode(value));
+            set(headers, AUTHORIZATION, &[b"Basic ", encoded.as_bytes()])?;
+        }
+        AuthScheme::Header(name) => set(headers, name.clone(), &[value])?,
+        AuthScheme::Query(key) => {
+            let mut query = without_keys(query.as_deref(), |named| named == key).unwrap_or_default();
+            if !query.is_empty() {
+                query.push('&');
+            }
+            escape(&mut query, key.as_bytes());
+            query.push('=');
+            escape(&mut query, value);
+            return Ok(Some(query));
+        }
+    }
+    Ok(query)
+}
+
+fn set(headers: &mut HeaderMap, name: HeaderName, parts: &[&[u8]]) -> Result<(), Error> {
+    let bytes = zeroize::Zeroizing::new(parts.concat());
+    let mut value = HeaderValue::from_bytes(&bytes).map_err(|_| Error::NotAHeaderValue)?;
+    value.set_sensitive(true);
+    headers.insert(name, value);
+    Ok(())
+}
+
+/// The query without the pairs whose decoded key is named; what stays, stays byte for byte.
+fn without_keys(query: Option<&str>, named: impl Fn(&str) -> bool) -> Option<String> {
+    let kept = query?
+        .split('&')
+        .filter(|pair| {
+            // Some servers take `;` for a separator too: a pair is dropped when any of its parts is named.
+            !pair.split(';').any(|part| named(&unescape(part.split('=').next().unwrap_or_default())))
+        })
+        .collect::<Vec<_>>();
+    if kept.is_empty() { None } else { Some(kept.join("&")) }
+}
+
+fn unescape(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, after @ ..] = rest {
+        rest = match (first, after) {
+            (b'%', [high, low, after @ ..]) if digit(*high).is_some() && digit(*low).is_some() => {
+                bytes.push(digit(*high).unwrap_or(0) << 4 | digit(*low).unwrap_or(0));
+                after
+            }
+            (b'+', after) => {
+                bytes.push(b' ');
+                after
+            }
+            (other, after) => {
+                bytes.push(*other);
+                after
+            }
+        };
+    }
+    String::from_utf8_lossy(&bytes).trim().to_owned()
+}
+
+fn digit(byte: u8) -> Option<u8> {
+    char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
+}
+
+fn escape(text: &mut String, bytes: &[u8]) {
+    for byte in bytes {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(byte) {
+            text.push(char::from(*byte));
+        } else {
+            text.push('%');
+            text.push_str(&format!("{byte:02X}"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn injected(scheme: AuthScheme, secret: &str, query: Option<&str>) -> (HeaderMap, Option<String>) {
+        let mut headers = HeaderMap::new();
+        headers.insert(AUTHORIZATION, HeaderValue::from_static("Bearer agent"));
+        let secret = Secret::new(secret.as_bytes().to_vec());
+        let query = inject(&scheme, &secret, &mut headers, query.map(str::to_owned)).unwrap();
+        (headers, query)
+    }
+
+    #[test]
+    fn each_scheme_puts_the_secret_in_its_place() {
+        assert_eq!(injected(AuthScheme::Bearer, "s3", None).0[AUTHORIZATION], "Bearer s3");
+        assert_eq!(injected(AuthScheme::Token, "s3", None).0[AUTHORIZATION], "token s3");
+        assert_eq!(injected(AuthScheme::Basic, "me:s3", None).0[AUTHORIZATION], "Basic bWU6czM=");
+        let name = HeaderName::from_static("x-api-key");
+        assert_eq!(injected(AuthScheme::Header(name.clone()), "s3", None).0[name], "s3");
+        let query = injected(AuthScheme::Query("key".to_owned()), "s 3&", Some("a=1&key=agent&b=2")).1;
+        assert_eq!(query.as_deref(), Some("a=1&b=2&key=s%203%26"));
+    }
+
+    #[test]
+    fn an_injected_header_is_marked_sensitive() {
+        assert!(injected(AuthScheme::Bearer, "s3", None).0[AUTHORIZATION].is_sensitive());
+    }
+
+    #[test]
+    fn a_secret_that_cannot_be_carried_is_an_error() {
+        let headers = &mut HeaderMap::new();
+        let secret = |text: &str| Secret::new(text.as_bytes().to_vec());
+        assert_eq!(inject(&AuthScheme::Bearer, &secret("a\nb"), headers, None), Err(Error::NotAHeaderValue));
+        assert_eq!(inject(&AuthScheme::Basic, &secret("alone"), headers, None), Err(Error::NotAPair));
+        assert_eq!(inject(&AuthScheme::Bearer, &secret("\n"), headers, None), Err(Error::Empty));
+        assert!(headers.is_empty());
+    }
+
+    #[test]
+    fn every_listed_place_is_emptied_and_nothing_else() {
+        let mut headers = HeaderMap::new();
+        for name in CREDENTIAL_HEADERS {
+            headers.append(*name, HeaderValue::from_static("agent"));
+            headers.append(*name, HeaderValue::from_static("again"));
+        }
+        headers.insert("accept", HeaderValue::from_static("*/*"));
+        let query = "q=key&%74oken=a&ACCESS_TOKEN=b&a=1;key=c&page=2&token";
+        assert_eq!(strip(Strip::Everything, &mut headers, Some(query)).as_deref(), Some("q=key&page=2"));
+        assert_eq!(headers.keys().collect::<Vec<_>>(), ["accept"]);
+    }
+
+    #[test]
+    fn the_lists_are_sorted_and_lower_case() {
+        for list in [CREDENTIAL_HEADERS, CREDENTIAL_QUERY_KEYS] {
+            assert!(list.is_sorted());
+            assert!(list.iter().all(|name| *name == name.to_ascii_lowercase()));
+        }
+    }
+}

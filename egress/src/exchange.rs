@@ -1,0 +1,333 @@
+//! One request: bound to its host, judged, forwarded with our credential, answered.
+
+use std::sync::Arc;
+
+use audit::Decision as Recorded;
+use http::uri::PathAndQuery;
+use http::{Method, Request, Response, StatusCode, Uri, Version, request};
+use http_body::Body as _;
+use hudsucker::Body;
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use jiff::Timestamp;
+use policy::{CanonicalPath, Decision, Denial, LogLevel, RequestHead, Route, Scheme};
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use crate::authority::{self, Endpoint};
+use crate::body::{self, Limits, Meter, Progress};
+use crate::credential::{self, Strip};
+use crate::front::{After, Connection};
+use crate::headers;
+use crate::journal::Entry;
+use crate::local;
+use crate::proxy::Proxy;
+use crate::refusal::{Code, Refusal, Subject};
+use crate::snapshot::Snapshot;
+use crate::splice::{Spliced, splice};
+use crate::upstream;
+
+/// The only protocol that a connection may be upgraded to.
+const WEBSOCKET: &str = "websocket";
+
+/// How a request came to us.
+pub(crate) enum Via {
+    /// To the proxy itself.
+    Plain,
+    /// In a tunnel that was opened for this endpoint.
+    Tunnel(Endpoint),
+}
+
+/// Answers one request.
+pub(crate) async fn serve(connection: Connection, via: &Via, request: Request<Incoming>) -> Response<Body> {
+    let Connection { proxy, after, .. } = connection;
+    let snapshot = proxy.snapshot();
+    if matches!(via, Via::Plain) && local::is_for_us(&request) {
+        return local::answer(&proxy, &snapshot, request.method(), request.uri());
+    }
+    let subject = rough_subject(via, &request);
+    match Judged::begin(&proxy, snapshot, subject).await {
+        Ok(judged) => judged.run(via, after, request).await,
+        Err(response) => *response,
+    }
+}
+
+/// What can be said of a request before it is understood.
+fn rough_subject(via: &Via, request: &Request<Incoming>) -> Subject {
+    let (scheme, host, port) = match via {
+        Via::Tunnel(endpoint) => (endpoint.scheme, endpoint.host.as_str().to_owned(), endpoint.port),
+        Via::Plain => {
+            let host = request.uri().host().unwrap_or_default().escape_default().to_string();
+            (Scheme::Http, host, request.uri().port_u16().unwrap_or(Scheme::Http.default_port()))
+        }
+    };
+    Subject {
+        scheme: scheme.as_str(),
+        host,
+        port,
+        method: request.method().to_string(),
+        path: request.uri().path().escape_default().to_string(),
+    }
+}
+
+/// A request, or a tunnel, that is to be recorded and answered by one snapshot.
+pub(crate) struct Judged {
+    pub(crate) proxy: Arc<Proxy>,
+    pub(crate) snapshot: Arc<Snapshot>,
+    pub(crate) subject: Subject,
+    pub(crate) entry: Entry,
+}
+
+impl Judged {
+    /// Takes a place in the journal; without one there is an answer already.
+    pub(crate) async fn begin(
+        proxy: &Arc<Proxy>,
+        snapshot: Arc<Snapshot>,
+        subject: Subject,
+    ) -> Result<Judged, Box<Response<Body>>> {
+        let unavailable =
+            || Refusal::new(Code::AuditUnavailable, "requests cannot be recorded now; try again later");
+        let Some(entry) = proxy.recorder.begin(snapshot.generation, &snapshot.digest).await else {
+            return Err(Box::new(unavailable().answer(&subject)));
+        };
+        let mut judged = Judged { proxy: Arc::clone(proxy), snapshot, subject, entry };
+        if judged.proxy.recorder.is_broken() {
+            // The record of this refusal is also the attempt to write again.
+            return Err(Box::new(judged.refuse(&unavailable())));
+        }
+        Ok(judged)
+    }
+
+    /// Records and logs a refusal, and gives the answer.
+    pub(crate) fn refuse(&mut self, refusal: &Refusal) -> Response<Body> {
+        self.entry.subject(&self.subject);
+        self.entry.refused(refusal);
+        if self.snapshot.policy.log() >= LogLevel::Refusals {
+            let Subject { scheme, host, port, method, path } = &self.subject;
+            let Refusal { code, block_id, hint } = refusal;
+            warn!(%code, scheme, host, port, method, path, block_id, hint, "refused");
+        }
+        refusal.answer(&self.subject)
+    }
+
+    /// Records a tunnel that is passed on.
+    pub(crate) fn passed(&mut self, route: &Route, up: &Arc<Progress>) {
+        self.entry.subject(&self.subject);
+        self.entry.event.decision = Recorded::Allow;
+        self.entry.event.route = Some(route.id().to_string());
+        self.entry.event.grant = route.grant().map(ToString::to_string);
+        self.entry.up = Some(Arc::clone(up));
+        if self.snapshot.policy.log() >= LogLevel::Requests {
+            let Subject { host, port, .. } = &self.subject;
+            info!(host, port, "tunnel passed on");
+        }
+    }
+
+    async fn run(mut self, via: &Via, after: After, request: Request<Incoming>) -> Response<Body> {
+        match self.forward(via, request).await {
+            Ok(forwarded) => self.pass_back(forwarded, after),
+            Err(refusal) => self.refuse(&refusal),
+        }
+    }
+
+    async fn forward(&mut self, via: &Via, mut request: Request<Incoming>) -> Result<Forwarded, Refusal> {
+        let endpoint = bind(via, &request)?;
+        let path = CanonicalPath::parse(request.uri().path()).map_err(Denial::from)?;
+        endpoint.host.as_str().clone_into(&mut self.subject.host);
+        path.as_str().clone_into(&mut self.subject.path);
+        self.subject.port = endpoint.port;
+
+        let wanted = headers::upgrade(request.headers());
+        let agent_side = hyper::upgrade::on(&mut request);
+        let (mut parts, incoming) = request.into_parts();
+        headers::towards_upstream(&mut parts.headers);
+        let snapshot = Arc::clone(&self.snapshot);
+        let now = Timestamp::now();
+        let head = RequestHead {
+            scheme: endpoint.scheme,
+            host: &endpoint.host,
+            port: endpoint.port,
+            method: &parts.method,
+            path: &path,
+            query: parts.uri.query(),
+            headers: &parts.headers,
+        };
+        let route = match snapshot.policy.decide(&head, now) {
+            Decision::Allow(route) => route,
+            Decision::Deny(denial) => return Err(denial.into()),
+        };
+        self.entry.event.route = Some(route.id().to_string());
+        self.entry.event.grant = route.grant().map(ToString::to_string);
+        let upgrade = judge_upgrade(wanted.as_deref(), &parts, &incoming)?;
+
+        let query = self.exchange_credentials(route, &mut parts)?;
+        let limits = Limits { idle: snapshot.policy.defaults().idle_timeout, deadline: deadline(route, now) };
+        let progress = Progress::new();
+        self.entry.up = Some(Arc::clone(&progress));
+        let client = snapshot.client(route);
+        let client = match upgrade {
+            Upgrade::None => client.pooled(),
+            Upgrade::WebSocket => {
+                headers::ask_upgrade(&mut parts.headers, WEBSOCKET);
+                client.upgrading()
+            }
+        };
+        let body = body::metered(incoming, Meter::Up(Arc::clone(&progress)), limits);
+        let outgoing = outgoing(&endpoint, &path, query.as_deref(), parts, body)?;
+        let answered = tokio::select! {
+            answered = client.request(outgoing) => answered,
+            () = progress.stalled(limits.idle) => {
+                return Err(Refusal::new(Code::UpstreamTimeout, "the upstream host did not answer in time"));
+            }
+        };
+        let response = answered.map_err(|error| {
+            let (refusal, cause) = upstream::refusal_of_request(&error);
+            tracing::debug!(block_id = refusal.block_id, cause, "a request failed");
+            refusal
+        })?;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS && upgrade == Upgrade::None {
+            return Err(Refusal::new(Code::UpstreamFailed, "the upstream host changed the protocol unasked"));
+        }
+        Ok(Forwarded { response, limits, progress, agent_side })
+    }
+
+    /// Takes the agent's credentials out, puts the route's in, and gives the query that goes out.
+    fn exchange_credentials(
+        &self,
+        route: &Route,
+        parts: &mut request::Parts,
+    ) -> Result<Option<String>, Refusal> {
+        let strip = if route.own_credential_only() { Strip::Everything } else { Strip::Authorization };
+        let query = credential::strip(strip, &mut parts.headers, parts.uri.query());
+        let Some(wanted) = route.credential() else { return Ok(query) };
+        let unavailable = |cause: &dyn std::fmt::Display| {
+            let name = wanted.secret.name();
+            warn!(secret = %name, route = %route.id(), %cause, "a credential is not available");
+            Refusal::new(
+                Code::CredentialUnavailable,
+                format!("the operator has to provide the secret `{name}` for this route"),
+            )
+        };
+        let secret = self.proxy.secrets.get(&wanted.secret).map_err(|error| unavailable(&error))?;
+        credential::inject(&wanted.scheme, &secret, &mut parts.headers, query)
+            .map_err(|error| unavailable(&error))
+    }
+
+    fn pass_back(mut self, forwarded: Forwarded, after: After) -> Response<Body> {
+        let Forwarded { mut response, limits, progress, agent_side } = forwarded;
+        let status = response.status();
+        self.entry.subject(&self.subject);
+        self.entry.event.decision = Recorded::Allow;
+        self.entry.event.status = Some(status.as_u16());
+        if self.snapshot.policy.log() >= LogLevel::Requests {
+            let Subject { scheme, host, port, method, path } = &self.subject;
+            info!(status = status.as_u16(), scheme, host, port, method, path, "passed");
+        }
+        headers::towards_agent(response.headers_mut());
+        if status == StatusCode::SWITCHING_PROTOCOLS {
+            let upstream_side = hyper::upgrade::on(&mut response);
+            headers::ask_upgrade(response.headers_mut(), WEBSOCKET);
+            let spliced = Spliced { up: progress, down: Progress::new() };
+            after.set(run_upgraded(agent_side, upstream_side, spliced, limits, self.entry));
+            return response.map(|_| Body::empty());
+        }
+        let (mut parts, incoming) = response.into_parts();
+        parts.version = Version::HTTP_11;
+        parts.extensions.clear();
+        Response::from_parts(parts, body::metered(incoming, Meter::Down(Box::new(self.entry)), limits))
+    }
+}
+
+/// A request that upstream has answered.
+struct Forwarded {
+    response: Response<Incoming>,
+    limits: Limits,
+    progress: Arc<Progress>,
+    agent_side: OnUpgrade,
+}
+
+fn bind(via: &Via, request: &Request<Incoming>) -> Result<Endpoint, Refusal> {
+    if request.method() == Method::CONNECT {
+        return Err(Refusal::new(Code::NestedConnect, "a tunnel inside a tunnel is not opened"));
+    }
+    Ok(match via {
+        Via::Plain => authority::of_plain(request)?,
+        Via::Tunnel(endpoint) => {
+            authority::bind_to_tunnel(request, endpoint)?;
+            endpoint.clone()
+        }
+    })
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Upgrade {
+    None,
+    WebSocket,
+}
+
+/// An upgrade is optional by nature, so `h2c`, which clients offer unasked, is passed over; another protocol is refused.
+fn judge_upgrade(wanted: Option<&str>, parts: &request::Parts, body: &Incoming) -> Result<Upgrade, Refusal> {
+    match wanted {
+        None | Some("h2c") => Ok(Upgrade::None),
+        Some(WEBSOCKET)
+            if parts.version == Version::HTTP_11 && parts.method == Method::GET && body.is_end_stream() =>
+        {
+            Ok(Upgrade::WebSocket)
+        }
+        Some(_) => Err(Refusal::new(
+            Code::UpgradeNotSupported,
+            "a connection can be upgraded to websocket only, by GET without a body",
+        )),
+    }
+}
+
+fn outgoing(
+    endpoint: &Endpoint,
+    path: &CanonicalPath,
+    query: Option<&str>,
+    parts: request::Parts,
+    body: Body,
+) -> Result<Request<Body>, Refusal> {
+    let lost = |_| Refusal::new(Code::MalformedTarget, "the target cannot be forwarded");
+    let target = match query {
+        Some(query) => format!("{}?{query}", path.as_str()),
+        None => path.as_str().to_owned(),
+    };
+    let target = PathAndQuery::try_from(target).map_err(|error| lost(error.into()))?;
+    let uri = Uri::builder()
+        .scheme(endpoint.scheme.as_str())
+        .authority(endpoint.authority())
+        .path_and_query(target)
+        .build()
+        .map_err(lost)?;
+    let mut request = Request::new(body);
+    *request.method_mut() = parts.method;
+    *request.uri_mut() = uri;
+    *request.headers_mut() = parts.headers;
+    Ok(request)
+}
+
+/// When what allowed a request ends.
+pub(crate) fn deadline(route: &Route, now: Timestamp) -> Option<Instant> {
+    let left = route.expires_at()?.duration_since(now);
+    Some(Instant::now() + left.try_into().unwrap_or_default())
+}
+
+async fn run_upgraded(
+    agent_side: OnUpgrade,
+    upstream_side: OnUpgrade,
+    spliced: Spliced,
+    limits: Limits,
+    mut entry: Entry,
+) {
+    let (agent, upstream) = match tokio::join!(agent_side, upstream_side) {
+        (Ok(agent), Ok(upstream)) => (agent, upstream),
+        (Err(error), _) | (_, Err(error)) => {
+            tracing::debug!(%error, "an upgrade did not happen");
+            return;
+        }
+    };
+    splice(TokioIo::new(agent), TokioIo::new(upstream), &spliced, limits).await;
+    entry.event.bytes_down = spliced.down.bytes();
+}

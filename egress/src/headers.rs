@@ -1,0 +1,129 @@
+//! Headers that are for one connection only, and do not go through.
+
+use http::header::{
+    ALT_SVC, CONNECTION, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
+};
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+const ALT_USED: HeaderName = HeaderName::from_static("alt-used");
+
+/// Hop by hop in either direction. `Alt-Svc` would lead the agent past the proxy.
+const HOP_BY_HOP: [HeaderName; 12] = [
+    CONNECTION,
+    KEEP_ALIVE,
+    PROXY_CONNECTION,
+    PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION,
+    TE,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    HTTP2_SETTINGS,
+    ALT_SVC,
+    ALT_USED,
+    EXPECT,
+];
+
+/// Never taken out by being named in `Connection`: their absence would change what the message means.
+const PROTECTED: [HeaderName; 1] = [http::header::CONTENT_LENGTH];
+
+/// Takes out what ends at this hop, and `Host`, which is made anew. `TE: trailers` is kept: gRPC needs it.
+pub(crate) fn towards_upstream(headers: &mut HeaderMap) {
+    let trailers = lists(headers, &TE, "trailers");
+    hop(headers);
+    headers.remove(HOST);
+    if trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// Takes out of a response what ends at this hop.
+pub(crate) fn towards_agent(headers: &mut HeaderMap) {
+    hop(headers);
+}
+
+/// The protocol that the message wants to upgrade to, in lower case, when it says so in both places.
+pub(crate) fn upgrade(headers: &HeaderMap) -> Option<String> {
+    if !lists(headers, &CONNECTION, "upgrade") {
+        return None;
+    }
+    let protocol = headers.get(UPGRADE)?.to_str().ok()?;
+    Some(protocol.trim().to_ascii_lowercase())
+}
+
+/// Asks upstream to upgrade.
+pub(crate) fn ask_upgrade(headers: &mut HeaderMap, protocol: &'static str) {
+    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static(protocol));
+}
+
+fn hop(headers: &mut HeaderMap) {
+    let nominated: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok())
+        .filter(|name| !PROTECTED.contains(name))
+        .collect();
+    for name in nominated.iter().chain(&HOP_BY_HOP) {
+        headers.remove(name);
+    }
+}
+
+fn lists(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
+    headers
+        .get_all(name)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|listed| listed.trim().eq_ignore_ascii_case(token))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn headers(lines: &[(&str, &str)]) -> HeaderMap {
+        lines.iter().fold(HeaderMap::new(), |mut headers, (name, value)| {
+            headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
+            headers
+        })
+    }
+
+    #[test]
+    fn what_is_hop_by_hop_or_nominated_stays_here() {
+        let mut request = headers(&[
+            ("host", "a"),
+            ("connection", "close, X-Hop, te"),
+            ("connection", "content-length"),
+            ("x-hop", "1"),
+            ("te", "gzip, trailers"),
+            ("proxy-authorization", "Basic x"),
+            ("proxy-connection", "keep-alive"),
+            ("upgrade", "h2c"),
+            ("http2-settings", "AA"),
+            ("content-length", "3"),
+            ("accept", "*/*"),
+        ]);
+        towards_upstream(&mut request);
+        assert_eq!(request, headers(&[("content-length", "3"), ("accept", "*/*"), ("te", "trailers")]));
+    }
+
+    #[test]
+    fn an_upgrade_is_asked_for_in_two_places() {
+        let both = headers(&[("connection", "keep-alive, Upgrade"), ("upgrade", "WebSocket")]);
+        assert_eq!(upgrade(&both).as_deref(), Some("websocket"));
+        assert_eq!(upgrade(&headers(&[("upgrade", "websocket")])), None);
+    }
+
+    #[test]
+    fn alternative_services_do_not_reach_the_agent() {
+        let mut response = headers(&[("alt-svc", "h3=\":443\""), ("content-type", "text/plain")]);
+        towards_agent(&mut response);
+        assert_eq!(response, headers(&[("content-type", "text/plain")]));
+    }
+}

@@ -1,0 +1,193 @@
+//! One audit record per request, written by a thread of its own.
+//!
+//! A request takes a place in the writer's queue before it is judged and holds it until its record is handed in, so that no
+//! record is lost for want of room; when there is no place, or the journal cannot be written, requests are refused.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use audit::{Decision, Durability, Journal, Recovery, ReloadEvent, RequestEvent};
+use tokio::sync::mpsc::{self, OwnedPermit, Sender};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout};
+use tracing::{error, info, warn};
+
+use crate::body::Progress;
+use crate::refusal::{Refusal, Subject};
+
+/// How many requests may be open or waiting to be recorded.
+const PLACES: usize = 16 * 1024;
+/// How long a request waits for a place.
+const PLACE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the last records may take at the end.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Where the journal is, under the state directory.
+pub fn path(state_dir: &Path) -> PathBuf {
+    state_dir.join("audit/egress/journal.jsonl")
+}
+
+/// Why there is no journal.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The journal could not be opened.
+    #[error(transparent)]
+    Open(#[from] audit::Error),
+    /// The thread that writes could not be started.
+    #[error("cannot start the thread that writes the journal")]
+    Thread(#[source] std::io::Error),
+}
+
+/// The way to the writer.
+#[derive(Debug, Clone)]
+pub struct Recorder {
+    queue: Sender<Message>,
+    broken: Arc<AtomicBool>,
+}
+
+enum Message {
+    Request(Box<RequestEvent>),
+    Reload(ReloadEvent),
+    Flush(oneshot::Sender<()>),
+}
+
+impl Recorder {
+    /// Opens the journal at `path` and starts its writer.
+    pub fn open(path: &Path) -> Result<Recorder, Error> {
+        let (journal, recovery) = Journal::open(path)?;
+        if let Recovery::TornTail { dropped_bytes } = recovery {
+            warn!(dropped_bytes, journal = %path.display(), "the journal had an unfinished last record");
+        }
+        let (queue, mut messages) = mpsc::channel(PLACES);
+        let broken = Arc::new(AtomicBool::new(false));
+        let writer = Writer { journal, broken: Arc::clone(&broken) };
+        thread::Builder::new()
+            .name("journal".to_owned())
+            .spawn(move || {
+                while let Some(message) = messages.blocking_recv() {
+                    writer.write(message);
+                }
+            })
+            .map_err(Error::Thread)?;
+        Ok(Recorder { queue, broken })
+    }
+
+    /// A record for a request that begins now; nothing when there is no room for one.
+    pub(crate) async fn begin(&self, generation: u64, digest: &str) -> Option<Entry> {
+        let place = timeout(PLACE_TIMEOUT, self.queue.clone().reserve_owned()).await.ok()?.ok()?;
+        let event = RequestEvent {
+            decision: Decision::Deny,
+            code: None,
+            block_id: None,
+            host: String::new(),
+            port: 0,
+            scheme: String::new(),
+            method: String::new(),
+            path: String::new(),
+            route: None,
+            grant: None,
+            generation,
+            digest: digest.to_owned(),
+            status: None,
+            bytes_up: 0,
+            bytes_down: 0,
+            millis: 0,
+        };
+        Some(Entry { event, up: None, started: Instant::now(), place: Some(place) })
+    }
+
+    /// Whether the last record could not be written.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Relaxed)
+    }
+
+    /// Records a reload.
+    pub(crate) async fn reloaded(&self, event: ReloadEvent) {
+        if timeout(PLACE_TIMEOUT, self.queue.send(Message::Reload(event))).await.is_err() {
+            error!("no room in the journal's queue for a reload");
+        }
+    }
+
+    /// Returns when everything handed in so far is written, or after a while.
+    pub async fn flush(&self) {
+        let (done, written) = oneshot::channel();
+        let flushed = async {
+            if self.queue.send(Message::Flush(done)).await.is_ok() {
+                let _ = written.await;
+            }
+        };
+        if timeout(FLUSH_TIMEOUT, flushed).await.is_err() {
+            warn!("the journal is slow; its last records may be missing");
+        }
+    }
+}
+
+struct Writer {
+    journal: Journal,
+    broken: Arc<AtomicBool>,
+}
+
+impl Writer {
+    fn write(&self, message: Message) {
+        let result = match message {
+            Message::Request(event) => self.journal.append(&*event, Durability::Buffered),
+            Message::Reload(event) => self.journal.append(&event, Durability::Synced),
+            Message::Flush(done) => {
+                let _ = done.send(());
+                return;
+            }
+        };
+        match result {
+            Ok(_) => {
+                if self.broken.swap(false, Ordering::Relaxed) {
+                    info!("the journal is written again");
+                }
+            }
+            Err(error) => {
+                if !self.broken.swap(true, Ordering::Relaxed) {
+                    let cause =
+                        std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+                    error!(%error, cause, "the journal cannot be written: requests are refused");
+                }
+            }
+        }
+    }
+}
+
+/// The record of one request; handed in when it is dropped.
+pub(crate) struct Entry {
+    pub(crate) event: RequestEvent,
+    /// The request's body, which may still be on its way.
+    pub(crate) up: Option<Arc<Progress>>,
+    started: Instant,
+    place: Option<OwnedPermit<Message>>,
+}
+
+impl Entry {
+    pub(crate) fn subject(&mut self, subject: &Subject) {
+        self.event.host.clone_from(&subject.host);
+        self.event.port = subject.port;
+        subject.scheme.clone_into(&mut self.event.scheme);
+        self.event.method.clone_from(&subject.method);
+        self.event.path.clone_from(&subject.path);
+    }
+
+    pub(crate) fn refused(&mut self, refusal: &Refusal) {
+        self.event.code = Some(refusal.code.as_str().to_owned());
+        self.event.block_id = Some(refusal.block_id.clone());
+        self.event.status = Some(refusal.code.status().as_u16());
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        if let Some(place) = self.place.take() {
+            self.event.millis = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+            self.event.bytes_up = self.up.as_ref().map_or(0, |up| up.bytes());
+            place.send(Message::Request(Box::new(self.event.clone())));
+        }
+    }
+}

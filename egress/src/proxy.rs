@@ -1,0 +1,128 @@
+//! The proxy as one value: what every connection shares.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use audit::ReloadEvent;
+use jiff::Timestamp;
+use policy::Diagnostics;
+use tracing::warn;
+
+use crate::credential::SecretStore;
+use crate::journal::Recorder;
+use crate::snapshot::{OpenSide, Snapshot, Snapshots};
+use crate::tasks::Tasks;
+use crate::tls::ca::CertificateAuthority;
+use crate::tls::leaf::LeafAuthority;
+use crate::upstream::{Dialer, UpstreamTls};
+
+/// What a proxy is made of.
+pub struct Parts {
+    /// Signs what the bottle sees.
+    pub authority: CertificateAuthority,
+    /// What is injected.
+    pub secrets: SecretStore,
+    /// Dials upstream.
+    pub dialer: Dialer,
+    /// What upstream is trusted by.
+    pub tls: UpstreamTls,
+    /// Where requests are recorded.
+    pub recorder: Recorder,
+}
+
+/// Why a proxy cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The routes are no good.
+    #[error("{0}")]
+    Routes(Diagnostics),
+    /// The bottle-facing TLS cannot be prepared.
+    #[error("cannot prepare the bottle-facing TLS: {0}")]
+    Tls(String),
+}
+
+/// Which routes are in force.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InForce {
+    /// Counts the sets of routes from 1.
+    pub generation: u64,
+    /// `sha256:…` of the file.
+    pub digest: String,
+    /// Since when.
+    pub loaded_at: Timestamp,
+}
+
+/// The proxy.
+pub struct Proxy {
+    pub(crate) leaves: LeafAuthority,
+    pub(crate) secrets: SecretStore,
+    pub(crate) open: OpenSide,
+    pub(crate) recorder: Recorder,
+    snapshots: Snapshots,
+    reloading: Mutex<()>,
+}
+
+impl Proxy {
+    /// A proxy with the routes in `text`.
+    pub fn new(parts: Parts, text: &str) -> Result<Proxy, Error> {
+        let open = OpenSide { dialer: Arc::new(parts.dialer), tls: parts.tls, tasks: Tasks::default() };
+        let leaves = LeafAuthority::new(parts.authority).map_err(|error| Error::Tls(error.to_string()))?;
+        let first = Snapshot::parse(text, 1, &open).map_err(Error::Routes)?;
+        let proxy = Proxy {
+            leaves,
+            secrets: parts.secrets,
+            open,
+            recorder: parts.recorder,
+            snapshots: Snapshots::new(first),
+            reloading: Mutex::default(),
+        };
+        proxy.warn_of_missing_secrets();
+        Ok(proxy)
+    }
+
+    /// Puts the routes in `text` in force for the next request; when they are no good, the old ones stay.
+    pub async fn reload(&self, text: &str) -> Result<InForce, Diagnostics> {
+        let replaced = self.replace(text);
+        let InForce { generation, digest, .. } = self.in_force();
+        let error = replaced.as_ref().err().map(ToString::to_string);
+        self.recorder.reloaded(ReloadEvent { generation, digest, error }).await;
+        replaced.map(|()| self.in_force())
+    }
+
+    fn replace(&self, text: &str) -> Result<(), Diagnostics> {
+        let _one_at_a_time = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = Snapshot::parse(text, self.snapshot().generation + 1, &self.open)?;
+        self.secrets.refresh();
+        self.snapshots.replace(next);
+        self.warn_of_missing_secrets();
+        Ok(())
+    }
+
+    /// Which routes are in force.
+    pub fn in_force(&self) -> InForce {
+        let snapshot = self.snapshot();
+        InForce {
+            generation: snapshot.generation,
+            digest: snapshot.digest.clone(),
+            loaded_at: snapshot.loaded_at,
+        }
+    }
+
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshots.current()
+    }
+
+    /// Returns when the last records are written.
+    pub async fn flush(&self) {
+        self.recorder.flush().await;
+    }
+
+    fn warn_of_missing_secrets(&self) {
+        for route in self.snapshot().policy.routes() {
+            let Some(credential) = route.credential() else { continue };
+            if let Err(error) = self.secrets.get(&credential.secret) {
+                let secret = credential.secret.name();
+                warn!(%secret, route = %route.id(), %error, "the secret is missing: this route refuses until it is there");
+            }
+        }
+    }
+}

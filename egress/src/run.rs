@@ -1,0 +1,254 @@
+//! From settings to a serving proxy and back: start, reload, stop.
+
+mod status;
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use policy::Policy;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+
+use crate::activation::Inheritance;
+use crate::ca;
+use crate::cli::Settings;
+use crate::credential::SecretStore;
+use crate::journal::{self, Recorder};
+use crate::notify::Notifier;
+use crate::proxy::{self, Parts, Proxy};
+use crate::upstream::{Dialer, Parent, ParseParentError, SystemResolver, TlsError, UpstreamTls};
+use status::StatusFile;
+
+/// A file of routes larger than this is a mistake.
+const ROUTES_LIMIT: u64 = 8 * 1024 * 1024;
+
+/// Why the proxy did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The routes cannot be read.
+    #[error("cannot read {path}")]
+    ReadRoutes {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The routes are no good, or TLS cannot be prepared.
+    #[error(transparent)]
+    Proxy(#[from] proxy::Error),
+    /// There is no certificate authority.
+    #[error(transparent)]
+    Authority(#[from] ca::Error),
+    /// Upstream TLS cannot be prepared.
+    #[error("EGRESS_UPSTREAM_CA")]
+    UpstreamTls(#[from] TlsError),
+    /// The parent proxy is not one.
+    #[error("EGRESS_UPSTREAM_PROXY")]
+    Parent(#[from] ParseParentError),
+    /// A listener cannot be opened.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// A socket that was handed over cannot be used.
+    #[error("cannot use the inherited socket")]
+    Inherited(#[source] io::Error),
+    /// The journal cannot be opened.
+    #[error(transparent)]
+    Journal(#[from] journal::Error),
+    /// A signal handler cannot be installed.
+    #[error("cannot wait for signals")]
+    Signals(#[source] io::Error),
+}
+
+impl Error {
+    /// What the reader can do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Error::Authority(error) => error.hint(),
+            Error::ReadRoutes { .. } => {
+                Some("--config names the directory that holds routes.yaml".to_owned())
+            }
+            Error::Listen { source, .. } if source.kind() == io::ErrorKind::AddrInUse => {
+                Some("another process listens there; choose another --listen".to_owned())
+            }
+            Error::Proxy(_)
+            | Error::UpstreamTls(_)
+            | Error::Parent(_)
+            | Error::Listen { .. }
+            | Error::Inherited(_)
+            | Error::Journal(_)
+            | Error::Signals(_) => None,
+        }
+    }
+
+    /// 64 for what the configuration says, 70 for what the system refuses.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Error::ReadRoutes { .. }
+            | Error::Proxy(_)
+            | Error::Authority(_)
+            | Error::UpstreamTls(_)
+            | Error::Parent(_) => 64,
+            Error::Listen { .. } | Error::Inherited(_) | Error::Journal(_) | Error::Signals(_) => 70,
+        }
+    }
+}
+
+/// Serves until SIGTERM or SIGINT.
+pub async fn run(settings: &Settings, inheritance: Inheritance) -> Result<(), Error> {
+    let mut signals = Signals::install().map_err(Error::Signals)?;
+    let notifier = Notifier::from_env();
+    let routes = settings.config.join("routes.yaml");
+    let text = read_routes(&routes)?;
+    let authority = ca::CertificateAuthority::load(&settings.ca_dir)?;
+    let tls = UpstreamTls::new(variable("EGRESS_UPSTREAM_CA").as_deref().map(Path::new))?;
+    let parent = variable("EGRESS_UPSTREAM_PROXY").as_deref().map(Parent::parse).transpose()?;
+    if let Some(parent) = &parent {
+        info!(?parent, "going through a parent proxy, which resolves the names");
+    }
+    let (listeners, addresses) = listen(settings, inheritance.sockets).await?;
+    let parts = Parts {
+        authority,
+        secrets: SecretStore::new(inheritance.secrets, settings.secrets_dir.clone()),
+        dialer: Dialer::new(Arc::new(SystemResolver), parent, addresses.clone()),
+        tls,
+        recorder: Recorder::open(&journal::path(&settings.state_dir))?,
+    };
+    let proxy = Arc::new(Proxy::new(parts, &text)?);
+    for address in addresses {
+        info!(%address, "listening");
+    }
+    let status = StatusFile::new(&settings.run_dir);
+    let in_force = proxy.in_force();
+    status.write(&in_force, None);
+    notifier.ready(in_force.generation, &in_force.digest);
+    info!(generation = in_force.generation, digest = in_force.digest, "routes in force");
+
+    let stop = CancellationToken::new();
+    let serving = crate::serve(Arc::clone(&proxy), listeners, stop.clone());
+    let mut serving = std::pin::pin!(serving);
+    loop {
+        tokio::select! {
+            () = serving.as_mut() => break,
+            signal = signals.next() => match signal {
+                Request::Reload => reload(&proxy, &routes, &notifier, &status).await,
+                Request::Stop => {
+                    info!("stopping");
+                    notifier.stopping();
+                    stop.cancel();
+                }
+            },
+        }
+    }
+    proxy.flush().await;
+    Ok(())
+}
+
+/// Reads routes.yaml and says in words what it allows.
+pub fn check(settings: &Settings) -> Result<String, Error> {
+    let text = read_routes(&settings.config.join("routes.yaml"))?;
+    let policy = Policy::parse("routes.yaml", &text).map_err(proxy::Error::Routes)?;
+    let mut summary = format!("routes.yaml: {} route(s)\n", policy.routes().len());
+    for route in policy.routes() {
+        summary.push_str(&format!("  {}\n", policy::describe(route)));
+    }
+    Ok(summary)
+}
+
+async fn reload(proxy: &Proxy, routes: &Path, notifier: &Notifier, status: &StatusFile) {
+    notifier.reloading();
+    let reloaded = match read_routes(routes) {
+        Ok(text) => proxy.reload(&text).await.map_err(|error| error.to_string()),
+        Err(error) => {
+            let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+            Err(format!("routes.yaml: cannot be read: {cause}"))
+        }
+    };
+    match reloaded {
+        Ok(in_force) => {
+            info!(generation = in_force.generation, digest = in_force.digest, "routes in force");
+            status.write(&in_force, None);
+            notifier.ready(in_force.generation, &in_force.digest);
+        }
+        Err(problem) => {
+            error!(problem, "the new routes are refused; the old ones stay");
+            let in_force = proxy.in_force();
+            status.write(&in_force, Some(&problem));
+            notifier.reload_failed(in_force.generation, &in_force.digest, &problem);
+        }
+    }
+}
+
+async fn listen(
+    settings: &Settings,
+    inherited: Vec<std::net::TcpListener>,
+) -> Result<(Vec<TcpListener>, Vec<SocketAddr>), Error> {
+    let mut listeners = Vec::new();
+    for socket in inherited {
+        listeners.push(TcpListener::from_std(socket).map_err(Error::Inherited)?);
+    }
+    if listeners.is_empty() {
+        for &address in &settings.listen {
+            let listener =
+                TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
+            listeners.push(listener);
+        }
+    }
+    let addresses = listeners.iter().map(TcpListener::local_addr).collect::<Result<_, _>>();
+    Ok((listeners, addresses.map_err(Error::Inherited)?))
+}
+
+fn read_routes(path: &Path) -> Result<String, Error> {
+    let failed = |source| Error::ReadRoutes { path: path.to_owned(), source };
+    let size = std::fs::metadata(path).map_err(failed)?.len();
+    if size > ROUTES_LIMIT {
+        return Err(failed(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            format!("larger than {ROUTES_LIMIT} bytes"),
+        )));
+    }
+    std::fs::read_to_string(path).map_err(failed)
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+enum Request {
+    Reload,
+    Stop,
+}
+
+struct Signals {
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn install() -> io::Result<Signals> {
+        Ok(Signals {
+            hangup: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) -> Request {
+        tokio::select! {
+            _ = self.terminate.recv() => Request::Stop,
+            _ = self.interrupt.recv() => Request::Stop,
+            _ = self.hangup.recv() => Request::Reload,
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! The system calls that the standard library has no safe form for.
+#![allow(unsafe_code)]
+
+use std::ffi::{CString, OsString};
+use std::io::{self, Read, Seek};
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::{SigHandler, Signal, signal};
+
+/// Where inherited descriptors begin, by sd_listen_fds(3).
+const LISTEN_FDS_START: RawFd = 3;
+
+/// Makes this process unreadable to its siblings and unable to gain privileges, and has a hang-up wait for its handler.
+pub fn harden() -> io::Result<()> {
+    nix::sys::prctl::set_dumpable(false)?;
+    nix::sys::prctl::set_no_new_privs()?;
+    setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+    // SAFETY: SIG_IGN installs no handler of ours, so nothing can run in signal context.
+    unsafe { signal(Signal::SIGHUP, SigHandler::SigIgn) }?;
+    Ok(())
+}
+
+/// The descriptors that were handed to this process with their names, marked close-on-exec. Call once, before any thread exists.
+pub(crate) fn take_listen_fds() -> io::Result<Vec<(String, OwnedFd)>> {
+    let pid = take_env("LISTEN_PID");
+    let count = take_env("LISTEN_FDS");
+    let names = take_env("LISTEN_FDNAMES");
+    let text = |value: Option<OsString>| value.and_then(|value| value.into_string().ok());
+    if text(pid).and_then(|pid| pid.parse::<u32>().ok()) != Some(std::process::id()) {
+        return Ok(Vec::new());
+    }
+    let count: RawFd = text(count).and_then(|count| count.parse().ok()).unwrap_or(0);
+    let names = text(names).unwrap_or_default();
+    let mut names = names.split(':').map(str::to_owned);
+    let mut taken = Vec::new();
+    for raw in LISTEN_FDS_START..LISTEN_FDS_START.saturating_add(count) {
+        // SAFETY: sd_listen_fds(3) gives the descriptors 3..3+LISTEN_FDS to the process named by LISTEN_PID, which is us;
+        // the variables are removed above, so they are taken once, and a descriptor that is not open fails the next line.
+        let fd = unsafe { OwnedFd::from_raw_fd(raw) };
+        if let Err(error) = fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)) {
+            std::mem::forget(fd);
+            return Err(error.into());
+        }
+        taken
+            .push((names.next().filter(|name| !name.is_empty()).unwrap_or_else(|| "unknown".to_owned()), fd));
+    }
+    Ok(taken)
+}
+
+/// Takes a variable out of the environment and wipes its bytes where the kernel put them. Call before any thread exists.
+pub(crate) fn take_env(name: &str) -> Option<OsString> {
+    let c_name = CString::new(name).ok()?;
+    // SAFETY: no other thread exists, so nothing changes the environment while the pointer is in use; `getenv` answers with
+    // null or a NUL-terminated string that lies in writable memory of this process (the initial block or libc's heap).
+    let value = unsafe {
+        let start = libc::getenv(c_name.as_ptr());
+        if start.is_null() {
+            return None;
+        }
+        let length = libc::strlen(start);
+        let bytes = std::slice::from_raw_parts_mut(start.cast::<u8>(), length);
+        let value = bytes.to_vec();
+        zeroize::Zeroize::zeroize(bytes);
+        value
+    };
+    #[allow(clippy::disallowed_methods)]
+    // SAFETY: no other thread exists, so no one reads the environment at the same time.
+    unsafe {
+        std::env::remove_var(name);
+    }
+    Some(OsString::from_vec(value))
+}
+
+/// The names of all variables of the environment that are UTF-8.
+pub(crate) fn env_names() -> Vec<String> {
+    std::env::vars_os().filter_map(|(name, _)| String::from_utf8(name.as_bytes().to_vec()).ok()).collect()
+}
+
+/// The whole content of a descriptor that was handed over, from its beginning.
+pub(crate) fn read_whole(fd: OwnedFd, limit: u64) -> io::Result<Vec<u8>> {
+    let mut file = std::fs::File::from(fd);
+    file.rewind()?;
+    let size = file.metadata()?.len();
+    if size > limit {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("larger than {limit} bytes")));
+    }
+    let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
+    file.take(limit).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}

@@ -1,0 +1,32 @@
+//! The bottle-facing TLS: the bottle's own authority, the certificates it signs, and the first bytes of a tunnel.
+
+pub mod ca;
+pub(crate) mod hello;
+pub(crate) mod leaf;
+
+use std::sync::Arc;
+
+use rustls::crypto::CryptoProvider;
+
+/// The one cryptography provider of this process.
+pub(crate) fn provider() -> Arc<CryptoProvider> {
+    static PROVIDER: std::sync::LazyLock<Arc<CryptoProvider>> =
+        std::sync::LazyLock::new(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
+    Arc::clone(&PROVIDER)
+}
+
+/// Random bytes from the provider.
+pub(crate) fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    provider().secure_random.fill(&mut bytes).expect("the operating system has a random number generator");
+    bytes
+}
+
+/// Lower-case hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

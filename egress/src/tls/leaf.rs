@@ -1,0 +1,184 @@
+//! Certificates for the hosts that the bottle asks for, signed by its own authority.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use http::uri::Authority;
+use policy::Host;
+use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose, SanType};
+use rustls::ServerConfig;
+use rustls::server::{NoServerSessionStorage, ResolvesServerCert};
+use rustls::sign::{CertifiedKey, SigningKey};
+use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio::sync::OnceCell;
+
+use super::ca::{BACKDATED, CertificateAuthority};
+use super::{provider, random};
+
+/// How long a leaf is valid.
+const VALIDITY: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// A leaf is replaced when this much of its life has passed.
+const RENEWED_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
+/// How many hosts are remembered.
+const REMEMBERED: usize = 1024;
+/// The longest common name that X.509 permits; a longer host is in the subject alternative name alone.
+const COMMON_NAME_LIMIT: usize = 64;
+
+/// Why no server configuration can be made.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// The leaf could not be signed.
+    #[error("cannot sign a certificate")]
+    Sign(#[from] rcgen::Error),
+    /// The key or the configuration was not accepted.
+    #[error("cannot prepare TLS")]
+    Tls(#[from] rustls::Error),
+}
+
+/// Signs one leaf per host, with one key that is not the authority's, over one shared basis of TLS settings.
+pub(crate) struct LeafAuthority {
+    authority: CertificateAuthority,
+    leaf_key: KeyPair,
+    signing_key: Arc<dyn SigningKey>,
+    basis: ServerConfig,
+    remembered: Mutex<Remembered>,
+}
+
+type Slot = Arc<OnceCell<Arc<ServerConfig>>>;
+
+#[derive(Default)]
+struct Remembered {
+    clock: u64,
+    slots: HashMap<Host, (u64, SystemTime, Slot)>,
+}
+
+#[derive(Debug)]
+struct Fixed(Arc<CertifiedKey>);
+
+impl ResolvesServerCert for Fixed {
+    fn resolve(&self, _: rustls::server::ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0))
+    }
+}
+
+impl LeafAuthority {
+    pub(crate) fn new(authority: CertificateAuthority) -> Result<LeafAuthority, Error> {
+        let leaf_key = KeyPair::generate()?;
+        let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(leaf_key.serialize_der()));
+        let signing_key = provider().key_provider.load_private_key(der)?;
+        let placeholder = CertifiedKey::new(vec![authority.certificate().clone()], Arc::clone(&signing_key));
+        let mut basis = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(Fixed(Arc::new(placeholder))));
+        basis.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        basis.session_storage = Arc::new(NoServerSessionStorage {});
+        basis.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
+        Ok(LeafAuthority { authority, leaf_key, signing_key, basis, remembered: Mutex::default() })
+    }
+
+    /// The authority's certificate, as PEM.
+    pub(crate) fn pem(&self) -> &str {
+        self.authority.pem()
+    }
+
+    /// The TLS settings that present a certificate for `host`. Callers that want the same host wait for one signature.
+    pub(crate) async fn config(&self, host: &Host) -> Result<Arc<ServerConfig>, Error> {
+        let slot = self.slot(host, SystemTime::now());
+        slot.get_or_try_init(async || self.sign(host, SystemTime::now())).await.cloned()
+    }
+
+    fn slot(&self, host: &Host, now: SystemTime) -> Slot {
+        let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+        remembered.clock += 1;
+        let clock = remembered.clock;
+        if let Some((used, made, slot)) = remembered.slots.get_mut(host)
+            && now.duration_since(*made).is_ok_and(|age| age < RENEWED_AFTER)
+        {
+            *used = clock;
+            return Arc::clone(slot);
+        }
+        if remembered.slots.len() >= REMEMBERED
+            && let Some(oldest) =
+                remembered.slots.iter().min_by_key(|(_, (used, ..))| *used).map(|(host, _)| host.clone())
+        {
+            remembered.slots.remove(&oldest);
+        }
+        let slot = Slot::default();
+        remembered.slots.insert(host.clone(), (clock, now, Arc::clone(&slot)));
+        slot
+    }
+
+    fn sign(&self, host: &Host, now: SystemTime) -> Result<Arc<ServerConfig>, Error> {
+        let leaf = parameters(host, now)?.signed_by(&self.leaf_key, self.authority.issuer())?;
+        let chain = vec![leaf.der().clone(), self.authority.certificate().clone()];
+        let mut config = self.basis.clone();
+        config.cert_resolver =
+            Arc::new(Fixed(Arc::new(CertifiedKey::new(chain, Arc::clone(&self.signing_key)))));
+        Ok(Arc::new(config))
+    }
+}
+
+fn parameters(host: &Host, now: SystemTime) -> Result<CertificateParams, Error> {
+    let mut parameters = CertificateParams::default();
+    parameters.subject_alt_names = vec![match host.ip() {
+        Some(ip) => SanType::IpAddress(ip),
+        None => SanType::DnsName(host.as_str().try_into()?),
+    }];
+    parameters.distinguished_name = rcgen::DistinguishedName::new();
+    let name = host.as_str();
+    parameters
+        .distinguished_name
+        .push(DnType::CommonName, if name.len() <= COMMON_NAME_LIMIT { name } else { "bottlecap" });
+    parameters.serial_number = Some(serial().to_vec().into());
+    parameters.use_authority_key_identifier_extension = true;
+    parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    parameters.not_before = (now - BACKDATED).into();
+    parameters.not_after = (now + VALIDITY).into();
+    Ok(parameters)
+}
+
+/// Random, positive and without a leading zero byte.
+fn serial() -> [u8; 16] {
+    let mut serial = random::<16>();
+    serial[0] = (serial[0] & 0x7f) | 0x40;
+    serial
+}
+
+impl hudsucker::certificate_authority::CertificateAuthority for LeafAuthority {
+    /// As [`LeafAuthority::config`]; an authority that is not a canonical host, or that cannot be signed for, gets settings
+    /// without a certificate, with which every handshake fails.
+    async fn gen_server_config(&self, authority: &Authority) -> Arc<ServerConfig> {
+        let bare = authority.host().trim_start_matches('[').trim_end_matches(']');
+        let config = match Host::parse(bare) {
+            Ok(host) => self.config(&host).await.ok(),
+            Err(_) => None,
+        };
+        config.unwrap_or_else(|| {
+            let mut closed = self.basis.clone();
+            closed.cert_resolver = Arc::new(NoCertificate);
+            Arc::new(closed)
+        })
+    }
+}
+
+#[derive(Debug)]
+struct NoCertificate;
+
+impl ResolvesServerCert for NoCertificate {
+    fn resolve(&self, _: rustls::server::ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        None
+    }
+}
+
+/// Whether a server name from a ClientHello names `host`: equal once canonical, absent only for an address.
+pub(crate) fn names(server_name: Option<&str>, host: &Host) -> bool {
+    match (server_name, host.ip()) {
+        (Some(name), None) => Host::parse(name).is_ok_and(|name| name == *host),
+        (None, Some(IpAddr::V4(_) | IpAddr::V6(_))) => true,
+        (Some(_), Some(_)) | (None, None) => false,
+    }
+}

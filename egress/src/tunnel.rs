@@ -1,0 +1,248 @@
+//! CONNECT: what is in the tunnel must be TLS for the host that the tunnel was asked for. Nothing leaves before that is known.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Method, Request, Response};
+use hudsucker::Body;
+use hyper::body::Incoming;
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use jiff::Timestamp;
+use policy::{Front, RouteId, Scheme};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
+use tokio_rustls::TlsAcceptor;
+
+use crate::authority::{self, Endpoint};
+use crate::body::{Limits, Progress};
+use crate::exchange::{Judged, Via, deadline};
+use crate::front::{After, Connection};
+use crate::refusal::{Code, Refusal, Subject};
+use crate::snapshot::Snapshot;
+use crate::splice::{Prefixed, Spliced, splice};
+use crate::tls::hello::{self, ClientHello, EncryptedHello};
+use crate::tls::leaf;
+use crate::upstream;
+
+/// How long the client may take for its part of the handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A fatal TLS alert: `unrecognized_name`.
+const UNRECOGNIZED_NAME: &[u8] = &[21, 3, 3, 0, 2, 2, 112];
+/// A fatal TLS alert: `handshake_failure`.
+const HANDSHAKE_FAILURE: &[u8] = &[21, 3, 3, 0, 2, 2, 40];
+/// What is read and thrown away, so that the client sees our last words and not a reset.
+const LINGER_LIMIT: u64 = 64 * 1024;
+const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A tunnel that was granted.
+struct Tunnel {
+    connection: Connection,
+    snapshot: Arc<Snapshot>,
+    endpoint: Endpoint,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Intercept,
+    Passthrough(RouteId),
+}
+
+/// Why a tunnel ends before anything was forwarded.
+struct Failure {
+    refusal: Refusal,
+    last_words: Vec<u8>,
+}
+
+/// Answers a CONNECT: with a tunnel, which then runs in the connection's task, or with a refusal.
+pub(crate) async fn open(connection: Connection, mut request: Request<Incoming>) -> Response<Body> {
+    let snapshot = connection.proxy.snapshot();
+    let (host, port) = match authority::of_connect(&request) {
+        Ok(target) => target,
+        Err(error) => {
+            let target = request.uri().authority().map_or("", |authority| authority.as_str());
+            let host = target.escape_default().to_string();
+            return refuse(&connection, snapshot, subject(host, 0), &error.into()).await;
+        }
+    };
+    let front = match snapshot.policy.front(&host, port, Timestamp::now()) {
+        Front::Intercept => Ok(Kind::Intercept),
+        Front::Passthrough(route) => Ok(Kind::Passthrough(route.id())),
+        Front::Refuse(denial) => Err(denial),
+    };
+    let kind = match front {
+        Ok(kind) => kind,
+        Err(denial) => {
+            let subject = subject(host.as_str().to_owned(), port);
+            return refuse(&connection, snapshot, subject, &denial.into()).await;
+        }
+    };
+    let endpoint = Endpoint { scheme: Scheme::Https, host, port };
+    let upgrade = hyper::upgrade::on(&mut request);
+    let after = connection.after.clone();
+    let tunnel =
+        Tunnel { connection: Connection { after: After::default(), ..connection }, snapshot, endpoint, kind };
+    after.set(async move {
+        if let Ok(upgraded) = upgrade.await {
+            tunnel.run(upgraded).await;
+        }
+    });
+    Response::new(Body::empty())
+}
+
+fn subject(host: String, port: u16) -> Subject {
+    Subject {
+        scheme: Scheme::Https.as_str(),
+        host,
+        port,
+        method: Method::CONNECT.to_string(),
+        path: String::new(),
+    }
+}
+
+async fn refuse(
+    connection: &Connection,
+    snapshot: Arc<Snapshot>,
+    subject: Subject,
+    refusal: &Refusal,
+) -> Response<Body> {
+    match Judged::begin(&connection.proxy, snapshot, subject).await {
+        Ok(mut judged) => judged.refuse(refusal),
+        Err(response) => *response,
+    }
+}
+
+impl Tunnel {
+    /// Boxed, because requests inside are answered by what answers CONNECT.
+    fn run(self, upgraded: Upgraded) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(async move {
+            let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else { return };
+            let mut stream = parts.io.into_inner();
+            match self.greet(&mut stream, parts.read_buf.to_vec()).await {
+                Ok(hello) => match self.kind {
+                    Kind::Intercept => self.intercept(stream, hello).await,
+                    Kind::Passthrough(route) => self.pass(stream, hello, route).await,
+                },
+                Err(failure) => self.fail(stream, failure).await,
+            }
+        })
+    }
+
+    /// Reads the ClientHello and holds it against the host of the tunnel.
+    async fn greet(&self, stream: &mut TcpStream, already: Vec<u8>) -> Result<ClientHello, Failure> {
+        let hello = hello::read(stream, already).await.map_err(Failure::from)?;
+        if !leaf::names(hello.server_name.as_deref(), &self.endpoint.host) {
+            return Err(Failure {
+                refusal: Refusal::new(Code::SniMismatch, "the TLS server name is not the host of the tunnel"),
+                last_words: UNRECOGNIZED_NAME.to_vec(),
+            });
+        }
+        if matches!(self.kind, Kind::Passthrough(_)) && hello.encrypted == EncryptedHello::Present {
+            return Err(Failure {
+                refusal: Refusal::new(
+                    Code::EncryptedHello,
+                    "the TLS server name may be hidden; turn ECH off",
+                ),
+                last_words: HANDSHAKE_FAILURE.to_vec(),
+            });
+        }
+        Ok(hello)
+    }
+
+    async fn intercept(self, stream: TcpStream, hello: ClientHello) {
+        let config = match self.connection.proxy.leaves.config(&self.endpoint.host).await {
+            Ok(config) => config,
+            Err(error) => {
+                tracing::error!(%error, host = %self.endpoint.host, "cannot present a certificate");
+                return;
+            }
+        };
+        let handshake = TlsAcceptor::from(config).accept(Prefixed::new(hello.bytes, stream));
+        let stream = match timeout(HANDSHAKE_TIMEOUT, handshake).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => {
+                let hint = format!("the TLS handshake failed: {error}; does the client trust /ca.pem?");
+                return self.record(&Refusal::new(Code::HandshakeFailed, hint)).await;
+            }
+            Err(_) => {
+                let hint = "the client did not finish its TLS handshake in time";
+                return self.record(&Refusal::new(Code::HandshakeFailed, hint)).await;
+            }
+        };
+        let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        let via = Arc::new(Via::Tunnel(self.endpoint));
+        if http2 {
+            self.connection.serve_http2(stream, via).await;
+        } else {
+            self.connection.serve_http1(stream, via).await;
+        }
+    }
+
+    async fn pass(self, mut stream: TcpStream, hello: ClientHello, route: RouteId) {
+        let snapshot = Arc::clone(&self.snapshot);
+        let subject = subject(self.endpoint.host.as_str().to_owned(), self.endpoint.port);
+        let Ok(mut judged) = Judged::begin(&self.connection.proxy, Arc::clone(&snapshot), subject).await
+        else {
+            return;
+        };
+        let route = &snapshot.policy.routes()[route.index()];
+        let defaults = snapshot.policy.defaults();
+        let until = Instant::now() + defaults.connect_timeout;
+        let dialer = &self.connection.proxy.open.dialer;
+        let endpoint = &self.endpoint;
+        let dialled = dialer.dial(&endpoint.host, endpoint.port, route.allow_private(), until).await;
+        let mut upstream = match dialled {
+            Ok(upstream) => upstream,
+            Err(error) => {
+                judged.refuse(&upstream::refusal_of_dial(&error));
+                return close(&mut stream, HANDSHAKE_FAILURE).await;
+            }
+        };
+        if upstream.write_all(&hello.bytes).await.is_err() {
+            return;
+        }
+        let limits = Limits { idle: defaults.idle_timeout, deadline: deadline(route, Timestamp::now()) };
+        let spliced = Spliced { up: Progress::new(), down: Progress::new() };
+        spliced.up.note(hello.bytes.len());
+        judged.passed(route, &spliced.up);
+        splice(stream, upstream, &spliced, limits).await;
+        judged.entry.event.bytes_down = spliced.down.bytes();
+    }
+
+    async fn fail(self, mut stream: TcpStream, failure: Failure) {
+        self.record(&failure.refusal).await;
+        close(&mut stream, &failure.last_words).await;
+    }
+
+    async fn record(&self, refusal: &Refusal) {
+        let subject = subject(self.endpoint.host.as_str().to_owned(), self.endpoint.port);
+        refuse(&self.connection, Arc::clone(&self.snapshot), subject, refusal).await;
+    }
+}
+
+impl From<hello::Error> for Failure {
+    fn from(error: hello::Error) -> Failure {
+        let refusal = Refusal::new(Code::TunnelNotTls, error.to_string());
+        let last_words = match error {
+            hello::Error::Malformed { alert } => alert,
+            hello::Error::TooLarge => HANDSHAKE_FAILURE.to_vec(),
+            hello::Error::NotTls | hello::Error::Closed | hello::Error::TooSlow | hello::Error::Read(_) => {
+                Vec::new()
+            }
+        };
+        Failure { refusal, last_words }
+    }
+}
+
+/// Says the last words and closes, so that the other side reads them.
+async fn close(stream: &mut TcpStream, last_words: &[u8]) {
+    let lingering = async {
+        stream.write_all(last_words).await?;
+        stream.shutdown().await?;
+        tokio::io::copy(&mut stream.take(LINGER_LIMIT), &mut tokio::io::sink()).await
+    };
+    let _ = timeout(LINGER_TIMEOUT, lingering).await;
+}

@@ -1,0 +1,187 @@
+//! The open side: names resolved once, addresses checked, exactly a checked address dialled.
+
+mod connector;
+mod dial;
+mod parent;
+mod resolve;
+
+pub use dial::{DialError, Dialer};
+pub use parent::{Parent, ParentError, ParseParentError};
+pub use resolve::{Resolve, SystemResolver};
+
+use std::error::Error as StdError;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hudsucker::Body;
+use hyper_util::client::legacy::{self, Client};
+use hyper_util::rt::TokioTimer;
+use policy::{Defaults, Route};
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+
+use crate::refusal::{Code, Refusal};
+use crate::tasks::Tasks;
+use crate::tls::provider;
+use connector::Connector;
+
+/// An idle connection to upstream is kept this long.
+const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// This many idle connections are kept per host.
+const POOL_IDLE_PER_HOST: usize = 32;
+/// What an HTTP/2 upstream may send before we have read it.
+const STREAM_WINDOW: u32 = 512 * 1024;
+const CONNECTION_WINDOW: u32 = 2 * 1024 * 1024;
+/// What a head from upstream may take.
+const HEAD_LIMIT: usize = 256 * 1024;
+const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(30);
+const HTTP2_PING_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Why upstream TLS cannot be prepared.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// The file of additional roots cannot be read.
+    #[error("cannot read the additional roots in {path}")]
+    Read {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The file holds no certificate.
+    #[error("{path} holds no PEM certificate that can be a root")]
+    NoRoots {
+        /// The file.
+        path: std::path::PathBuf,
+    },
+    /// The configuration was not accepted.
+    #[error("cannot prepare TLS")]
+    Tls(#[from] rustls::Error),
+}
+
+/// The TLS of the open side, with each choice of protocols.
+#[derive(Debug, Clone)]
+pub struct UpstreamTls {
+    any: Arc<ClientConfig>,
+    http1: Arc<ClientConfig>,
+}
+
+impl UpstreamTls {
+    /// The roots of the web, and those in the PEM file at `additional`.
+    pub fn new(additional: Option<&Path>) -> Result<UpstreamTls, TlsError> {
+        let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+        if let Some(path) = additional {
+            let pem =
+                std::fs::read(path).map_err(|source| TlsError::Read { path: path.to_owned(), source })?;
+            let certificates = CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok);
+            let (added, _) = roots.add_parsable_certificates(certificates);
+            if added == 0 {
+                return Err(TlsError::NoRoots { path: path.to_owned() });
+            }
+        }
+        let mut any = ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let mut http1 = any.clone();
+        any.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        http1.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(UpstreamTls { any: Arc::new(any), http1: Arc::new(http1) })
+    }
+}
+
+/// The connections of one route. Nothing of it is shared with another route: what one may dial, another may not.
+#[derive(Clone)]
+pub(crate) struct RouteClient {
+    pooled: Client<Connector, Body>,
+    upgrading: Client<Connector, Body>,
+}
+
+impl RouteClient {
+    pub(crate) fn new(
+        route: &Route,
+        defaults: &Defaults,
+        dialer: &Arc<Dialer>,
+        tls: &UpstreamTls,
+        tasks: &Tasks,
+    ) -> RouteClient {
+        let client = |tls: &Arc<ClientConfig>| {
+            let connector = Connector::new(
+                Arc::clone(dialer),
+                route.allow_private().to_vec(),
+                Arc::clone(tls),
+                defaults.connect_timeout,
+            );
+            Client::builder(tasks.clone())
+                .timer(TokioTimer::new())
+                .pool_timer(TokioTimer::new())
+                .pool_idle_timeout(POOL_IDLE_TIMEOUT)
+                .pool_max_idle_per_host(POOL_IDLE_PER_HOST)
+                .http1_max_buf_size(HEAD_LIMIT)
+                .http2_initial_stream_window_size(STREAM_WINDOW)
+                .http2_initial_connection_window_size(CONNECTION_WINDOW)
+                .http2_keep_alive_interval(HTTP2_PING_INTERVAL)
+                .http2_keep_alive_timeout(HTTP2_PING_TIMEOUT)
+                .build(connector)
+        };
+        RouteClient { pooled: client(&tls.any), upgrading: client(&tls.http1) }
+    }
+
+    /// For requests.
+    pub(crate) fn pooled(&self) -> &Client<Connector, Body> {
+        &self.pooled
+    }
+
+    /// For requests that upgrade: HTTP/1.1 only.
+    pub(crate) fn upgrading(&self) -> &Client<Connector, Body> {
+        &self.upgrading
+    }
+}
+
+/// What the agent is told when upstream cannot be reached.
+pub(crate) fn refusal_of_dial(error: &DialError) -> Refusal {
+    match error {
+        DialError::NotAllowed(denial) => policy::Denial::from(*denial).into(),
+        DialError::Ours(_) => Refusal::new(
+            Code::Policy(policy::Code::AddressNotAllowed),
+            "the host resolves to this proxy itself",
+        ),
+        DialError::Resolve(_) | DialError::NoAddress => {
+            Refusal::new(Code::UpstreamUnresolved, "the name of the upstream host could not be resolved")
+        }
+        DialError::Connect(_) => Refusal::new(
+            Code::UpstreamUnreachable,
+            "no connection to the upstream host: it refused, or no route leads there",
+        ),
+        DialError::Parent(_) => Refusal::new(
+            Code::UpstreamUnreachable,
+            "the parent proxy did not open a connection to the upstream host",
+        ),
+        DialError::Timeout => Refusal::new(Code::UpstreamTimeout, "the upstream host did not answer in time"),
+        DialError::Tls(_) => {
+            Refusal::new(Code::UpstreamTls, "the certificate or TLS of the upstream host is not acceptable")
+        }
+        DialError::Name => Refusal::new(Code::Internal, "the host of the request was lost on the way"),
+    }
+}
+
+/// What the agent is told when a request failed, and the whole cause for our log.
+pub(crate) fn refusal_of_request(error: &legacy::Error) -> (Refusal, String) {
+    let mut cause = error.to_string();
+    let mut source = StdError::source(error);
+    let mut refusal = None;
+    while let Some(error) = source {
+        cause = format!("{cause}: {error}");
+        if let Some(error) = error.downcast_ref::<DialError>() {
+            refusal = Some(refusal_of_dial(error));
+        }
+        source = error.source();
+    }
+    let broken =
+        || Refusal::new(Code::UpstreamFailed, "the upstream host broke off, or its answer was not HTTP");
+    (refusal.unwrap_or_else(broken), cause)
+}

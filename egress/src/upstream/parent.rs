@@ -1,0 +1,132 @@
+use std::fmt;
+use std::io;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use policy::Host;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use zeroize::Zeroizing;
+
+/// The head of a parent's answer may take this much.
+const HEAD_LIMIT: usize = 8 * 1024;
+
+/// Why the parent proxy did not connect.
+#[derive(Debug, thiserror::Error)]
+pub enum ParentError {
+    /// It cannot be spoken to.
+    #[error("cannot speak to it")]
+    Io(#[from] io::Error),
+    /// It refused.
+    #[error("it answered {0}")]
+    Refused(u16),
+    /// Its answer is not HTTP.
+    #[error("its answer is not HTTP")]
+    NotHttp,
+}
+
+/// Why the text does not name a parent proxy.
+#[derive(Debug, thiserror::Error)]
+#[error("expected `http://[user:password@]host:port`")]
+pub struct ParseParentError;
+
+/// A proxy that our connections go through, as `http://[user:password@]host:port`.
+pub struct Parent {
+    host: Host,
+    port: u16,
+    authorization: Option<Zeroizing<String>>,
+}
+
+impl Parent {
+    /// The proxy that `url` names.
+    pub fn parse(url: &str) -> Result<Parent, ParseParentError> {
+        let rest = url.strip_prefix("http://").ok_or(ParseParentError)?;
+        let rest = rest.strip_suffix('/').unwrap_or(rest);
+        let (user, address) = match rest.rsplit_once('@') {
+            Some((user, address)) => (Some(user), address),
+            None => (None, rest),
+        };
+        let (host, port) = address.rsplit_once(':').ok_or(ParseParentError)?;
+        let host = Host::parse(host).map_err(|_| ParseParentError)?;
+        let port = port.parse().map_err(|_| ParseParentError)?;
+        let authorization = user.map(|user| {
+            let user = Zeroizing::new(unescape(user));
+            Zeroizing::new(format!("proxy-authorization: Basic {}\r\n", BASE64_STANDARD.encode(&*user)))
+        });
+        Ok(Parent { host, port, authorization })
+    }
+
+    /// A connection to `host:port` through this proxy, which resolves the name.
+    pub(super) async fn connect(&self, host: &Host, port: u16) -> Result<TcpStream, ParentError> {
+        let mut stream = TcpStream::connect((self.host.as_str(), self.port)).await?;
+        stream.set_nodelay(true)?;
+        let authorization = self.authorization.as_ref().map_or("", |line| line.as_str());
+        let request = Zeroizing::new(format!(
+            "CONNECT {host}:{port} HTTP/1.1\r\nhost: {host}:{port}\r\n{authorization}\r\n"
+        ));
+        stream.write_all(request.as_bytes()).await?;
+        // Byte by byte, so that nothing after the head is taken from the stream.
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            if head.len() >= HEAD_LIMIT {
+                return Err(ParentError::NotHttp);
+            }
+            head.push(stream.read_u8().await?);
+        }
+        match status(&head).ok_or(ParentError::NotHttp)? {
+            200..=299 => Ok(stream),
+            other => Err(ParentError::Refused(other)),
+        }
+    }
+}
+
+impl fmt::Debug for Parent {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Parent({}:{})", self.host, self.port)
+    }
+}
+
+fn status(head: &[u8]) -> Option<u16> {
+    let line = std::str::from_utf8(head.split(|byte| *byte == b'\r').next()?).ok()?;
+    let rest = line.strip_prefix("HTTP/1.")?;
+    rest.split(' ').nth(1)?.parse().ok()
+}
+
+fn unescape(text: &str) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('%') {
+        bytes.extend_from_slice(&rest.as_bytes()[..at]);
+        let escape = rest.get(at + 1..at + 3).and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        match escape {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &rest[at + 3..];
+            }
+            None => {
+                bytes.push(b'%');
+                rest = &rest[at + 1..];
+            }
+        }
+    }
+    bytes.extend_from_slice(rest.as_bytes());
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_parent_is_a_plain_http_proxy_with_a_port() {
+        let parent = Parent::parse("http://me:s%403@proxy.corp:3128/").unwrap();
+        assert_eq!(format!("{parent:?}"), "Parent(proxy.corp:3128)");
+        assert_eq!(parent.authorization.unwrap().as_str(), "proxy-authorization: Basic bWU6c0Az\r\n");
+        for url in
+            ["https://proxy.corp:3128", "proxy.corp:3128", "http://proxy.corp", "http://:3128", "http://a:b"]
+        {
+            assert!(Parent::parse(url).is_err(), "{url}");
+        }
+    }
+}
