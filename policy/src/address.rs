@@ -34,7 +34,6 @@ pub struct AddressDenial {
 
 /// The kinds of address that are not the public network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
 pub enum AddressClass {
     /// 127.0.0.0/8, `::1`.
     Loopback,

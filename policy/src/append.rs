@@ -9,7 +9,6 @@ use crate::route::{Route, RouteId, Tls, Verdict};
 
 /// Why a grant cannot be written into a file, or taken out.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
 pub enum AppendError {
     /// The file itself is wrong.
     #[error("the routes cannot be read\n{0}")]

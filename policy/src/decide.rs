@@ -64,7 +64,6 @@ pub struct Denial {
 
 /// The stable codes of refusals that this crate knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
 pub enum Code {
     /// No route is for this host, scheme and port.
     HostNotAllowed,

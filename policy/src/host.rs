@@ -18,7 +18,6 @@ pub struct Host {
 
 /// Why a text is not a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
 pub enum HostError {
     /// Nothing there.
     #[error("host is empty")]
@@ -41,9 +40,6 @@ pub enum HostError {
     /// A label that starts or ends with a hyphen.
     #[error("host has a label that starts or ends with a hyphen")]
     Hyphen,
-    /// `xn--` followed by nothing that could be punycode.
-    #[error("host has a malformed `xn--` label")]
-    Punycode,
     /// Could be read as an IPv4 address in an odd notation.
     #[error("host could be read as an IPv4 address: write it as four decimal numbers")]
     AmbiguousIpv4,
@@ -147,9 +143,6 @@ pub(crate) fn check_label(label: &str) -> Result<(), HostError> {
     }
     if label.starts_with('-') || label.ends_with('-') {
         return Err(HostError::Hyphen);
-    }
-    if label.eq_ignore_ascii_case("xn--") {
-        return Err(HostError::Punycode);
     }
     Ok(())
 }

@@ -127,7 +127,6 @@ impl Match {
 
 /// Why a text is not a path match.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
 pub enum PathMatchError {
     /// The type is not one of the three.
     #[error("unknown path type `{0}`, expected `exact`, `prefix` or `regex`")]

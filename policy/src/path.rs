@@ -18,7 +18,6 @@ pub struct CanonicalPath {
 
 /// Why a path is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
 pub enum PathError {
     /// Not starting with `/`.
     #[error("path does not start with `/`")]
@@ -104,7 +103,6 @@ fn canonicalise(raw: &[u8]) -> Result<String, PathError> {
                     b'/' => return Err(PathError::EscapedSlash),
                     b'\\' => return Err(PathError::Backslash),
                     0..=0x1f | 0x7f => return Err(PathError::Control),
-                    b'%' if escape(rest).is_some() => return Err(PathError::DoubleEscape),
                     _ if is_unreserved(escaped) => canonical.push(char::from(escaped)),
                     _ => push_escaped(&mut canonical, escaped),
                 }
@@ -119,6 +117,10 @@ fn canonicalise(raw: &[u8]) -> Result<String, PathError> {
             }
             _ => return Err(PathError::Character),
         }
+    }
+    let mut percents = canonical.match_indices("%25").map(|(start, escaped)| start + escaped.len());
+    if percents.any(|end| escape(&canonical.as_bytes()[end..]).is_some()) {
+        return Err(PathError::DoubleEscape);
     }
     Ok(canonical)
 }

@@ -28,7 +28,6 @@ pub(crate) enum HostRank {
 
 /// Why a text is not a host pattern.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
 pub enum PatternError {
     /// The host, or the suffix of the wildcard, is not a host.
     #[error("{0}")]

@@ -34,8 +34,12 @@ pub(super) fn route(position: usize, raw: &Spanned<RawRoute>, findings: &mut Fin
         .filter_map(|text| findings.take(text.referenced, PrivateAllow::parse(&text.value)))
         .collect();
     let expires_at = raw.expires_at.as_ref().and_then(|text| expires_at(text, findings));
-    let grant =
-        raw.grant.as_ref().and_then(|text| findings.take(text.referenced, GrantId::parse(&text.value)));
+    let grant = raw.grant.as_ref().and_then(|text| {
+        findings.take(
+            text.referenced,
+            GrantId::parse(&text.value).map_err(|error| format!("`{}`: {error}", text.value)),
+        )
+    });
     if findings.list.len() > before {
         return None;
     }
@@ -246,17 +250,19 @@ fn matches(raw: &RawRoute, findings: &mut Findings<'_>) -> Vec<Match> {
 
 fn credential(raw: &RawRoute, findings: &mut Findings<'_>) -> Option<Credential> {
     let scheme = match &raw.auth_scheme {
-        Some(text) => auth_scheme(text, findings)?,
-        None => AuthScheme::Bearer,
+        Some(text) => auth_scheme(text, findings),
+        None => Some(AuthScheme::Bearer),
     };
     let name = |text: &Text, findings: &mut Findings<'_>| {
-        findings.take(text.referenced, SecretName::parse(&text.value))
+        let parsed = SecretName::parse(&text.value).map_err(|error| format!("`{}`: {error}", text.value));
+        findings.take(text.referenced, parsed)
     };
     let secret = match (&raw.token_env, &raw.token_file) {
-        (Some(env), _) => SecretRef::Env(name(env, findings)?),
-        (None, Some(file)) => SecretRef::File(name(file, findings)?),
-        (None, None) => return None,
+        (Some(env), _) => name(env, findings).map(SecretRef::Env),
+        (None, Some(file)) => name(file, findings).map(SecretRef::File),
+        (None, None) => None,
     };
+    let (scheme, secret) = (scheme?, secret?);
     Some(Credential { scheme, secret })
 }
 

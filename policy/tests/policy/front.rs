@@ -1,0 +1,73 @@
+use policy::{Front, Policy};
+
+use super::{host, now, policy};
+
+fn front(policy: &Policy, name: &str, port: u16) -> String {
+    match policy.front(&host(name), port, now()) {
+        Front::Intercept => "intercept".to_owned(),
+        Front::Passthrough(route) => format!("passthrough {}", route.id()),
+        Front::Refuse(denial) => format!("refuse {}", denial.code),
+    }
+}
+
+#[test]
+fn a_refused_host_on_an_intercepted_port_is_told_inside_the_tunnel() {
+    let policy = policy("  - {host: a.example.com, ports: [443, 8443]}\n");
+    assert_eq!(front(&policy, "a.example.com", 8443), "intercept");
+    assert_eq!(front(&policy, "b.example.com", 443), "intercept");
+    assert_eq!(front(&policy, "b.example.com", 8443), "intercept");
+    assert_eq!(front(&policy, "b.example.com", 22), "refuse host-not-allowed");
+    assert_eq!(front(&policy, "a.example.com", 22), "refuse host-not-allowed");
+}
+
+#[test]
+fn a_plain_text_route_opens_no_tunnel() {
+    let policy = policy("  - {host: a.example.com, scheme: http}\n");
+    assert_eq!(front(&policy, "a.example.com", 80), "refuse host-not-allowed");
+}
+
+#[test]
+fn the_narrowest_host_says_whether_a_tunnel_is_opened() {
+    let policy = policy(
+        "  - {host: '**.example.com', tls: passthrough}
+  - host: a.example.com
+  - host: '*.example.org'
+  - {host: a.example.org, tls: passthrough}
+",
+    );
+    assert_eq!(front(&policy, "a.example.com", 443), "intercept");
+    assert_eq!(front(&policy, "b.example.com", 443), "passthrough routes[0]");
+    assert_eq!(front(&policy, "a.example.org", 443), "passthrough routes[3]");
+    assert_eq!(front(&policy, "b.example.org", 443), "intercept");
+}
+
+#[test]
+fn a_passthrough_host_is_refused_at_connect_when_it_cannot_be_passed_on() {
+    let policy = policy(
+        "  - {host: a.example.com, tls: passthrough, expires_at: 2026-11-21T11:00:00Z}\n  - host: b.example.com\n",
+    );
+    assert_eq!(front(&policy, "a.example.com", 443), "refuse grant-expired");
+}
+
+#[test]
+fn a_deny_that_could_fit_inside_refuses_the_tunnel() {
+    let policy = policy(
+        "  - {host: a.example.com, tls: passthrough}
+  - {host: a.example.com, deny: true, path_allowlist: [/admin]}
+  - {host: '*.example.com', deny: true}
+  - {host: b.example.com, tls: passthrough}
+",
+    );
+    assert_eq!(front(&policy, "a.example.com", 443), "refuse denied-by-rule");
+    assert_eq!(front(&policy, "b.example.com", 443), "passthrough routes[3]");
+}
+
+#[test]
+fn a_grant_does_not_open_a_tunnel_that_is_passed_on() {
+    let policy = policy(
+        "  - {host: '*.example.com', tls: passthrough}
+  - {host: a.example.com, expires_at: 2027-01-01T00:00:00Z, grant: g1}
+",
+    );
+    assert_eq!(front(&policy, "a.example.com", 443), "passthrough routes[0]");
+}
