@@ -79,12 +79,15 @@ for thing in "$@"; do
             if [ -z "$(docker_cli)" ]; then apt docker.io; fi
             need iptables iptables
             ;;
+        compose)
+            if ! docker compose version >/dev/null 2>&1 && ! have docker-compose; then apt docker-compose; fi
+            ;;
         cargo-deny)
             if ! have cargo-deny; then
                 say "cargo install --locked cargo-deny (once, about three minutes)"
                 (cd "$ROOT" && env -u RUSTFLAGS cargo install --locked --quiet cargo-deny)
             fi
             ;;
-        *) fail "unknown thing: $thing" "rust cc curl git ssh sshd python venv ip mmdebstrap docker cargo-deny" ;;
+        *) fail "unknown thing: $thing" "rust cc curl git ssh sshd python venv ip mmdebstrap docker compose cargo-deny" ;;
     esac
 done

@@ -79,16 +79,6 @@ impl Docker {
             .ok()?;
         Ok(Container { docker: self, name })
     }
-
-    /// The names of everything with this process's label that exists now.
-    pub fn leftovers(&self) -> Result<Vec<String>> {
-        let filter = format!("label={}", label());
-        let mut names = Vec::new();
-        for kind in [["ps", "-aq"].as_slice(), ["network", "ls", "-q"].as_slice()] {
-            names.extend(self.run(kind).args(["--filter", &filter]).ok()?.lines().map(str::to_owned));
-        }
-        Ok(names)
-    }
 }
 
 fn label() -> String {

@@ -163,7 +163,7 @@ async fn answer(
     *seen.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(echo.clone());
 
     let response = Response::builder().status(StatusCode::OK);
-    let bytes = head.uri.path().strip_prefix("/bytes/").and_then(|count| count.parse::<u64>().ok());
+    let bytes = head.uri.path().rsplit_once("/bytes/").and_then(|(_, count)| count.parse::<u64>().ok());
     Ok(match bytes {
         Some(count) => response.header("content-type", "application/octet-stream").body(zeros(count)),
         None => {

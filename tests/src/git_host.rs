@@ -205,3 +205,31 @@ pub(crate) fn git(directory: &Path) -> Run {
         .env("GIT_COMMITTER_NAME", "Agent")
         .env("GIT_COMMITTER_EMAIL", "agent@example.test")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_host_serves_its_key_alone_and_remembers_the_commands() {
+        let host = GitHost::start().unwrap();
+        let scratch = tempfile::tempdir().unwrap();
+        let known = scratch.path().join("known_hosts");
+        fs::write(&known, format!("[127.0.0.1]:{} {}\n", host.port, host.host_key().unwrap())).unwrap();
+        let ssh = format!(
+            "ssh -F none -i {} -o UserKnownHostsFile={} -o BatchMode=yes",
+            host.path("client_key").display(),
+            known.display()
+        );
+        let heads = git(scratch.path()).env("GIT_SSH_COMMAND", ssh).args([
+            "ls-remote",
+            &host.url(),
+            "refs/heads/main",
+        ]);
+
+        let seed = host.resolve("refs/heads/main").unwrap().unwrap();
+        assert_eq!(heads.ok().unwrap(), format!("{seed}\trefs/heads/main"));
+        assert_eq!(host.commands().unwrap(), [format!("git-upload-pack '{}'", host.repository().display())]);
+        assert_eq!(host.connections(), 1);
+    }
+}

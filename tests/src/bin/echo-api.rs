@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use clap::Parser;
 use tests::EchoServer;
 
-/// Answers every HTTPS request with what it received, as JSON. `/bytes/N` answers with N bytes.
+/// Answers every HTTPS request with what it received, as JSON. A path that ends in `/bytes/N` is answered with N bytes.
 #[derive(Debug, Parser)]
 #[command(
     version,

@@ -1,0 +1,322 @@
+//! The bundle as a container between two networks, with a real Docker engine.
+//!
+//! The set-up is that of examples/compose, in plain `docker` commands.
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+
+use tempfile::TempDir;
+use tests::{Container, Docker, Lines, Network, Process, Run, rounds};
+
+const TOKEN: &str = "the-real-token";
+const API: &str = "api.example.test";
+
+/// A bottle in Docker: the sealed network, the open one, and three containers.
+struct World<'d> {
+    // Fields are dropped in this order: containers before their networks.
+    agent: Container<'d>,
+    bundle: Container<'d>,
+    api: Container<'d>,
+    logs: Lines,
+    _follower: Process,
+    sealed: Network<'d>,
+    outside: Network<'d>,
+    files: TempDir,
+    bundle_address: String,
+}
+
+/// A network of sixteen addresses that nothing else on this machine uses: the engine refuses an overlap, so try the next.
+fn network<'d>(docker: &'d Docker, options: &[&str]) -> (Network<'d>, String) {
+    let first = std::process::id() % 4096;
+    (first..first + 64)
+        .find_map(|number| {
+            let subnet = |last: u32| format!("10.{}.{}.{}", 200 + number % 4096 / 256, number % 256, last);
+            let range = format!("--subnet={}/28", subnet(0));
+            docker
+                .network(options.iter().copied().chain([range.as_str()]))
+                .ok()
+                .map(|network| (network, subnet(2)))
+        })
+        .unwrap()
+}
+
+fn routes(prefix: &str) -> String {
+    format!(
+        "log: 2\nroutes:\n  - host: {API}\n    allow_private: [10.0.0.0/8]\n    matches:\n      \
+         - paths: [{{type: prefix, value: {prefix}}}]\n        methods: [GET]\n    auth_scheme: bearer\n    token_env: EGRESS_TOKEN_0\n"
+    )
+}
+
+impl<'d> World<'d> {
+    fn start(docker: &'d Docker) -> Self {
+        let image = docker.bundle_image().unwrap();
+        let programs = docker.static_programs().unwrap();
+        let files = tempfile::Builder::new().prefix("bc-docker-").tempdir().unwrap();
+        let at = |name: &str| files.path().join(name);
+        Run::new("chmod").args(["755"]).args([files.path()]).ok().unwrap();
+        std::fs::create_dir(at("routes")).unwrap();
+        std::fs::create_dir(at("git-gate")).unwrap();
+        std::fs::write(at("routes/routes.yaml"), routes("/v1/")).unwrap();
+        std::fs::write(at("git-gate/repos.yaml"), "repos: []\n").unwrap();
+
+        let sealed_options =
+            ["--internal", "--driver=bridge", "--opt=com.docker.network.bridge.inhibit_ipv4=true"];
+        let (sealed, bundle_address) = network(docker, &sealed_options);
+        let (outside, _) = network(docker, &["--driver=bridge"]);
+
+        // The outside world: one API on the open network.
+        let echo =
+            ["--entrypoint=/echo-api", &image, "--listen=0.0.0.0:443", "--name", API, "--ca-out=/ca.pem"];
+        let on_outside = ["--user=0", "--network", outside.name(), "--network-alias", API];
+        let api = docker.container(on_outside.into_iter().chain(echo)).unwrap();
+        api.put(&Path::new(&programs).join("echo-api"), "/echo-api").unwrap();
+        api.start().unwrap();
+        let (_api_logs, lines) = api.follow().unwrap();
+        lines.wait(|line| line.starts_with("listening")).unwrap();
+        docker
+            .run(["cp", &format!("{}:/ca.pem", api.name()), &at("routes/upstream-ca.pem").to_string_lossy()])
+            .ok()
+            .unwrap();
+
+        // The bundle, on both networks.
+        let mount = |from: &str, to: &str| format!("--volume={}:{to}:ro", at(from).display());
+        let (routes, gate) = (mount("routes", "/etc/egress"), mount("git-gate", "/etc/git-gate"));
+        let address = format!("BOTTLECAP_BOTTLE_ADDR={bundle_address}");
+        let token = format!("EGRESS_TOKEN_0={TOKEN}");
+        let mut arguments = vec!["--network", sealed.name(), "--ip", &bundle_address, &routes, &gate];
+        arguments.extend([
+            "--env",
+            &address,
+            "--env",
+            &token,
+            "--env=EGRESS_UPSTREAM_CA=/etc/egress/upstream-ca.pem",
+        ]);
+        arguments.extend(["--tmpfs=/run:mode=0755,uid=0,gid=0,size=16m", "--read-only", "--cap-drop=ALL"]);
+        arguments.extend([
+            "--cap-add=SETUID",
+            "--cap-add=SETGID",
+            "--cap-add=KILL",
+            "--security-opt=no-new-privileges:true",
+        ]);
+        arguments.extend(["--sysctl=net.ipv6.conf.all.disable_ipv6=1", &image]);
+        let bundle = docker.container(arguments).unwrap();
+        bundle.join(&outside, ["--alias=bundle"]).unwrap();
+        bundle.start().unwrap();
+        let (follower, logs) = bundle.follow().unwrap();
+
+        // The agent, on the sealed network alone.
+        let hosts =
+            ["egress", "git-gate", "supervise"].map(|name| format!("--add-host={name}:{bundle_address}"));
+        let mut arguments =
+            vec!["--network", sealed.name(), "--dns", &bundle_address, "--init", "--cap-drop=ALL"];
+        arguments.extend(hosts.iter().map(String::as_str));
+        arguments
+            .extend(["--security-opt=no-new-privileges:true", "--sysctl=net.ipv6.conf.all.disable_ipv6=1"]);
+        arguments.extend(["--entrypoint=sleep", &image, "infinity"]);
+        let agent = docker.container(arguments).unwrap();
+        agent.start().unwrap();
+
+        let world =
+            Self { agent, bundle, api, logs, _follower: follower, sealed, outside, files, bundle_address };
+        for name in ["egress", "git-gate", "supervise"] {
+            world.logs.wait(|line| line.contains(&format!("{name} is ready"))).unwrap();
+        }
+        // The certificate that the agent is to trust, from egress itself.
+        let fetch = "exec 3<>/dev/tcp/egress/9099; printf 'GET http://_egress.local/ca.pem HTTP/1.1\\r\\nHost: _egress.local\\r\\nConnection: close\\r\\n\\r\\n' >&3; \
+                     sed -n '/BEGIN/,/END/p' <&3 >/tmp/ca.pem; grep -c BEGIN /tmp/ca.pem";
+        assert_eq!(world.agent.shell(fetch).unwrap().ok().unwrap(), "1");
+        world
+    }
+
+    /// A request by the agent through the proxy: everything that came back.
+    fn request(&self, path: &str) -> String {
+        let script = format!(
+            "printf 'GET {path} HTTP/1.1\\r\\nHost: {API}\\r\\nAuthorization: Bearer my-own\\r\\nConnection: close\\r\\n\\r\\n' \
+             | timeout 20 openssl s_client -quiet -ign_eof -verify_return_error -CAfile /tmp/ca.pem -verify_hostname {API} \
+               -servername {API} -proxy egress:9099 -connect {API}:443 2>/dev/null"
+        );
+        self.agent.shell(&script).unwrap().stdout
+    }
+
+    /// Whether the container can open a TCP connection.
+    fn reaches(container: &Container<'_>, host: &str, port: u16) -> bool {
+        let finished =
+            container.shell(&format!("timeout 4 bash -c 'exec 3<>/dev/tcp/{host}/{port}'")).unwrap();
+        finished.code == 0
+    }
+
+    fn apply(&self, text: &str) {
+        let path = self.files.path().join("routes/routes.yaml");
+        std::fs::write(path.with_extension("new"), text).unwrap();
+        std::fs::rename(path.with_extension("new"), path).unwrap();
+    }
+}
+
+fn docker() -> Option<Docker> {
+    Docker::connect().unwrap()
+}
+
+#[test]
+fn the_agent_reaches_what_routes_allow_and_the_credential_is_put_in_outside() {
+    let Some(docker) = docker() else { return };
+    let world = World::start(&docker);
+
+    let allowed = world.request("/v1/users");
+    let refused = world.request("/admin");
+
+    assert!(allowed.starts_with("HTTP/1.1 200"), "{allowed}\n{}", world.logs.text());
+    assert!(allowed.contains(&format!("Bearer {TOKEN}")) && !allowed.contains("my-own"), "{allowed}");
+    assert!(
+        refused.starts_with("HTTP/1.1 403") && refused.contains("x-bottlecap-denied: path-not-allowed"),
+        "{refused}"
+    );
+    assert!(!world.logs.text().contains(TOKEN), "the credential is in the log:\n{}", world.logs.text());
+}
+
+#[test]
+fn the_agent_reaches_the_bundle_and_nothing_else() {
+    let Some(docker) = docker() else { return };
+    let world = World::start(&docker);
+    // A service of the host on every address it has.
+    let host = std::net::TcpListener::bind("[::]:0").unwrap();
+    let port = host.local_addr().unwrap().port();
+    let api = world.api.address(&world.outside).unwrap();
+    let reaches = |host: &str, port: u16| World::reaches(&world.agent, host, port);
+
+    assert_eq!(
+        [9099, 9418, 9100].map(|port| reaches(&world.bundle_address, port)),
+        [true; 3],
+        "the bundle itself"
+    );
+    assert!(!reaches(&api, 443), "the API directly");
+    let gateway = world.sealed.inspect("{{(index .IPAM.Config 0).Gateway}}").unwrap();
+    let outside_gateway = world.outside.inspect("{{(index .IPAM.Config 0).Gateway}}").unwrap();
+    for address in [gateway.as_str(), outside_gateway.as_str(), "172.17.0.1"] {
+        assert!(!reaches(address, port), "a service of the host on {address}");
+    }
+    // The bridge has a link-local address; the agent has no IPv6 to reach it with.
+    let bridge = format!("br-{}", &world.sealed.inspect("{{.Id}}").unwrap()[..12]);
+    let link_local =
+        Run::new("ip").args(["-6", "-o", "addr", "show", "dev", &bridge, "scope", "link"]).ok().unwrap();
+    assert_eq!(world.agent.shell("cat /proc/net/if_inet6").unwrap().stdout, "");
+    if let Some(address) = link_local.split_whitespace().find(|word| word.starts_with("fe80")) {
+        let address = address.split('/').next().unwrap();
+        assert!(!reaches(&format!("{address}%eth0"), port), "a service of the host on {address}");
+    }
+    // What is not our proxy is not on the bundle's address either, and its other address is out of reach.
+    let other = world.bundle.address(&world.outside).unwrap();
+    assert!(!reaches(&other, 9099), "the bundle's outside address");
+
+    // Names: ours, and no other.
+    let resolves =
+        |name: &str| world.agent.shell(&format!("timeout 20 getent ahosts {name}")).unwrap().code == 0;
+    assert!(resolves("egress"));
+    assert!(!resolves(API), "a name of the outside network");
+    assert!(!resolves("data.leaks.example.com"), "a public name");
+    assert!(!World::reaches(&world.agent, "1.1.1.1", 53), "a public resolver");
+}
+
+#[test]
+fn without_its_two_options_the_network_would_leak_to_the_host() {
+    let Some(docker) = docker() else { return };
+    let image = docker.bundle_image().unwrap();
+    let (leaky, _) = network(&docker, &["--internal"]);
+    let host = std::net::TcpListener::bind("[::]:0").unwrap();
+    let port = host.local_addr().unwrap().port();
+    let gateway = leaky.inspect("{{(index .IPAM.Config 0).Gateway}}").unwrap();
+    let arguments =
+        ["--network", leaky.name(), "--init", "--cap-drop=ALL", "--entrypoint=sleep", &image, "infinity"];
+    let container = docker.container(arguments).unwrap();
+    container.start().unwrap();
+
+    // The probe that the story above relies on does see a way out where there is one.
+    assert!(World::reaches(&container, &gateway, port));
+}
+
+#[test]
+fn neither_the_outside_network_nor_the_host_reaches_the_proxy() {
+    let Some(docker) = docker() else { return };
+    let world = World::start(&docker);
+    let outside = world.bundle.address(&world.outside).unwrap();
+
+    for port in [9099, 9418, 9100] {
+        assert!(!World::reaches(&world.api, &outside, port), "port {port} from the outside network");
+        for address in [&outside, &world.bundle_address] {
+            let target = format!("{address}:{port}").parse().unwrap();
+            let dialled = std::net::TcpStream::connect_timeout(&target, std::time::Duration::from_secs(2));
+            assert!(dialled.is_err(), "{target} from the host");
+        }
+    }
+}
+
+#[test]
+fn a_hangup_reloads_what_was_renamed_into_the_mounted_directory() {
+    let Some(docker) = docker() else { return };
+    let world = World::start(&docker);
+    let code = |path: &str| world.request(path).split(' ').nth(1).unwrap_or("none").to_owned();
+    assert_eq!([code("/v1/x"), code("/v2/x")], ["200", "403"]);
+
+    for round in 0..rounds(1, 20) {
+        let (new, old) = if round % 2 == 0 { ("/v2/", "/v1/") } else { ("/v1/", "/v2/") };
+        let mark = world.logs.mark();
+        world.apply(&routes(new));
+        world.bundle.kill("HUP").unwrap();
+        let generation = format!("generation {}", round + 2);
+        world.logs.wait_after(mark, |line| line.contains(&generation)).unwrap();
+        assert_eq!([code(&format!("{new}x")), code(&format!("{old}x"))], ["200", "403"]);
+
+        let mark = world.logs.mark();
+        world.apply("routes:\n  - host: x\n    metods: [GET]\n");
+        world.bundle.kill("HUP").unwrap();
+        world.logs.wait_after(mark, |line| line.contains("routes.yaml:3:5")).unwrap();
+        assert_eq!([code(&format!("{new}x")), code(&format!("{old}x"))], ["200", "403"]);
+    }
+}
+
+#[test]
+fn the_container_is_healthy_and_stops_with_zero() {
+    let Some(docker) = docker() else { return };
+    let world = World::start(&docker);
+
+    let health = world.bundle.shell("supervisor health").unwrap();
+    assert_eq!(health.code, 0, "{health:?}");
+    let users = world.bundle.shell("for p in /proc/[0-9]*; do echo $(cat $p/comm) $(sed -n 's/^Uid:\\t\\([0-9]*\\).*/\\1/p' $p/status); done").unwrap();
+    for line in ["supervisor 0", "egress 64101", "git-gate 64102", "supervise 64103"] {
+        assert!(users.stdout.lines().any(|seen| seen == line), "{line} is not in\n{}", users.stdout);
+    }
+    // Its start kept the token out of PID 1's environment.
+    assert!(!world.bundle.shell("cat /proc/1/environ").unwrap().stdout.contains(TOKEN));
+
+    assert_eq!(world.bundle.stop().unwrap(), 0, "{}", world.logs.text());
+}
+
+#[test]
+fn nothing_is_left_of_a_story() {
+    let Some(docker) = docker() else { return };
+    let (network, _) = network(&docker, &["--internal"]);
+    let image = docker.bundle_image().unwrap();
+    let container = docker.container(["--network", network.name(), "--entrypoint=true", &image]).unwrap();
+    let names = [container.name().to_owned(), network.name().to_owned()];
+    drop(container);
+    drop(network);
+    for name in names {
+        assert_ne!(docker.run(["inspect", &name]).finish().unwrap().code, 0, "{name} still exists");
+    }
+}
+
+#[test]
+fn the_compose_example_is_one_that_compose_accepts() {
+    let Some(docker) = docker() else { return };
+    let directory = tests::workspace_root().join("examples/compose");
+    let plugin = docker.run(["compose", "version"]).finish().unwrap().code == 0;
+    let run = if plugin { docker.run(["compose"]) } else { Run::new("docker-compose") };
+    let config = run.args(["config"]).within(directory).ok().unwrap();
+    for line in [
+        "com.docker.network.bridge.inhibit_ipv4",
+        "internal: true",
+        "net.ipv6.conf.all.disable_ipv6",
+        "no-new-privileges",
+    ] {
+        assert!(config.contains(line), "{line} is not in\n{config}");
+    }
+}
