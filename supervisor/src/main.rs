@@ -1,2 +1,63 @@
-//! stub
-fn main() {}
+//! `supervisor`: PID 1 of the bundle. It opens the listening sockets, starts egress, git-gate and supervise with no
+//! more rights than each needs, keeps them running, and stops them in order.
+
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+mod address;
+mod bundle;
+mod cli;
+mod client;
+mod control;
+mod daemon;
+mod logs;
+mod notify;
+mod plan;
+mod secrets;
+mod setup;
+mod start;
+mod sys;
+
+const EXIT_USAGE: u8 = 64;
+const EXIT_FAILED: u8 = 70;
+
+fn main() -> ExitCode {
+    let hardened = sys::harden_self();
+    // Before anything reads the environment, and before there is a second copy of it.
+    let tokens = sys::environment::take(start::TOKEN_PREFIX);
+    if let Err(error) = hardened {
+        return fail(&format!("cannot protect this process: {error}"), None, EXIT_FAILED);
+    }
+    let cli = match cli::Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let code = if error.use_stderr() { EXIT_USAGE } else { 0 };
+            let _ = error.print();
+            return ExitCode::from(code);
+        }
+    };
+    match &cli.command {
+        Some(command) => {
+            let asked = cli.run_dir().map_err(client::ClientError::from);
+            match asked.and_then(|run_dir| client::run(command, &run_dir, &mut io::stdout().lock())) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => fail(&bundle::chain(&error), error.hint(), error.exit_code()),
+            }
+        }
+        None => match start::run(&cli, tokens) {
+            Ok(code) => ExitCode::from(code),
+            Err(error) => fail(&bundle::chain(&error), error.hint().as_deref(), error.exit_code()),
+        },
+    }
+}
+
+fn fail(message: &str, hint: Option<&str>, code: u8) -> ExitCode {
+    let mut stderr = io::stderr().lock();
+    let _ = writeln!(stderr, "error: {message}");
+    if let Some(hint) = hint {
+        let _ = writeln!(stderr, "hint: {hint}");
+    }
+    ExitCode::from(code)
+}

@@ -1,0 +1,198 @@
+//! The three daemons of the bundle: their names, ports, uids and program arguments.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use crate::cli::LogFormat;
+
+/// One of the daemons that the supervisor knows. The order is the start order; a stop goes backwards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Daemon {
+    /// The HTTP proxy.
+    Egress,
+    /// The git front.
+    GitGate,
+    /// The MCP server and the queue of proposals.
+    Supervise,
+}
+
+/// A daemon name that does not exist.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("unknown daemon `{0}`, expected one of egress, git-gate, supervise")]
+pub(crate) struct UnknownDaemon(pub(crate) String);
+
+/// Where everything lies; derived once from the command line.
+#[derive(Clone, Debug)]
+pub(crate) struct Paths {
+    /// The root that the paths of the bundle are below.
+    pub(crate) root: PathBuf,
+    /// The sockets and status files.
+    pub(crate) run: PathBuf,
+    /// The directory of the daemons' programs.
+    pub(crate) bin: PathBuf,
+}
+
+impl Paths {
+    /// The directory that holds the journals and the CA.
+    pub(crate) fn state(&self) -> PathBuf {
+        self.root.join("var/lib/sidecars")
+    }
+
+    /// The directory of the CA of this bottle.
+    pub(crate) fn ca(&self) -> PathBuf {
+        self.state().join("egress/ca")
+    }
+
+    /// The directory of the bare mirrors.
+    pub(crate) fn mirrors(&self) -> PathBuf {
+        self.root.join("git")
+    }
+
+    /// The program of `daemon`.
+    pub(crate) fn program(&self, daemon: Daemon) -> PathBuf {
+        self.bin.join(daemon.name())
+    }
+}
+
+impl Daemon {
+    /// Every daemon in start order.
+    pub(crate) const ALL: [Self; 3] = [Self::Egress, Self::GitGate, Self::Supervise];
+
+    /// The daemon of that name.
+    pub(crate) fn parse(name: &str) -> Result<Self, UnknownDaemon> {
+        Self::ALL
+            .into_iter()
+            .find(|daemon| daemon.name() == name)
+            .ok_or_else(|| UnknownDaemon(name.to_owned()))
+    }
+
+    /// The daemons named in a comma-separated list; an empty list means all of them.
+    pub(crate) fn parse_list(list: &str) -> Result<Vec<Self>, UnknownDaemon> {
+        let mut chosen = list
+            .split(',')
+            .map(str::trim)
+            .filter(|name| !name.is_empty())
+            .map(Self::parse)
+            .collect::<Result<Vec<_>, _>>()?;
+        if chosen.is_empty() {
+            chosen.extend(Self::ALL);
+        }
+        chosen.sort_unstable();
+        chosen.dedup();
+        Ok(chosen)
+    }
+
+    /// The name of the daemon, of its program and of its listening sockets.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Egress => "egress",
+            Self::GitGate => "git-gate",
+            Self::Supervise => "supervise",
+        }
+    }
+
+    /// The port that a bottle finds it on.
+    pub(crate) const fn port(self) -> u16 {
+        match self {
+            Self::Egress => 9099,
+            Self::GitGate => 9418,
+            Self::Supervise => 9100,
+        }
+    }
+
+    /// The fixed uid (and gid) it runs as when the supervisor is root.
+    pub(crate) const fn uid(self) -> u32 {
+        match self {
+            Self::Egress => 64101,
+            Self::GitGate => 64102,
+            Self::Supervise => 64103,
+        }
+    }
+
+    /// Whether SIGHUP makes it read its configuration again.
+    pub(crate) const fn reloads(self) -> bool {
+        match self {
+            Self::Egress => true,
+            Self::GitGate | Self::Supervise => false,
+        }
+    }
+
+    /// The arguments of its program.
+    pub(crate) fn arguments(self, paths: &Paths, log: LogFormat) -> Vec<OsString> {
+        let mut arguments = Vec::new();
+        let mut flag = |name: &str, value: &Path| {
+            arguments.push(OsString::from(name));
+            arguments.push(value.as_os_str().to_owned());
+        };
+        match self {
+            Self::Egress => {
+                flag("--config", &paths.root.join("etc/egress"));
+                flag("--ca-dir", &paths.ca());
+                flag("--secrets-dir", &paths.root.join("run/secrets"));
+            }
+            Self::GitGate => {
+                flag("--config", &paths.root.join("etc/git-gate"));
+                flag("--repo-dir", &paths.mirrors());
+                flag("--secrets-dir", &paths.root.join("run/secrets"));
+            }
+            Self::Supervise => flag("--config", &paths.root.join("etc/egress")),
+        }
+        flag("--run-dir", &paths.run);
+        flag("--state-dir", &paths.state());
+        flag("--log", Path::new(log.as_str()));
+        arguments
+    }
+
+    /// Variables of our own environment that are passed on to it, where set.
+    pub(crate) const fn inherited_variables(self) -> &'static [&'static str] {
+        match self {
+            Self::Egress => &["LANG", "TZ", "EGRESS_UPSTREAM_CA", "EGRESS_UPSTREAM_PROXY"],
+            Self::GitGate | Self::Supervise => &["LANG", "TZ"],
+        }
+    }
+}
+
+impl fmt::Display for Daemon {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_list_selects_every_daemon() {
+        assert_eq!(Daemon::parse_list(" , "), Ok(Daemon::ALL.to_vec()));
+    }
+
+    #[test]
+    fn a_list_is_put_into_start_order_without_duplicates() {
+        assert_eq!(
+            Daemon::parse_list("supervise, egress,egress"),
+            Ok(vec![Daemon::Egress, Daemon::Supervise])
+        );
+    }
+
+    #[test]
+    fn an_unknown_name_says_what_is_allowed() {
+        assert_eq!(
+            Daemon::parse_list("egress,proxy").unwrap_err().to_string(),
+            "unknown daemon `proxy`, expected one of egress, git-gate, supervise"
+        );
+    }
+
+    #[test]
+    fn the_arguments_follow_the_root() {
+        let paths = Paths { root: "/r".into(), run: "/r/run/sidecars".into(), bin: "/bin".into() };
+        let arguments = Daemon::Egress.arguments(&paths, LogFormat::Text);
+        let words: Vec<_> = arguments.iter().map(|word| word.to_string_lossy()).collect();
+        assert_eq!(
+            words.join(" "),
+            "--config /r/etc/egress --ca-dir /r/var/lib/sidecars/egress/ca --secrets-dir /r/run/secrets \
+             --run-dir /r/run/sidecars --state-dir /r/var/lib/sidecars --log text"
+        );
+    }
+}

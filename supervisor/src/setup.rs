@@ -1,0 +1,350 @@
+//! From the command line to everything that is needed to start: what runs, where it listens, which directories it has.
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _, lchown};
+use std::path::{Path, PathBuf};
+
+use crate::address::{self, AddressError, Standing};
+use crate::cli::{Cli, LogFormat};
+use crate::daemon::{Daemon, Paths, UnknownDaemon};
+use crate::plan::Role;
+use crate::sys;
+use crate::sys::sockets::Reach;
+
+/// Why the bundle does not start.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SetupError {
+    #[error("cannot find out our own place")]
+    Place(#[source] io::Error),
+    #[error("{daemon} has no program at {path}")]
+    Program { daemon: Daemon, path: PathBuf },
+    #[error(transparent)]
+    Address(#[from] AddressError),
+    #[error("cannot read the local addresses")]
+    LocalAddresses(#[source] io::Error),
+    #[error("LISTEN_FDS is `{0}`, expected a small number")]
+    ListenCount(String),
+    #[error("LISTEN_FDNAMES")]
+    ListenName(#[source] UnknownDaemon),
+    #[error("descriptor {number}, named {name} in LISTEN_FDNAMES, is no listening internet socket")]
+    ListenSocket {
+        number: i32,
+        name: Daemon,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{daemon} cannot listen on {address}")]
+    Listen {
+        daemon: Daemon,
+        address: SocketAddr,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot use {path} for sockets")]
+    RunDir {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("another supervisor runs on {0}")]
+    AlreadyRunning(PathBuf),
+}
+
+impl SetupError {
+    /// What the reader can do.
+    pub(crate) fn hint(&self) -> Option<String> {
+        match self {
+            Self::Program { .. } => Some("say where the daemons are with --bin-dir DIR".to_owned()),
+            Self::Address(error) => error.hint().map(str::to_owned),
+            Self::Listen { daemon, source, .. } if source.kind() == io::ErrorKind::AddrInUse => {
+                Some(format!(
+                    "another process listens there: stop it, or choose another address with --listen {daemon}=ADDR"
+                ))
+            }
+            Self::Listen { source, .. } if source.kind() == io::ErrorKind::AddrNotAvailable => {
+                Some("no interface has that address: choose one with --bottle-addr".to_owned())
+            }
+            Self::RunDir { .. } => {
+                Some("choose a writable directory with a short path with --run-dir DIR".to_owned())
+            }
+            Self::AlreadyRunning(_) => {
+                Some("stop it with `supervisor stop`, or use another --run-dir".to_owned())
+            }
+            Self::Place(_)
+            | Self::LocalAddresses(_)
+            | Self::ListenCount(_)
+            | Self::ListenName(_)
+            | Self::ListenSocket { .. }
+            | Self::Listen { .. } => None,
+        }
+    }
+}
+
+/// Where a listening socket comes from.
+#[derive(Debug)]
+pub(crate) enum Origin {
+    /// It was handed to us.
+    Inherited(OwnedFd, SocketAddr),
+    /// We open it.
+    Bind(SocketAddr),
+}
+
+impl Origin {
+    fn address(&self) -> SocketAddr {
+        match self {
+            Self::Inherited(_, address) | Self::Bind(address) => *address,
+        }
+    }
+}
+
+/// A daemon that will run.
+#[derive(Debug)]
+pub(crate) struct Member {
+    pub(crate) daemon: Daemon,
+    pub(crate) role: Role,
+    pub(crate) uid: Option<u32>,
+    pub(crate) sockets: Vec<Origin>,
+}
+
+/// Everything that is decided before something is opened.
+#[derive(Debug)]
+pub(crate) struct Setup {
+    pub(crate) paths: Paths,
+    pub(crate) log: LogFormat,
+    pub(crate) members: Vec<Member>,
+    pub(crate) reach: Reach,
+    pub(crate) ca_init: bool,
+}
+
+impl Setup {
+    /// Checks the flags against this machine.
+    pub(crate) fn new(cli: &Cli) -> Result<Self, SetupError> {
+        let paths = cli.paths().map_err(SetupError::Place)?;
+        let root = nix::unistd::geteuid().is_root();
+        let mut inherited = inherited_sockets()?;
+        let mut members = Vec::new();
+        for daemon in cli.daemons() {
+            let program = paths.program(daemon);
+            if !is_program(&program) {
+                return Err(SetupError::Program { daemon, path: program });
+            }
+            let (own, others) = inherited.into_iter().partition(|(name, _)| *name == daemon);
+            inherited = others;
+            members.push(Member {
+                daemon,
+                role: if cli.is_optional(daemon) { Role::Optional } else { Role::Essential },
+                uid: root.then(|| daemon.uid()),
+                sockets: sockets(cli, daemon, own)?,
+            });
+        }
+        Ok(Self {
+            paths,
+            log: cli.log,
+            members,
+            reach: if root { Reach::EveryUid } else { Reach::OwnUid },
+            ca_init: cli.ca_init,
+        })
+    }
+
+    /// Prints what would run.
+    pub(crate) fn print(&self, out: &mut impl Write) -> io::Result<()> {
+        writeln!(out, "{:<10} {:<22} {:<8} PROGRAM", "DAEMON", "LISTENS ON", "UID")?;
+        for member in &self.members {
+            let addresses: Vec<String> =
+                member.sockets.iter().map(|socket| socket.address().to_string()).collect();
+            let uid = member.uid.unwrap_or_else(|| nix::unistd::geteuid().as_raw());
+            let program = self.paths.program(member.daemon);
+            writeln!(
+                out,
+                "{:<10} {:<22} {uid:<8} {}",
+                member.daemon,
+                addresses.join(","),
+                program.display()
+            )?;
+        }
+        Ok(())
+    }
+
+    /// Opens the listening sockets; each lives as long as the supervisor.
+    pub(crate) fn open_sockets(&mut self) -> Result<Vec<(Daemon, OwnedFd, SocketAddr)>, SetupError> {
+        let mut open = Vec::new();
+        for member in &mut self.members {
+            let daemon = member.daemon;
+            for origin in member.sockets.drain(..) {
+                let (socket, address) = match origin {
+                    Origin::Inherited(socket, address) => (socket, address),
+                    Origin::Bind(address) => {
+                        let failed = |source| SetupError::Listen { daemon, address, source };
+                        let socket = sys::sockets::listen_on(address).map_err(failed)?;
+                        let bound = sys::sockets::listening_address(&socket).map_err(failed)?;
+                        (socket, bound)
+                    }
+                };
+                open.push((daemon, socket, address));
+            }
+        }
+        Ok(open)
+    }
+
+    /// Makes the directory of the sockets, with the rights that the daemons' uids need.
+    pub(crate) fn prepare_run_dir(&self) -> Result<(), SetupError> {
+        let failed = |source| SetupError::RunDir { path: self.paths.run.clone(), source };
+        std::fs::create_dir_all(&self.paths.run).map_err(failed)?;
+        let mode = match self.reach {
+            Reach::OwnUid => 0o700,
+            Reach::EveryUid => 0o1777,
+        };
+        let present = std::fs::metadata(&self.paths.run).map_err(failed)?.permissions().mode() & 0o7777;
+        if present != mode {
+            std::fs::set_permissions(&self.paths.run, std::fs::Permissions::from_mode(mode))
+                .map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// Makes the directories that daemons write to, owned by them. What could not be done is returned as text: the
+    /// daemon itself decides whether it can work without.
+    pub(crate) fn prepare_state_dirs(&self) -> Vec<String> {
+        let state = self.paths.state();
+        let mut wanted = vec![(state.clone(), None, 0o755), (state.join("audit"), None, 0o755)];
+        for member in &self.members {
+            let owner = member.uid;
+            wanted.push((state.join("audit").join(member.daemon.name()), owner, 0o700));
+            match member.daemon {
+                Daemon::Egress => wanted.push((state.join("egress"), owner, 0o755)),
+                Daemon::GitGate => wanted.push((self.paths.mirrors(), owner, 0o700)),
+                Daemon::Supervise => {}
+            }
+        }
+        let mut problems = Vec::new();
+        for (path, owner, mode) in wanted {
+            if let Err(error) = prepare_dir(&path, owner, mode) {
+                let for_whom = owner.map(|uid| format!(" for uid {uid}")).unwrap_or_default();
+                problems.push(format!("cannot prepare {}{for_whom}: {error}", path.display()));
+            }
+        }
+        problems
+    }
+}
+
+/// Whether a supervisor answers on this socket.
+pub(crate) fn refuse_second(socket: &Path) -> Result<(), SetupError> {
+    match std::os::unix::net::UnixStream::connect(socket) {
+        Ok(_) => Err(SetupError::AlreadyRunning(socket.to_owned())),
+        Err(_) => Ok(()),
+    }
+}
+
+fn sockets(cli: &Cli, daemon: Daemon, inherited: Vec<(Daemon, OwnedFd)>) -> Result<Vec<Origin>, SetupError> {
+    let mut sockets = Vec::new();
+    for (name, socket) in inherited {
+        let number = std::os::fd::AsRawFd::as_raw_fd(&socket);
+        let address = sys::sockets::listening_address(&socket)
+            .map_err(|source| SetupError::ListenSocket { number, name, source })?;
+        sockets.push(Origin::Inherited(socket, address));
+    }
+    if sockets.is_empty() {
+        let asked = cli.listen.iter().filter(|listen| listen.daemon == daemon);
+        sockets.extend(asked.map(|listen| Origin::Bind(listen.address)));
+    }
+    if sockets.is_empty() {
+        let standing = if std::process::id() == 1 { Standing::Init } else { Standing::Ordinary };
+        let local = sys::local_addresses().map_err(SetupError::LocalAddresses)?;
+        let address = address::choose(cli.bottle_addr, standing, &local)?;
+        sockets.push(Origin::Bind(SocketAddr::new(address, daemon.port())));
+    }
+    Ok(sockets)
+}
+
+/// The sockets that whoever started us hands over, as in sd_listen_fds(3).
+fn inherited_sockets() -> Result<Vec<(Daemon, OwnedFd)>, SetupError> {
+    let variable = |name: &str| std::env::var(name).ok();
+    if variable("LISTEN_PID").and_then(|pid| pid.parse().ok()) != Some(std::process::id()) {
+        return Ok(Vec::new());
+    }
+    let count = variable("LISTEN_FDS").unwrap_or_default();
+    let count: i32 = match count.parse() {
+        Ok(number @ 0..=64) => number,
+        Ok(_) | Err(_) => return Err(SetupError::ListenCount(count)),
+    };
+    let names = variable("LISTEN_FDNAMES").unwrap_or_default();
+    let mut names = names.split(':');
+    let mut sockets = Vec::new();
+    for number in 3..3 + count {
+        let daemon = Daemon::parse(names.next().unwrap_or_default()).map_err(SetupError::ListenName)?;
+        let socket =
+            sys::adopt(number).map_err(|source| SetupError::ListenSocket { number, name: daemon, source })?;
+        sockets.push((daemon, socket));
+    }
+    Ok(sockets)
+}
+
+fn is_program(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+}
+
+fn prepare_dir(path: &Path, owner: Option<u32>, mode: u32) -> io::Result<()> {
+    match std::fs::DirBuilder::new().recursive(true).mode(0o755).create(path) {
+        Ok(()) => {}
+        Err(error) if path.is_dir() => drop(error),
+        Err(error) => return Err(error),
+    }
+    // A daemon that owns the directory above must not make us change the owner of something else through a link.
+    let found = std::fs::symlink_metadata(path)?;
+    if !found.is_dir() {
+        return Err(io::Error::from(io::ErrorKind::NotADirectory));
+    }
+    match owner {
+        None => Ok(()),
+        Some(uid) if found.uid() == uid => Ok(()),
+        Some(uid) => {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+            lchown(path, Some(uid), Some(uid))
+        }
+    }
+}
+
+/// The environment of a daemon: nothing but what is listed.
+pub(crate) fn environment(daemon: Daemon, notify: &Path) -> Vec<(&'static str, OsString)> {
+    const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+    let path = std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
+    let mut variables = vec![("PATH", path), ("NOTIFY_SOCKET", notify.as_os_str().to_owned())];
+    for name in daemon.inherited_variables() {
+        variables.extend(std::env::var_os(name).map(|value| (*name, value)));
+    }
+    variables
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_in_place_of_a_directory_is_not_followed() {
+        let home = tempfile::tempdir().unwrap();
+        let (target, link) = (home.path().join("target"), home.path().join("link"));
+        std::fs::create_dir(&target).unwrap();
+        std::os::unix::fs::symlink(&target, &link).unwrap();
+        let before = std::fs::metadata(&target).unwrap().uid();
+        assert!(prepare_dir(&link, Some(64101), 0o700).is_err());
+        assert_eq!(std::fs::metadata(&target).unwrap().uid(), before);
+    }
+
+    #[test]
+    fn a_directory_that_has_its_owner_is_left_alone() {
+        let home = tempfile::tempdir().unwrap();
+        let own = std::fs::metadata(home.path()).unwrap();
+        prepare_dir(home.path(), Some(own.uid()), 0o777).unwrap();
+        assert_eq!(std::fs::metadata(home.path()).unwrap().mode(), own.mode());
+    }
+
+    #[test]
+    fn the_environment_is_a_short_list() {
+        let names: Vec<_> =
+            environment(Daemon::GitGate, Path::new("/n")).into_iter().map(|(name, _)| name).collect();
+        assert!(names.iter().all(|name| ["PATH", "NOTIFY_SOCKET", "LANG", "TZ"].contains(name)), "{names:?}");
+    }
+}
