@@ -95,6 +95,8 @@ pub fn review(
     ttl_seconds: u32,
     now: Timestamp,
 ) -> Result<Review, ReviewError> {
+    // Whole seconds: what is shown is what people compare.
+    let now = Timestamp::from_second(now.as_second()).map_err(|_| ReviewError::Time)?;
     let lifetime = SignedDuration::from_secs(i64::from(ttl_seconds));
     let expires_at = now.checked_add(lifetime).map_err(|_| ReviewError::Time)?;
     let grant = proposal.to_grant(id, expires_at);
@@ -263,7 +265,7 @@ impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Difference::Allows { what, until, still_refused, partly_by } => {
-                write!(f, "this newly allows {what} until {until}")?;
+                write!(f, "this newly allows {} until {until}", what.replace('\n', " and "))?;
                 if !partly_by.is_empty() {
                     write!(f, "\na part of it is already allowed by {}", places(partly_by))?;
                 }
