@@ -13,7 +13,7 @@ use crate::access::Sources;
 use crate::activation::Notify;
 use crate::cli::{DaemonArgs, Places};
 use crate::desk::Desk;
-use crate::mcp::Server;
+use crate::mcp::{Patience, Server};
 use crate::{http, operator};
 
 const LISTEN_DEFAULT: &str = "127.0.0.1:9100";
@@ -49,7 +49,7 @@ async fn serve(places: &Places, args: &DaemonArgs, passed: Vec<TcpListener>) -> 
         .context("a socket has no address")?;
 
     let stop = CancellationToken::new();
-    let server = Server::new(Arc::clone(&desk), sources(places, args));
+    let server = Server::new(Arc::clone(&desk), sources(places, args), Patience::default());
     let mut tasks = JoinSet::new();
     tasks.spawn(operator::serve(operators, desk, stop.clone()));
     for listener in listeners {

@@ -7,6 +7,10 @@ use anyhow::Context;
 use clap::Parser;
 use supervise::cli::{Cli, Log};
 use supervise::{activation, commands, daemon};
+use tracing::Level;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// Usage or configuration.
 const USAGE: u8 = 64;
@@ -43,12 +47,19 @@ fn main() -> ExitCode {
 
 fn start(cli: &Cli) -> anyhow::Result<()> {
     let passed = activation::take("supervise")?;
-    let log = tracing_subscriber::fmt().with_writer(io::stderr).with_target(false);
-    match cli.daemon.log {
-        Log::Json => log.json().flatten_event(true).init(),
-        Log::Text => log.with_ansi(false).init(),
-    }
+    log(cli.daemon.log);
     daemon::run(&cli.places, &cli.daemon, passed)
+}
+
+/// Our own events; of the libraries what somebody has to look at.
+fn log(form: Log) {
+    let targets = Targets::new().with_target("supervise", Level::INFO).with_default(Level::WARN);
+    let registry = tracing_subscriber::registry().with(targets);
+    let layer = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_target(false);
+    match form {
+        Log::Json => registry.with(layer.json().flatten_event(true)).init(),
+        Log::Text => registry.with(layer.with_ansi(false)).init(),
+    }
 }
 
 fn print(text: String) -> anyhow::Result<()> {

@@ -21,10 +21,6 @@ use crate::access::Sources;
 use crate::desk::{Desk, Refusal};
 use crate::tools::{self, Call};
 
-/// How long one `wait_decision` waits: some clients give up on a call after 60 s.
-const POLL: Duration = Duration::from_secs(45);
-/// How often it says that it still waits, to clients that gave a progress token.
-const PROGRESS: Duration = Duration::from_secs(5);
 /// How many calls may wait at once.
 const WAITERS_MAX: usize = 4;
 /// How many requests `list_requests` returns.
@@ -33,11 +29,28 @@ const LIST_MAX: usize = 50;
 const INSTRUCTIONS: &str = "You are in a sealed bottle. Requests to hosts that are not allowed are refused with a JSON body that says why. \
 To reach such a host, call propose_route and then wait_decision. The operator decides; do not look for a way around a refusal.";
 
+/// How `wait_decision` waits.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// How long one call waits.
+    pub poll: Duration,
+    /// How often it says that it still waits, to clients that gave a progress token.
+    pub progress: Duration,
+}
+
+/// Some clients give up on a call after 60 s, and on a silent one sooner.
+impl Default for Patience {
+    fn default() -> Patience {
+        Patience { poll: Duration::from_secs(45), progress: Duration::from_secs(5) }
+    }
+}
+
 /// The MCP server, cheap to clone: one serves each request.
 #[derive(Clone)]
 pub struct Server {
     desk: Arc<Desk>,
     sources: Arc<Sources>,
+    patience: Patience,
     waiters: Arc<Semaphore>,
 }
 
@@ -57,8 +70,8 @@ impl Told {
 impl Server {
     /// A server on that desk.
     #[must_use]
-    pub fn new(desk: Arc<Desk>, sources: Sources) -> Server {
-        Server { desk, sources: Arc::new(sources), waiters: Arc::new(Semaphore::new(WAITERS_MAX)) }
+    pub fn new(desk: Arc<Desk>, sources: Sources, patience: Patience) -> Server {
+        Server { desk, sources: Arc::new(sources), patience, waiters: Arc::new(Semaphore::new(WAITERS_MAX)) }
     }
 
     async fn call(
@@ -112,22 +125,23 @@ impl Server {
             message: format!(
                 "{WAITERS_MAX} calls wait for decisions already; end one of them, or use get_request"
             ),
-            retry_after: Some(PROGRESS),
+            retry_after: Some(self.patience.progress),
         })?;
         let mut changes = self.desk.subscribe();
+        let Patience { poll, progress } = self.patience;
         let start = Instant::now();
-        let mut progress = interval_at(start + PROGRESS, PROGRESS);
+        let mut progress = interval_at(start + progress, progress);
         progress.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let view = self.view(&id)?;
-            let wake = wake_at(&view, start);
-            if !view.state.is_undecided() || start.elapsed() >= POLL {
+            let wake = wake_at(&view, start + poll);
+            if !view.state.is_undecided() || start.elapsed() >= poll {
                 return Ok(told(&view));
             }
             tokio::select! {
                 _ = changes.changed() => {}
                 () = sleep_until(wake) => {}
-                _ = progress.tick() => notify(context, start.elapsed(), view.state).await,
+                _ = progress.tick() => notify(context, start.elapsed(), poll, view.state).await,
                 () = context.ct.cancelled() => return Ok(told(&view)),
             }
         }
@@ -194,8 +208,7 @@ impl ServerHandler for Server {
 }
 
 /// When there could be news without an event: the end of the call, or of the time to decide.
-fn wake_at(view: &View, start: Instant) -> Instant {
-    let end = start + POLL;
+fn wake_at(view: &View, end: Instant) -> Instant {
     if view.state != State::Pending {
         return end;
     }
@@ -203,11 +216,11 @@ fn wake_at(view: &View, start: Instant) -> Instant {
     Duration::try_from(left).map_or(end, |left| end.min(Instant::now() + left))
 }
 
-async fn notify(context: &RequestContext<RoleServer>, elapsed: Duration, state: State) {
+async fn notify(context: &RequestContext<RoleServer>, elapsed: Duration, total: Duration, state: State) {
     let Some(token) = context.meta.get_progress_token() else { return };
     let message = format!("still {}", state.as_str());
     let progress = ProgressNotificationParam::new(token, elapsed.as_secs_f64())
-        .with_total(POLL.as_secs_f64())
+        .with_total(total.as_secs_f64())
         .with_message(message);
     // A client that went away cancels the call; there is nobody else to tell.
     let _ = context.peer.notify_progress(progress).await;

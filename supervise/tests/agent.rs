@@ -1,0 +1,325 @@
+//! The agent's side: both eras of the protocol on one endpoint, and what an agent can and cannot get by asking.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::io::{BufRead, BufReader};
+use std::time::Duration;
+
+use common::{Agent, Bundle};
+use serde_json::{Value, json};
+use supervise::mcp::Patience;
+
+const TOOLS: [&str; 6] =
+    ["propose_route", "wait_decision", "get_request", "list_requests", "withdraw_request", "current_access"];
+
+fn names(result: &Value) -> Vec<&str> {
+    result["tools"].as_array().unwrap().iter().map(|tool| tool["name"].as_str().unwrap()).collect()
+}
+
+#[test]
+fn a_client_of_2025_06_18_shakes_hands_and_calls() {
+    let bundle = Bundle::start();
+    let agent = bundle.agent();
+    let hello = json!({
+        "jsonrpc": "2.0", "id": 1, "method": "initialize",
+        "params": {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "old", "version": "1"}},
+    });
+    let answer = agent.post(&[], &hello);
+    assert_eq!(answer.result()["protocolVersion"], "2025-06-18");
+    assert!(!answer.head.contains("mcp-session-id"), "{}", answer.head);
+    let initialized = json!({"jsonrpc": "2.0", "method": "notifications/initialized"});
+    assert_eq!(agent.post(&[("mcp-protocol-version", "2025-06-18")], &initialized).status, 202);
+    assert_eq!(names(&agent.legacy("tools/list", json!({})).result()), TOOLS);
+    let arguments = json!({"host": "api.example.com", "reason": "to read it"});
+    let filed = agent.legacy("tools/call", json!({"name": "propose_route", "arguments": arguments})).result();
+    assert_eq!(filed["structuredContent"]["state"], "pending");
+}
+
+#[test]
+fn a_client_of_2026_07_28_needs_no_handshake() {
+    let bundle = Bundle::start();
+    let agent = bundle.agent();
+    let discovered = agent.modern("server/discover", None, json!({})).result();
+    assert!(
+        discovered["supportedVersions"].as_array().unwrap().contains(&json!("2026-07-28")),
+        "{discovered}"
+    );
+    assert_eq!(discovered["resultType"], "complete");
+    assert_eq!(names(&agent.modern("tools/list", None, json!({})).result()), TOOLS);
+    assert_eq!(agent.propose("api.example.com").unwrap()["state"], "pending");
+}
+
+#[test]
+fn headers_that_say_another_thing_than_the_body_are_refused() {
+    let bundle = Bundle::start();
+    let agent = bundle.agent();
+    let params = json!({"name": "propose_route", "arguments": {"host": "api.example.com", "reason": "r"}});
+    assert_eq!(agent.modern("tools/call", Some("list_requests"), params).status, 400);
+    assert_eq!(agent.call("list_requests", json!({})).unwrap(), json!({"requests": []}));
+}
+
+#[test]
+fn both_paths_serve_and_only_post_is_understood() {
+    let bundle = Bundle::start();
+    let agent = bundle.agent();
+    for path in ["/", "/mcp"] {
+        let get = Agent::receive(agent.send(&format!("GET {path}"), &[("accept", "text/event-stream")], ""));
+        assert_eq!(get.status, 405, "{path}");
+        let delete = Agent::receive(agent.send(&format!("DELETE {path}"), &[("mcp-session-id", "x")], ""));
+        assert_eq!(delete.status, 405, "{path}");
+    }
+    assert_eq!(Agent::receive(agent.send("POST /other", &[], "")).status, 404);
+}
+
+#[test]
+fn a_page_in_a_browser_cannot_use_it() {
+    let bundle = Bundle::start();
+    let agent = bundle.agent();
+    let list = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}});
+    let port = agent.address.port();
+    let named = |name: &str| format!("{name}:{port}");
+    for host in ["evil.example", &named("evil.example"), &named("supervise.evil.example"), "supervise:1"] {
+        assert_eq!(agent.post(&[("host", host)], &list).status, 403, "{host}");
+    }
+    for origin in ["http://evil.example", "null", "http://supervise", &format!("http://127.0.0.1:{port}")] {
+        assert_eq!(agent.post(&[("origin", origin)], &list).status, 403, "{origin}");
+    }
+    for host in [named("supervise"), named("localhost"), named("127.0.0.1"), named("[::1]")] {
+        assert_eq!(agent.post(&[("host", &host)], &list).status, 200, "{host}");
+    }
+}
+
+#[test]
+fn a_large_body_is_refused_and_the_next_call_works() {
+    let bundle = Bundle::start();
+    let agent = bundle.agent();
+    let message = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {"cursor": "x".repeat(70 << 10)}});
+    assert_eq!(agent.post(&[], &message).status, 413);
+    assert_eq!(agent.propose("api.example.com").unwrap()["state"], "pending");
+}
+
+#[test]
+fn what_is_no_json_rpc_is_refused() {
+    let bundle = Bundle::start();
+    let agent = bundle.agent();
+    for body in
+        ["", "{", "[]", "[{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"tools/list\"}]", "{\"jsonrpc\":\"1.0\"}"]
+    {
+        let headers =
+            [("content-type", "application/json"), ("accept", "application/json, text/event-stream")];
+        let answer = Agent::receive(agent.send("POST /mcp", &headers, body));
+        assert!((400..500).contains(&answer.status), "{body}: {answer:?}");
+    }
+}
+
+#[test]
+fn a_proposal_is_approved_applied_and_the_waiting_agent_is_told() {
+    let bundle = Bundle::start();
+    let (agent, operator) = (bundle.agent(), bundle.operator());
+    let id = agent.propose("api.example.com").unwrap()["id"].clone();
+    let listed = operator.ask(json!({"op": "list", "state": "pending"})).unwrap();
+    assert_eq!(listed["requests"][0]["id"], id);
+
+    let waiting = std::thread::spawn({
+        let id = id.clone();
+        move || agent.call("wait_decision", json!({"id": id})).unwrap()
+    });
+    let approved = operator.view(json!({"op": "approve", "id": id, "ttl_seconds": 600}));
+    assert_eq!(agent.call("get_request", json!({"id": id})).unwrap()["state"], "approved");
+    operator.ask(json!({"op": "applied", "id": id, "generation": 2, "digest": "sha256:aa"})).unwrap();
+
+    let told = waiting.join().unwrap();
+    let expires_at = approved.decision.unwrap().expires_at().unwrap();
+    assert_eq!(
+        (&told["state"], &told["decision"], &told["generation"], &told["expires_at"]),
+        (&json!("active"), &json!("approved"), &json!(2), &json!(expires_at))
+    );
+    assert!(told.get("by").is_none() && told.get("digest").is_none(), "{told}");
+}
+
+#[test]
+fn the_reason_of_a_rejection_reaches_the_agent() {
+    let bundle = Bundle::start();
+    let (agent, operator) = (bundle.agent(), bundle.operator());
+    let id = agent.propose("api.example.com").unwrap()["id"].clone();
+    operator.ask(json!({"op": "reject", "id": id, "reason": "use the mirror"})).unwrap();
+    let told = agent.call("wait_decision", json!({"id": id})).unwrap();
+    assert_eq!(
+        (&told["state"], &told["decision"], &told["reason"]),
+        (&json!("rejected"), &json!("rejected"), &json!("use the mirror"))
+    );
+}
+
+#[test]
+fn what_the_host_could_not_apply_is_told_without_its_words() {
+    let bundle = Bundle::start();
+    let (agent, operator) = (bundle.agent(), bundle.operator());
+    let id = agent.propose("api.example.com").unwrap()["id"].clone();
+    operator.ask(json!({"op": "approve", "id": id})).unwrap();
+    operator
+        .ask(json!({"op": "apply_failed", "id": id, "error": "cannot write /home/someone/routes.yaml"}))
+        .unwrap();
+    let told = agent.call("wait_decision", json!({"id": id})).unwrap();
+    assert_eq!(told["state"], "apply_failed");
+    assert!(!told.to_string().contains("someone"), "{told}");
+}
+
+#[test]
+fn asking_again_for_the_same_is_the_same_request() {
+    let bundle = Bundle::start();
+    let (agent, operator) = (bundle.agent(), bundle.operator());
+    let first = agent.propose("api.example.com").unwrap();
+    let again = agent
+        .call("allow", json!({"host": "API.example.com.", "methods": ["get"], "reason": "other words"}))
+        .unwrap();
+    assert_eq!(again["id"], first["id"]);
+    assert_eq!(again["proposal"]["reason"], "to read it");
+    operator.ask(json!({"op": "approve", "id": first["id"]})).unwrap();
+    assert_eq!(agent.propose("api.example.com").unwrap()["state"], "approved", "a duplicate flips nothing");
+    assert_eq!(agent.call("list_requests", json!({})).unwrap()["requests"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn old_names_and_underscores_are_understood() {
+    let bundle = Bundle::start();
+    let agent = bundle.agent();
+    let id = agent.propose("api.example.com").unwrap()["id"].clone();
+    let ask = json!({"host": "api.example.com", "reason": "r"});
+    for alias in ["egress-block", "egress_block", "pipelock-block", "allow"] {
+        assert_eq!(agent.call(alias, ask.clone()).unwrap()["id"], id, "{alias}");
+    }
+    assert!(agent.call("list-egress-routes", json!({})).is_ok());
+}
+
+#[test]
+fn a_key_that_is_not_there_is_told_with_those_that_are() {
+    let bundle = Bundle::start();
+    let agent = bundle.agent();
+    let told = |key: &str| {
+        let mut ask = json!({"host": "api.example.com", "reason": "r"});
+        ask[key] = json!("x");
+        let error = agent.call("propose_route", ask).unwrap_err();
+        format!("{}: {}", error["code"].as_str().unwrap(), error["message"].as_str().unwrap())
+    };
+    insta::assert_snapshot!([told("metod"), told("credential")].join("\n"), @"
+    invalid-proposal: unknown key `metod`, allowed are `host`, `ports`, `scheme`, `methods`, `paths`, `ttl_seconds`, `reason`
+    operator-only: only the operator can add `credential`; a proposal has the keys `host`, `ports`, `scheme`, `methods`, `paths`, `ttl_seconds`, `reason`
+    ");
+    assert_eq!(agent.propose("169.254.169.254").unwrap_err()["code"], "never-grantable");
+    assert_eq!(agent.call("list_requests", json!({})).unwrap(), json!({"requests": []}));
+}
+
+#[test]
+fn arguments_that_are_not_of_the_schema_are_refused() {
+    let bundle = Bundle::start();
+    let agent = bundle.agent();
+    for (tool, arguments) in [
+        ("wait_decision", json!({})),
+        ("wait_decision", json!({"id": "a", "more": 1})),
+        ("get_request", json!({"id": "../x"})),
+        ("list_requests", json!({"state": "pending"})),
+        ("current_access", json!({"x": 1})),
+    ] {
+        assert_eq!(agent.call(tool, arguments).unwrap_err()["code"], "invalid-arguments", "{tool}");
+    }
+    assert_eq!(agent.call("wait_decision", json!({"id": "none"})).unwrap_err()["code"], "unknown-id");
+    assert_eq!(agent.call("withdraw_request", json!({"id": "none"})).unwrap_err()["code"], "unknown-id");
+}
+
+#[test]
+fn a_flood_is_slowed_down_and_told_when_to_come_back() {
+    let bundle = Bundle::start();
+    let agent = bundle.agent();
+    let asked: Vec<_> = (0..5).map(|number| agent.propose(&format!("h{number}.example.com"))).collect();
+    let refused: Vec<&Value> = asked.iter().filter_map(|answer| answer.as_ref().err()).collect();
+    assert_eq!(refused.len(), 2, "{asked:?}");
+    assert_eq!(refused[0]["code"], "too-many-requests");
+    assert!((1..=20).contains(&refused[0]["retry_after_seconds"].as_u64().unwrap()), "{}", refused[0]);
+}
+
+#[test]
+fn the_agent_can_take_back_what_waits_and_nothing_else() {
+    let bundle = Bundle::start();
+    let (agent, operator) = (bundle.agent(), bundle.operator());
+    let id = agent.propose("api.example.com").unwrap()["id"].clone();
+    assert_eq!(agent.call("withdraw_request", json!({"id": id})).unwrap()["state"], "withdrawn");
+    assert_eq!(operator.ask(json!({"op": "approve", "id": id})).unwrap_err().code, "wrong-state");
+    let other = agent.propose("api.example.com").unwrap()["id"].clone();
+    assert_ne!(other, id);
+    operator.ask(json!({"op": "approve", "id": other})).unwrap();
+    assert_eq!(agent.call("withdraw_request", json!({"id": other})).unwrap_err()["code"], "wrong-state");
+}
+
+#[test]
+fn a_wait_ends_with_the_state_as_it_is() {
+    let bundle = Bundle::with(Patience { poll: Duration::from_millis(30), progress: Duration::from_secs(5) });
+    let agent = bundle.agent();
+    let id = agent.propose("api.example.com").unwrap()["id"].clone();
+    assert_eq!(agent.call("wait_decision", json!({"id": id})).unwrap()["state"], "pending");
+}
+
+/// A call of `wait_decision` with a progress token, and its stream once the first progress came.
+fn waiting(agent: Agent, id: &Value) -> BufReader<std::net::TcpStream> {
+    let message = json!({
+        "jsonrpc": "2.0", "id": 9, "method": "tools/call",
+        "params": {"name": "wait_decision", "arguments": {"id": id}, "_meta": {"progressToken": "t"}},
+    });
+    let headers = [
+        ("content-type", "application/json"),
+        ("accept", "application/json, text/event-stream"),
+        ("mcp-protocol-version", "2025-06-18"),
+    ];
+    let mut stream = BufReader::new(agent.send("POST /mcp", &headers, &message.to_string()));
+    let mut line = String::new();
+    while !line.contains("notifications/progress") {
+        line.clear();
+        assert_ne!(stream.read_line(&mut line).unwrap(), 0, "the stream ended");
+    }
+    assert!(line.contains("still pending"), "{line}");
+    stream
+}
+
+#[test]
+fn a_waiting_call_shows_that_it_lives_and_hanging_up_does_not_cancel_the_request() {
+    let bundle = Bundle::start();
+    let agent = bundle.agent();
+    let id = agent.propose("api.example.com").unwrap()["id"].clone();
+    drop(waiting(agent, &id));
+    assert_eq!(agent.call("get_request", json!({"id": id})).unwrap()["state"], "pending");
+}
+
+#[test]
+fn only_so_many_calls_wait_at_once() {
+    let bundle = Bundle::start();
+    let (agent, operator) = (bundle.agent(), bundle.operator());
+    let id = agent.propose("api.example.com").unwrap()["id"].clone();
+    let streams: Vec<_> = (0..4).map(|_| waiting(agent, &id)).collect();
+    let refused = agent.call("wait_decision", json!({"id": id})).unwrap_err();
+    assert_eq!(refused["code"], "too-many-waiters");
+    operator.ask(json!({"op": "reject", "id": id, "reason": "no"})).unwrap();
+    for mut stream in streams {
+        let mut rest = String::new();
+        std::io::Read::read_to_string(&mut stream, &mut rest).unwrap();
+        assert!(rest.contains("rejected"), "{rest}");
+    }
+    assert_eq!(agent.call("wait_decision", json!({"id": id})).unwrap()["state"], "rejected");
+}
+
+#[test]
+fn current_access_says_what_is_written_and_whether_it_is_in_force() {
+    let bundle = Bundle::start();
+    let agent = bundle.agent();
+    let access = agent.call("current_access", json!({})).unwrap();
+    assert_eq!((&access["routes"][0]["host"], &access["in_force"]), (&json!("api.github.com"), &Value::Null));
+    let status = |digest: &Value| {
+        let status = json!({"generation": 4, "digest": digest, "loaded_at": "2026-11-21T10:00:00Z", "last_error": null});
+        std::fs::write(bundle.path("egress.status.json"), status.to_string()).unwrap();
+        agent.call("current_access", json!({})).unwrap()
+    };
+    let in_force = status(&access["digest"]);
+    assert_eq!((&in_force["in_force"], &in_force["generation"]), (&json!(true), &json!(4)));
+    assert_eq!(status(&json!("sha256:other"))["in_force"], false);
+    std::fs::write(bundle.path("routes.yaml"), "routes: [{token: abc}]").unwrap();
+    assert_eq!(agent.call("current_access", json!({})).unwrap_err()["code"], "routes-unavailable");
+}

@@ -1,0 +1,205 @@
+//! A desk with both its sides, in this process, and what talks to them.
+#![allow(clippy::unwrap_used, dead_code, unreachable_pub)]
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use proposal::wire::{Failure, Request, View};
+use serde_json::{Value, json};
+use supervise::access::Sources;
+use supervise::client;
+use supervise::desk::Desk;
+use supervise::mcp::{Patience, Server};
+use supervise::{http, operator};
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+pub const ROUTES: &str = "routes:\n  - host: api.github.com\n";
+
+/// Long enough that only an event ends a wait; progress comes often.
+pub const PATIENT: Patience = Patience { poll: Duration::from_secs(60), progress: Duration::from_millis(20) };
+
+pub struct Bundle {
+    pub directory: TempDir,
+    pub address: SocketAddr,
+    runtime: tokio::runtime::Runtime,
+    stop: CancellationToken,
+}
+
+impl Bundle {
+    pub fn start() -> Bundle {
+        Bundle::with(PATIENT)
+    }
+
+    pub fn with(patience: Patience) -> Bundle {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("routes.yaml"), ROUTES).unwrap();
+        let sources = Sources {
+            routes: directory.path().join("routes.yaml"),
+            status: directory.path().join("egress.status.json"),
+        };
+        let desk = Arc::new(Desk::open(&directory.path().join("audit/journal.jsonl")).unwrap());
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let stop = CancellationToken::new();
+        let server = Server::new(Arc::clone(&desk), sources, patience);
+        let (listener, operators) = runtime.block_on(async {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            (listener, operator::bind(&directory.path().join("supervise.sock")).unwrap())
+        });
+        let address = listener.local_addr().unwrap();
+        runtime.spawn({
+            let stop = stop.clone();
+            async move { http::serve(listener, &[address], server, stop).await }
+        });
+        runtime.spawn(operator::serve(operators, desk, stop.clone()));
+        Bundle { directory, address, runtime, stop }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    pub fn agent(&self) -> Agent {
+        Agent { address: self.address }
+    }
+
+    pub fn operator(&self) -> Operator {
+        Operator { socket: self.path("supervise.sock") }
+    }
+}
+
+impl Drop for Bundle {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// The operator, over the socket.
+pub struct Operator {
+    pub socket: PathBuf,
+}
+
+impl Operator {
+    pub fn ask(&self, request: Value) -> Result<Value, Failure> {
+        let request: Request = serde_json::from_value(request).unwrap();
+        match client::ask(&self.socket, &request) {
+            Ok(value) => Ok(value),
+            Err(client::Error::Refused(failure)) => Err(failure),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    pub fn view(&self, request: Value) -> View {
+        serde_json::from_value(self.ask(request).unwrap()).unwrap()
+    }
+}
+
+/// An MCP client made of raw HTTP.
+#[derive(Clone, Copy)]
+pub struct Agent {
+    pub address: SocketAddr,
+}
+
+/// What came back.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub head: String,
+    pub body: String,
+}
+
+impl Answer {
+    /// The JSON-RPC messages, whether they came as one body or as an event stream.
+    pub fn messages(&self) -> Vec<Value> {
+        if self.head.contains("text/event-stream") {
+            let data = self.body.lines().filter_map(|line| line.strip_prefix("data:"));
+            return data.filter_map(|data| serde_json::from_str(data.trim()).ok()).collect();
+        }
+        serde_json::from_str(&self.body).map(|message| vec![message]).unwrap_or_default()
+    }
+
+    pub fn result(&self) -> Value {
+        let last = self.messages().pop().unwrap_or_else(|| panic!("no message in {self:?}"));
+        assert!(last.get("result").is_some(), "{last}");
+        last["result"].clone()
+    }
+}
+
+impl Agent {
+    /// Sends one request; HTTP/1.0, so that the body comes as it is and ends with the connection.
+    pub fn send(&self, start: &str, headers: &[(&str, &str)], body: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        let mut head = format!("{start} HTTP/1.0\r\ncontent-length: {}\r\n", body.len());
+        if !headers.iter().any(|(name, _)| *name == "host") {
+            head.push_str(&format!("host: {}\r\n", self.address));
+        }
+        for (name, value) in headers {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
+        stream.write_all(format!("{head}\r\n{body}").as_bytes()).unwrap();
+        stream
+    }
+
+    pub fn receive(mut stream: TcpStream) -> Answer {
+        let mut bytes = Vec::new();
+        // A server that refuses a large body may reset after its answer.
+        let _ = stream.read_to_end(&mut bytes);
+        let text = String::from_utf8(bytes).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+        let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
+        Answer { status, head: head.to_ascii_lowercase(), body: body.to_owned() }
+    }
+
+    pub fn post(&self, headers: &[(&str, &str)], message: &Value) -> Answer {
+        Agent::receive(self.send("POST /mcp", &with_defaults(headers), &message.to_string()))
+    }
+
+    /// One message of revision 2025-06-18, after the handshake.
+    pub fn legacy(&self, method: &str, params: Value) -> Answer {
+        let message = json!({"jsonrpc": "2.0", "id": 7, "method": method, "params": params});
+        self.post(&[("mcp-protocol-version", "2025-06-18")], &message)
+    }
+
+    /// One message of revision 2026-07-28: self-contained.
+    pub fn modern(&self, method: &str, name: Option<&str>, mut params: Value) -> Answer {
+        params["_meta"] = json!({
+            "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+            "io.modelcontextprotocol/clientInfo": {"name": "test", "version": "1"},
+            "io.modelcontextprotocol/clientCapabilities": {},
+        });
+        let message = json!({"jsonrpc": "2.0", "id": 7, "method": method, "params": params});
+        let mut headers = vec![("mcp-protocol-version", "2026-07-28"), ("mcp-method", method)];
+        headers.extend(name.map(|name| ("mcp-name", name)));
+        self.post(&headers, &message)
+    }
+
+    /// Calls a tool: its structured result, or the error that it told.
+    pub fn call(&self, tool: &str, arguments: Value) -> Result<Value, Value> {
+        let result =
+            self.modern("tools/call", Some(tool), json!({"name": tool, "arguments": arguments})).result();
+        let structured = result["structuredContent"].clone();
+        let text: Value = serde_json::from_str(result["content"][0]["text"].as_str().unwrap()).unwrap();
+        assert_eq!(text, structured, "the text for old clients says the same");
+        if result["isError"] == json!(true) { Err(structured["error"].clone()) } else { Ok(structured) }
+    }
+
+    pub fn propose(&self, host: &str) -> Result<Value, Value> {
+        self.call("propose_route", json!({"host": host, "reason": "to read it"}))
+    }
+}
+
+fn with_defaults<'h>(headers: &[(&'h str, &'h str)]) -> Vec<(&'h str, &'h str)> {
+    let mut all =
+        vec![("content-type", "application/json"), ("accept", "application/json, text/event-stream")];
+    all.extend_from_slice(headers);
+    all
+}
+
+pub fn lines(path: &Path) -> Vec<String> {
+    std::fs::read_to_string(path).unwrap().lines().map(str::to_owned).collect()
+}
