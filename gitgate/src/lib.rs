@@ -1,1 +1,28 @@
-//! stub
+//! git-gate: repositories for a bottle over `git://`, without keys in the bottle.
+//!
+//! A read refreshes a bare mirror from its upstream first and is refused when that fails. A push is
+//! received into quarantine; a hook (this same program) scans every object that upstream does not
+//! have and forwards the push under lease, so that the agent's push succeeds exactly when upstream
+//! took it. The agent speaks to `git upload-pack` and `git receive-pack` run with nothing but the
+//! environment and configuration given here; upstream is OpenSSH with a pinned host key.
+
+pub mod activation;
+pub mod cli;
+pub mod daemon;
+pub mod hook;
+pub mod scanning;
+pub mod ssh;
+pub mod sys;
+
+mod front;
+mod git;
+mod inspect;
+mod journal;
+mod mirror;
+mod pktline;
+mod receive;
+mod report;
+mod request;
+mod session;
+mod state;
+mod wire;

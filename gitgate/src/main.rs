@@ -1,2 +1,79 @@
-//! stub
-fn main() {}
+//! git-gate: the daemon, the scanner, and, under other names, git's hook and its ssh.
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Parser as _;
+use clap::error::ErrorKind;
+use gitgate::cli::{Cli, Command, Log, Serve};
+use gitgate::daemon::{Failure, Signals};
+use gitgate::scanning::Outcome;
+use gitgate::{activation, daemon, hook, scanning, ssh, sys};
+use tracing_subscriber::EnvFilter;
+
+const FOUND: u8 = 1;
+const USAGE: u8 = 64;
+const BROKEN: u8 = 70;
+
+fn main() -> ExitCode {
+    if let Err(error) = sys::harden() {
+        return report(&Failure::Broken(anyhow::Error::from(error).context("cannot shut the process off")));
+    }
+    let mut arguments = std::env::args_os();
+    let name = arguments.next().unwrap_or_default();
+    match std::path::Path::new(&name).file_name().and_then(|n| n.to_str()) {
+        Some("pre-receive") => hook::run(),
+        Some("ssh") => ssh::run(arguments),
+        _ => start().unwrap_or_else(|failure| report(&failure)),
+    }
+}
+
+fn start() -> Result<ExitCode, Failure> {
+    let sockets = activation::listeners("git-gate").context("cannot take the sockets of the supervisor");
+    let sockets = sockets.map_err(Failure::Broken)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = runtime.context("cannot start the runtime").map_err(Failure::Broken)?;
+    let signals = {
+        let _inside = runtime.enter();
+        Signals::catch().context("cannot catch signals").map_err(Failure::Broken)?
+    };
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            return Ok(ExitCode::from(if asked { 0 } else { USAGE }));
+        }
+    };
+    match cli.command {
+        Some(Command::Scan(options)) => match scanning::run(&options)? {
+            Outcome::Clean => Ok(ExitCode::SUCCESS),
+            Outcome::Found => Ok(ExitCode::from(FOUND)),
+        },
+        None => {
+            log(&cli.serve);
+            runtime.block_on(daemon::run(&cli.serve, sockets, signals))?;
+            runtime.shutdown_background();
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn log(options: &Serve) {
+    let filter = EnvFilter::try_from_env("BOTTLECAP_LOG_FILTER").unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    match options.log {
+        Log::Json => log.json().init(),
+        Log::Text => log.init(),
+    }
+}
+
+#[allow(clippy::print_stderr)]
+fn report(failure: &Failure) -> ExitCode {
+    let (error, code) = match failure {
+        Failure::Configuration(error) => (error, USAGE),
+        Failure::Broken(error) => (error, BROKEN),
+    };
+    eprintln!("error: {error:#}");
+    ExitCode::from(code)
+}

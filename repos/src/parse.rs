@@ -13,7 +13,7 @@ use crate::hostkey::HostKey;
 use crate::name::RepoName;
 use crate::push::PushRules;
 use crate::refs::RefPattern;
-use crate::upstream::{Location, Ssh, Upstream, UpstreamError, Written, host_name};
+use crate::upstream::{Location, Ssh, Upstream, UpstreamError, Written, host_name, is_path};
 
 const MAX_PACK_BYTES: u64 = 200 * MIB;
 const MAX_PACK_BYTES_MOST: u64 = 16 * 1024 * MIB;
@@ -163,8 +163,11 @@ impl Reader<'_> {
 
     fn ssh(&mut self, raw: &RawRepo, location: Location) -> Option<Ssh> {
         let identity = match &raw.identity {
-            Some(path) if path.value.starts_with('/') => Some(PathBuf::from(&path.value)),
-            Some(path) => self.fault(path.referenced, "`identity` is an absolute path of a private key file".into()),
+            Some(path) if path.value.starts_with('/') && is_path(&path.value) => Some(PathBuf::from(&path.value)),
+            Some(path) => self.fault(
+                path.referenced,
+                "`identity` is the absolute path of a private key file: letters, digits and `._~+@=,-/`, without `..`".into(),
+            ),
             None => self.fault(
                 raw.upstream.referenced,
                 "an ssh upstream needs `identity: /path/of/a/private/key` (ssh-keygen -t ed25519 -f KEY makes one)".into(),

@@ -60,6 +60,11 @@ impl PushRules {
         }
     }
 
+    /// Whether anything at all may be pushed.
+    pub fn possible(&self) -> bool {
+        self.tags || !self.allow.is_empty()
+    }
+
     /// The largest pack that is taken, in bytes.
     pub fn max_pack(&self) -> u64 {
         self.max_pack

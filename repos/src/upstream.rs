@@ -178,7 +178,8 @@ fn split_port(host: &str) -> Result<(&str, u16), UpstreamError> {
     }
 }
 
-fn is_path(path: &str) -> bool {
+/// A path that needs no quoting anywhere.
+pub(crate) fn is_path(path: &str) -> bool {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"._~+@=,-/".contains(&b);
     path.bytes().all(plain) && path.split('/').all(|e| e != "..")
 }

@@ -87,7 +87,7 @@ fn wrong_keys_and_values_are_named_with_their_place() {
     repos.yaml:10:14: `grant` is not supported by this version
     repos.yaml:11:20: `fetch.allow` is empty: nothing could be read
     repos.yaml:11:31: `stale: allow` is not supported by this version; use `refuse`
-    repos.yaml:14:15: `identity` is an absolute path of a private key file
+    repos.yaml:14:15: `identity` is the absolute path of a private key file: letters, digits and `._~+@=,-/`, without `..`
     repos.yaml:15:15: `ssh-dss AAAA`: unknown host key type `ssh-dss`, expected one of ssh-ed25519, ecdsa-sha2-nistp256, ecdsa-sha2-nistp384, ecdsa-sha2-nistp521, ssh-rsa, sk-ssh-ed25519@openssh.com, sk-ecdsa-sha2-nistp256@openssh.com
     repos.yaml:16:22: `here` is not an IP address
     repos.yaml:16:31: `g` is not this repository's upstream host `h`

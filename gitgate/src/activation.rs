@@ -1,0 +1,94 @@
+//! Sockets from the parent and words to it: sd_listen_fds(3) and sd_notify(3).
+
+use std::ffi::OsString;
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::{OwnedFd, RawFd};
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+
+use crate::sys;
+
+const FIRST_FD: RawFd = 3;
+const FDS_MAX: RawFd = 256;
+
+/// Takes the listening sockets named `name`; other descriptors of the list are closed.
+///
+/// Call once, before any thread exists.
+pub fn listeners(name: &str) -> io::Result<Vec<TcpListener>> {
+    let variables = sys::take_listen_variables();
+    let ours = variables.pid.as_deref() == Some(std::process::id().to_string().as_str());
+    let count =
+        variables.fds.and_then(|n| n.parse::<RawFd>().ok()).filter(|n| ours && (0..=FDS_MAX).contains(n));
+    let names = variables.names.unwrap_or_default();
+    let mut names = names.split(':');
+    let mut found = Vec::new();
+    for number in (FIRST_FD..).take(count.unwrap_or(0).unsigned_abs() as usize) {
+        let fd: OwnedFd = sys::adopt(number)?;
+        if names.next() == Some(name) {
+            found.push(TcpListener::from(fd));
+        }
+    }
+    Ok(found)
+}
+
+/// The parent that waits for our words, if there is one.
+pub struct Notifier {
+    address: Option<OsString>,
+}
+
+impl Notifier {
+    /// From `NOTIFY_SOCKET`.
+    pub fn from_environment() -> Self {
+        Self { address: std::env::var_os("NOTIFY_SOCKET").filter(|a| !a.is_empty()) }
+    }
+
+    /// The configuration of this generation is in force.
+    pub fn ready(&self, generation: u64) -> io::Result<()> {
+        self.send(&format!("READY=1\nX_GENERATION={generation}\n"))
+    }
+
+    /// A new configuration is being read.
+    pub fn reloading(&self) -> io::Result<()> {
+        self.send(&format!("RELOADING=1\nMONOTONIC_USEC={}\n", sys::monotonic_usec()))
+    }
+
+    /// The new configuration was refused; the old generation stays.
+    pub fn reload_failed(&self, generation: u64, error: &str) -> io::Result<()> {
+        let error = error.lines().next().unwrap_or_default();
+        self.send(&format!("READY=1\nX_GENERATION={generation}\nX_RELOAD_ERROR={error}\n"))
+    }
+
+    fn send(&self, message: &str) -> io::Result<()> {
+        let Some(address) = &self.address else {
+            return Ok(());
+        };
+        let address = match address.as_bytes().strip_prefix(b"@") {
+            Some(name) => SocketAddr::from_abstract_name(name)?,
+            None => SocketAddr::from_pathname(address)?,
+        };
+        UnixDatagram::unbound()?.send_to_addr(message.as_bytes(), &address).map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readiness_is_told_to_a_path_and_to_an_abstract_name() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("notify");
+        let by_path = UnixDatagram::bind(&path).expect("a socket");
+        let name = format!("git-gate-test-{}", std::process::id());
+        let abstract_name = SocketAddr::from_abstract_name(&name).expect("a name");
+        let by_name = UnixDatagram::bind_addr(&abstract_name).expect("a socket");
+        for (socket, address) in [(by_path, path.into_os_string()), (by_name, format!("@{name}").into())] {
+            Notifier { address: Some(address) }.ready(7).expect("sent");
+            let mut buffer = [0; 64];
+            let n = socket.recv(&mut buffer).expect("received");
+            assert_eq!(&buffer[..n], b"READY=1\nX_GENERATION=7\n");
+        }
+    }
+}

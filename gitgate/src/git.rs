@@ -1,0 +1,178 @@
+//! Git as a child process: nothing in its environment or configuration but what is written here.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::ssh;
+
+/// Where the gate keeps what its children need: the hook, the ssh wrapper, ssh configurations.
+#[derive(Debug, Clone)]
+pub(crate) struct GateDir(PathBuf);
+
+/// How a child reaches upstream.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Reach<'a> {
+    /// Not at all.
+    Nowhere,
+    /// OpenSSH with this configuration file.
+    Ssh(&'a Path),
+    /// A directory of this machine.
+    Local,
+}
+
+/// The objects a child sees.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Objects<'a> {
+    /// Those of the repository.
+    Own,
+    /// Those of a quarantine too.
+    Quarantine(&'a Path),
+}
+
+const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+
+/// Configuration for every child, strongest of all by its place on the command line.
+const CONFIG: [&str; 17] = [
+    "safe.directory=*",
+    "core.fsmonitor=false",
+    "core.alternateRefsCommand=",
+    "protocol.allow=never",
+    "gc.auto=0",
+    "maintenance.auto=false",
+    "receive.autogc=false",
+    "receive.fsckObjects=true",
+    "receive.shallowUpdate=false",
+    "receive.advertisePushOptions=false",
+    "receive.denyCurrentBranch=ignore",
+    "receive.denyDeleteCurrent=ignore",
+    "receive.keepAlive=5",
+    "uploadpack.allowFilter=true",
+    "uploadpack.keepAlive=5",
+    "fetch.writeCommitGraph=false",
+    "push.recurseSubmodules=no",
+];
+
+impl GateDir {
+    pub(crate) fn new(root: PathBuf) -> Self {
+        Self(root)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// The directory that holds our hook and no other.
+    pub(crate) fn hooks(&self) -> PathBuf {
+        self.0.join("hooks")
+    }
+
+    /// The program that git takes for ssh.
+    pub(crate) fn ssh_program(&self) -> PathBuf {
+        self.0.join("bin/ssh")
+    }
+
+    /// The ssh configuration of a repository.
+    pub(crate) fn ssh_config(&self, name: &repos::RepoName) -> PathBuf {
+        self.0.join("ssh").join(format!("{name}.config"))
+    }
+
+    /// The pinned host key of a repository's upstream.
+    pub(crate) fn known_hosts(&self, name: &repos::RepoName) -> PathBuf {
+        self.0.join("ssh").join(format!("{name}.known_hosts"))
+    }
+
+    /// A git command on a repository.
+    pub(crate) fn git(&self, repository: &Path, reach: Reach<'_>, objects: Objects<'_>) -> Command {
+        let mut command = Command::new("git");
+        bare_environment(&mut command);
+        command.env("GIT_DIR", repository).current_dir(repository);
+        for setting in CONFIG {
+            command.args(["-c", setting]);
+        }
+        let mut hooks = std::ffi::OsString::from("core.hooksPath=");
+        hooks.push(self.hooks());
+        command.arg("-c").arg(hooks);
+        match reach {
+            Reach::Nowhere => {
+                command.env("GIT_ALLOW_PROTOCOL", "");
+            }
+            Reach::Ssh(config) => {
+                command
+                    .env("GIT_ALLOW_PROTOCOL", "ssh")
+                    .args(["-c", "protocol.ssh.allow=always"])
+                    .env("GIT_SSH", self.ssh_program())
+                    .env("GIT_SSH_VARIANT", "ssh")
+                    .env(ssh::CONFIG_VARIABLE, config);
+            }
+            Reach::Local => {
+                command.env("GIT_ALLOW_PROTOCOL", "file").args(["-c", "protocol.file.allow=always"]);
+            }
+        }
+        if let Objects::Quarantine(quarantine) = objects {
+            command
+                .env("GIT_OBJECT_DIRECTORY", quarantine)
+                .env("GIT_ALTERNATE_OBJECT_DIRECTORIES", repository.join("objects"));
+        }
+        command
+    }
+}
+
+/// Clears the environment and sets what every child gets.
+pub(crate) fn bare_environment(command: &mut Command) {
+    let path = std::env::var_os("PATH");
+    let path = path.as_deref().filter(|p| !p.is_empty()).unwrap_or(OsStr::new(DEFAULT_PATH));
+    command
+        .env_clear()
+        .env("PATH", path)
+        .env("LC_ALL", "C")
+        .env("HOME", "/nonexistent")
+        .env("XDG_CONFIG_HOME", "/nonexistent")
+        .env("GIT_CONFIG_NOSYSTEM", "1")
+        .env("GIT_CONFIG_GLOBAL", "/dev/null")
+        .env("GIT_ATTR_NOSYSTEM", "1")
+        .env("GIT_TERMINAL_PROMPT", "0")
+        .env("GIT_NO_REPLACE_OBJECTS", "1");
+}
+
+/// Text of a child or of upstream without anything that a terminal would obey.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars().filter(|c| *c == '\n' || *c == '\t' || !is_control(*c)).collect()
+}
+
+fn is_control(c: char) -> bool {
+    // Beside the C0 and C1 sets: marks that reorder or hide text.
+    c.is_control()
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_terminal_would_obey_is_taken_out() {
+        assert_eq!(printable("a\x1b[31mred\x07\r\n\tb\u{9b}0m\u{202e}"), "a[31mred\n\tb0m");
+    }
+
+    #[test]
+    fn a_child_sees_nothing_of_our_environment() {
+        let gate = GateDir::new("/gate".into());
+        let command = gate.git(Path::new("/r"), Reach::Nowhere, Objects::Own);
+        let names: Vec<_> = command.get_envs().map(|(name, _)| name.to_string_lossy().into_owned()).collect();
+        let expected = [
+            "GIT_ALLOW_PROTOCOL",
+            "GIT_ATTR_NOSYSTEM",
+            "GIT_CONFIG_GLOBAL",
+            "GIT_CONFIG_NOSYSTEM",
+            "GIT_DIR",
+            "GIT_NO_REPLACE_OBJECTS",
+            "GIT_TERMINAL_PROMPT",
+            "HOME",
+            "LC_ALL",
+            "PATH",
+            "XDG_CONFIG_HOME",
+        ];
+        assert_eq!(names, expected);
+    }
+}

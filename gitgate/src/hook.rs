@@ -1,0 +1,273 @@
+//! The pre-receive hook: this program, run by `git receive-pack` under the hook's name.
+//!
+//! It finds everything it needs in two places: the environment that git gives a hook (the
+//! repository and the quarantine), and a socket to the daemon whose number stands in
+//! `GIT_GATE_HOOK_FD`. It reads no configuration file.
+
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{ExitCode, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow, bail};
+use git2::{Oid, Repository};
+
+use crate::git::{GateDir, Objects, Reach, printable};
+use crate::wire::{Change, FromHook, HOOK_FD, LINE_MAX_BYTES, Place, ToHook, Update};
+use crate::{inspect, report, ssh, sys};
+
+/// How long the daemon may take for an answer: the lock may be held by another push.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(360);
+const STDIN_MAX_BYTES: u64 = 8 << 20;
+const WORDS_MAX_BYTES: u64 = 64 << 10;
+
+/// Runs the hook: exit 0 lets git take the push into the mirror, anything else refuses it.
+pub fn run() -> ExitCode {
+    match judge() {
+        Ok(Verdict::Take) => ExitCode::SUCCESS,
+        Ok(Verdict::Refuse(words)) => {
+            say(&words);
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            say(&format!("git-gate: push refused: {error:#}\n"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+enum Verdict {
+    Take,
+    Refuse(String),
+}
+
+fn judge() -> anyhow::Result<Verdict> {
+    let mut daemon = Daemon::connect()?;
+    let scene = Scene::open()?;
+    let updates = scene.updates()?;
+    daemon.say(&FromHook::Updates { updates: updates.clone() })?;
+    match daemon.hear()? {
+        ToHook::Inspect => {}
+        ToHook::Deny { reasons } => return Ok(Verdict::Refuse(report::denied(&reasons))),
+        ToHook::Forward { .. } => bail!("the daemon answered out of turn"),
+    }
+    match scene.inspect(&updates) {
+        Ok(places) if places.is_empty() => {}
+        Ok(places) => {
+            daemon.say(&FromHook::Found { findings: places.clone() })?;
+            return Ok(Verdict::Refuse(report::secrets(&places)));
+        }
+        Err(error) => {
+            let reason = format!("{error:#}");
+            daemon.say(&FromHook::Unjudged { reason: reason.clone() })?;
+            return Ok(Verdict::Refuse(report::unjudged(&reason)));
+        }
+    }
+    daemon.say(&FromHook::Clean)?;
+    let (accepted, words) = match daemon.hear()? {
+        ToHook::Forward { url, gate_dir, ssh_config, local } => {
+            let reach = match (&ssh_config, local) {
+                (Some(config), _) => Reach::Ssh(config),
+                (None, true) => Reach::Local,
+                (None, false) => Reach::Nowhere,
+            };
+            scene.forward(&updates, &url, &GateDir::new(gate_dir), reach)?
+        }
+        ToHook::Deny { reasons } => return Ok(Verdict::Refuse(report::denied(&reasons))),
+        ToHook::Inspect => bail!("the daemon answered out of turn"),
+    };
+    daemon.say(&FromHook::Answered { accepted, words: words.clone() })?;
+    if accepted {
+        say(&words);
+        return Ok(Verdict::Take);
+    }
+    Ok(Verdict::Refuse(format!("{words}git-gate: push refused by upstream; nothing was changed\n")))
+}
+
+/// The socket to the daemon.
+struct Daemon {
+    reader: BufReader<UnixStream>,
+    writer: UnixStream,
+}
+
+impl Daemon {
+    fn connect() -> anyhow::Result<Self> {
+        let number = std::env::var(HOOK_FD).ok().and_then(|n| n.parse().ok());
+        let number = number.context("the hook is started by git-gate, through git receive-pack")?;
+        let stream = UnixStream::from(sys::adopt(number).context("the socket to the daemon is gone")?);
+        stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+        Ok(Self { reader: BufReader::new(stream.try_clone()?), writer: stream })
+    }
+
+    fn say(&mut self, message: &FromHook) -> anyhow::Result<()> {
+        let mut line = serde_json::to_vec(message)?;
+        line.push(b'\n');
+        self.writer.write_all(&line).context("the daemon is gone")
+    }
+
+    fn hear(&mut self) -> anyhow::Result<ToHook> {
+        let mut line = Vec::new();
+        let mut bounded = (&mut self.reader).take(LINE_MAX_BYTES);
+        bounded.read_until(b'\n', &mut line).context("the daemon did not answer")?;
+        serde_json::from_slice(&line).context("the daemon went away")
+    }
+}
+
+/// The repository as git shows it to a hook: the mirror's refs, the quarantine's objects.
+struct Scene {
+    repo: Repository,
+    git_dir: PathBuf,
+    quarantine: PathBuf,
+}
+
+impl Scene {
+    fn open() -> anyhow::Result<Self> {
+        let here = std::env::current_dir()?;
+        let path = |name: &str| std::env::var_os(name).map(|value| here.join(value));
+        let git_dir = path("GIT_DIR").context("git gave the hook no repository")?.canonicalize()?;
+        let quarantine = path("GIT_QUARANTINE_PATH").context("git gave the hook no quarantine")?;
+        let repo = Repository::open_bare(&git_dir)?;
+        let objects = quarantine.to_str().context("the quarantine's path is not text")?;
+        repo.odb()?.add_disk_alternate(objects)?;
+        Ok(Self { repo, git_dir, quarantine })
+    }
+
+    fn updates(&self) -> anyhow::Result<Vec<Update>> {
+        let mut text = String::new();
+        io::stdin().lock().take(STDIN_MAX_BYTES).read_to_string(&mut text)?;
+        text.lines().map(|line| self.update(line)).collect()
+    }
+
+    fn update(&self, line: &str) -> anyhow::Result<Update> {
+        let mut words = line.splitn(3, ' ');
+        let (Some(old), Some(new), Some(name)) = (words.next(), words.next(), words.next()) else {
+            bail!("git gave the hook a line it does not know");
+        };
+        let (from, to) = (Oid::from_str(old)?, Oid::from_str(new)?);
+        let change = match (from.is_zero(), to.is_zero()) {
+            (_, true) => Change::Delete,
+            (true, false) => Change::Create,
+            (false, false) if self.contains(to, from) => Change::FastForward,
+            (false, false) => Change::Rewrite,
+        };
+        Ok(Update { name: name.to_owned(), old: old.to_owned(), new: new.to_owned(), change })
+    }
+
+    fn contains(&self, descendant: Oid, ancestor: Oid) -> bool {
+        descendant == ancestor || self.repo.graph_descendant_of(descendant, ancestor).unwrap_or(false)
+    }
+
+    fn inspect(&self, updates: &[Update]) -> anyhow::Result<Vec<Place>> {
+        let mut places: Vec<Place> =
+            updates.iter().flat_map(|u| inspect::name(&u.name, "(ref name)")).collect();
+        let mut tips = Vec::new();
+        for update in updates.iter().filter(|u| u.change != Change::Delete) {
+            tips.push(Oid::from_str(&update.new)?);
+        }
+        places.extend(inspect::new_objects(&self.repo, &tips, &self.upstream_tips()?)?);
+        Ok(places)
+    }
+
+    /// What upstream has, as the mirror's refs show it.
+    fn upstream_tips(&self) -> anyhow::Result<Vec<Oid>> {
+        let mut tips = Vec::new();
+        for reference in self.repo.references()? {
+            tips.extend(reference?.target());
+        }
+        Ok(tips)
+    }
+
+    /// Pushes upstream under lease. The lock is held: the mirror's refs are upstream's as last seen.
+    fn forward(
+        &self,
+        updates: &[Update],
+        url: &str,
+        gate: &GateDir,
+        reach: Reach<'_>,
+    ) -> anyhow::Result<(bool, String)> {
+        for update in updates {
+            let now = self.repo.refname_to_id(&update.name).unwrap_or(Oid::ZERO_SHA1);
+            if now.to_string() != update.old {
+                let words = format!(
+                    "git-gate: {} moved upstream in the meantime; fetch, then push again\n",
+                    printable(&update.name)
+                );
+                return Ok((false, words));
+            }
+        }
+        let mut command = gate.git(&self.git_dir, reach, Objects::Quarantine(&self.quarantine));
+        command.args(["push", "--porcelain", "--quiet", "--no-verify", "--no-signed"]);
+        if updates.len() > 1 {
+            command.arg("--atomic");
+        }
+        for update in updates {
+            let expected = if update.change == Change::Create { "" } else { &update.old };
+            command.arg(format!("--force-with-lease={}:{expected}", update.name));
+        }
+        command.arg("--").arg(url);
+        for update in updates {
+            let source = if update.change == Change::Delete { "" } else { &update.new };
+            command.arg(format!("{source}:{}", update.name));
+        }
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        let mut stdout = child.stdout.take().ok_or_else(|| anyhow!("git has no output"))?;
+        let stderr = child.stderr.take().ok_or_else(|| anyhow!("git has no output"))?;
+        let porcelain = std::thread::spawn(move || bounded_text(&mut stdout));
+        let words = relay(stderr);
+        let porcelain = porcelain.join().unwrap_or_default();
+        let accepted = child.wait()?.success();
+        Ok((accepted, if accepted { words.upstream } else { refusal(&words, &porcelain) }))
+    }
+}
+
+/// What a push wrote to its standard error.
+#[derive(Default)]
+struct Words {
+    /// Lines of the remote side.
+    upstream: String,
+    /// Lines of git and ssh on this side.
+    own: String,
+}
+
+fn relay(stream: impl io::Read) -> Words {
+    let mut words = Words::default();
+    let text = bounded_text(&mut { stream });
+    for line in text.lines() {
+        match line.strip_prefix("remote: ") {
+            Some(line) => words.upstream.push_str(&format!("{}\n", line.trim_end())),
+            None if line.trim_end() == "remote:" => words.upstream.push('\n'),
+            None => words.own.push_str(&format!("{line}\n")),
+        }
+    }
+    words
+}
+
+/// Upstream's own words, and its verdict on each ref.
+fn refusal(words: &Words, porcelain: &str) -> String {
+    let mut text = words.upstream.clone();
+    let refused = porcelain.lines().filter_map(|line| line.strip_prefix("!\t"));
+    let mut any = false;
+    for line in refused {
+        any = true;
+        let mut fields = line.splitn(2, '\t');
+        let name = fields.next().and_then(|f| f.split_once(':')).map_or("", |(_, name)| name);
+        text.push_str(&format!("git-gate: upstream: {name}: {}\n", fields.next().unwrap_or_default()));
+    }
+    if !any {
+        text.push_str(&format!("git-gate: upstream cannot be pushed to: {}\n", ssh::explain(&words.own)));
+    }
+    text
+}
+
+/// Printable text up to a bound; the rest is read and dropped so that the writer does not block.
+fn bounded_text(stream: &mut impl io::Read) -> String {
+    let mut bytes = Vec::new();
+    let _ = stream.take(WORDS_MAX_BYTES).read_to_end(&mut bytes);
+    let _ = io::copy(stream, &mut io::sink());
+    printable(&String::from_utf8_lossy(&bytes))
+}
+
+fn say(words: &str) {
+    let _ = io::stderr().lock().write_all(words.as_bytes());
+}

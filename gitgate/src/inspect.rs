@@ -1,0 +1,279 @@
+//! Every object that a push brings, through the scanner.
+//!
+//! All new commits are walked, parents first, not only the tips. A tree is compared with the trees
+//! of its commit's parents, so that what upstream already has at a path is not judged again, and
+//! what a merge adds on its own is.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use git2::{ObjectType, Oid, Repository, Sort, Tree};
+use scan::{Finding, Rules};
+
+use crate::wire::Place;
+
+/// The largest object that is judged; a larger one is refused.
+const OBJECT_MAX_BYTES: usize = 64 << 20;
+/// How much is judged in one push.
+const TOTAL_MAX_BYTES: usize = 8 << 30;
+/// How many objects are judged in one push.
+const OBJECTS_MAX: usize = 500_000;
+/// How deep directories may be nested.
+const DEPTH_MAX: usize = 256;
+/// How long judging may take.
+const TIME_MAX: Duration = Duration::from_secs(600);
+/// How many findings are kept; more say nothing more.
+const PLACES_MAX: usize = 200;
+
+/// Why objects could not be judged. Such a push is refused.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum InspectError {
+    #[error("cannot read the new objects")]
+    Git(#[from] git2::Error),
+    #[error("{file} has {size} bytes; the gate judges objects of at most {OBJECT_MAX_BYTES} bytes")]
+    ObjectSize { file: String, size: usize },
+    #[error(
+        "the push brings more than {OBJECTS_MAX} objects or {TOTAL_MAX_BYTES} bytes; push in smaller parts"
+    )]
+    Amount,
+    #[error("directories are nested deeper than {DEPTH_MAX}")]
+    Depth,
+    #[error("judging the push took longer than {} s; push in smaller parts", TIME_MAX.as_secs())]
+    Time,
+}
+
+/// What is found in the objects that `tips` reach and `known` do not.
+pub(crate) fn new_objects(
+    repo: &Repository,
+    tips: &[Oid],
+    known: &[Oid],
+) -> Result<Vec<Place>, InspectError> {
+    let mut inspection = Inspection {
+        repo,
+        odb: repo.odb()?,
+        known,
+        upstream_blobs: None,
+        seen: known.iter().copied().collect(),
+        places: Vec::new(),
+        bytes: 0,
+        deadline: Instant::now() + TIME_MAX,
+    };
+    let mut walk = repo.revwalk()?;
+    walk.set_sorting(Sort::TOPOLOGICAL | Sort::REVERSE)?;
+    for tip in tips {
+        if let Some(commit) = inspection.tip(*tip)? {
+            walk.push(commit)?;
+        }
+    }
+    for oid in known {
+        if let Ok(commit) = repo.find_object(*oid, None).and_then(|o| o.peel_to_commit()) {
+            walk.hide(commit.id())?;
+        }
+    }
+    for commit in walk {
+        inspection.commit(commit?)?;
+    }
+    Ok(inspection.places)
+}
+
+/// What is found in a name.
+pub(crate) fn name(name: &str, kind: &str) -> Vec<Place> {
+    let findings = Rules::builtin().scan(name.as_bytes());
+    findings.into_iter().map(|finding| place(finding, None, None, kind)).collect()
+}
+
+struct Inspection<'r> {
+    repo: &'r Repository,
+    odb: git2::Odb<'r>,
+    known: &'r [Oid],
+    /// Blobs of upstream's newest trees; read when the first finding asks for them.
+    upstream_blobs: Option<HashSet<Oid>>,
+    seen: HashSet<Oid>,
+    places: Vec<Place>,
+    bytes: usize,
+    deadline: Instant,
+}
+
+impl Inspection<'_> {
+    /// Judges what a ref points to directly; the commit it leads to, if any.
+    fn tip(&mut self, tip: Oid) -> Result<Option<Oid>, InspectError> {
+        let mut oid = tip;
+        loop {
+            let (_, kind) = self.odb.read_header(oid)?;
+            match kind {
+                ObjectType::Commit => return Ok(Some(oid)),
+                ObjectType::Tree => {
+                    let tree = self.repo.find_tree(oid)?;
+                    self.tree(&tree, &[], "", None, 0)?;
+                    return Ok(None);
+                }
+                ObjectType::Tag => {
+                    if self.first_sight(oid)? {
+                        self.object(oid, "(tag)", None)?;
+                    }
+                    oid = self.repo.find_tag(oid)?.target_id();
+                }
+                _ => {
+                    if self.first_sight(oid)? {
+                        self.object(oid, "(object)", None)?;
+                    }
+                    return Ok(None);
+                }
+            }
+        }
+    }
+
+    fn commit(&mut self, oid: Oid) -> Result<(), InspectError> {
+        self.first_sight(oid)?;
+        let commit = self.repo.find_commit(oid)?;
+        self.text(commit.raw_header_bytes(), "(commit header)", oid);
+        self.text(commit.message_raw_bytes(), "(commit message)", oid);
+        let parents: Vec<Tree<'_>> = commit.parents().map(|p| p.tree()).collect::<Result<_, _>>()?;
+        self.tree(&commit.tree()?, &parents, "", Some(oid), 0)
+    }
+
+    fn tree(
+        &mut self,
+        tree: &Tree<'_>,
+        parents: &[Tree<'_>],
+        path: &str,
+        commit: Option<Oid>,
+        depth: usize,
+    ) -> Result<(), InspectError> {
+        if depth > DEPTH_MAX {
+            return Err(InspectError::Depth);
+        }
+        if !self.first_sight(tree.id())? {
+            return Ok(());
+        }
+        for entry in tree {
+            let old: Vec<_> = parents.iter().filter_map(|p| same_name(p, entry.name_bytes())).collect();
+            if old.iter().any(|(id, kind)| *id == entry.id() && Some(*kind) == entry.kind()) {
+                continue;
+            }
+            let path = format!("{path}{}", String::from_utf8_lossy(entry.name_bytes()));
+            if old.is_empty() {
+                self.path(&path, commit);
+            }
+            match entry.kind() {
+                Some(ObjectType::Tree) => {
+                    let trees = old.iter().filter(|(_, kind)| *kind == ObjectType::Tree);
+                    let parents: Vec<_> =
+                        trees.map(|(id, _)| self.repo.find_tree(*id)).collect::<Result<_, _>>()?;
+                    let subtree = self.repo.find_tree(entry.id())?;
+                    self.tree(&subtree, &parents, &format!("{path}/"), commit, depth + 1)?;
+                }
+                Some(ObjectType::Blob) => {
+                    if self.first_sight(entry.id())? {
+                        self.object(entry.id(), &path, commit)?;
+                    }
+                }
+                // A submodule names a commit of another repository; there is nothing to read.
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn object(&mut self, oid: Oid, file: &str, commit: Option<Oid>) -> Result<(), InspectError> {
+        let (size, _) = self.odb.read_header(oid)?;
+        if size > OBJECT_MAX_BYTES {
+            return Err(InspectError::ObjectSize { file: file.to_owned(), size });
+        }
+        self.bytes = self.bytes.saturating_add(size);
+        if self.bytes > TOTAL_MAX_BYTES {
+            return Err(InspectError::Amount);
+        }
+        let findings = Rules::builtin().scan(self.odb.read(oid)?.data());
+        if !findings.is_empty() && !self.upstream_has(oid)? {
+            self.add(findings.into_iter().map(|finding| place(finding, commit, Some(oid), file)));
+        }
+        Ok(())
+    }
+
+    fn text(&mut self, bytes: &[u8], label: &str, commit: Oid) {
+        let findings = Rules::builtin().scan(bytes);
+        self.add(findings.into_iter().map(|finding| place(finding, Some(commit), None, label)));
+    }
+
+    fn path(&mut self, path: &str, commit: Option<Oid>) {
+        let findings = Rules::builtin().scan(path.as_bytes());
+        self.add(findings.into_iter().map(|finding| place(finding, commit, None, "(file name)")));
+    }
+
+    fn add(&mut self, places: impl Iterator<Item = Place>) {
+        let room = PLACES_MAX - self.places.len().min(PLACES_MAX);
+        self.places.extend(places.take(room));
+    }
+
+    /// Whether an object comes into view for the first time; also where the bounds are kept.
+    fn first_sight(&mut self, oid: Oid) -> Result<bool, InspectError> {
+        if self.seen.len() > OBJECTS_MAX + self.known.len() {
+            return Err(InspectError::Amount);
+        }
+        if Instant::now() > self.deadline {
+            return Err(InspectError::Time);
+        }
+        Ok(self.seen.insert(oid))
+    }
+
+    /// Whether the newest trees of upstream hold this blob, so that moving it tells nothing new.
+    fn upstream_has(&mut self, blob: Oid) -> Result<bool, InspectError> {
+        if self.upstream_blobs.is_none() {
+            let mut blobs = HashSet::new();
+            let mut trees = HashSet::new();
+            for oid in self.known {
+                if let Ok(tree) = self.repo.find_object(*oid, None).and_then(|o| o.peel_to_tree()) {
+                    self.collect(&tree, &mut trees, &mut blobs, 0)?;
+                }
+            }
+            self.upstream_blobs = Some(blobs);
+        }
+        Ok(self.upstream_blobs.as_ref().is_some_and(|blobs| blobs.contains(&blob)))
+    }
+
+    fn collect(
+        &self,
+        tree: &Tree<'_>,
+        trees: &mut HashSet<Oid>,
+        blobs: &mut HashSet<Oid>,
+        depth: usize,
+    ) -> Result<(), InspectError> {
+        if depth > DEPTH_MAX || !trees.insert(tree.id()) {
+            return Ok(());
+        }
+        if Instant::now() > self.deadline {
+            return Err(InspectError::Time);
+        }
+        for entry in tree {
+            match entry.kind() {
+                Some(ObjectType::Blob) => {
+                    blobs.insert(entry.id());
+                }
+                Some(ObjectType::Tree) => {
+                    self.collect(&self.repo.find_tree(entry.id())?, trees, blobs, depth + 1)?;
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+fn same_name(tree: &Tree<'_>, name: &[u8]) -> Option<(Oid, ObjectType)> {
+    let entry = tree.get_name_bytes(name)?;
+    Some((entry.id(), entry.kind()?))
+}
+
+pub(crate) fn place(finding: Finding, commit: Option<Oid>, object: Option<Oid>, file: &str) -> Place {
+    let Finding { rule, line, line_end, column, .. } = finding;
+    Place {
+        rule: rule.to_owned(),
+        commit: commit.map(|oid| oid.to_string()),
+        object: object.map(|oid| oid.to_string()),
+        file: file.to_owned(),
+        line,
+        line_end,
+        column,
+    }
+}

@@ -1,0 +1,89 @@
+//! Git's framing: four hex digits of length, then the payload.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::time::timeout;
+
+/// The longest request line; git itself writes a few hundred bytes.
+const LINE_MAX_BYTES: usize = 4096;
+
+/// How long a client may take for its request line.
+const LINE_TIMEOUT: Duration = Duration::from_secs(10);
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PktError {
+    #[error("the request line did not come in time")]
+    Timeout,
+    #[error("the request line is not a pkt-line of at most {LINE_MAX_BYTES} bytes")]
+    Frame,
+    #[error("the client hung up")]
+    Io(#[from] io::Error),
+}
+
+/// Reads one line, bounded in length and time.
+pub(crate) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<Vec<u8>, PktError> {
+    timeout(LINE_TIMEOUT, read_line(stream)).await.map_err(|_| PktError::Timeout)?
+}
+
+/// The line that makes a client say `fatal: remote error: MESSAGE`.
+pub(crate) fn error(message: &str) -> Vec<u8> {
+    const MESSAGE_MAX_BYTES: usize = 3000;
+    let mut end = message.len().min(MESSAGE_MAX_BYTES);
+    while !message.is_char_boundary(end) {
+        end -= 1;
+    }
+    let payload = format!("ERR {}\n", &message[..end]);
+    let length = payload.len() + 4;
+    format!("{length:04x}{payload}").into_bytes()
+}
+
+async fn read_line(stream: &mut (impl AsyncRead + Unpin)) -> Result<Vec<u8>, PktError> {
+    let mut head = [0; 4];
+    stream.read_exact(&mut head).await?;
+    let length = length(head).ok_or(PktError::Frame)?;
+    let mut payload = vec![0; length];
+    stream.read_exact(&mut payload).await?;
+    Ok(payload)
+}
+
+fn length(head: [u8; 4]) -> Option<usize> {
+    if !head.iter().all(u8::is_ascii_hexdigit) {
+        return None;
+    }
+    let whole = usize::from_str_radix(std::str::from_utf8(&head).ok()?, 16).ok()?;
+    (5..=LINE_MAX_BYTES).contains(&whole).then(|| whole - 4)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_line_counts_itself() {
+        assert_eq!(error("no"), b"000bERR no\n");
+    }
+
+    #[test]
+    fn a_long_error_is_cut_at_a_character() {
+        let line = error(&"ä".repeat(4000));
+        let text = String::from_utf8(line).expect("cut at a character");
+        assert_eq!(usize::from_str_radix(&text[..4], 16), Ok(text.len()));
+    }
+
+    #[tokio::test]
+    async fn a_line_is_read_whole_and_bounded() {
+        assert_eq!(read(&mut &b"0009helloX"[..]).await.expect("a line"), b"hello");
+        for bytes in [&b"0000"[..], b"0004", b"+009hello", b"1001", b"GET / HTTP"] {
+            assert!(matches!(read(&mut &bytes[..]).await, Err(PktError::Frame)), "{bytes:?}");
+        }
+        assert!(matches!(read(&mut &b"0009hel"[..]).await, Err(PktError::Io(_))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_client_is_given_up() {
+        let (mut ours, _theirs) = tokio::io::duplex(8);
+        assert!(matches!(read(&mut ours).await, Err(PktError::Timeout)));
+    }
+}

@@ -1,0 +1,162 @@
+//! The daemon's side of a push: which refs, whose turn, and what came of it.
+
+use std::os::fd::OwnedFd;
+use std::process::Command;
+use std::time::Duration;
+
+use repos::Upstream;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::TcpStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::time::timeout;
+use tracing::debug;
+
+use crate::git::{GateDir, Objects, Reach, printable};
+use crate::journal::PushOutcome;
+use crate::session::{self, Hangup, SessionError};
+use crate::state::Served;
+use crate::wire::{FromHook, HOOK_FD, LINE_MAX_BYTES, ToHook, Update};
+use crate::{request::Request, sys};
+
+/// How long a push waits for its turn.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// A push as the record wants it.
+pub(crate) struct Push {
+    pub(crate) updates: Vec<Update>,
+    pub(crate) outcome: PushOutcome,
+    pub(crate) session: Result<u64, SessionError>,
+}
+
+/// Receives a push. The mirror was refreshed a moment ago.
+pub(crate) async fn receive(
+    stream: &mut TcpStream,
+    served: &Served,
+    gate: &GateDir,
+    request: &Request,
+) -> Push {
+    let mut updates = Vec::new();
+    let mut outcome = PushOutcome::Abandoned;
+    let session = match command(served, gate, request) {
+        Ok((command, socket)) => {
+            let talk = Talk { served, gate, updates: &mut updates, outcome: &mut outcome };
+            let session = session::run(stream, command, Hangup::LeavesTheChild);
+            tokio::join!(session, talk.run(socket)).0
+        }
+        Err(error) => Err(SessionError::Spawn(error)),
+    };
+    Push { updates, outcome, session }
+}
+
+/// `git receive-pack` with one end of a socket for its hook, and the other end.
+fn command(
+    served: &Served,
+    gate: &GateDir,
+    request: &Request,
+) -> std::io::Result<(Command, tokio::net::UnixStream)> {
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+    ours.set_nonblocking(true)?;
+    let path = served.mirror.path();
+    let mut command = gate.git(path, Reach::Nowhere, Objects::Own);
+    command.arg("-c").arg(format!("receive.maxInputSize={}", served.repo.push.max_pack()));
+    command.arg("receive-pack").arg(path);
+    command.envs(request.protocol.variable().map(|value| ("GIT_PROTOCOL", value)));
+    let number = sys::inherit(&mut command, OwnedFd::from(theirs));
+    command.env(HOOK_FD, number.to_string());
+    Ok((command, tokio::net::UnixStream::from_std(ours)?))
+}
+
+/// The conversation with the hook.
+struct Talk<'a> {
+    served: &'a Served,
+    gate: &'a GateDir,
+    updates: &'a mut Vec<Update>,
+    outcome: &'a mut PushOutcome,
+}
+
+impl Talk<'_> {
+    /// Answers until the hook and `git receive-pack` are both gone; the lock is held as long.
+    async fn run(self, socket: tokio::net::UnixStream) {
+        let (reader, mut writer) = socket.into_split();
+        let mut reader = BufReader::new(reader);
+        let mut lock = None;
+        while let Some(message) = hear(&mut reader).await {
+            let answer = match message {
+                FromHook::Updates { updates } => {
+                    let reasons = self.denials(&updates);
+                    *self.updates = updates;
+                    if reasons.is_empty() {
+                        Some(ToHook::Inspect)
+                    } else {
+                        *self.outcome = PushOutcome::Denied;
+                        Some(ToHook::Deny { reasons })
+                    }
+                }
+                FromHook::Clean => {
+                    lock = timeout(LOCK_TIMEOUT, self.served.mirror.lock()).await.ok();
+                    Some(if lock.is_some() { self.forward() } else { busy() })
+                }
+                FromHook::Found { findings } => {
+                    *self.outcome = PushOutcome::Secrets(findings);
+                    None
+                }
+                FromHook::Unjudged { .. } => {
+                    *self.outcome = PushOutcome::Unjudged;
+                    None
+                }
+                FromHook::Answered { accepted: true, words } => {
+                    *self.outcome = PushOutcome::Forwarded(words);
+                    None
+                }
+                FromHook::Answered { accepted: false, words } => {
+                    *self.outcome = PushOutcome::Rejected(words);
+                    None
+                }
+            };
+            if let Some(answer) = answer
+                && !say(&mut writer, &answer).await
+            {
+                break;
+            }
+        }
+        drop(lock);
+    }
+
+    fn denials(&self, updates: &[Update]) -> Vec<String> {
+        let rules = &self.served.repo.push;
+        let judge = |u: &Update| {
+            rules.decide(&u.name, u.change.into()).err().map(|e| format!("{}: {e}", printable(&u.name)))
+        };
+        updates.iter().filter_map(judge).collect()
+    }
+
+    fn forward(&self) -> ToHook {
+        let repo = &self.served.repo;
+        let (ssh_config, local) = match &repo.upstream {
+            Upstream::Ssh(_) => (Some(self.gate.ssh_config(&repo.name)), false),
+            Upstream::File(_) => (None, true),
+        };
+        ToHook::Forward { url: repo.upstream.url(), gate_dir: self.gate.path().to_owned(), ssh_config, local }
+    }
+}
+
+fn busy() -> ToHook {
+    ToHook::Deny { reasons: vec!["another push to this repository takes too long; try again".to_owned()] }
+}
+
+async fn hear(reader: &mut BufReader<OwnedReadHalf>) -> Option<FromHook> {
+    let mut line = Vec::new();
+    reader.take(LINE_MAX_BYTES).read_until(b'\n', &mut line).await.ok()?;
+    if line.is_empty() {
+        return None;
+    }
+    serde_json::from_slice(&line).inspect_err(|error| debug!(%error, "the hook said something unknown")).ok()
+}
+
+async fn say(writer: &mut OwnedWriteHalf, message: &ToHook) -> bool {
+    let Ok(mut line) = serde_json::to_vec(message) else {
+        return false;
+    };
+    line.push(b'\n');
+    writer.write_all(&line).await.is_ok()
+}

@@ -1,0 +1,169 @@
+//! `git-gate scan`: the scanner as a program.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, anyhow};
+use git2::{Oid, Repository};
+use serde::Serialize;
+
+use crate::cli::Scan;
+use crate::daemon::Failure;
+use crate::inspect;
+use crate::wire::Place;
+
+/// What a scan came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Nothing was found.
+    Clean,
+    /// Something was.
+    Found,
+}
+
+/// Scans what the command line names and prints the findings.
+pub fn run(options: &Scan) -> Result<Outcome, Failure> {
+    if options.rules.is_some() {
+        return Err(Failure::Configuration(anyhow!("--rules is not supported by this version")));
+    }
+    let mut out = Printer { json: options.json, found: false, out: io::stdout().lock() };
+    match &options.range {
+        Some(range) => {
+            let repo = open(&options.path)?;
+            let (tips, known) = resolve(&repo, range).map_err(Failure::Configuration)?;
+            out.objects(&repo, &tips, &known).map_err(Failure::Broken)?;
+        }
+        None if is_bare(&options.path) => {
+            let repo = open(&options.path)?;
+            let tips = all_refs(&repo).map_err(|e| Failure::Broken(e.into()))?;
+            out.objects(&repo, &tips, &[]).map_err(Failure::Broken)?;
+        }
+        None => {
+            let files = files(&options.path)?;
+            let base = if options.path.is_dir() { options.path.as_path() } else { Path::new("") };
+            for file in files {
+                out.file(base, &file).map_err(Failure::Broken)?;
+            }
+        }
+    }
+    Ok(if out.found { Outcome::Found } else { Outcome::Clean })
+}
+
+/// A line of `--json`.
+#[derive(Serialize)]
+struct Line<'a> {
+    file: &'a str,
+    line: u32,
+    line_end: u32,
+    column: u32,
+    rule: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    commit: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    object: Option<&'a str>,
+}
+
+struct Printer<W> {
+    json: bool,
+    found: bool,
+    out: W,
+}
+
+impl<W: Write> Printer<W> {
+    fn objects(&mut self, repo: &Repository, tips: &[Oid], known: &[Oid]) -> anyhow::Result<()> {
+        for place in inspect::new_objects(repo, tips, known)? {
+            self.print(&place)?;
+        }
+        Ok(())
+    }
+
+    fn file(&mut self, base: &Path, path: &Path) -> anyhow::Result<()> {
+        let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let name = path.strip_prefix(base).unwrap_or(path).to_string_lossy().into_owned();
+        for finding in scan::Rules::builtin().scan(&bytes) {
+            self.print(&inspect::place(finding, None, None, &name))?;
+        }
+        Ok(())
+    }
+
+    fn print(&mut self, place: &Place) -> anyhow::Result<()> {
+        self.found = true;
+        let Place { rule, commit, object, file, line, line_end, column } = place;
+        let (commit, object) = (commit.as_deref(), object.as_deref());
+        if self.json {
+            let line = Line { file, line: *line, line_end: *line_end, column: *column, rule, commit, object };
+            serde_json::to_writer(&mut self.out, &line)?;
+            writeln!(self.out)?;
+        } else {
+            let of = commit.map(|c| format!(" in commit {}", &c[..c.len().min(10)])).unwrap_or_default();
+            writeln!(
+                self.out,
+                "{}:{line}:{column}: {rule}{of}",
+                crate::git::printable(file).replace('\n', " ")
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// `A..B`, or one revision and everything before it.
+fn resolve(repo: &Repository, range: &str) -> anyhow::Result<(Vec<Oid>, Vec<Oid>)> {
+    let one = |text: &str| {
+        let text = if text.is_empty() { "HEAD" } else { text };
+        let object = repo.revparse_single(text).with_context(|| format!("`{text}` is not a revision"))?;
+        anyhow::Ok(object.id())
+    };
+    if range.contains("...") {
+        return Err(anyhow!("`A...B` is not supported; write `A..B`"));
+    }
+    match range.split_once("..") {
+        Some((from, to)) => Ok((vec![one(to)?], vec![one(from)?])),
+        None => Ok((vec![one(range)?], Vec::new())),
+    }
+}
+
+fn all_refs(repo: &Repository) -> Result<Vec<Oid>, git2::Error> {
+    let mut tips = Vec::new();
+    for reference in repo.references()? {
+        tips.extend(reference?.target());
+    }
+    Ok(tips)
+}
+
+fn open(path: &Path) -> Result<Repository, Failure> {
+    Repository::open(path)
+        .with_context(|| format!("{} is not a git repository", path.display()))
+        .map_err(Failure::Configuration)
+}
+
+fn is_bare(path: &Path) -> bool {
+    path.join("HEAD").is_file() && path.join("objects").is_dir() && path.join("refs").is_dir()
+}
+
+/// The regular files below a path, without git's own, in order of their names.
+fn files(path: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let meta = fs::metadata(path)
+        .with_context(|| format!("cannot read {}", path.display()))
+        .map_err(Failure::Configuration)?;
+    if !meta.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let mut found = Vec::new();
+    let mut waiting = vec![path.to_owned()];
+    while let Some(dir) = waiting.pop() {
+        let broken =
+            |e: io::Error| Failure::Broken(anyhow!(e).context(format!("cannot read {}", dir.display())));
+        for entry in fs::read_dir(&dir).map_err(broken)? {
+            let entry = entry.map_err(broken)?;
+            let kind = entry.file_type().map_err(broken)?;
+            if kind.is_dir() && entry.file_name() != ".git" {
+                waiting.push(entry.path());
+            } else if kind.is_file() {
+                found.push(entry.path());
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}

@@ -1,0 +1,178 @@
+//! OpenSSH towards upstream: a configuration written by us and no other.
+//!
+//! Git runs this program under the name `ssh`; it hands over to the real one with the
+//! configuration file that stands in the environment. No shell is involved.
+
+use std::fmt::Write as _;
+use std::io;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use repos::Ssh;
+
+use crate::git::bare_environment;
+use crate::sys;
+
+/// The environment variable with the path of the configuration file.
+pub(crate) const CONFIG_VARIABLE: &str = "GIT_GATE_SSH_CONFIG";
+
+/// Settings that do not depend on the repository.
+const FIXED: &str = "\
+IdentitiesOnly yes
+IdentityAgent none
+GlobalKnownHostsFile none
+StrictHostKeyChecking yes
+UpdateHostKeys no
+VerifyHostKeyDNS no
+CheckHostIP no
+BatchMode yes
+PreferredAuthentications publickey
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+AddKeysToAgent no
+ForwardAgent no
+ForwardX11 no
+ClearAllForwardings yes
+PermitLocalCommand no
+ProxyCommand none
+ControlMaster no
+ControlPath none
+CanonicalizeHostname no
+RequestTTY no
+EscapeChar none
+ConnectTimeout 10
+ConnectionAttempts 1
+ServerAliveInterval 10
+ServerAliveCountMax 3
+LogLevel ERROR
+";
+
+/// Why an identity cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// It cannot be opened.
+    #[error("cannot read the identity {}", path.display())]
+    Read {
+        /// The private key file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// Others may read it, which OpenSSH refuses.
+    #[error("the identity {} may be read by others (mode {mode:04o}); OpenSSH refuses it: chmod 600", path.display())]
+    Open {
+        /// The private key file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+}
+
+/// Whether OpenSSH will be able to use an identity.
+pub(crate) fn check_identity(path: &Path) -> Result<(), IdentityError> {
+    let read = |source| IdentityError::Read { path: path.to_owned(), source };
+    let file = std::fs::File::open(path).map_err(read)?;
+    let meta = file.metadata().map_err(read)?;
+    if !meta.is_file() {
+        return Err(read(io::Error::other("not a file")));
+    }
+    let mode = meta.permissions().mode() & 0o7777;
+    if meta.uid() == nix::unistd::Uid::effective().as_raw() && mode & 0o077 != 0 {
+        return Err(IdentityError::Open { path: path.to_owned(), mode });
+    }
+    Ok(())
+}
+
+/// The configuration file for one upstream.
+pub(crate) fn config(ssh: &Ssh, known_hosts: &Path) -> String {
+    let dial = ssh.address.map_or_else(|| ssh.host.clone(), |address| address.to_string());
+    let mut text = String::from("Host *\n");
+    let _ = writeln!(text, "HostName {dial}");
+    let _ = writeln!(text, "HostKeyAlias {}", repos::known_hosts_name(ssh));
+    let _ = writeln!(text, "HostKeyAlgorithms {}", ssh.host_key.algorithms());
+    let _ = writeln!(text, "IdentityFile \"{}\"", ssh.identity.display());
+    let _ = writeln!(text, "UserKnownHostsFile \"{}\"", known_hosts.display());
+    text.push_str(FIXED);
+    text
+}
+
+/// Becomes ssh. Returns only when that fails.
+pub fn run(arguments: impl Iterator<Item = std::ffi::OsString>) -> ExitCode {
+    let Some(config) = std::env::var_os(CONFIG_VARIABLE) else {
+        return fail("the ssh wrapper is started by git, from git-gate");
+    };
+    if let Err(error) = sys::ensure_named_user() {
+        return fail(&format!(
+            "OpenSSH needs an entry for uid {} in /etc/passwd, and a user namespace in its place is not allowed here: {error}",
+            nix::unistd::Uid::effective()
+        ));
+    }
+    let mut command = Command::new("ssh");
+    let protocol = std::env::var_os("GIT_PROTOCOL");
+    bare_environment(&mut command);
+    if let Some(protocol) = protocol {
+        command.env("GIT_PROTOCOL", protocol);
+    }
+    let error = command.arg("-F").arg(config).args(arguments).exec();
+    fail(&format!("cannot run ssh: {error}"))
+}
+
+#[allow(clippy::print_stderr)]
+fn fail(message: &str) -> ExitCode {
+    eprintln!("git-gate: {message}");
+    ExitCode::from(255)
+}
+
+/// What the words of a failed ssh or git mean, for someone who cannot see upstream.
+pub(crate) fn explain(words: &str) -> String {
+    let has = |part: &str| words.contains(part);
+    let meaning = if has("REMOTE HOST IDENTIFICATION HAS CHANGED") || has("Host key verification failed") {
+        "its host key is not the pinned one; if the change is genuine, the operator sets the new `host_key` in repos.yaml"
+    } else if has("no matching host key type") {
+        "it has no host key of the pinned type; if that is genuine, the operator sets the new `host_key` in repos.yaml"
+    } else if has("Permission denied") {
+        "it does not accept the gate's identity"
+    } else if has("Could not resolve hostname") {
+        "its name cannot be resolved"
+    } else if has("Connection refused")
+        || has("timed out")
+        || has("No route to host")
+        || has("Network is unreachable")
+    {
+        "it cannot be reached"
+    } else {
+        return last_lines(words);
+    };
+    format!("{meaning} ({})", last_line(words))
+}
+
+fn last_lines(words: &str) -> String {
+    let lines: Vec<&str> = words.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
+    lines[lines.len().saturating_sub(4)..].join("; ")
+}
+
+/// The first line that says something definite.
+fn last_line(words: &str) -> &str {
+    let noise =
+        |l: &&str| !l.is_empty() && !l.starts_with('@') && !l.starts_with("fatal: Could not read from");
+    let telling =
+        ["Host key verification failed", "matching host key", "Permission denied", "ssh: ", "Connection"];
+    let lines = || words.lines().map(str::trim).filter(noise);
+    lines().find(|l| telling.iter().any(|t| l.contains(t))).or_else(|| lines().next()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_changed_host_key_is_told_in_words() {
+        let words = "@@@@@@\n@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @\nHost key verification failed.\nfatal: Could not read from remote repository.\n";
+        insta::assert_snapshot!(explain(words), @"its host key is not the pinned one; if the change is genuine, the operator sets the new `host_key` in repos.yaml (Host key verification failed.)");
+        insta::assert_snapshot!(explain("ssh: connect to host h port 1: Connection refused\nfatal: Could not read from remote repository."), @"it cannot be reached (ssh: connect to host h port 1: Connection refused)");
+        insta::assert_snapshot!(explain("fatal: '/x' does not appear to be a git repository\n"), @"fatal: '/x' does not appear to be a git repository");
+    }
+}

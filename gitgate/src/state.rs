@@ -1,0 +1,157 @@
+//! What is served: the repositories in force and their mirrors.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use repos::{Allow, Diagnostics, Repo, RepoName, Repos, Upstream};
+
+use crate::git::GateDir;
+use crate::mirror::Mirror;
+use crate::ssh::{self, IdentityError};
+
+/// The name of the configuration file, also in messages.
+const FILE: &str = "repos.yaml";
+
+/// Why the gate cannot take a configuration.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigError {
+    /// There is none.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// It is wrong.
+    #[error(transparent)]
+    Parse(#[from] Diagnostics),
+    /// It names a key that cannot be used.
+    #[error("{FILE}: repository `{repo}`")]
+    Identity {
+        /// Whose identity.
+        repo: RepoName,
+        /// Why not.
+        #[source]
+        source: IdentityError,
+    },
+    /// What children need could not be written.
+    #[error("cannot prepare {}", path.display())]
+    Prepare {
+        /// Where.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// A path that cannot stand in an ssh configuration.
+    #[error("the path {} has characters that cannot stand in an ssh configuration", path.display())]
+    Path {
+        /// The path.
+        path: PathBuf,
+    },
+}
+
+/// Reads and checks a configuration directory.
+pub(crate) fn load(config_dir: &Path, allow: Allow) -> Result<Repos, ConfigError> {
+    let path = config_dir.join(FILE);
+    let text = fs::read_to_string(&path).map_err(|source| ConfigError::Read { path, source })?;
+    let repos = Repos::parse(FILE, &text, allow)?;
+    for repo in repos.iter() {
+        if let Upstream::Ssh(ssh) = &repo.upstream {
+            ssh::check_identity(&ssh.identity)
+                .map_err(|source| ConfigError::Identity { repo: repo.name.clone(), source })?;
+        }
+    }
+    Ok(repos)
+}
+
+/// One repository and its mirror.
+pub(crate) struct Served {
+    pub(crate) repo: Repo,
+    pub(crate) mirror: Arc<Mirror>,
+}
+
+/// The repositories in force.
+pub(crate) struct State {
+    repo_dir: PathBuf,
+    pub(crate) gate: GateDir,
+    served: RwLock<BTreeMap<RepoName, Arc<Served>>>,
+}
+
+impl State {
+    /// Prepares the directory of the mirrors: the hook, the ssh wrapper, both links to this program.
+    pub(crate) fn prepare(repo_dir: &Path) -> Result<Self, ConfigError> {
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| ConfigError::Prepare { path, source }
+        };
+        make_dir(repo_dir).map_err(failed(repo_dir))?;
+        let repo_dir = repo_dir.canonicalize().map_err(failed(repo_dir))?;
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b"/._-+@=,~ ".contains(&b);
+        if !repo_dir.as_os_str().as_encoded_bytes().iter().all(|b| plain(*b)) {
+            return Err(ConfigError::Path { path: repo_dir });
+        }
+        let gate = GateDir::new(repo_dir.join(".git-gate"));
+        let program = std::env::current_exe().map_err(failed(Path::new("/proc/self/exe")))?;
+        for link in [gate.hooks().join("pre-receive"), gate.ssh_program()] {
+            relink(&program, &link).map_err(failed(&link))?;
+        }
+        Ok(Self { repo_dir, gate, served: RwLock::default() })
+    }
+
+    /// Puts repositories in force. A repository that stays keeps its mirror and its lock.
+    pub(crate) fn put(&self, repos: &Repos) -> Result<(), ConfigError> {
+        let mut next = BTreeMap::new();
+        for repo in repos.iter() {
+            self.write_ssh_files(repo)?;
+            let old = self.find(&repo.name).map(|served| served.mirror.clone());
+            let mirror = old.unwrap_or_else(|| Arc::new(Mirror::new(&self.repo_dir, repo)));
+            next.insert(repo.name.clone(), Arc::new(Served { repo: repo.clone(), mirror }));
+        }
+        *self.served.write().unwrap_or_else(PoisonError::into_inner) = next;
+        Ok(())
+    }
+
+    /// The repository of that name.
+    pub(crate) fn find(&self, name: &RepoName) -> Option<Arc<Served>> {
+        self.served.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
+    fn write_ssh_files(&self, repo: &Repo) -> Result<(), ConfigError> {
+        let Upstream::Ssh(ssh) = &repo.upstream else {
+            return Ok(());
+        };
+        let known_hosts = self.gate.known_hosts(&repo.name);
+        let config = self.gate.ssh_config(&repo.name);
+        let files = [(&config, ssh::config(ssh, &known_hosts)), (&known_hosts, repos::known_hosts(ssh))];
+        for (path, text) in files {
+            replace(path, &text).map_err(|source| ConfigError::Prepare { path: path.clone(), source })?;
+        }
+        Ok(())
+    }
+}
+
+fn make_dir(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+fn relink(target: &Path, link: &Path) -> io::Result<()> {
+    make_dir(link.parent().unwrap_or(link))?;
+    let new = link.with_extension("new");
+    let _ = fs::remove_file(&new);
+    std::os::unix::fs::symlink(target, &new)?;
+    fs::rename(new, link)
+}
+
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    make_dir(path.parent().unwrap_or(path))?;
+    let new = path.with_extension("new");
+    fs::write(&new, text)?;
+    fs::rename(new, path)
+}

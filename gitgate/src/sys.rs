@@ -1,0 +1,91 @@
+//! System calls.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+
+use nix::unistd::{Uid, User};
+
+/// Shuts the process off: not dumpable, no new privileges, no core file.
+pub fn harden() -> io::Result<()> {
+    // SAFETY: prctl with these options takes plain integers and touches no memory of ours.
+    let dumpable = unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) };
+    check(dumpable)?;
+    // SAFETY: as above.
+    let privileges = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
+    check(privileges)?;
+    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `none` is a valid rlimit that lives through the call.
+    check(unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const none) })
+}
+
+/// Lets the command inherit a descriptor under its own number; nothing else does, because it stays
+/// close-on-exec in this process.
+pub(crate) fn inherit(command: &mut Command, fd: OwnedFd) -> RawFd {
+    let number = fd.as_raw_fd();
+    let clear = move || {
+        // SAFETY: `fd` is owned by this closure and open; fcntl is async-signal-safe.
+        check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, 0) })
+    };
+    // SAFETY: the closure allocates nothing and calls fcntl only.
+    unsafe { command.pre_exec(clear) };
+    number
+}
+
+/// Takes a descriptor that the parent left open under a number, and makes it close-on-exec.
+pub(crate) fn adopt(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: fcntl on any number is defined; a wrong one gives EBADF.
+    check(unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) })?;
+    // SAFETY: the descriptor is open (checked above) and, by the protocol of the caller, nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// The variables of sd_listen_fds(3).
+pub(crate) struct ListenVariables {
+    pub(crate) pid: Option<String>,
+    pub(crate) fds: Option<String>,
+    pub(crate) names: Option<String>,
+}
+
+/// Reads the variables of sd_listen_fds(3) and removes them. Only before any thread exists.
+#[allow(clippy::disallowed_methods)]
+pub(crate) fn take_listen_variables() -> ListenVariables {
+    let take = |name: &str| {
+        let value = std::env::var(name).ok();
+        // SAFETY: the process has one thread, as the caller promises.
+        unsafe { std::env::remove_var(name) };
+        value
+    };
+    ListenVariables { pid: take("LISTEN_PID"), fds: take("LISTEN_FDS"), names: take("LISTEN_FDNAMES") }
+}
+
+/// Microseconds of the monotonic clock, for `MONOTONIC_USEC`.
+pub(crate) fn monotonic_usec() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `now` is a valid timespec that lives through the call.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+    u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0) / 1000
+}
+
+/// Gives the process a name in the user database, which OpenSSH insists on.
+///
+/// A uid without an entry becomes uid 0 of a new user namespace: the same rights as before, and
+/// `root` as its name.
+pub(crate) fn ensure_named_user() -> io::Result<()> {
+    let uid = Uid::effective();
+    if matches!(User::from_uid(uid), Ok(Some(_))) {
+        return Ok(());
+    }
+    let gid = nix::unistd::Gid::effective();
+    // SAFETY: unshare takes a plain integer; the process has one thread here.
+    check(unsafe { libc::unshare(libc::CLONE_NEWUSER) })?;
+    std::fs::write("/proc/self/setgroups", "deny")?;
+    std::fs::write("/proc/self/uid_map", format!("0 {uid} 1"))?;
+    std::fs::write("/proc/self/gid_map", format!("0 {gid} 1"))
+}
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}

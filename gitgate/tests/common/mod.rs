@@ -1,0 +1,357 @@
+//! A real upstream (OpenSSH on the loopback), a real gate, a real git client.
+#![allow(dead_code)]
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use tempfile::TempDir;
+
+/// Everything one test needs; gone when it is dropped.
+pub struct World {
+    pub dir: TempDir,
+    pub upstream: Upstream,
+    pub gate: Gate,
+}
+
+impl World {
+    /// One repository `web` that may be read, and pushed to at `agent/*` and tags.
+    pub fn new() -> Self {
+        Self::with_rules("push: {allow: [refs/heads/agent/*], tags: true}")
+    }
+
+    /// The same with other rules, given as lines of repos.yaml.
+    pub fn with_rules(rules: &str) -> Self {
+        let dir = TempDir::new().unwrap();
+        let upstream = Upstream::start(dir.path());
+        let gate = Gate::start(dir.path(), &upstream.entry("web", rules));
+        Self { dir, upstream, gate }
+    }
+
+    /// A clone of `web` through the gate, ready for commits.
+    pub fn clone_web(&self) -> Work {
+        let work = self.work("work");
+        git(self.dir.path(), &["clone", "-q", &self.gate.url("web"), "work"]).succeed();
+        work
+    }
+
+    pub fn work(&self, name: &str) -> Work {
+        Work { path: self.dir.path().join(name) }
+    }
+}
+
+/// A git host: sshd with its own keys, and one bare repository.
+pub struct Upstream {
+    pub repository: PathBuf,
+    pub port: u16,
+    dir: PathBuf,
+    sshd: Option<Child>,
+}
+
+impl Upstream {
+    pub fn start(dir: &Path) -> Self {
+        let dir = dir.join("upstream");
+        fs::create_dir(&dir).unwrap();
+        for key in ["host", "other_host", "identity"] {
+            let path = dir.join(key);
+            let made =
+                Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&path).status();
+            assert!(made.expect("these tests need ssh-keygen (Debian: openssh-client)").success());
+        }
+        let repository = dir.join("web.git");
+        git(&dir, &["init", "-q", "--bare", "-b", "main", "web.git"]).succeed();
+        let seed = dir.join("seed");
+        git(&dir, &["clone", "-q", "web.git", "seed"]).succeed();
+        fs::write(seed.join("README"), "hello\n").unwrap();
+        git(&seed, &["checkout", "-q", "-b", "main"]).succeed();
+        git(&seed, &["add", "."]).succeed();
+        git(&seed, &["commit", "-qm", "one commit"]).succeed();
+        git(&seed, &["push", "-q", "origin", "main"]).succeed();
+        let mut upstream = Self { repository, port: 0, dir, sshd: None };
+        upstream.listen();
+        upstream
+    }
+
+    /// The entry of repos.yaml for the repository.
+    pub fn entry(&self, name: &str, rules: &str) -> String {
+        self.entry_with_host_key(name, rules, "host")
+    }
+
+    pub fn entry_with_host_key(&self, name: &str, rules: &str, key: &str) -> String {
+        let public = fs::read_to_string(self.dir.join(format!("{key}.pub"))).unwrap();
+        let (dir, port) = (self.dir.display(), self.port);
+        let user = whoami();
+        format!(
+            "repos:\n  - name: {name}\n    upstream: ssh://{user}@git.example.test:{port}{dir}/web.git\n    \
+             identity: {dir}/identity\n    host_key: \"{}\"\n    extra_hosts: {{git.example.test: 127.0.0.1}}\n    {rules}\n",
+            public.trim()
+        )
+    }
+
+    /// What upstream's refs are, one line each.
+    pub fn refs(&self) -> String {
+        git(&self.repository, &["for-each-ref", "--format=%(objectname) %(refname)"]).succeed()
+    }
+
+    pub fn rev(&self, name: &str) -> String {
+        git(&self.repository, &["rev-parse", name]).succeed().trim().to_owned()
+    }
+
+    /// A commit made by somebody else, directly at upstream.
+    pub fn commit(&self, file: &str) -> String {
+        let seed = self.dir.join("seed");
+        fs::write(seed.join(file), "theirs\n").unwrap();
+        git(&seed, &["add", "."]).succeed();
+        git(&seed, &["commit", "-qm", file]).succeed();
+        git(&seed, &["push", "-q", "origin", "main"]).succeed();
+        self.rev("main")
+    }
+
+    /// The commands that came over ssh.
+    pub fn commands(&self) -> String {
+        fs::read_to_string(self.dir.join("commands")).unwrap_or_default()
+    }
+
+    pub fn hook(&self, name: &str, script: &str) {
+        let path = self.repository.join("hooks").join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, script).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    pub fn stop(&mut self) {
+        if let Some(mut sshd) = self.sshd.take() {
+            sshd.kill().unwrap();
+            sshd.wait().unwrap();
+        }
+    }
+
+    /// A new connection of the URL kind that an outsider would use, past the gate.
+    pub fn direct_url(&self) -> String {
+        format!("file://{}", self.repository.display())
+    }
+
+    fn listen(&mut self) {
+        assert!(
+            Path::new("/usr/sbin/sshd").exists(),
+            "these tests need a real sshd (Debian: openssh-server)"
+        );
+        // As root, sshd wants its privilege separation directory.
+        let _ = fs::create_dir_all("/run/sshd");
+        let log = self.dir.join("login");
+        let commands = self.dir.join("commands");
+        let script = format!(
+            "#!/bin/sh\necho \"$SSH_ORIGINAL_COMMAND\" >> '{}'\nexec sh -c \"$SSH_ORIGINAL_COMMAND\"\n",
+            commands.display()
+        );
+        fs::write(&log, script).unwrap();
+        fs::set_permissions(&log, fs::Permissions::from_mode(0o755)).unwrap();
+        let public = fs::read_to_string(self.dir.join("identity.pub")).unwrap();
+        let line = format!("restrict,command=\"{}\" {public}", log.display());
+        fs::write(self.dir.join("authorized_keys"), line).unwrap();
+        let mut said = String::new();
+        for _ in 0..10 {
+            self.port = free_port();
+            if self.try_listen(&mut said) {
+                return;
+            }
+        }
+        panic!("sshd does not start: {said}");
+    }
+
+    fn try_listen(&mut self, said: &mut String) -> bool {
+        let dir = self.dir.display();
+        let config = format!(
+            "ListenAddress 127.0.0.1:{}\nHostKey {dir}/host\nAuthorizedKeysFile {dir}/authorized_keys\n\
+             StrictModes no\nUsePAM no\nPasswordAuthentication no\nPermitRootLogin yes\nPidFile none\n\
+             AcceptEnv GIT_PROTOCOL\nMaxStartups 100\n",
+            self.port
+        );
+        fs::write(self.dir.join("sshd_config"), config).unwrap();
+        let mut sshd = Command::new("/usr/sbin/sshd");
+        sshd.args(["-D", "-e", "-f"]).arg(self.dir.join("sshd_config"));
+        let mut child = sshd.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        for line in lines.by_ref().map_while(Result::ok) {
+            said.push_str(&line);
+            if line.contains("Server listening") {
+                std::thread::spawn(move || lines.for_each(drop));
+                self.sshd = Some(child);
+                return true;
+            }
+        }
+        let _ = child.wait();
+        false
+    }
+}
+
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// A running git-gate.
+pub struct Gate {
+    pub address: SocketAddr,
+    pub state_dir: PathBuf,
+    pub config_dir: PathBuf,
+    pub child: Child,
+}
+
+impl Gate {
+    pub fn start(dir: &Path, repos_yaml: &str) -> Self {
+        Self::start_with(dir, repos_yaml, &[])
+    }
+
+    pub fn start_with(dir: &Path, repos_yaml: &str, more: &[&str]) -> Self {
+        let (config_dir, state_dir) = (dir.join("config"), dir.join("state"));
+        fs::create_dir_all(&config_dir).unwrap();
+        fs::write(config_dir.join("repos.yaml"), repos_yaml).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_git-gate"));
+        command.arg("--config").arg(&config_dir).arg("--state-dir").arg(&state_dir);
+        command
+            .arg("--repo-dir")
+            .arg(dir.join("git"))
+            .args(["--listen", "127.0.0.1:0", "--log", "json"])
+            .args(more);
+        let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+        let mut said = Vec::new();
+        let address = lines.by_ref().find_map(|line| {
+            let json: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
+            said.push(line);
+            json["fields"]["address"].as_str().and_then(|a| a.parse().ok())
+        });
+        let address = address.unwrap_or_else(|| panic!("git-gate does not start: {said:?}"));
+        std::thread::spawn(move || lines.for_each(|line| eprintln!("{line}")));
+        Self { address, state_dir, config_dir, child }
+    }
+
+    pub fn url(&self, name: &str) -> String {
+        format!("git://{}/{name}.git", self.address)
+    }
+
+    pub fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).unwrap()
+    }
+
+    /// Sends bytes and returns everything that comes back.
+    pub fn talk(&self, bytes: &[u8]) -> String {
+        let mut stream = self.connect();
+        stream.write_all(bytes).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    /// The events of the journal.
+    pub fn journal(&self) -> Vec<serde_json::Value> {
+        let text = fs::read_to_string(self.state_dir.join("audit/git-gate/journal.jsonl")).unwrap();
+        let event = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["event"].clone();
+        text.lines().map(event).collect()
+    }
+
+    pub fn terminate(&mut self) -> Option<i32> {
+        let pid = nix::unistd::Pid::from_raw(self.child.id().try_into().unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+        self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A working copy.
+pub struct Work {
+    pub path: PathBuf,
+}
+
+impl Work {
+    pub fn git(&self, arguments: &[&str]) -> Ran {
+        git(&self.path, arguments)
+    }
+
+    pub fn write(&self, file: &str, content: &str) -> &Self {
+        let path = self.path.join(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+        self
+    }
+
+    /// Commits everything; the new commit.
+    pub fn commit(&self, message: &str) -> String {
+        self.git(&["add", "-A"]).succeed();
+        self.git(&["commit", "-q", "--allow-empty", "-m", message]).succeed();
+        self.git(&["rev-parse", "HEAD"]).succeed().trim().to_owned()
+    }
+
+    pub fn push(&self, refspec: &str) -> Ran {
+        self.git(&["push", "origin", refspec])
+    }
+}
+
+/// What a command did.
+pub struct Ran(Output);
+
+impl Ran {
+    /// Its output; it must have succeeded.
+    pub fn succeed(self) -> String {
+        let said = self.said();
+        assert!(self.0.status.success(), "{said}");
+        String::from_utf8_lossy(&self.0.stdout).into_owned()
+    }
+
+    /// What it said on standard error; it must have failed.
+    pub fn fail(self) -> String {
+        let said = self.said();
+        assert!(!self.0.status.success(), "it should have failed: {said}");
+        said
+    }
+
+    pub fn said(&self) -> String {
+        String::from_utf8_lossy(&self.0.stderr).into_owned()
+    }
+}
+
+pub fn git(dir: &Path, arguments: &[&str]) -> Ran {
+    let mut command = client(dir);
+    Ran(command.args(arguments).output().expect("these tests need git"))
+}
+
+pub fn client(dir: &Path) -> Command {
+    let mut command = Command::new("git");
+    command.env_clear().env("PATH", std::env::var_os("PATH").unwrap()).env("HOME", dir).env("LC_ALL", "C");
+    command.env("GIT_CONFIG_NOSYSTEM", "1").env("GIT_TERMINAL_PROMPT", "0");
+    for (name, value) in [("NAME", "Agent"), ("EMAIL", "agent@example.test")] {
+        command.env(format!("GIT_AUTHOR_{name}"), value).env(format!("GIT_COMMITTER_{name}"), value);
+    }
+    command.current_dir(dir).stdin(Stdio::null());
+    command
+}
+
+/// A private key that is one for scanners only; made here so that none trips over this file.
+pub fn private_key() -> String {
+    let line = "b3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQAAAAAAAAABAAAAMwAAAAtzc2gt";
+    format!("-----BEGIN OPENSSH PRIVATE {0}-----\n{line}\n-----END OPENSSH PRIVATE {0}-----\n", "KEY")
+}
+
+/// A token with the checksum that makes it one.
+pub fn github_token() -> String {
+    ["ghp", "_zQWBuTSOoRi4A9spHcVY5", "ncnsDkxkJ0mLq17"].concat()
+}
+
+pub fn whoami() -> String {
+    nix::unistd::User::from_uid(nix::unistd::Uid::effective()).unwrap().expect("a named user").name
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}

@@ -1,0 +1,186 @@
+//! Reads through the gate: fresh or refused.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::{Gate, Upstream, World, git};
+use tempfile::TempDir;
+
+#[test]
+fn a_clone_has_what_upstream_has() {
+    let world = World::new();
+    let work = world.clone_web();
+    assert_eq!(work.git(&["rev-parse", "HEAD"]).succeed().trim(), world.upstream.rev("main"));
+    assert_eq!(work.git(&["branch", "--show-current"]).succeed().trim(), "main");
+}
+
+#[test]
+fn a_fetch_sees_a_commit_made_upstream_a_moment_ago() {
+    let world = World::new();
+    let work = world.clone_web();
+    let theirs = world.upstream.commit("theirs");
+    work.git(&["fetch", "-q"]).succeed();
+    assert_eq!(work.git(&["rev-parse", "origin/main"]).succeed().trim(), theirs);
+}
+
+#[test]
+fn ls_remote_shows_new_and_deleted_refs_and_a_moved_head() {
+    let world = World::new();
+    let list = || git(world.dir.path(), &["ls-remote", "--symref", &world.gate.url("web")]).succeed();
+    assert!(list().contains("ref: refs/heads/main\tHEAD"));
+    git(&world.upstream.repository, &["branch", "next", "main"]).succeed();
+    git(&world.upstream.repository, &["symbolic-ref", "HEAD", "refs/heads/next"]).succeed();
+    let listing = list();
+    assert!(
+        listing.contains("ref: refs/heads/next\tHEAD") && listing.contains("refs/heads/next\n"),
+        "{listing}"
+    );
+    git(&world.upstream.repository, &["symbolic-ref", "HEAD", "refs/heads/main"]).succeed();
+    git(&world.upstream.repository, &["branch", "-D", "next"]).succeed();
+    assert!(!list().contains("next"));
+}
+
+#[test]
+fn a_branch_may_become_a_directory_of_branches() {
+    let world = World::new();
+    let list = || git(world.dir.path(), &["ls-remote", &world.gate.url("web")]).succeed();
+    git(&world.upstream.repository, &["branch", "topic", "main"]).succeed();
+    assert!(list().contains("refs/heads/topic\n"));
+    git(&world.upstream.repository, &["branch", "-D", "topic"]).succeed();
+    git(&world.upstream.repository, &["branch", "topic/one", "main"]).succeed();
+    assert!(list().contains("refs/heads/topic/one\n"));
+}
+
+#[test]
+fn what_may_not_be_fetched_is_not_shown() {
+    let world = World::with_rules("fetch: {allow: [refs/heads/main]}");
+    git(&world.upstream.repository, &["branch", "secret", "main"]).succeed();
+    let listing = git(world.dir.path(), &["ls-remote", &world.gate.url("web")]).succeed();
+    assert!(listing.contains("refs/heads/main") && !listing.contains("secret"), "{listing}");
+}
+
+#[test]
+fn old_protocol_versions_are_spoken() {
+    let world = World::new();
+    for version in ["0", "1", "2"] {
+        let setting = format!("protocol.version={version}");
+        let target = format!("clone-{version}");
+        git(world.dir.path(), &["-c", &setting, "clone", "-q", &world.gate.url("web"), &target]).succeed();
+    }
+}
+
+#[test]
+fn a_partial_and_a_shallow_clone_work() {
+    let world = World::new();
+    git(world.dir.path(), &["clone", "-q", "--filter=blob:none", &world.gate.url("web"), "partial"])
+        .succeed();
+    git(world.dir.path(), &["clone", "-q", "--depth=1", &world.gate.url("web"), "shallow"]).succeed();
+}
+
+#[test]
+fn with_upstream_down_a_read_is_refused_with_the_reason() {
+    let mut world = World::new();
+    let work = world.clone_web();
+    world.upstream.stop();
+    let said = work.git(&["fetch"]).fail();
+    assert!(said.contains("remote error: git-gate: web: cannot refresh from ssh://"), "{said}");
+    assert!(said.contains("cannot be reached (ssh: connect to host"), "{said}");
+    assert!(
+        git(world.dir.path(), &["clone", &world.gate.url("web"), "again"])
+            .fail()
+            .contains("Old data is not served")
+    );
+}
+
+#[test]
+fn another_host_key_than_the_pinned_one_is_refused_in_words() {
+    let dir = TempDir::new().unwrap();
+    let upstream = Upstream::start(dir.path());
+    let gate = Gate::start(dir.path(), &upstream.entry_with_host_key("web", "fetch: {}", "other_host"));
+    let said = git(dir.path(), &["ls-remote", &gate.url("web")]).fail();
+    assert!(said.contains("its host key is not the pinned one"), "{said}");
+    assert_eq!(upstream.commands(), "");
+}
+
+#[test]
+fn an_identity_that_upstream_does_not_know_is_told() {
+    let world = World::new();
+    std::fs::write(world.dir.path().join("upstream/authorized_keys"), "").unwrap();
+    let said = git(world.dir.path(), &["ls-remote", &world.gate.url("web")]).fail();
+    assert!(said.contains("it does not accept the gate's identity"), "{said}");
+}
+
+#[test]
+fn many_readers_at_once_are_all_served() {
+    let world = World::new();
+    world.clone_web();
+    world.upstream.commit("theirs");
+    let readers: Vec<_> = (0..8)
+        .map(|_| {
+            let mut command = common::client(world.dir.path());
+            command
+                .args(["ls-remote", &world.gate.url("web")])
+                .stdout(std::process::Stdio::piped())
+                .spawn()
+                .unwrap()
+        })
+        .collect();
+    let head = world.upstream.rev("main");
+    for reader in readers {
+        let output = reader.wait_with_output().unwrap();
+        assert!(output.status.success());
+        assert!(String::from_utf8_lossy(&output.stdout).contains(&head));
+    }
+}
+
+#[test]
+fn an_unknown_repository_is_refused_without_a_list() {
+    let world = World::new();
+    let said = git(world.dir.path(), &["ls-remote", &world.gate.url("other")]).fail();
+    assert!(said.contains("no repository `/other.git` here"), "{said}");
+    assert!(!said.contains("web"), "{said}");
+}
+
+#[test]
+fn garbage_gets_an_error_line_and_no_path_reaches_the_disk() {
+    let world = World::new();
+    world.clone_web();
+    assert!(
+        world
+            .gate
+            .talk(b"GET / HTTP/1.1\r\n\r\n")
+            .contains("ERR git-gate: the request line is not a pkt-line")
+    );
+    let ask = |line: &str| world.gate.talk(format!("{:04x}{line}", line.len() + 4).as_bytes());
+    assert!(
+        ask("git-upload-archive /web.git\0host=h\0")
+            .contains("ERR git-gate: `git-upload-archive` is not served")
+    );
+    for path in
+        ["/../git/web.git", "/web.git/../web.git", "/%77eb.git", "/.git-gate", "//web.git", "/web.git\n/x"]
+    {
+        let answer = ask(&format!("git-upload-pack {path}\0host=h\0"));
+        assert!(answer.contains("ERR git-gate: no repository"), "{path}: {answer}");
+    }
+}
+
+#[test]
+fn a_read_is_on_the_record() {
+    let mut world = World::new();
+    world.clone_web();
+    assert_eq!(world.gate.terminate(), Some(0));
+    let last = world.gate.journal().pop().unwrap();
+    assert_eq!(last["type"], "fetch");
+    assert_eq!(last["repo"], "web");
+    assert_eq!(last["outcome"], "served");
+    assert!(last["bytes_down"].as_u64() > Some(0));
+}
+
+#[test]
+fn a_local_upstream_is_served_when_allowed() {
+    let world = World::new();
+    let dir = TempDir::new().unwrap();
+    let yaml = format!("repos:\n  - {{name: near, upstream: '{}'}}\n", world.upstream.direct_url());
+    let gate = Gate::start_with(dir.path(), &yaml, &["--allow-local-upstream"]);
+    git(dir.path(), &["clone", "-q", &gate.url("near"), "near"]).succeed();
+}
