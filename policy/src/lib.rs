@@ -16,8 +16,10 @@
 //!    prefix, then regex, then none. Methods: listed before not listed. Headers and query: the larger number.
 //! 4. Among allows the winner is the one with the more specific host, then path, then methods, headers,
 //!    query; the earlier in the file wins a tie.
-//! 5. A deny that fits always beats a grant. A deny counts as fitting when *any* occurrence of a repeated
-//!    header or query key has the listed value; an allow needs *all* occurrences to have it.
+//! 5. A deny that fits always beats a grant.
+//!    Doubt narrows an allow and widens a deny. Of a repeated header or query key an allow needs *all*
+//!    occurrences to have the listed value, a deny *any*. An allow is held against the canonical path alone;
+//!    a deny also against what lenient servers make of it: `%40` as `@`, `/admin;x` and `/admin/` as `/admin`.
 //! 6. `tls: passthrough` routes allow tunnels ([`Policy::front`]), not requests: [`Policy::decide`] never
 //!    answers with one.
 //! 7. `git-receive-pack` is refused on every route, `git-upload-pack` on every route without

@@ -119,7 +119,7 @@ impl Match {
         }
         let fits = |wanted: &&PathMatch| match purpose {
             Purpose::Allow => wanted.fits(path.as_str()),
-            Purpose::Deny => path.readings().any(|reading| wanted.fits(reading)),
+            Purpose::Deny => path.readings().any(|reading| wanted.fits_leniently(reading)),
         };
         self.paths.iter().filter(fits).map(PathMatch::rank).max()
     }
@@ -189,6 +189,16 @@ impl PathMatch {
             }
             PathMatch::Regex { regex, .. } => regex.is_match(path),
         }
+    }
+
+    /// As a server that does not tell `/admin/` from `/admin`.
+    fn fits_leniently(&self, path: &str) -> bool {
+        let other = match path.strip_suffix('/') {
+            Some("") => return self.fits(path),
+            Some(bare) => bare.to_owned(),
+            None => format!("{path}/"),
+        };
+        self.fits(path) || self.fits(&other)
     }
 
     fn rank(&self) -> PathRank {

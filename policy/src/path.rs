@@ -12,8 +12,9 @@ const PATH_MAX: usize = 8 * 1024;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct CanonicalPath {
     text: String,
-    /// With the reserved characters unescaped too, where that differs: some servers treat `%40` as `@`.
-    unescaped: Option<String>,
+    /// What lenient servers make of it, where that differs: reserved characters unescaped (`%40` as `@`),
+    /// then path parameters (`;x`) cut off and the slashes around them merged.
+    lenient: Vec<String>,
 }
 
 /// Why a path is refused.
@@ -67,9 +68,12 @@ impl CanonicalPath {
         if text.len() > PATH_MAX {
             return Err(PathError::TooLong);
         }
-        let unescaped = unescape_reserved(&text)?;
-        check_segments(unescaped.as_deref().unwrap_or(&text))?;
-        Ok(CanonicalPath { text, unescaped })
+        let mut lenient = Vec::new();
+        lenient.extend(unescape_reserved(&text)?);
+        let unescaped = lenient.last().unwrap_or(&text);
+        check_segments(unescaped)?;
+        lenient.extend(without_parameters(unescaped));
+        Ok(CanonicalPath { text, lenient })
     }
 
     /// The canonical text.
@@ -78,9 +82,9 @@ impl CanonicalPath {
         &self.text
     }
 
-    /// Every reading a server may take: the canonical text, and the one with reserved characters unescaped.
+    /// Every reading a server may take, the canonical text first and the most lenient last.
     pub(crate) fn readings(&self) -> impl Iterator<Item = &str> {
-        std::iter::once(self.text.as_str()).chain(self.unescaped.as_deref())
+        std::iter::once(&self.text).chain(&self.lenient).map(String::as_str)
     }
 }
 
@@ -168,6 +172,23 @@ fn unescape_reserved(canonical: &str) -> Result<Option<String>, PathError> {
     }
     let text = String::from_utf8(bytes).map_err(|_| PathError::NotUtf8)?;
     Ok((text != canonical).then_some(text))
+}
+
+/// The path without path parameters and the empty elements they leave; `None` when it has none.
+fn without_parameters(path: &str) -> Option<String> {
+    if !path.contains(';') {
+        return None;
+    }
+    let names = path.split('/').map(|segment| segment.split(';').next().unwrap_or(segment));
+    let mut bare = String::with_capacity(path.len());
+    for name in names.filter(|name| !name.is_empty()) {
+        bare.push('/');
+        bare.push_str(name);
+    }
+    if bare.is_empty() || path.ends_with('/') {
+        bare.push('/');
+    }
+    Some(bare)
 }
 
 /// Path parameters (`..;x`) are cut off by some servers before dots are resolved.

@@ -179,15 +179,42 @@ fn an_exact_host_is_more_specific_than_a_wildcard_in_allow_and_deny() {
 }
 
 #[test]
-fn a_deny_sees_through_escapes_of_reserved_characters() {
+fn a_deny_sees_what_a_lenient_server_would_see() {
     let policy = policy(
         "  - host: a.example.com
-  - {host: a.example.com, deny: true, path_allowlist: [/users/@me]}
+  - {host: a.example.com, deny: true, path_allowlist: [/users/@me, /admin]}
+  - {host: a.example.com, deny: true, matches: [{paths: [{type: exact, value: /keys}, {type: exact, value: /tokens/}, {type: regex, value: '/v[0-9]/raw'}]}]}
 ",
     );
-    assert_eq!(outcome(&policy, "GET", "https://a.example.com/users/@me"), "denied-by-rule");
-    assert_eq!(outcome(&policy, "GET", "https://a.example.com/users/%40me/x"), "denied-by-rule");
-    assert_eq!(outcome(&policy, "GET", "https://a.example.com/users/%40you"), "allow routes[0]");
+    for path in [
+        "/users/@me",
+        "/users/%40me/x",
+        "/admin",
+        "/admin/",
+        "/admin;x=1/users",
+        "/admin%3Bx/users",
+        "/;x/admin/users",
+        "/keys",
+        "/keys/",
+        "/keys;v=1",
+        "/tokens",
+        "/v1/raw",
+        "/v1/raw/",
+        "/v1;x/raw",
+    ] {
+        assert_eq!(
+            outcome(&policy, "GET", &format!("https://a.example.com{path}")),
+            "denied-by-rule",
+            "{path}"
+        );
+    }
+    for path in ["/users/%40you", "/administration", "/keys/1", "/x/admin", "/users;/you"] {
+        assert_eq!(
+            outcome(&policy, "GET", &format!("https://a.example.com{path}")),
+            "allow routes[0]",
+            "{path}"
+        );
+    }
 }
 
 #[test]
@@ -271,6 +298,8 @@ fn a_push_over_https_is_refused_on_every_route() {
             ("POST", "/a.git/git-receive-pack"),
             ("POST", "/a.git/git-%72eceive-pack"),
             ("POST", "/a.git/Git-Receive-Pack/"),
+            ("POST", "/a.git/git-receive-pack;x=1"),
+            ("GET", "/a.git/info;x/refs/?service=git-receive-pack"),
         ] {
             assert_eq!(
                 outcome(&policy, method, &format!("https://{host}{target}")),
