@@ -54,8 +54,8 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "IP|CIDR", env = "BOTTLECAP_BOTTLE_ADDR", value_parser = bottle_address)]
     pub(crate) bottle_addr: Option<BottleAddress>,
 
-    /// Descriptor to read secrets from, as JSON lines {"daemon","name","value"} with base64 values
-    #[arg(long, value_name = "N", env = "BOTTLECAP_SECRETS_FD", value_parser = clap::value_parser!(i32).range(0..))]
+    /// Descriptor to read secrets from until its end, as JSON lines {"daemon","name","value"} with base64 values
+    #[arg(long, value_name = "N", env = "BOTTLECAP_SECRETS_FD", value_parser = descriptor)]
     pub(crate) secrets_fd: Option<i32>,
 
     /// Make the CA of this bottle first, if there is none
@@ -127,6 +127,13 @@ struct Names(Vec<Daemon>);
 
 fn names(text: &str) -> Result<Names, UnknownDaemon> {
     Daemon::parse_list(text).map(Names)
+}
+
+fn descriptor(text: &str) -> Result<i32, &'static str> {
+    match text.parse() {
+        Ok(number @ (0 | 3..)) => Ok(number),
+        Ok(_) | Err(_) => Err("expected 0 (standard input) or a descriptor from 3 on"),
+    }
 }
 
 fn listen(text: &str) -> Result<Listen, AddressError> {

@@ -47,10 +47,11 @@ impl ClientError {
         }
     }
 
-    /// 64 for a name that does not exist, 70 otherwise: the bundle is not as it should be.
+    /// 64 for a name that does not exist, 1 for a failed health check (as Docker defines it), 70 otherwise.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Refused(failure) if failure.code == "unknown-daemon" => 64,
+            Self::Refused(failure) if failure.code == "unhealthy" => 1,
             Self::Connect { .. }
             | Self::Stranger { .. }
             | Self::Connection(_)

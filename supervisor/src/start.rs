@@ -81,6 +81,8 @@ pub(crate) fn run(cli: &Cli, tokens: Vec<(String, Vec<u8>)>) -> Result<u8, Start
         setup.print(&mut io::stdout().lock())?;
         return Ok(0);
     }
+    // What we make is for daemons of other uids too; what is not, says so itself.
+    let _mask = sys::Umask::set(0o022);
     if std::process::id() != 1 {
         sys::become_subreaper()?;
     }
@@ -115,7 +117,9 @@ pub(crate) fn run(cli: &Cli, tokens: Vec<(String, Vec<u8>)>) -> Result<u8, Start
 /// Everything that the descriptor has until its end. A stop signal ends the waiting.
 fn read_secrets(number: i32, signals: &mut Signals) -> Result<Secret, StartError> {
     let failed = |source| StartError::SecretsFd { number, source };
-    let mut file = std::fs::File::from(sys::adopt(number).map_err(failed)?);
+    // Standard input stays open, so that no other file gets its number.
+    let source = if number == 0 { io::stdin().as_fd().try_clone_to_owned() } else { sys::adopt(number) };
+    let mut file = std::fs::File::from(source.map_err(failed)?);
     // Room for the largest allowed input and one byte more: growing would leave copies behind.
     let mut text = Secret::with_capacity(SECRETS_LIMIT + 1);
     loop {

@@ -1,0 +1,259 @@
+//! A stand-in for any of the daemons, for the tests of the supervisor.
+//!
+//! It serves its sockets with a tiny line protocol: one command per connection, the answer, and the end. A file
+//! `NAME.behaviour` in its configuration directory says what it does at its start.
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::zombie_processes)]
+
+use std::env;
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _, Seek as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsFd, FromRawFd as _, IntoRawFd as _, OwnedFd};
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::process::{Command, exit};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use signal_hook::consts::signal::{SIGHUP, SIGTERM};
+use signal_hook::{flag, low_level};
+
+fn main() {
+    let arguments: Vec<String> = env::args().collect();
+    match arguments.get(1).map(String::as_str) {
+        Some("launch") => launch(&arguments[2..]),
+        Some("pause") => pause(),
+        Some("ca") => make_ca(&arguments),
+        Some(_) | None => Daemon::new(&arguments).serve(),
+    }
+}
+
+/// Hands the socket at standard input over to a program, as a service manager does.
+#[allow(unsafe_code)]
+fn launch(command: &[String]) {
+    // SAFETY: nothing else in this process uses descriptor 3.
+    let _ = unsafe { nix::unistd::dup2_raw(std::io::stdin(), 3) }.unwrap().into_raw_fd();
+    let error = Command::new(&command[1])
+        .args(&command[2..])
+        .env("LISTEN_PID", std::process::id().to_string())
+        .env("LISTEN_FDS", "1")
+        .env("LISTEN_FDNAMES", &command[0])
+        .exec();
+    panic!("{error}");
+}
+
+/// A process that leaves its session and only a SIGKILL ends.
+fn pause() {
+    let _ = nix::unistd::setsid();
+    flag::register(SIGTERM, Arc::new(AtomicBool::new(false))).unwrap();
+    println!("{}", std::process::id());
+    loop {
+        nix::unistd::pause();
+    }
+}
+
+fn make_ca(arguments: &[String]) {
+    assert_eq!(&arguments[1..5], ["ca", "init", "--if-absent", "--ca-dir"]);
+    let directory = PathBuf::from(&arguments[5]);
+    if let Err(error) = fs::create_dir_all(&directory) {
+        println!("cannot make {}: {error}", directory.display());
+        exit(64);
+    }
+    fs::write(directory.join("ca.pem"), "a certificate").unwrap();
+}
+
+struct Daemon {
+    name: String,
+    config: PathBuf,
+    listeners: Vec<TcpListener>,
+    secrets: Vec<(String, fs::File)>,
+    hangups: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+    wake: UnixStream,
+    generation: u64,
+    deaf: bool,
+    ready: bool,
+}
+
+impl Daemon {
+    fn new(arguments: &[String]) -> Self {
+        let name = arguments[0].rsplit('/').next().unwrap().to_owned();
+        let at = arguments.iter().position(|argument| argument == "--config").unwrap();
+        let (wake, write) = UnixStream::pair().unwrap();
+        wake.set_nonblocking(true).unwrap();
+        let (hangups, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+        flag::register(SIGTERM, Arc::clone(&stop)).unwrap();
+        for number in [SIGHUP, SIGTERM] {
+            low_level::pipe::register(number, write.try_clone().unwrap()).unwrap();
+        }
+        let (listeners, secrets) = handed_over();
+        Self {
+            name,
+            config: PathBuf::from(&arguments[at + 1]),
+            listeners,
+            secrets,
+            hangups,
+            stop,
+            wake,
+            generation: 1,
+            deaf: false,
+            ready: false,
+        }
+    }
+
+    fn serve(mut self) {
+        let behaviour =
+            fs::read_to_string(self.config.join(format!("{}.behaviour", self.name))).unwrap_or_default();
+        println!("hello from {}", self.name);
+        match behaviour.split_whitespace().collect::<Vec<_>>().as_slice() {
+            ["fail", code] => exit(code.parse().unwrap()),
+            ["silent"] => {}
+            _ => self.say_ready(),
+        }
+        loop {
+            let sockets = self.listeners.iter().map(AsFd::as_fd).chain([self.wake.as_fd()]);
+            let mut fds: Vec<PollFd<'_>> = sockets.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+            if poll(&mut fds, PollTimeout::NONE).is_err() {
+                continue;
+            }
+            let ready: Vec<bool> = fds.iter().map(|fd| fd.any().unwrap()).collect();
+            if ready[self.listeners.len()] {
+                self.woken();
+            }
+            for (at, _) in ready.iter().enumerate().take(self.listeners.len()).filter(|(_, ready)| **ready) {
+                let (stream, _) = self.listeners[at].accept().unwrap();
+                self.command(stream);
+            }
+        }
+    }
+
+    fn woken(&mut self) {
+        let mut bytes = [0; 64];
+        let count = (&self.wake).read(&mut bytes).unwrap_or(0);
+        if self.stop.swap(false, Ordering::SeqCst) {
+            if !self.deaf {
+                println!("goodbye from {}", self.name);
+                exit(0);
+            }
+            return;
+        }
+        if count > 0 {
+            self.hangups.fetch_add(count as u64, Ordering::SeqCst);
+            self.reload();
+        }
+    }
+
+    fn reload(&mut self) {
+        notify("RELOADING=1\nMONOTONIC_USEC=1\n");
+        let routes = fs::read_to_string(self.config.join("routes.yaml")).unwrap_or_default();
+        if routes.starts_with("bad") {
+            let generation = self.generation;
+            notify(&format!(
+                "READY=1\nX_GENERATION={generation}\nX_DIGEST={}\nX_RELOAD_ERROR=routes.yaml:1:1: bad\n",
+                digest(generation)
+            ));
+        } else {
+            self.generation += 1;
+            self.say_ready();
+        }
+    }
+
+    fn say_ready(&mut self) {
+        self.ready = true;
+        let generation = self.generation;
+        notify(&format!("READY=1\nX_GENERATION={generation}\nX_DIGEST={}\n", digest(generation)));
+    }
+
+    fn command(&mut self, stream: TcpStream) {
+        let mut line = String::new();
+        BufReader::new(&stream).read_line(&mut line).unwrap();
+        let mut stream = stream;
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let answer = match words.as_slice() {
+            ["pid"] => std::process::id().to_string(),
+            ["uid"] => nix::unistd::getuid().to_string(),
+            ["hangups"] => self.hangups.load(Ordering::SeqCst).to_string(),
+            ["environment"] => {
+                env::vars().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("\n")
+            }
+            ["proc", file] => fs::read_to_string(format!("/proc/self/{file}")).unwrap(),
+            ["descriptors"] => {
+                let mut numbers: Vec<i32> = fs::read_dir("/proc/self/fd")
+                    .unwrap()
+                    .map(|entry| entry.unwrap().file_name().into_string().unwrap().parse().unwrap())
+                    .collect();
+                numbers.sort_unstable();
+                format!("{numbers:?}")
+            }
+            ["secrets"] => {
+                let mut text = String::new();
+                for (name, file) in &mut self.secrets {
+                    let mut value = String::new();
+                    file.rewind().unwrap();
+                    file.read_to_string(&mut value).unwrap();
+                    text.push_str(&format!("{name}={value}\n"));
+                }
+                text
+            }
+            ["ready"] => {
+                self.say_ready();
+                "ok".to_owned()
+            }
+            ["deaf"] => {
+                self.deaf = true;
+                "ok".to_owned()
+            }
+            ["say", rest @ ..] => {
+                println!("{}", rest.join(" "));
+                "ok".to_owned()
+            }
+            ["escape"] => {
+                let mut child = Command::new("/proc/self/exe")
+                    .arg("pause")
+                    .stdout(std::process::Stdio::piped())
+                    .spawn()
+                    .unwrap();
+                let mut pid = String::new();
+                BufReader::new(child.stdout.take().unwrap()).read_line(&mut pid).unwrap();
+                pid
+            }
+            ["exit", code] => exit(code.parse().unwrap()),
+            ["abort"] => std::process::abort(),
+            other => format!("unknown command {other:?}"),
+        };
+        let _ = stream.write_all(answer.as_bytes());
+    }
+}
+
+fn digest(generation: u64) -> String {
+    format!("sha256:{generation:064x}")
+}
+
+fn notify(text: &str) {
+    let path = env::var("NOTIFY_SOCKET").unwrap();
+    UnixDatagram::unbound().unwrap().send_to(text.as_bytes(), path).unwrap();
+}
+
+fn handed_over() -> (Vec<TcpListener>, Vec<(String, fs::File)>) {
+    assert_eq!(env::var("LISTEN_PID").unwrap(), std::process::id().to_string());
+    let count: i32 = env::var("LISTEN_FDS").unwrap().parse().unwrap();
+    let names = env::var("LISTEN_FDNAMES").unwrap();
+    let mut listeners = Vec::new();
+    let mut secrets = Vec::new();
+    for (number, name) in (3..3 + count).zip(names.split(':')) {
+        let fd = own(number);
+        match name.strip_prefix("secret.") {
+            Some(name) => secrets.push((name.to_owned(), fd.into())),
+            None => listeners.push(fd.into()),
+        }
+    }
+    (listeners, secrets)
+}
+
+#[allow(unsafe_code)]
+fn own(number: i32) -> OwnedFd {
+    // SAFETY: the supervisor passed this descriptor, and it is taken once.
+    unsafe { OwnedFd::from_raw_fd(number) }
+}
