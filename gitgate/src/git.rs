@@ -33,10 +33,9 @@ pub(crate) enum Objects<'a> {
 const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
 /// Configuration for every child, strongest of all by its place on the command line.
-const CONFIG: [&str; 17] = [
+const CONFIG: [&str; 16] = [
     "safe.directory=*",
     "core.fsmonitor=false",
-    "core.alternateRefsCommand=",
     "protocol.allow=never",
     "gc.auto=0",
     "maintenance.auto=false",

@@ -118,7 +118,8 @@ impl Daemon {
 struct Scene {
     repo: Repository,
     git_dir: PathBuf,
-    quarantine: PathBuf,
+    /// None when the push brings no objects: it only deletes.
+    quarantine: Option<PathBuf>,
 }
 
 impl Scene {
@@ -126,10 +127,12 @@ impl Scene {
         let here = std::env::current_dir()?;
         let path = |name: &str| std::env::var_os(name).map(|value| here.join(value));
         let git_dir = path("GIT_DIR").context("git gave the hook no repository")?.canonicalize()?;
-        let quarantine = path("GIT_QUARANTINE_PATH").context("git gave the hook no quarantine")?;
+        let quarantine = path("GIT_QUARANTINE_PATH");
         let repo = Repository::open_bare(&git_dir)?;
-        let objects = quarantine.to_str().context("the quarantine's path is not text")?;
-        repo.odb()?.add_disk_alternate(objects)?;
+        if let Some(quarantine) = &quarantine {
+            repo.odb()?
+                .add_disk_alternate(quarantine.to_str().context("the quarantine's path is not text")?)?;
+        }
         Ok(Self { repo, git_dir, quarantine })
     }
 
@@ -196,7 +199,8 @@ impl Scene {
                 return Ok((false, words));
             }
         }
-        let mut command = gate.git(&self.git_dir, reach, Objects::Quarantine(&self.quarantine));
+        let objects = self.quarantine.as_deref().map_or(Objects::Own, Objects::Quarantine);
+        let mut command = gate.git(&self.git_dir, reach, objects);
         command.args(["push", "--porcelain", "--quiet", "--no-verify", "--no-signed"]);
         if updates.len() > 1 {
             command.arg("--atomic");

@@ -65,7 +65,7 @@ pub(crate) async fn run(
     let clock = Clock::new();
     let (mut from_client, mut to_client) = stream.split();
     let up = async {
-        let ended = copy(&mut from_client, &mut stdin, &clock).await;
+        let (ended, _) = copy(&mut from_client, &mut stdin, &clock).await;
         drop(stdin);
         match (ended, hangup) {
             (Copied::ReadFailed, Hangup::Kills) => {}
@@ -74,14 +74,14 @@ pub(crate) async fn run(
     };
     let down = async {
         let mut stdout = stdout;
-        let ended = copy(&mut stdout, &mut to_client, &clock).await;
+        let (ended, bytes) = copy(&mut stdout, &mut to_client, &clock).await;
         if let (Copied::WriteFailed, Hangup::LeavesTheChild) = (&ended, hangup) {
             copy(&mut stdout, &mut tokio::io::sink(), &clock).await;
         }
-        ended
+        (ended, bytes)
     };
     let down = async { tokio::join!(down, words(stderr)) };
-    let (ended, words) = tokio::select! {
+    let ((ended, bytes), words) = tokio::select! {
         ended = down => ended,
         () = up => return Err(SessionError::Hangup),
         () = clock.idle() => return Err(SessionError::Idle),
@@ -95,7 +95,7 @@ pub(crate) async fn run(
     let status = timeout(IDLE_TIMEOUT, child.wait()).await.map_err(|_| SessionError::Idle)?;
     group.ended();
     match status {
-        Ok(status) if status.success() => Ok(clock.down.load(Ordering::Relaxed)),
+        Ok(status) if status.success() => Ok(bytes),
         Ok(_) => Err(SessionError::Git(words)),
         Err(error) => Err(SessionError::Spawn(error)),
     }
@@ -126,12 +126,11 @@ impl Drop for Group {
 struct Clock {
     start: Instant,
     moved_ms: AtomicU64,
-    down: AtomicU64,
 }
 
 impl Clock {
     fn new() -> Self {
-        Self { start: Instant::now(), moved_ms: 0.into(), down: 0.into() }
+        Self { start: Instant::now(), moved_ms: 0.into() }
     }
 
     fn moved(&self) {
@@ -160,22 +159,25 @@ enum Copied {
     WriteFailed,
 }
 
+/// Copies to the end; how it ended and how many bytes went through.
 async fn copy(
     from: &mut (impl AsyncRead + Unpin),
     to: &mut (impl AsyncWrite + Unpin),
     clock: &Clock,
-) -> Copied {
+) -> (Copied, u64) {
     let mut buffer = vec![0; BUFFER_BYTES];
+    let mut bytes = 0;
     loop {
         let n = match from.read(&mut buffer).await {
-            Ok(0) => return Copied::End,
+            Ok(0) => return (Copied::End, bytes),
             Ok(n) => n,
-            Err(_) => return Copied::ReadFailed,
+            Err(_) => return (Copied::ReadFailed, bytes),
         };
         clock.moved();
         if to.write_all(&buffer[..n]).await.is_err() {
-            return Copied::WriteFailed;
+            return (Copied::WriteFailed, bytes);
         }
+        bytes += n as u64;
         clock.moved();
     }
 }

@@ -91,8 +91,7 @@ fn key_body_end(text: &[u8], header_end: usize) -> Option<usize> {
     let mut last = None;
     let mut start = 0;
     for run in body.split(|b| !in_key(b)) {
-        // `\n` written as two characters leaves an `n` at the start of the run.
-        if run.len() >= KEY_RUN_MIN && shannon(run) >= 3.5 && !is_placeholder(run) {
+        if run.len() >= KEY_RUN_MIN && shannon(run) >= 3.5 {
             last = Some(start + run.len());
         }
         start += run.len() + 1;

@@ -1,5 +1,5 @@
 //! A real upstream (OpenSSH on the loopback), a real gate, a real git client.
-#![allow(dead_code)]
+#![allow(dead_code, unreachable_pub)]
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};

@@ -194,6 +194,12 @@ fn a_key_in_a_json_string_is_found() {
 }
 
 #[test]
+fn the_zero_bytes_at_the_start_of_an_openssh_key_are_no_placeholder() {
+    let line = "b3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQAAAAAAAAABAAAAMwAAAAtzc2gt";
+    assert_eq!(found(&format!("-----BEGIN OPENSSH PRIVATE {}-----\n{line}\n", "KEY")), ["private-key"]);
+}
+
+#[test]
 fn a_key_without_its_last_line_is_found() {
     let key = private_key("EC ");
     let cut = key.split("-----END").next().expect("a key has an end");
