@@ -92,9 +92,11 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     )
 }
 
+type Next = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// What a connection does once its HTTP is over: a tunnel, or an upgraded protocol.
 #[derive(Clone, Default)]
-pub(crate) struct After(Arc<Mutex<Option<Pin<Box<dyn Future<Output = ()> + Send>>>>>);
+pub(crate) struct After(Arc<Mutex<Option<Next>>>);
 
 impl After {
     pub(crate) fn set(&self, next: impl Future<Output = ()> + Send + 'static) {

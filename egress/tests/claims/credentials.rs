@@ -1,0 +1,68 @@
+use http::Method;
+
+use crate::support::{Bench, Transport, get, request};
+
+#[tokio::test]
+async fn upstream_sees_our_credential_and_never_the_agents() {
+    let bench = Bench::allowing("auth_scheme: bearer\ntoken_env: TOKEN").await;
+    for transport in Transport::ALL {
+        let headers =
+            [("authorization", "Bearer agents-own"), ("x-api-key", "agents-own"), ("cookie", "a=b")];
+        let path = "/v1/models?page=2&access_token=agents-own";
+        let answer = bench.agent().send(transport, request(Method::GET, path, &headers)).await;
+        assert_eq!(answer.status, 200);
+        let seen = bench.upstream.last();
+        assert_eq!(seen.headers["authorization"], "Bearer real-token", "{transport:?}");
+        assert_eq!(seen.headers.get_all("authorization").iter().count(), 1);
+        assert_eq!(seen.target, "/v1/models?page=2");
+        assert_eq!(seen.headers["cookie"], "a=b");
+        assert!(!format!("{seen:?}").contains("agents-own"), "{seen:?}");
+    }
+    let journal = std::fs::read_to_string(&bench.journal).unwrap();
+    assert!(!journal.contains("real-token") && !journal.contains("agents-own"));
+}
+
+#[tokio::test]
+async fn the_agents_authorization_does_not_go_out_where_nothing_is_injected_either() {
+    let bench = Bench::allowing("deny: false").await;
+    for transport in Transport::ALL {
+        let headers = [("authorization", "Bearer agents-own"), ("proxy-authorization", "Basic agents-own")];
+        bench.agent().send(transport, request(Method::GET, "/v1/models", &headers)).await;
+        assert!(!format!("{:?}", bench.upstream.last()).contains("agents-own"), "{transport:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_missing_secret_refuses_its_route_and_nothing_else() {
+    let bench = Bench::with(|upstream| {
+        let missing = upstream.routes("auth_scheme: bearer\ntoken_file: absent");
+        let present = upstream.routes("deny: false").replace("host: api.test", "host: other.test");
+        format!("{missing}{}", present.trim_start_matches("routes:\n"))
+    })
+    .await;
+    let agent = bench.agent();
+    let answer = agent.send(Transport::TunnelHttp1, get("/v1/models")).await;
+    assert_eq!(answer.refusal(), "credential-unavailable");
+    assert!(answer.text().contains("`absent`"));
+    assert_eq!(bench.upstream.memory.connections.get(), 0);
+    assert_eq!(agent.send_to(Transport::TunnelHttp1, "other.test", get("/v1/models")).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_secret_file_is_read_and_trimmed() {
+    let bench = Bench::allowing("auth_scheme: basic\ntoken_file: pair").await;
+    std::fs::write(bench.secrets.join("pair"), "me:s3\n").unwrap();
+    assert_eq!(bench.agent().send(Transport::Plain, get("/v1/models")).await.status, 200);
+    assert_eq!(bench.upstream.last().headers["authorization"], "Basic bWU6czM=");
+}
+
+#[tokio::test]
+async fn a_query_credential_replaces_the_agents_and_is_not_recorded() {
+    let bench = Bench::allowing("auth_scheme: 'query:key'\ntoken_env: TOKEN").await;
+    for transport in Transport::ALL {
+        bench.agent().send(transport, get("/v1/models?key=agents-own&page=2")).await;
+        assert_eq!(bench.upstream.last().target, "/v1/models?page=2&key=real-token", "{transport:?}");
+    }
+    let events = serde_json::to_string(&bench.events().await).unwrap();
+    assert!(!events.contains("real-token") && !events.contains("agents-own"), "{events}");
+}

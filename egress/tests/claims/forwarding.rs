@@ -1,0 +1,163 @@
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use http::{Method, Request};
+use http_body_util::BodyExt;
+use hudsucker::Body;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::support::{Bench, CHUNK, HOST, Transport, get, request};
+
+const EVERYTHING: &str = "deny: false";
+const CHUNKS: usize = 1024;
+/// What may be under way at once: the windows and socket buffers of two connections, far less than the body.
+const UNDER_WAY: usize = 24 * 1024 * 1024;
+
+#[tokio::test]
+async fn a_large_download_is_streamed_with_back_pressure() {
+    let bench = Bench::allowing(EVERYTHING).await;
+    for transport in Transport::ALL {
+        let before = bench.upstream.memory.sent.get();
+        let mut body = bench.agent().open(transport, HOST, get("/v1/download")).await.into_body();
+        let mut received = 0;
+        while let Some(frame) = body.frame().await {
+            received += frame.unwrap().data_ref().map_or(0, Bytes::len);
+            let sent = bench.upstream.memory.sent.get() - before;
+            assert!(sent - received < UNDER_WAY, "{transport:?}: {sent} sent, {received} received");
+        }
+        assert_eq!(received, CHUNKS * CHUNK, "{transport:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_large_upload_is_streamed_with_back_pressure() {
+    let bench = Bench::allowing(EVERYTHING).await;
+    for transport in Transport::ALL {
+        let memory = std::sync::Arc::clone(&bench.upstream.memory);
+        let before = memory.received.get();
+        let chunks = stream::iter(1..=CHUNKS).map(move |number| {
+            let under_way = number * CHUNK - (memory.received.get() - before);
+            assert!(under_way < UNDER_WAY, "{under_way} under way");
+            Ok::<_, hudsucker::Error>(Bytes::from_static(&[7; CHUNK]))
+        });
+        let request = Request::post("/v1/upload").body(Body::from_stream(chunks)).unwrap();
+        let answer = bench.agent().send(transport, request).await;
+        assert_eq!(answer.text(), (CHUNKS * CHUNK).to_string(), "{transport:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_event_arrives_before_the_stream_ends() {
+    let bench = Bench::allowing(EVERYTHING).await;
+    for transport in Transport::ALL {
+        let mut body = bench.agent().open(transport, HOST, get("/v1/stream")).await.into_body();
+        let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
+        assert_eq!(first, "data: one\n\n", "{transport:?}");
+        bench.upstream.memory.go_on.notify_one();
+        let second = body.frame().await.unwrap().unwrap().into_data().unwrap();
+        assert_eq!(second, "data: two\n\n", "{transport:?}");
+    }
+}
+
+#[tokio::test]
+async fn headers_of_one_hop_stay_on_it() {
+    let bench = Bench::allowing(EVERYTHING).await;
+    for transport in [Transport::Plain, Transport::TunnelHttp1] {
+        let headers = [
+            ("connection", "x-hop"),
+            ("x-hop", "1"),
+            ("proxy-connection", "keep-alive"),
+            ("proxy-authorization", "Basic x"),
+            ("x-stays", "1"),
+        ];
+        let answer = bench.agent().send(transport, request(Method::GET, "/v1/models", &headers)).await;
+        assert!(!answer.headers.contains_key("alt-svc"), "{transport:?}");
+        let seen = bench.upstream.last().headers;
+        assert!(seen.contains_key("x-stays"));
+        for name in ["x-hop", "proxy-connection", "proxy-authorization", "connection"] {
+            assert!(!seen.contains_key(name), "{transport:?} {name}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn upstream_speaks_http2_where_it_can() {
+    let bench = Bench::allowing(EVERYTHING).await;
+    bench.agent().send(Transport::TunnelHttp1, get("/v1/models")).await;
+    assert_eq!(bench.upstream.last().version, http::Version::HTTP_2);
+    bench.agent().send(Transport::Plain, get("/v1/models")).await;
+    let seen = bench.upstream.last();
+    assert_eq!(seen.version, http::Version::HTTP_11);
+    assert_eq!(seen.headers["host"], format!("{HOST}:{}", bench.upstream.plain.port()));
+}
+
+#[tokio::test]
+async fn a_websocket_is_upgraded_when_upstream_agrees() {
+    let bench = Bench::allowing(EVERYTHING).await;
+    for transport in [Transport::Plain, Transport::TunnelHttp1] {
+        let headers =
+            [("connection", "Upgrade"), ("upgrade", "websocket"), ("sec-websocket-protocol", "chat")];
+        let request = request(Method::GET, "/v1/socket", &headers);
+        let response = bench.agent().open(transport, HOST, request).await;
+        assert_eq!(response.status(), 101, "{transport:?}");
+        assert_eq!(response.headers()["sec-websocket-protocol"], "chat");
+        let mut socket = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
+        socket.write_all(b"abcd").await.unwrap();
+        let mut word = [0; 4];
+        socket.read_exact(&mut word).await.unwrap();
+        assert_eq!(&word, b"dcba");
+    }
+}
+
+#[tokio::test]
+async fn an_upgrade_to_anything_else_is_refused_and_h2c_is_passed_over() {
+    let bench = Bench::allowing(EVERYTHING).await;
+    let with = |protocol: &str| {
+        let headers =
+            [("connection", "Upgrade, HTTP2-Settings"), ("upgrade", protocol), ("http2-settings", "AA")];
+        request(Method::GET, "/v1/models", &headers)
+    };
+    let answer = bench.agent().send(Transport::Plain, with("tls/1.0")).await;
+    assert_eq!(answer.refusal(), "upgrade-not-supported");
+    let answer = bench.agent().send(Transport::Plain, with("h2c")).await;
+    assert_eq!(answer.status, 200);
+    assert!(!bench.upstream.last().headers.contains_key("upgrade"));
+}
+
+#[tokio::test]
+async fn an_upstream_that_is_down_or_not_trusted_is_told_apart() {
+    let bench = Bench::with(|upstream| {
+        let rules = "allow_private: [127.0.0.0/8]";
+        format!(
+            "routes:\n  - {{host: untrusted.test, ports: [{}], {rules}}}\n  - {{host: down.test, scheme: http, ports: [1], {rules}}}\n",
+            upstream.tls.port()
+        )
+    })
+    .await;
+    let answer = bench.agent().send_to(Transport::TunnelHttp2, "untrusted.test", get("/")).await;
+    assert_eq!(
+        (answer.status.as_u16(), &answer.headers["x-bottlecap-failed"]),
+        (502, &"upstream-tls".parse().unwrap())
+    );
+    let mut stream = bench.agent().dial().await;
+    let head = "GET http://down.test:1/ HTTP/1.1\r\nhost: down.test:1\r\n\r\n";
+    let answer = crate::front::exchange(&mut stream, head).await;
+    assert!(answer.starts_with("HTTP/1.1 502") && answer.contains("upstream-unreachable"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_passed_request_is_recorded_with_its_route_and_its_bytes() {
+    let bench = Bench::allowing(EVERYTHING).await;
+    let request = Request::post("/v1/upload?q=not-recorded").body(Body::from("12345")).unwrap();
+    bench.agent().send(Transport::TunnelHttp1, request).await;
+    let events = bench.events().await;
+    let event = &events[0];
+    assert_eq!(event["decision"], "allow");
+    assert_eq!(event["route"], "routes[0]");
+    assert_eq!(event["path"], "/v1/upload");
+    assert_eq!(
+        (&event["bytes_up"], &event["bytes_down"], &event["status"]),
+        (&5.into(), &1.into(), &200.into())
+    );
+    assert_eq!(event["digest"], bench.proxy.in_force().digest);
+}

@@ -1,0 +1,10 @@
+//! What the proxy promises, each promise a test against the real thing over loopback.
+#![allow(clippy::unwrap_used)]
+
+mod credentials;
+mod forwarding;
+mod front;
+mod policy;
+mod program;
+mod reload;
+mod support;

@@ -1,0 +1,150 @@
+//! A proxy, an upstream and an agent in one process.
+
+mod agent;
+mod upstream;
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use egress::ca::{CertificateAuthority, Existing};
+use egress::journal::Recorder;
+use egress::upstream::{Dialer, Resolve, UpstreamTls};
+use egress::{Parts, Proxy, Secret, SecretStore};
+use rustls::RootCertStore;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use agent::{Agent, Answer, Transport, get, http1_on, http2_on, read_head, request};
+pub(crate) use upstream::{CHUNK, Upstream};
+
+/// The host that the routes of the tests are for.
+pub(crate) const HOST: &str = "api.test";
+
+/// Leads every name to loopback, and remembers the names.
+#[derive(Default)]
+pub(crate) struct Names {
+    asked: Mutex<Vec<String>>,
+}
+
+impl Names {
+    pub(crate) fn asked(&self) -> Vec<String> {
+        self.asked.lock().unwrap().clone()
+    }
+}
+
+struct Resolver(Arc<Names>);
+
+impl Resolve for Resolver {
+    fn resolve<'a>(
+        &'a self,
+        name: &'a str,
+    ) -> Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send + 'a>> {
+        self.0.asked.lock().unwrap().push(name.to_owned());
+        Box::pin(async { Ok(vec![IpAddr::V4(Ipv4Addr::LOCALHOST)]) })
+    }
+}
+
+/// A proxy that serves until it is dropped.
+pub(crate) struct Bench {
+    pub(crate) proxy: Arc<Proxy>,
+    pub(crate) address: SocketAddr,
+    pub(crate) names: Arc<Names>,
+    pub(crate) upstream: Upstream,
+    pub(crate) journal: PathBuf,
+    pub(crate) secrets: PathBuf,
+    authority: CertificateDer<'static>,
+    stop: CancellationToken,
+    _directory: tempfile::TempDir,
+}
+
+impl Bench {
+    /// A proxy with the routes that `routes` writes for this upstream.
+    pub(crate) async fn with(routes: impl FnOnce(&Upstream) -> String) -> Bench {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path();
+        let upstream = Upstream::start(root).await;
+        let secrets = root.join("secrets");
+        std::fs::create_dir(&secrets).unwrap();
+        let authority = CertificateAuthority::init(&root.join("ca"), Existing::Refuse).unwrap();
+        let certificate = CertificateDer::from_pem_slice(authority.pem().as_bytes()).unwrap();
+        let names = Arc::<Names>::default();
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let journal = egress::journal::path(root);
+        let inherited = HashMap::from([("TOKEN".to_owned(), Secret::new(b"real-token".to_vec()))]);
+        let parts = Parts {
+            authority,
+            secrets: SecretStore::new(inherited, secrets.clone()),
+            dialer: Dialer::new(Arc::new(Resolver(Arc::clone(&names))), None, vec![address]),
+            tls: UpstreamTls::new(Some(&upstream.roots)).unwrap(),
+            recorder: Recorder::open(&journal).unwrap(),
+        };
+        let proxy = Arc::new(Proxy::new(parts, &routes(&upstream)).unwrap());
+        let stop = CancellationToken::new();
+        tokio::spawn(egress::serve(Arc::clone(&proxy), vec![listener], stop.clone()));
+        Bench {
+            proxy,
+            address,
+            names,
+            upstream,
+            journal,
+            secrets,
+            authority: certificate,
+            stop,
+            _directory: directory,
+        }
+    }
+
+    /// A proxy whose routes allow `rules`, as the lines of a route after host, ports and addresses.
+    pub(crate) async fn allowing(rules: &str) -> Bench {
+        let rules = rules.to_owned();
+        Bench::with(|upstream| upstream.routes(&rules)).await
+    }
+
+    /// An agent that trusts the bottle's authority.
+    pub(crate) fn agent(&self) -> Agent {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.authority.clone()).unwrap();
+        Agent::new(self.address, roots, self.upstream.plain, self.upstream.tls)
+    }
+
+    /// `host:port` of the upstream behind a tunnel.
+    pub(crate) fn target(&self) -> String {
+        format!("{HOST}:{}", self.upstream.tls.port())
+    }
+
+    /// All events of the journal.
+    pub(crate) async fn events(&self) -> Vec<serde_json::Value> {
+        self.proxy.flush().await;
+        let text = std::fs::read_to_string(&self.journal).unwrap();
+        let line = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["event"].clone();
+        text.lines().map(line).collect()
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// Counts.
+#[derive(Default)]
+pub(crate) struct Counter(AtomicUsize);
+
+impl Counter {
+    pub(crate) fn add(&self, amount: usize) {
+        self.0.fetch_add(amount, Ordering::SeqCst);
+    }
+
+    pub(crate) fn get(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
+    }
+}

@@ -1,0 +1,205 @@
+use std::convert::Infallible;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use hudsucker::Body;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rustls::ServerConfig;
+use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+use tokio_rustls::TlsAcceptor;
+
+use super::{Counter, HOST};
+
+pub(crate) const CHUNK: usize = 64 * 1024;
+
+/// A request as upstream saw it.
+#[derive(Debug, Clone)]
+pub(crate) struct Seen {
+    pub(crate) version: http::Version,
+    pub(crate) target: String,
+    pub(crate) headers: HeaderMap,
+}
+
+/// What upstream knows.
+#[derive(Default)]
+pub(crate) struct Memory {
+    pub(crate) requests: Mutex<Vec<Seen>>,
+    pub(crate) connections: Counter,
+    pub(crate) sent: Counter,
+    pub(crate) received: Counter,
+    /// Lets `/stream` send its second part, and `/hold` read its body.
+    pub(crate) go_on: Notify,
+}
+
+/// An origin for `api.test`, with and without TLS, on loopback.
+pub(crate) struct Upstream {
+    pub(crate) tls: SocketAddr,
+    pub(crate) plain: SocketAddr,
+    pub(crate) roots: PathBuf,
+    pub(crate) memory: Arc<Memory>,
+}
+
+impl Upstream {
+    pub(crate) async fn start(directory: &Path) -> Upstream {
+        let memory = Arc::<Memory>::default();
+        let (config, roots) = certificates(directory);
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let tls = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let plain = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let upstream = Upstream {
+            tls: tls.local_addr().unwrap(),
+            plain: plain.local_addr().unwrap(),
+            roots,
+            memory: Arc::clone(&memory),
+        };
+        let shared = Arc::clone(&memory);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = tls.accept().await {
+                shared.connections.add(1);
+                let (acceptor, memory) = (acceptor.clone(), Arc::clone(&shared));
+                tokio::spawn(async move {
+                    if let Ok(stream) = acceptor.accept(stream).await {
+                        serve(stream, memory).await;
+                    }
+                });
+            }
+        });
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = plain.accept().await {
+                memory.connections.add(1);
+                tokio::spawn(serve(stream, Arc::clone(&memory)));
+            }
+        });
+        upstream
+    }
+
+    /// Two routes with the same rules, one with TLS and one without.
+    pub(crate) fn routes(&self, rules: &str) -> String {
+        let route = |scheme: &str, port: u16| {
+            let rules = rules.trim_end().replace('\n', "\n    ");
+            format!(
+                "  - host: {HOST}\n    scheme: {scheme}\n    ports: [{port}]\n    allow_private: [127.0.0.0/8]\n    {rules}\n"
+            )
+        };
+        format!("routes:\n{}{}", route("https", self.tls.port()), route("http", self.plain.port()))
+    }
+
+    pub(crate) fn requests(&self) -> Vec<Seen> {
+        self.memory.requests.lock().unwrap().clone()
+    }
+
+    pub(crate) fn last(&self) -> Seen {
+        self.requests().last().unwrap().clone()
+    }
+}
+
+fn certificates(directory: &Path) -> (ServerConfig, PathBuf) {
+    let authority_key = KeyPair::generate().unwrap();
+    let mut authority = CertificateParams::default();
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let root = authority.self_signed(&authority_key).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let names = [HOST.to_owned(), "other.test".to_owned(), "127.0.0.1".to_owned()];
+    let leaf = CertificateParams::new(names)
+        .unwrap()
+        .signed_by(&key, &Issuer::new(authority, authority_key))
+        .unwrap();
+    let roots = directory.join("upstream-ca.pem");
+    std::fs::write(&roots, root.pem()).unwrap();
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![leaf.der().clone()], key)
+        .unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    (config, roots)
+}
+
+async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S, memory: Arc<Memory>) {
+    let service = service_fn(move |request| {
+        let memory = Arc::clone(&memory);
+        async move { Ok::<_, Infallible>(answer(request, memory).await) }
+    });
+    let _ = auto::Builder::new(TokioExecutor::new())
+        .serve_connection_with_upgrades(TokioIo::new(stream), service)
+        .await;
+}
+
+async fn answer(mut request: Request<Incoming>, memory: Arc<Memory>) -> Response<Body> {
+    memory.requests.lock().unwrap().push(Seen {
+        version: request.version(),
+        target: request.uri().path_and_query().unwrap().to_string(),
+        headers: request.headers().clone(),
+    });
+    let path = request.uri().path().to_owned();
+    match path.as_str() {
+        "/v1/upload" | "/v1/hold" => {
+            if path == "/v1/hold" {
+                memory.go_on.notified().await;
+            }
+            let mut body = request.into_body();
+            let mut length = 0;
+            while let Some(Ok(frame)) = body.frame().await {
+                let data = frame.data_ref().map_or(0, Bytes::len);
+                length += data;
+                memory.received.add(data);
+            }
+            Response::new(Body::from(length.to_string()))
+        }
+        "/v1/download" => {
+            let chunks = stream::iter(0..1024).map(move |_| {
+                memory.sent.add(CHUNK);
+                Ok::<_, hudsucker::Error>(Bytes::from_static(&[7; CHUNK]))
+            });
+            Response::new(Body::from_stream(chunks))
+        }
+        "/v1/stream" => {
+            let first =
+                stream::once(async { Ok::<_, hudsucker::Error>(Bytes::from_static(b"data: one\n\n")) });
+            let second = stream::once(async move {
+                memory.go_on.notified().await;
+                Ok(Bytes::from_static(b"data: two\n\n"))
+            });
+            let mut response = Response::new(Body::from_stream(first.chain(second)));
+            response.headers_mut().insert("content-type", "text/event-stream".parse().unwrap());
+            response
+        }
+        "/v1/socket" => {
+            let upgrade = hyper::upgrade::on(&mut request);
+            tokio::spawn(async move {
+                let mut socket = TokioIo::new(upgrade.await.unwrap());
+                let mut word = [0; 4];
+                socket.read_exact(&mut word).await.unwrap();
+                word.reverse();
+                socket.write_all(&word).await.unwrap();
+            });
+            Response::builder()
+                .status(StatusCode::SWITCHING_PROTOCOLS)
+                .header("connection", "upgrade")
+                .header("upgrade", "websocket")
+                .header("sec-websocket-protocol", "chat")
+                .body(Body::empty())
+                .unwrap()
+        }
+        _ => Response::builder()
+            .header("alt-svc", "h3=\":443\"")
+            .header("x-upstream", "yes")
+            .body(Body::from("hello"))
+            .unwrap(),
+    }
+}
