@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::cli::{Command, DaemonArgs, Places};
+use crate::desk::OpenError;
 use crate::{client, daemon, show};
 
 /// Does what `command` says.
@@ -76,22 +77,32 @@ pub fn check(places: &Places, args: &DaemonArgs) -> anyhow::Result<String> {
 /// What the reader of that error can do about it.
 #[must_use]
 pub fn hint(error: &anyhow::Error) -> Option<&'static str> {
-    error.chain().find_map(|cause| {
-        if let Some(client::Error::Connect { .. }) = cause.downcast_ref() {
-            return Some("is the bundle running? --run-dir says where its sockets are");
+    error.chain().find_map(|cause| match cause.downcast_ref() {
+        Some(client::Error::Connect { .. }) => {
+            Some("is the bundle running? --run-dir says where its sockets are")
         }
-        match cause.downcast_ref()? {
-            audit::Error::InUse { .. } => Some("another supervise has this --state-dir; give each bundle its own"),
-            audit::Error::Broken { .. } => {
-                Some("the journal was changed after it was written: keep it for inspection, and start with an empty --state-dir")
-            }
-            audit::Error::Open { .. }
-            | audit::Error::Append(_)
-            | audit::Error::Encode(_)
-            | audit::Error::TooLarge { .. }
-            | audit::Error::Decode { .. } => None,
-        }
+        Some(client::Error::Talk(_) | client::Error::Reply(_) | client::Error::Refused(_)) => None,
+        None => match cause.downcast_ref() {
+            Some(OpenError::Journal(journal)) => journal_hint(journal),
+            Some(OpenError::Story { .. }) => Some(CHANGED),
+            None => cause.downcast_ref().and_then(journal_hint),
+        },
     })
+}
+
+const CHANGED: &str = "the journal was changed after it was written: keep it for inspection, and start with an empty --state-dir";
+
+fn journal_hint(error: &audit::Error) -> Option<&'static str> {
+    match error {
+        audit::Error::InUse { .. } => {
+            Some("another supervise has this --state-dir; give each bundle its own")
+        }
+        audit::Error::Broken { .. } | audit::Error::Decode { .. } => Some(CHANGED),
+        audit::Error::Open { .. }
+        | audit::Error::Append(_)
+        | audit::Error::Encode(_)
+        | audit::Error::TooLarge { .. } => None,
+    }
 }
 
 fn view(socket: &Path, request: &Request, json: bool) -> anyhow::Result<String> {

@@ -10,7 +10,7 @@ use rmcp::model::{
     CallToolRequestParams, CallToolResponse, CallToolResult, Implementation, JsonObject, ListToolsResult,
     PaginatedRequestParams, ProgressNotificationParam, ServerCapabilities, ServerConfig,
 };
-use rmcp::service::RequestContext;
+use rmcp::service::{RequestContext, ServiceError};
 use rmcp::{ErrorData, RoleServer, ServerHandler};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
@@ -141,7 +141,9 @@ impl Server {
             tokio::select! {
                 _ = changes.changed() => {}
                 () = sleep_until(wake) => {}
-                _ = progress.tick() => notify(context, start.elapsed(), poll, view.state).await,
+                _ = progress.tick() => if notify(context, start.elapsed(), poll, view.state).await.is_err() {
+                    return Ok(told(&view));
+                },
                 () = context.ct.cancelled() => return Ok(told(&view)),
             }
         }
@@ -216,14 +218,18 @@ fn wake_at(view: &View, end: Instant) -> Instant {
     Duration::try_from(left).map_or(end, |left| end.min(Instant::now() + left))
 }
 
-async fn notify(context: &RequestContext<RoleServer>, elapsed: Duration, total: Duration, state: State) {
-    let Some(token) = context.meta.get_progress_token() else { return };
-    let message = format!("still {}", state.as_str());
+/// Tells the waiting client that the call is alive; an error when there is no client any more.
+async fn notify(
+    context: &RequestContext<RoleServer>,
+    elapsed: Duration,
+    total: Duration,
+    state: State,
+) -> Result<(), ServiceError> {
+    let Some(token) = context.meta.get_progress_token() else { return Ok(()) };
     let progress = ProgressNotificationParam::new(token, elapsed.as_secs_f64())
         .with_total(total.as_secs_f64())
-        .with_message(message);
-    // A client that went away cancels the call; there is nobody else to tell.
-    let _ = context.peer.notify_progress(progress).await;
+        .with_message(format!("still {}", state.as_str()));
+    context.peer.notify_progress(progress).await
 }
 
 fn refuse(refusal: &Refusal) -> Told {

@@ -4,7 +4,7 @@
 mod common;
 
 use std::io::{BufRead, BufReader};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{Agent, Bundle};
 use serde_json::{Value, json};
@@ -259,25 +259,36 @@ fn a_wait_ends_with_the_state_as_it_is() {
     assert_eq!(agent.call("wait_decision", json!({"id": id})).unwrap()["state"], "pending");
 }
 
-/// A call of `wait_decision` with a progress token, and its stream once the first progress came.
-fn waiting(agent: Agent, id: &Value) -> BufReader<std::net::TcpStream> {
+fn start_waiting(agent: Agent, id: &Value, meta: &Value) -> BufReader<std::net::TcpStream> {
     let message = json!({
         "jsonrpc": "2.0", "id": 9, "method": "tools/call",
-        "params": {"name": "wait_decision", "arguments": {"id": id}, "_meta": {"progressToken": "t"}},
+        "params": {"name": "wait_decision", "arguments": {"id": id}, "_meta": meta},
     });
     let headers = [
         ("content-type", "application/json"),
         ("accept", "application/json, text/event-stream"),
         ("mcp-protocol-version", "2025-06-18"),
     ];
-    let mut stream = BufReader::new(agent.send("POST /mcp", &headers, &message.to_string()));
+    BufReader::new(agent.send("POST /mcp", &headers, &message.to_string()))
+}
+
+/// A call of `wait_decision` that has its place and showed progress; none when there is no place.
+fn try_waiting(agent: Agent, id: &Value) -> Option<BufReader<std::net::TcpStream>> {
+    let mut stream = start_waiting(agent, id, &json!({"progressToken": "t"}));
     let mut line = String::new();
     while !line.contains("notifications/progress") {
         line.clear();
         assert_ne!(stream.read_line(&mut line).unwrap(), 0, "the stream ended");
+        if line.contains("too-many-waiters") {
+            return None;
+        }
     }
     assert!(line.contains("still pending"), "{line}");
-    stream
+    Some(stream)
+}
+
+fn waiting(agent: Agent, id: &Value) -> BufReader<std::net::TcpStream> {
+    try_waiting(agent, id).unwrap()
 }
 
 #[test]
@@ -304,6 +315,29 @@ fn only_so_many_calls_wait_at_once() {
         assert!(rest.contains("rejected"), "{rest}");
     }
     assert_eq!(agent.call("wait_decision", json!({"id": id})).unwrap()["state"], "rejected");
+}
+
+#[test]
+fn calls_whose_client_hung_up_give_their_places_back() {
+    let bundle = Bundle::start();
+    let agent = bundle.agent();
+    let id = agent.propose("api.example.com").unwrap()["id"].clone();
+    for _ in 0..4 {
+        drop(waiting(agent, &id));
+        drop(start_waiting(agent, &id, &json!({})));
+    }
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let places: Vec<_> = (0..4)
+        .map(|_| {
+            loop {
+                match try_waiting(agent, &id) {
+                    Some(place) => break place,
+                    None => assert!(Instant::now() < deadline, "the places are not given back"),
+                }
+            }
+        })
+        .collect();
+    assert!(try_waiting(agent, &id).is_none(), "{} places", places.len());
 }
 
 #[test]
