@@ -29,6 +29,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub enum Failure {
     /// Usage or configuration: 64.
     Configuration(anyhow::Error),
+    /// Configuration, with what the reader can do: 64.
+    Advised(anyhow::Error, &'static str),
     /// Something else: 70.
     Broken(anyhow::Error),
 }
@@ -59,6 +61,7 @@ pub async fn run(options: &Serve, sockets: Vec<StdListener>, signals: Signals) -
     if options.check {
         return summary(&repos).context("cannot print the summary").map_err(Failure::Broken);
     }
+    state::check_programs(&repos).map_err(configuration)?;
     let state = State::prepare(&options.repo_dir).map_err(configuration)?;
     state.put(&repos).map_err(configuration)?;
     let ledger = Ledger::open(&options.state_dir).map_err(|error| Failure::Broken(error.into()))?;
@@ -162,7 +165,10 @@ fn summary(repos: &Repos) -> io::Result<()> {
 }
 
 fn configuration(error: state::ConfigError) -> Failure {
-    Failure::Configuration(error.into())
+    match error.hint() {
+        Some(hint) => Failure::Advised(error.into(), hint),
+        None => Failure::Configuration(error.into()),
+    }
 }
 
 fn tell(sent: io::Result<()>) {

@@ -163,12 +163,10 @@ impl Inspection<'_> {
                     let subtree = self.repo.find_tree(entry.id())?;
                     self.tree(&subtree, &parents, &format!("{path}/"), commit, depth + 1)?;
                 }
-                Some(ObjectType::Blob) => {
-                    if self.first_sight(entry.id())? {
-                        self.object(entry.id(), &path, commit)?;
-                    }
+                Some(ObjectType::Blob) if self.first_sight(entry.id())? => {
+                    self.object(entry.id(), &path, commit)?;
                 }
-                // A submodule names a commit of another repository; there is nothing to read.
+                // Seen before, or a submodule: the name of a commit in another repository.
                 _ => {}
             }
         }

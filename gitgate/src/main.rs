@@ -70,10 +70,14 @@ fn log(options: &Serve) {
 
 #[allow(clippy::print_stderr)]
 fn report(failure: &Failure) -> ExitCode {
-    let (error, code) = match failure {
-        Failure::Configuration(error) => (error, USAGE),
-        Failure::Broken(error) => (error, BROKEN),
+    let (error, hint, code) = match failure {
+        Failure::Configuration(error) => (error, None, USAGE),
+        Failure::Advised(error, hint) => (error, Some(hint), USAGE),
+        Failure::Broken(error) => (error, None, BROKEN),
     };
     eprintln!("error: {error:#}");
+    if let Some(hint) = hint {
+        eprintln!("hint: {hint}");
+    }
     ExitCode::from(code)
 }

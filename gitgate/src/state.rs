@@ -5,11 +5,12 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use repos::{Allow, Diagnostics, Repo, RepoName, Repos, Upstream};
 
-use crate::git::GateDir;
+use crate::git::{GateDir, bare_environment};
 use crate::mirror::Mirror;
 use crate::ssh::{self, IdentityError};
 
@@ -49,12 +50,35 @@ pub(crate) enum ConfigError {
         #[source]
         source: io::Error,
     },
+    /// A program that is not there.
+    #[error("cannot run {program}")]
+    Program {
+        /// Its name.
+        program: &'static str,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
     /// A path that cannot stand in an ssh configuration.
     #[error("the path {} has characters that cannot stand in an ssh configuration", path.display())]
     Path {
         /// The path.
         path: PathBuf,
     },
+}
+
+impl ConfigError {
+    /// What the reader can do.
+    pub(crate) fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Read { .. } => Some("--config names the directory that holds repos.yaml"),
+            Self::Prepare { .. } | Self::Path { .. } => {
+                Some("--repo-dir names a directory that this user may write; the mirrors are kept there")
+            }
+            Self::Program { .. } => Some("install git and openssh-client, or set PATH"),
+            Self::Parse(_) | Self::Identity { .. } => None,
+        }
+    }
 }
 
 /// Reads and checks a configuration directory.
@@ -69,6 +93,19 @@ pub(crate) fn load(config_dir: &Path, allow: Allow) -> Result<Repos, ConfigError
         }
     }
     Ok(repos)
+}
+
+/// Checks that the programs are there on which everything rests.
+pub(crate) fn check_programs(repos: &Repos) -> Result<(), ConfigError> {
+    let ssh = repos.iter().any(|repo| matches!(repo.upstream, Upstream::Ssh(_)));
+    for (program, argument) in [("git", "--version")].into_iter().chain(ssh.then_some(("ssh", "-V"))) {
+        let mut command = Command::new(program);
+        bare_environment(&mut command);
+        let ran =
+            command.arg(argument).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        ran.map_err(|source| ConfigError::Program { program, source })?;
+    }
+    Ok(())
 }
 
 /// One repository and its mirror.
