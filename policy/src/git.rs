@@ -17,8 +17,8 @@ pub(crate) fn service(head: &RequestHead<'_>) -> Option<GitService> {
     let path = head.path.readings().last().unwrap_or_default();
     let path = path.strip_suffix('/').unwrap_or(path);
     if path.to_ascii_lowercase().ends_with("/info/refs") {
-        let named =
-            pairs(head.query.unwrap_or_default()).filter(|(key, _)| key.eq_ignore_ascii_case(b"service"));
+        let named = pairs(head.query.unwrap_or_default(), &['&', ';'])
+            .filter(|(key, _)| key.eq_ignore_ascii_case(b"service"));
         let services = named.filter_map(|(_, value)| by_name(&value));
         return services.reduce(|one, other| if one == GitService::ReceivePack { one } else { other });
     }

@@ -276,8 +276,13 @@ fn header_fits(wanted: &NamedValue, headers: &http::HeaderMap, purpose: Purpose)
     occurrences_fit(values.iter().map(|value| value.as_bytes() == wanted.value.as_bytes()), purpose)
 }
 
+/// Some servers take `;` for `&`, which only a deny has to know: an allow compares whole values.
 fn query_fits(wanted: &NamedValue, query: &str, purpose: Purpose) -> bool {
-    let values = pairs(query).filter(|(key, _)| key.as_slice() == wanted.name.as_bytes());
+    let separators: &[char] = match purpose {
+        Purpose::Allow => &['&'],
+        Purpose::Deny => &['&', ';'],
+    };
+    let values = pairs(query, separators).filter(|(key, _)| key.as_slice() == wanted.name.as_bytes());
     occurrences_fit(values.map(|(_, value)| value.as_slice() == wanted.value.as_bytes()), purpose)
 }
 
@@ -292,8 +297,11 @@ fn occurrences_fit(mut each: impl Iterator<Item = bool>, purpose: Purpose) -> bo
 }
 
 /// The pairs of a query, decoded as form data.
-pub(crate) fn pairs(query: &str) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> {
-    query.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
+pub(crate) fn pairs<'q>(
+    query: &'q str,
+    separators: &'q [char],
+) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> + 'q {
+    query.split(separators).filter(|pair| !pair.is_empty()).map(|pair| {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         (decode(key), decode(value))
     })

@@ -130,6 +130,7 @@ fn a_deny_needs_one_occurrence() {
     assert_eq!(outcome(&policy, "GET", "https://a.example.com/?admin=0"), "allow routes[0]");
     assert_eq!(outcome(&policy, "GET", "https://a.example.com/?admin=0&admin=1"), "denied-by-rule");
     assert_eq!(outcome(&policy, "GET", "https://a.example.com/?%61dmin=%31"), "denied-by-rule");
+    assert_eq!(outcome(&policy, "GET", "https://a.example.com/?x=1;admin=1"), "denied-by-rule");
 }
 
 #[test]
