@@ -209,6 +209,13 @@ impl Daemon {
                 println!("{}", rest.join(" "));
                 "ok".to_owned()
             }
+            ["chatter", count] => {
+                let mut out = std::io::stdout().lock();
+                for number in 0..count.parse::<u32>().unwrap() {
+                    writeln!(out, "line {number} of a daemon that talks and talks and talks").unwrap();
+                }
+                "ok".to_owned()
+            }
             ["escape"] => {
                 let mut child = Command::new("/proc/self/exe")
                     .arg("pause")

@@ -2,28 +2,27 @@
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::control::{
-    BundleState, ClientId, Control, DaemonGeneration, DaemonStatus, Failure, Healthy, LogLine, LogLines,
-    Reloaded, Request, Restarting, Status, Stopping,
-};
+use crate::bundle::children::{Purpose, Running, Stream};
+use crate::control::{ClientId, Control};
 use crate::daemon::Daemon;
-use crate::logs::{Lines, Logs, Source};
-use crate::notify::{self, Message};
-use crate::plan::{Action, Event, Exit, Level, Notice, Outcome, Plan, StopCause, Ticket};
+use crate::logs::Logs;
+use crate::plan::{Action, Event, Exit, Level, Notice, Plan, StopCause, Ticket};
 use crate::secrets::Delivery;
-use crate::setup::{Setup, SetupError, environment, refuse_second};
+use crate::setup::{Setup, SetupError, refuse_second};
 use crate::sys::signals::Signals;
-use crate::sys::spawn::{Child, Command, spawn};
 use crate::sys::{self, Ended, sockets};
+
+mod children;
+mod service;
 
 /// How long making the CA may take.
 const CA_TIMEOUT: Duration = Duration::from_secs(20);
@@ -31,42 +30,12 @@ const CA_TIMEOUT: Duration = Duration::from_secs(20);
 const SWEEP_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long the end waits for a slow reader of our output.
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
-/// Bytes read from one daemon before the others have their turn.
-const READ_TURN: usize = 64 * 1024;
 /// Bytes written at once: a pipe that is ready takes as many without waiting.
 const WRITE_TURN: usize = 4096;
 /// Lines shown of a daemon that did not become ready.
 const TAIL_LINES: usize = 10;
-/// Lines in the answer to `logs` without follow.
-const KEPT_LINES: usize = 5000;
 /// Exit code when the CA cannot be made.
 const EXIT_CONFIGURATION: u8 = 64;
-
-/// A live process of ours.
-#[derive(Debug)]
-struct Running {
-    daemon: Daemon,
-    purpose: Purpose,
-    pid: i32,
-    pidfd: Option<OwnedFd>,
-    first_line: u64,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Purpose {
-    /// It is the daemon.
-    Serve,
-    /// It makes the CA and ends.
-    MakeCa,
-}
-
-/// The output of a process of ours.
-#[derive(Debug)]
-struct Stream {
-    daemon: Daemon,
-    file: std::fs::File,
-    lines: Lines,
-}
 
 /// What a descriptor that became ready belongs to.
 #[derive(Clone, Copy, Debug)]
@@ -96,6 +65,7 @@ pub(crate) struct Bundle {
     tickets: Vec<(Ticket, ClientId)>,
     next_ticket: u64,
     ca_ended: Option<Ended>,
+    ignored_pid: Option<i32>,
     parent_notify: Option<OsString>,
 }
 
@@ -142,6 +112,7 @@ impl Bundle {
             tickets: Vec::new(),
             next_ticket: 0,
             ca_ended: None,
+            ignored_pid: None,
             parent_notify: std::env::var_os("NOTIFY_SOCKET"),
             setup,
         })
@@ -181,9 +152,10 @@ impl Bundle {
     /// Hands all events to the plan and does what it says; the exit code when it says that.
     fn decide(&mut self, events: &mut VecDeque<Event>) -> Option<u8> {
         while let Some(event) = events.pop_front() {
+            let mut started = Vec::new();
             for action in self.plan.on(self.now(), event) {
                 match action {
-                    Action::Spawn(daemon) => events.push_front(self.start(daemon)),
+                    Action::Spawn(daemon) => started.push(self.start(daemon)),
                     Action::Hangup(daemon) => self.signal(daemon, libc::SIGHUP),
                     Action::Terminate(daemon) => self.signal(daemon, libc::SIGTERM),
                     Action::Kill(daemon) => {
@@ -199,6 +171,7 @@ impl Bundle {
                     Action::Exit(code) => return Some(code),
                 }
             }
+            started.into_iter().rev().for_each(|event| events.push_front(event));
         }
         None
     }
@@ -209,54 +182,6 @@ impl Bundle {
             Ok(pid) => Event::Spawned(daemon, pid),
             Err(reason) => Event::SpawnFailed(daemon, reason),
         }
-    }
-
-    /// Makes a process and takes note of it before any child is reaped.
-    fn spawn(&mut self, daemon: Daemon, purpose: Purpose, arguments: &[OsString]) -> Result<i32, String> {
-        let memory = match purpose {
-            Purpose::Serve => {
-                self.secret_memory(daemon).map_err(|error| format!("cannot hand over secrets: {error}"))?
-            }
-            Purpose::MakeCa => Vec::new(),
-        };
-        let mut descriptors: Vec<(String, BorrowedFd<'_>)> = Vec::new();
-        if purpose == Purpose::Serve {
-            let own = self.listening.iter().filter(|(name, ..)| *name == daemon);
-            descriptors.extend(own.map(|(name, socket, _)| (name.name().to_owned(), socket.as_fd())));
-            descriptors.extend(memory.iter().map(|(name, fd)| (name.clone(), fd.as_fd())));
-        }
-        let child = spawn(&Command {
-            program: &self.setup.paths.program(daemon),
-            name: daemon.name(),
-            arguments,
-            environment: &environment(daemon, &notify_path(&self.setup.paths.run)),
-            descriptors: &descriptors,
-            uid: self
-                .setup
-                .members
-                .iter()
-                .find(|member| member.daemon == daemon)
-                .and_then(|member| member.uid),
-        })
-        .map_err(|error| chain(&error))?;
-        let Child { pid, stdout, stderr } = child;
-        for fd in [stdout, stderr] {
-            self.streams.push(Stream { daemon, file: fd.into(), lines: Lines::default() });
-        }
-        let first_line = self.logs.next();
-        self.running.push(Running { daemon, purpose, pid, pidfd: sys::pidfd(pid).ok(), first_line });
-        Ok(pid)
-    }
-
-    /// Fresh memory files of the secrets of this daemon.
-    fn secret_memory(&self, daemon: Daemon) -> io::Result<Vec<(String, OwnedFd)>> {
-        let own = self.secrets.iter().filter(|delivery| delivery.daemon == daemon);
-        own.map(|delivery| {
-            let name = format!("secret.{}", delivery.name);
-            let memory = sys::sealed_memory(&name, delivery.value.expose())?;
-            Ok((name, memory))
-        })
-        .collect()
     }
 
     /// Runs `egress ca init`; what else happens meanwhile is kept for later, a stop excepted.
@@ -312,9 +237,12 @@ impl Bundle {
 
     /// Waits until something happens or the deadline is there, and collects the events.
     fn wait(&mut self, deadline: Option<Duration>, events: &mut VecDeque<Event>) -> io::Result<()> {
+        // A request may have waited behind another that is answered now.
+        self.serve_clients(events);
         self.control.feed(&self.logs);
         self.control.flush();
         let timeout = match deadline {
+            _ if !events.is_empty() => PollTimeout::ZERO,
             None => PollTimeout::NONE,
             Some(due) => {
                 // A whole millisecond more, so that the deadline has passed when the time-out ends.
@@ -349,12 +277,7 @@ impl Bundle {
         // What a daemon said before it ended counts; so this comes before the reaping.
         self.read_notifications(events)?;
         self.reap(events)?;
-        while let Some((id, request)) = self.control.next_request() {
-            match request {
-                Ok(request) => self.serve(id, request, events),
-                Err(failure) => self.control.reply::<Stopping>(id, Err(failure)),
-            }
-        }
+        self.serve_clients(events);
         hung.into_iter().for_each(|id| self.control.close(id));
         events.push_back(Event::Tick);
         Ok(())
@@ -407,88 +330,6 @@ impl Bundle {
         }
     }
 
-    fn read_streams(&mut self) {
-        let logs = &mut self.logs;
-        self.streams.retain_mut(|stream| {
-            let mut buffer = [0; 8192];
-            let mut left = READ_TURN;
-            while left > 0 {
-                match stream.file.read(&mut buffer) {
-                    Ok(0) => {
-                        if let Some(line) = stream.lines.finish() {
-                            logs.forward(stream.daemon, line);
-                        }
-                        return false;
-                    }
-                    Ok(count) => {
-                        stream.lines.push(&buffer[..count], |line| logs.forward(stream.daemon, line));
-                        left = left.saturating_sub(count);
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(_) => return false,
-                }
-            }
-            true
-        });
-    }
-
-    fn read_notifications(&mut self, events: &mut VecDeque<Event>) -> io::Result<()> {
-        let mut buffer = vec![0; sockets::DATAGRAM_LIMIT];
-        while let Some((length, pid)) = sockets::receive(&self.notify, &mut buffer)? {
-            let sender =
-                self.running.iter().find(|child| child.pid == pid && child.purpose == Purpose::Serve);
-            let Some(sender) = sender else {
-                let text =
-                    format!("ignored a readiness message of pid {pid}, which is not the process of a daemon");
-                self.logs.say(Level::Warn, text);
-                continue;
-            };
-            events.extend(notify::parse(&buffer[..length]).map(|message| match message {
-                Message::Ready(report) => Event::Ready(sender.daemon, report),
-                Message::Reloading => Event::Reloading(sender.daemon),
-            }));
-        }
-        Ok(())
-    }
-
-    /// The one place that waits for children: ours become events, orphans are only reaped.
-    fn reap(&mut self, events: &mut VecDeque<Event>) -> io::Result<()> {
-        while let Some(pid) = sys::peek_ended_child()? {
-            let Some(at) = self.running.iter().position(|child| child.pid == pid) else {
-                sys::reap(pid)?;
-                continue;
-            };
-            // While the leader is a zombie, the number of its group cannot belong to anyone else.
-            sys::kill_group(pid);
-            let ended = sys::reap(pid)?;
-            self.read_streams();
-            let child = self.running.remove(at);
-            match child.purpose {
-                Purpose::Serve => events.push_back(Event::Exited(child.daemon, exit(ended))),
-                Purpose::MakeCa => self.ca_ended = Some(ended),
-            }
-        }
-        Ok(())
-    }
-
-    fn signal(&mut self, daemon: Daemon, number: i32) {
-        let child = self.running.iter().find(|child| child.daemon == daemon);
-        let Some(child) = child else { return };
-        let sent = match &child.pidfd {
-            Some(pidfd) => sys::signal(pidfd.as_fd(), number),
-            None => nix::sys::signal::Signal::try_from(number)
-                .and_then(|signal| nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.pid), signal))
-                .map_err(io::Error::from),
-        };
-        // A process that is gone is on its way to be reaped.
-        if let Err(error) = sent
-            && error.raw_os_error() != Some(libc::ESRCH)
-        {
-            self.logs.say(Level::Error, format!("cannot send signal {number} to {daemon}: {error}"));
-        }
-    }
-
     fn report(&mut self, notice: &Notice) {
         self.logs.say(notice.level(), notice.to_string());
         if let Notice::NotReady { daemon } = notice {
@@ -508,94 +349,6 @@ impl Bundle {
         let Some(target) = &self.parent_notify else { return };
         if let Err(error) = sockets::notify(target, text) {
             self.logs.say(Level::Warn, format!("cannot write to NOTIFY_SOCKET: {error}"));
-        }
-    }
-
-    fn serve(&mut self, id: ClientId, request: Request, events: &mut VecDeque<Event>) {
-        match request {
-            Request::Status {} => {
-                let status = self.status();
-                self.control.reply(id, Ok(status));
-            }
-            Request::Health {} => {
-                let health = self.health();
-                self.control.reply(id, health);
-            }
-            Request::Reload {} => {
-                let ticket = Ticket(self.next_ticket);
-                self.next_ticket += 1;
-                self.tickets.push((ticket, id));
-                events.push_back(Event::Reload(ticket));
-            }
-            Request::Restart { name } => {
-                let outcome = self.restartable(&name);
-                if let Ok(daemon) = &outcome {
-                    events.push_back(Event::Restart(*daemon));
-                }
-                self.control.reply(id, outcome.map(|_| Restarting { name }));
-            }
-            Request::Stop {} => {
-                self.control.reply(id, Ok(Stopping {}));
-                events.push_back(Event::Stop(StopCause::Request));
-            }
-            Request::Logs { name, follow } => match name.as_deref().map(|name| (name, Source::parse(name))) {
-                Some((name, None)) => {
-                    let text = format!(
-                        "unknown source `{name}`, expected one of egress, git-gate, supervise, supervisor"
-                    );
-                    self.control.reply::<LogLines>(id, Err(Failure::new("unknown-daemon", text)));
-                }
-                Some((_, source @ Some(_))) if follow => self.control.follow(id, source),
-                None if follow => self.control.follow(id, None),
-                None => self.reply_with_logs(id, None),
-                Some((_, source @ Some(_))) => self.reply_with_logs(id, source),
-            },
-        }
-    }
-
-    fn reply_with_logs(&mut self, id: ClientId, source: Option<Source>) {
-        let lines = self.logs.since(0, source, KEPT_LINES).into_iter().map(LogLine::from).collect();
-        self.control.reply(id, Ok(LogLines { lines }));
-    }
-
-    fn status(&self) -> Status {
-        let state = match (self.plan.is_stopping(), self.plan.has_started()) {
-            (true, _) => BundleState::Stopping,
-            (false, true) => BundleState::Running,
-            (false, false) => BundleState::Starting,
-        };
-        Status { state, daemons: self.plan.views(self.now()).into_iter().map(DaemonStatus::from).collect() }
-    }
-
-    fn health(&self) -> Result<Healthy, Failure> {
-        if self.plan.is_healthy() {
-            return Ok(Healthy { healthy: true });
-        }
-        let views = self.plan.views(self.now());
-        let states: Vec<String> = views
-            .iter()
-            .filter(|view| !view.is_serving())
-            .map(|view| format!("{} is {}", view.daemon, view.state.as_str()))
-            .collect();
-        let message = if states.is_empty() { "the bundle stops".to_owned() } else { states.join(", ") };
-        Err(Failure::new("unhealthy", message))
-    }
-
-    fn restartable(&self, name: &str) -> Result<Daemon, Failure> {
-        let daemon =
-            Daemon::parse(name).map_err(|error| Failure::new("unknown-daemon", error.to_string()))?;
-        if !self.plan.has(daemon) {
-            return Err(Failure::new("unknown-daemon", format!("{daemon} is not selected in this bundle")));
-        }
-        if self.plan.is_stopping() {
-            return Err(Failure::new("stopping", "the bundle stops"));
-        }
-        Ok(daemon)
-    }
-
-    fn answer(&mut self, ticket: Ticket, outcomes: Vec<(Daemon, Outcome)>) {
-        for (_, id) in self.tickets.extract_if(.., |(other, _)| *other == ticket) {
-            self.control.reply(id, reload_result(&outcomes));
         }
     }
 
@@ -636,27 +389,6 @@ impl Bundle {
             }
         }
     }
-}
-
-fn reload_result(outcomes: &[(Daemon, Outcome)]) -> Result<Reloaded, Failure> {
-    let mut daemons = Vec::new();
-    for (daemon, outcome) in outcomes {
-        let code = match outcome {
-            Outcome::Applied(report) => {
-                daemons.push(DaemonGeneration {
-                    name: daemon.name().to_owned(),
-                    generation: report.generation,
-                    digest: report.digest.clone(),
-                });
-                continue;
-            }
-            Outcome::Refused(_) => "reload-failed",
-            Outcome::Unanswered => "reload-timeout",
-            Outcome::Gone => "not-running",
-        };
-        return Err(Failure::new(code, format!("{daemon}: {outcome}")));
-    }
-    Ok(Reloaded { daemons })
 }
 
 /// The socket that clients use.

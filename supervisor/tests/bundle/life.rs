@@ -272,3 +272,34 @@ fn whoever_started_us_is_told_when_all_are_ready() {
     let length = socket.recv(&mut buffer).unwrap();
     assert_eq!(&buffer[..length], b"STOPPING=1\n");
 }
+
+#[test]
+fn requests_on_one_connection_are_answered_in_order_also_after_its_end() {
+    use std::io::{Read as _, Write as _};
+    let bundle = Ground::new().started();
+    let mut stream =
+        std::os::unix::net::UnixStream::connect(bundle.ground.run_dir().join("supervisor.sock")).unwrap();
+    stream.write_all(b"{\"op\":\"reload\"}\n{\"op\":\"health\"}\nnonsense\n").unwrap();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let lines: Vec<&str> = answer.lines().collect();
+    assert_eq!(lines.len(), 3, "{answer}");
+    assert!(
+        lines[0].starts_with("{\"ok\":true,\"result\":{\"daemons\":[{\"name\":\"egress\",\"generation\":2"),
+        "{answer}"
+    );
+    assert_eq!(lines[1], "{\"ok\":true,\"result\":{\"healthy\":true}}");
+    assert!(lines[2].starts_with("{\"ok\":false,\"error\":{\"code\":\"bad-request\""), "{answer}");
+}
+
+#[test]
+fn a_daemon_that_talks_without_end_harms_nobody() {
+    let bundle = Ground::new().started();
+    assert_eq!(bundle.ask("git-gate", "chatter 200000"), "ok");
+    assert_eq!(text(&bundle.client(&["logs", "egress"]).stdout), "[egress] hello from egress\n");
+    assert!(bundle.client(&["health"]).status.success());
+    let status = std::fs::read_to_string(format!("/proc/{}/status", bundle.pid())).unwrap();
+    let resident: u64 = crate::common::fields(&status)["VmRSS"].trim_end_matches(" kB").parse().unwrap();
+    assert!(resident < 16 * 1024, "{resident} kB");
+}

@@ -1,0 +1,188 @@
+//! The processes: made, listened to, signalled, reaped. One place waits for children.
+
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::io::{self, Read as _};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use super::{Bundle, chain, exit, notify_path};
+use crate::daemon::Daemon;
+use crate::logs::Lines;
+use crate::notify::{self, Message};
+use crate::plan::{Event, Level};
+use crate::setup::environment;
+use crate::sys::spawn::{Child, Command, spawn};
+use crate::sys::{self, sockets};
+
+/// Bytes read from one daemon before the others have their turn.
+const READ_TURN: usize = 64 * 1024;
+/// Readiness messages read before everything else has its turn.
+const NOTIFY_TURN: usize = 64;
+
+/// A live process of ours.
+#[derive(Debug)]
+pub(super) struct Running {
+    pub(super) daemon: Daemon,
+    pub(super) purpose: Purpose,
+    pub(super) pid: i32,
+    pub(super) pidfd: Option<OwnedFd>,
+    pub(super) first_line: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// It is the daemon.
+    Serve,
+    /// It makes the CA and ends.
+    MakeCa,
+}
+
+/// The output of a process of ours.
+#[derive(Debug)]
+pub(super) struct Stream {
+    pub(super) daemon: Daemon,
+    pub(super) file: std::fs::File,
+    pub(super) lines: Lines,
+}
+
+impl Bundle {
+    /// Makes a process and takes note of it before any child is reaped.
+    pub(super) fn spawn(
+        &mut self,
+        daemon: Daemon,
+        purpose: Purpose,
+        arguments: &[OsString],
+    ) -> Result<i32, String> {
+        let memory = match purpose {
+            Purpose::Serve => {
+                self.secret_memory(daemon).map_err(|error| format!("cannot hand over secrets: {error}"))?
+            }
+            Purpose::MakeCa => Vec::new(),
+        };
+        let mut descriptors: Vec<(String, BorrowedFd<'_>)> = Vec::new();
+        if purpose == Purpose::Serve {
+            let own = self.listening.iter().filter(|(name, ..)| *name == daemon);
+            descriptors.extend(own.map(|(name, socket, _)| (name.name().to_owned(), socket.as_fd())));
+            descriptors.extend(memory.iter().map(|(name, fd)| (name.clone(), fd.as_fd())));
+        }
+        let child = spawn(&Command {
+            program: &self.setup.paths.program(daemon),
+            name: daemon.name(),
+            arguments,
+            environment: &environment(daemon, &notify_path(&self.setup.paths.run)),
+            descriptors: &descriptors,
+            uid: self
+                .setup
+                .members
+                .iter()
+                .find(|member| member.daemon == daemon)
+                .and_then(|member| member.uid),
+        })
+        .map_err(|error| chain(&error))?;
+        let Child { pid, stdout, stderr } = child;
+        for fd in [stdout, stderr] {
+            self.streams.push(Stream { daemon, file: fd.into(), lines: Lines::default() });
+        }
+        let first_line = self.logs.next();
+        self.running.push(Running { daemon, purpose, pid, pidfd: sys::pidfd(pid).ok(), first_line });
+        Ok(pid)
+    }
+
+    /// Fresh memory files of the secrets of this daemon.
+    fn secret_memory(&self, daemon: Daemon) -> io::Result<Vec<(String, OwnedFd)>> {
+        let own = self.secrets.iter().filter(|delivery| delivery.daemon == daemon);
+        own.map(|delivery| {
+            let name = format!("secret.{}", delivery.name);
+            let memory = sys::sealed_memory(&name, delivery.value.expose())?;
+            Ok((name, memory))
+        })
+        .collect()
+    }
+
+    pub(super) fn read_streams(&mut self) {
+        let logs = &mut self.logs;
+        self.streams.retain_mut(|stream| {
+            let mut buffer = [0; 8192];
+            let mut left = READ_TURN;
+            while left > 0 {
+                match stream.file.read(&mut buffer) {
+                    Ok(0) => {
+                        if let Some(line) = stream.lines.finish() {
+                            logs.forward(stream.daemon, line);
+                        }
+                        return false;
+                    }
+                    Ok(count) => {
+                        stream.lines.push(&buffer[..count], |line| logs.forward(stream.daemon, line));
+                        left = left.saturating_sub(count);
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(_) => return false,
+                }
+            }
+            true
+        });
+    }
+
+    pub(super) fn read_notifications(&mut self, events: &mut VecDeque<Event>) -> io::Result<()> {
+        let mut buffer = vec![0; sockets::DATAGRAM_LIMIT];
+        for _ in 0..NOTIFY_TURN {
+            let Some((length, pid)) = sockets::receive(&self.notify, &mut buffer)? else { break };
+            let sender =
+                self.running.iter().find(|child| child.pid == pid && child.purpose == Purpose::Serve);
+            let Some(sender) = sender else {
+                // Once for each sender: it must not be able to fill the log.
+                if self.ignored_pid.replace(pid) != Some(pid) {
+                    let text = format!(
+                        "ignored a readiness message of pid {pid}, which is not the process of a daemon"
+                    );
+                    self.logs.say(Level::Warn, text);
+                }
+                continue;
+            };
+            events.extend(notify::parse(&buffer[..length]).map(|message| match message {
+                Message::Ready(report) => Event::Ready(sender.daemon, report),
+                Message::Reloading => Event::Reloading(sender.daemon),
+            }));
+        }
+        Ok(())
+    }
+
+    /// The one place that waits for children: ours become events, orphans are only reaped.
+    pub(super) fn reap(&mut self, events: &mut VecDeque<Event>) -> io::Result<()> {
+        while let Some(pid) = sys::peek_ended_child()? {
+            let Some(at) = self.running.iter().position(|child| child.pid == pid) else {
+                sys::reap(pid)?;
+                continue;
+            };
+            // While the leader is a zombie, the number of its group cannot belong to anyone else.
+            sys::kill_group(pid);
+            let ended = sys::reap(pid)?;
+            self.read_streams();
+            let child = self.running.remove(at);
+            match child.purpose {
+                Purpose::Serve => events.push_back(Event::Exited(child.daemon, exit(ended))),
+                Purpose::MakeCa => self.ca_ended = Some(ended),
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn signal(&mut self, daemon: Daemon, number: i32) {
+        let child = self.running.iter().find(|child| child.daemon == daemon);
+        let Some(child) = child else { return };
+        let sent = match &child.pidfd {
+            Some(pidfd) => sys::signal(pidfd.as_fd(), number),
+            None => nix::sys::signal::Signal::try_from(number)
+                .and_then(|signal| nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.pid), signal))
+                .map_err(io::Error::from),
+        };
+        // A process that is gone is on its way to be reaped.
+        if let Err(error) = sent
+            && error.raw_os_error() != Some(libc::ESRCH)
+        {
+            self.logs.say(Level::Error, format!("cannot send signal {number} to {daemon}: {error}"));
+        }
+    }
+}
