@@ -9,6 +9,7 @@ use policy::{
     AppendError, CanonicalPath, Decision, Diagnostics, Grant, PathMatch, Policy, RequestHead, append_route,
     describe,
 };
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::{Id, PathRule, Proposal};
@@ -32,8 +33,9 @@ pub struct Review {
     base_digest: String,
 }
 
-/// What a grant would change. Its `Display` is for the operator.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What a grant would change. Its `Display` is for the operator, its JSON for programs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "effect", rename_all = "snake_case")]
 pub enum Difference {
     /// Requests pass that did not.
     Allows {

@@ -8,6 +8,7 @@ use clap::Parser;
 use supervise::cli::{Cli, Log};
 use supervise::{activation, commands, daemon};
 use tracing::Level;
+use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -51,9 +52,12 @@ fn start(cli: &Cli) -> anyhow::Result<()> {
     daemon::run(&cli.places, &cli.daemon, passed)
 }
 
-/// Our own events; of the libraries what somebody has to look at.
+/// Our own events; of the libraries what somebody has to look at, which a call that a stop cuts off is not.
 fn log(form: Log) {
-    let targets = Targets::new().with_target("supervise", Level::INFO).with_default(Level::WARN);
+    let targets = Targets::new()
+        .with_target("supervise", Level::INFO)
+        .with_target("rmcp::service", LevelFilter::OFF)
+        .with_default(Level::WARN);
     let registry = tracing_subscriber::registry().with(targets);
     let layer = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_target(false);
     match form {
