@@ -1,7 +1,8 @@
 //! Which host a request is for: every place that names one must name the same.
 
 use http::header::HOST;
-use http::{Request, Uri, Version};
+use http::request::Parts;
+use http::{Uri, Version};
 use policy::{Host, Scheme};
 
 /// Where a request goes.
@@ -35,10 +36,10 @@ pub(crate) enum Error {
 }
 
 /// The host and port of `CONNECT host:port`.
-pub(crate) fn of_connect<B>(request: &Request<B>) -> Result<(Host, u16), Error> {
+pub(crate) fn of_connect(request: &Parts) -> Result<(Host, u16), Error> {
     let malformed = || Error::Malformed("the target of CONNECT must be `host:port`".to_owned());
-    let authority = request.uri().authority().ok_or_else(malformed)?;
-    if request.uri().scheme().is_some() || request.uri().path_and_query().is_some_and(|path| path != "/") {
+    let authority = request.uri.authority().ok_or_else(malformed)?;
+    if request.uri.scheme().is_some() || request.uri.path_and_query().is_some_and(|path| path != "/") {
         return Err(malformed());
     }
     let (host, port) = split(authority.as_str())?;
@@ -53,8 +54,8 @@ pub(crate) fn of_connect<B>(request: &Request<B>) -> Result<(Host, u16), Error> 
 }
 
 /// Where a request on the plain side goes: `http://` in absolute form, and a Host header that agrees.
-pub(crate) fn of_plain<B>(request: &Request<B>) -> Result<Endpoint, Error> {
-    let (scheme, authority) = absolute(request.uri()).ok_or_else(|| {
+pub(crate) fn of_plain(request: &Parts) -> Result<Endpoint, Error> {
+    let (scheme, authority) = absolute(&request.uri).ok_or_else(|| {
         Error::Malformed("this is a proxy: the target must be absolute, `http://host/path`".to_owned())
     })?;
     if scheme != Scheme::Http {
@@ -67,8 +68,8 @@ pub(crate) fn of_plain<B>(request: &Request<B>) -> Result<Endpoint, Error> {
 }
 
 /// Checks that a request inside a tunnel names the host and port of the tunnel wherever it names one.
-pub(crate) fn bind_to_tunnel<B>(request: &Request<B>, tunnel: &Endpoint) -> Result<(), Error> {
-    match (absolute(request.uri()), request.uri().authority()) {
+pub(crate) fn bind_to_tunnel(request: &Parts, tunnel: &Endpoint) -> Result<(), Error> {
+    match (absolute(&request.uri), request.uri.authority()) {
         (Some((scheme, authority)), _) => {
             if scheme != tunnel.scheme {
                 return Err(Error::Mismatch("the target has another scheme than the tunnel".to_owned()));
@@ -76,7 +77,7 @@ pub(crate) fn bind_to_tunnel<B>(request: &Request<B>, tunnel: &Endpoint) -> Resu
             same(authority, tunnel, "the target")?;
         }
         (None, Some(_)) => return Err(Error::Malformed("the target is not a path".to_owned())),
-        (None, None) if request.uri().scheme().is_some() => {
+        (None, None) if request.uri.scheme().is_some() => {
             return Err(Error::Malformed("the target has a scheme and no host".to_owned()));
         }
         (None, None) => {}
@@ -85,10 +86,10 @@ pub(crate) fn bind_to_tunnel<B>(request: &Request<B>, tunnel: &Endpoint) -> Resu
 }
 
 /// The Host header must agree with `endpoint`; HTTP/1.1 must have one, and exactly one.
-fn agree<B>(request: &Request<B>, endpoint: &Endpoint) -> Result<(), Error> {
+fn agree(request: &Parts, endpoint: &Endpoint) -> Result<(), Error> {
     match host_header(request)? {
         Some(named) => same(named, endpoint, "the Host header"),
-        None if request.version() == Version::HTTP_2 && request.uri().authority().is_some() => Ok(()),
+        None if request.version == Version::HTTP_2 && request.uri.authority().is_some() => Ok(()),
         None => Err(Error::Mismatch("the request has no Host header".to_owned())),
     }
 }
@@ -102,8 +103,8 @@ fn same(named: &str, endpoint: &Endpoint, place: &str) -> Result<(), Error> {
     Err(Error::Mismatch(format!("{place} names another host than the connection was opened for")))
 }
 
-fn host_header<B>(request: &Request<B>) -> Result<Option<&str>, Error> {
-    let mut values = request.headers().get_all(HOST).iter();
+fn host_header(request: &Parts) -> Result<Option<&str>, Error> {
+    let mut values = request.headers.get_all(HOST).iter();
     let Some(value) = values.next() else { return Ok(None) };
     if values.next().is_some() {
         return Err(Error::Mismatch("the request has more than one Host header".to_owned()));
@@ -158,12 +159,12 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn request(target: &str, hosts: &[&str]) -> Request<()> {
-        let mut request = Request::builder().uri(target);
+    fn request(target: &str, hosts: &[&str]) -> Parts {
+        let mut request = http::Request::builder().uri(target);
         for host in hosts {
             request = request.header(HOST, *host);
         }
-        request.body(()).unwrap()
+        request.body(()).unwrap().into_parts().0
     }
 
     fn tunnel(host: &str, port: u16) -> Endpoint {
@@ -223,7 +224,7 @@ mod tests {
     #[test]
     fn http2_may_name_the_host_in_its_authority_alone() {
         let mut request = request("https://api.example.com/", &[]);
-        *request.version_mut() = Version::HTTP_2;
+        request.version = Version::HTTP_2;
         assert_eq!(bind_to_tunnel(&request, &tunnel("api.example.com", 443)), Ok(()));
         assert!(bind_to_tunnel(&request, &tunnel("other.example", 443)).is_err());
     }
@@ -248,7 +249,7 @@ mod tests {
     fn connect_needs_a_host_and_a_port_and_nothing_else() {
         let connect = |target: &str| {
             let mut request = request(target, &[]);
-            *request.method_mut() = http::Method::CONNECT;
+            request.method = http::Method::CONNECT;
             of_connect(&request)
         };
         assert_eq!(connect("[2001:DB8::1]:443"), Ok((Host::parse("2001:db8::1").unwrap(), 443)));

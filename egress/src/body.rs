@@ -9,12 +9,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body_util::BodyExt;
 use http_body_util::combinators::BoxBody;
 use hudsucker::{Body, Error};
 use hyper::body::Incoming;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use crate::journal::Entry;
+
+/// What is read of a refused request's body, and for how long.
+const PASSED_OVER_LIMIT: usize = 64 * 1024 * 1024;
+const PASSED_OVER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Who is told what went through.
 pub(crate) enum Meter {
@@ -96,6 +101,22 @@ pub(crate) fn metered(inner: Incoming, meter: Meter, limits: Limits) -> Body {
         silence: Box::pin(sleep_until(Instant::now() + limits.idle)),
         end: limits.deadline.map(|deadline| Box::pin(sleep_until(deadline))),
     }))
+}
+
+/// Reads what is left of a refused request, within bounds, because many clients read the answer only after they have sent
+/// everything. Not for a client that waits for leave to send (`Expect`): reading would give it that leave.
+pub(crate) async fn pass_over(mut incoming: Incoming) {
+    let reading = async {
+        let mut left = PASSED_OVER_LIMIT;
+        while let Some(Ok(frame)) = incoming.frame().await {
+            let length = frame.data_ref().map_or(0, Bytes::len);
+            match left.checked_sub(length) {
+                Some(rest) => left = rest,
+                None => break,
+            }
+        }
+    };
+    let _ = timeout(PASSED_OVER_TIMEOUT, reading).await;
 }
 
 impl Metered {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use audit::Decision as Recorded;
+use http::header::EXPECT;
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode, Uri, Version, request};
 use http_body::Body as _;
@@ -26,7 +27,7 @@ use crate::proxy::Proxy;
 use crate::refusal::{Code, Refusal, Subject};
 use crate::snapshot::Snapshot;
 use crate::splice::{Spliced, splice};
-use crate::upstream;
+use crate::upstream::{self, UpstreamClient};
 
 /// The only protocol that a connection may be upgraded to.
 const WEBSOCKET: &str = "websocket";
@@ -105,8 +106,8 @@ impl Judged {
         self.entry.refused(refusal);
         if self.snapshot.policy.log() >= LogLevel::Refusals {
             let Subject { scheme, host, port, method, path } = &self.subject;
-            let Refusal { code, block_id, hint } = refusal;
-            warn!(%code, scheme, host, port, method, path, block_id, hint, "refused");
+            let Refusal { code, block_id, hint, cause } = refusal;
+            warn!(%code, scheme, host, port, method, path, block_id, hint, cause, "refused");
         }
         refusal.answer(&self.subject)
     }
@@ -124,25 +125,43 @@ impl Judged {
         }
     }
 
-    async fn run(mut self, via: &Via, after: After, request: Request<Incoming>) -> Response<Body> {
-        match self.forward(via, request).await {
-            Ok(forwarded) => self.pass_back(forwarded, after),
+    async fn run(mut self, via: &Via, after: After, mut request: Request<Incoming>) -> Response<Body> {
+        let agent_side = hyper::upgrade::on(&mut request);
+        let (mut parts, incoming) = request.into_parts();
+        let waits_for_leave = parts.headers.contains_key(EXPECT);
+        let snapshot = Arc::clone(&self.snapshot);
+        let plan = match self.judge(&snapshot, via, &mut parts, &incoming) {
+            Ok(plan) => plan,
+            Err(refusal) => {
+                if !waits_for_leave {
+                    body::pass_over(incoming).await;
+                }
+                return self.refuse(&refusal);
+            }
+        };
+        let limits = plan.limits;
+        match self.send(plan, parts, incoming).await {
+            Ok(response) => self.pass_back(response, limits, agent_side, after),
             Err(refusal) => self.refuse(&refusal),
         }
     }
 
-    async fn forward(&mut self, via: &Via, mut request: Request<Incoming>) -> Result<Forwarded, Refusal> {
-        let endpoint = bind(via, &request)?;
-        let path = CanonicalPath::parse(request.uri().path()).map_err(Denial::from)?;
+    /// Everything that is decided before a byte leaves. What is judged are the headers that will go out.
+    fn judge<'s>(
+        &mut self,
+        snapshot: &'s Snapshot,
+        via: &Via,
+        parts: &mut request::Parts,
+        incoming: &Incoming,
+    ) -> Result<Plan<'s>, Refusal> {
+        let endpoint = bind(via, parts)?;
+        let path = CanonicalPath::parse(parts.uri.path()).map_err(Denial::from)?;
         endpoint.host.as_str().clone_into(&mut self.subject.host);
         path.as_str().clone_into(&mut self.subject.path);
         self.subject.port = endpoint.port;
 
-        let wanted = headers::upgrade(request.headers());
-        let agent_side = hyper::upgrade::on(&mut request);
-        let (mut parts, incoming) = request.into_parts();
+        let wanted = headers::upgrade(&parts.headers);
         headers::towards_upstream(&mut parts.headers);
-        let snapshot = Arc::clone(&self.snapshot);
         let now = Timestamp::now();
         let head = RequestHead {
             scheme: endpoint.scheme,
@@ -159,12 +178,8 @@ impl Judged {
         };
         self.entry.event.route = Some(route.id().to_string());
         self.entry.event.grant = route.grant().map(ToString::to_string);
-        let upgrade = judge_upgrade(wanted.as_deref(), &parts, &incoming)?;
-
-        let query = self.exchange_credentials(route, &mut parts)?;
-        let limits = Limits { idle: snapshot.policy.defaults().idle_timeout, deadline: deadline(route, now) };
-        let progress = Progress::new();
-        self.entry.up = Some(Arc::clone(&progress));
+        let upgrade = judge_upgrade(wanted.as_deref(), parts, incoming)?;
+        let query = self.exchange_credentials(route, parts)?;
         let client = snapshot.client(route);
         let client = match upgrade {
             Upgrade::None => client.pooled(),
@@ -173,23 +188,35 @@ impl Judged {
                 client.upgrading()
             }
         };
-        let body = body::metered(incoming, Meter::Up(Arc::clone(&progress)), limits);
-        let outgoing = outgoing(&endpoint, &path, query.as_deref(), parts, body)?;
+        let idle = snapshot.policy.defaults().idle_timeout;
+        let limits = Limits { idle, deadline: deadline(route, now) };
+        Ok(Plan { client, uri: target(&endpoint, &path, query.as_deref())?, limits, upgrade })
+    }
+
+    async fn send(
+        &mut self,
+        plan: Plan<'_>,
+        parts: request::Parts,
+        incoming: Incoming,
+    ) -> Result<Response<Incoming>, Refusal> {
+        let progress = Progress::new();
+        self.entry.up = Some(Arc::clone(&progress));
+        let mut outgoing =
+            Request::new(body::metered(incoming, Meter::Up(Arc::clone(&progress)), plan.limits));
+        *outgoing.method_mut() = parts.method;
+        *outgoing.uri_mut() = plan.uri;
+        *outgoing.headers_mut() = parts.headers;
         let answered = tokio::select! {
-            answered = client.request(outgoing) => answered,
-            () = progress.stalled(limits.idle) => {
+            answered = plan.client.request(outgoing) => answered,
+            () = progress.stalled(plan.limits.idle) => {
                 return Err(Refusal::new(Code::UpstreamTimeout, "the upstream host did not answer in time"));
             }
         };
-        let response = answered.map_err(|error| {
-            let (refusal, cause) = upstream::refusal_of_request(&error);
-            tracing::debug!(block_id = refusal.block_id, cause, "a request failed");
-            refusal
-        })?;
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS && upgrade == Upgrade::None {
+        let response = answered.map_err(|error| upstream::refusal_of_request(&error))?;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS && plan.upgrade == Upgrade::None {
             return Err(Refusal::new(Code::UpstreamFailed, "the upstream host changed the protocol unasked"));
         }
-        Ok(Forwarded { response, limits, progress, agent_side })
+        Ok(response)
     }
 
     /// Takes the agent's credentials out, puts the route's in, and gives the query that goes out.
@@ -214,8 +241,13 @@ impl Judged {
             .map_err(|error| unavailable(&error))
     }
 
-    fn pass_back(mut self, forwarded: Forwarded, after: After) -> Response<Body> {
-        let Forwarded { mut response, limits, progress, agent_side } = forwarded;
+    fn pass_back(
+        mut self,
+        mut response: Response<Incoming>,
+        limits: Limits,
+        agent_side: OnUpgrade,
+        after: After,
+    ) -> Response<Body> {
         let status = response.status();
         self.entry.subject(&self.subject);
         self.entry.event.decision = Recorded::Allow;
@@ -228,7 +260,8 @@ impl Judged {
         if status == StatusCode::SWITCHING_PROTOCOLS {
             let upstream_side = hyper::upgrade::on(&mut response);
             headers::ask_upgrade(response.headers_mut(), WEBSOCKET);
-            let spliced = Spliced { up: progress, down: Progress::new() };
+            let up = self.entry.up.get_or_insert_with(Progress::new);
+            let spliced = Spliced { up: Arc::clone(up), down: Progress::new() };
             after.set(run_upgraded(agent_side, upstream_side, spliced, limits, self.entry));
             return response.map(|_| Body::empty());
         }
@@ -239,16 +272,16 @@ impl Judged {
     }
 }
 
-/// A request that upstream has answered.
-struct Forwarded {
-    response: Response<Incoming>,
+/// What was decided about a request that is let out.
+struct Plan<'s> {
+    client: &'s UpstreamClient,
+    uri: Uri,
     limits: Limits,
-    progress: Arc<Progress>,
-    agent_side: OnUpgrade,
+    upgrade: Upgrade,
 }
 
-fn bind(via: &Via, request: &Request<Incoming>) -> Result<Endpoint, Refusal> {
-    if request.method() == Method::CONNECT {
+fn bind(via: &Via, request: &request::Parts) -> Result<Endpoint, Refusal> {
+    if request.method == Method::CONNECT {
         return Err(Refusal::new(Code::NestedConnect, "a tunnel inside a tunnel is not opened"));
     }
     Ok(match via {
@@ -282,30 +315,20 @@ fn judge_upgrade(wanted: Option<&str>, parts: &request::Parts, body: &Incoming) 
     }
 }
 
-fn outgoing(
-    endpoint: &Endpoint,
-    path: &CanonicalPath,
-    query: Option<&str>,
-    parts: request::Parts,
-    body: Body,
-) -> Result<Request<Body>, Refusal> {
+/// The target that goes out: made of what was judged, never of what was sent.
+fn target(endpoint: &Endpoint, path: &CanonicalPath, query: Option<&str>) -> Result<Uri, Refusal> {
     let lost = |_| Refusal::new(Code::MalformedTarget, "the target cannot be forwarded");
     let target = match query {
         Some(query) => format!("{}?{query}", path.as_str()),
         None => path.as_str().to_owned(),
     };
     let target = PathAndQuery::try_from(target).map_err(|error| lost(error.into()))?;
-    let uri = Uri::builder()
+    Uri::builder()
         .scheme(endpoint.scheme.as_str())
         .authority(endpoint.authority())
         .path_and_query(target)
         .build()
-        .map_err(lost)?;
-    let mut request = Request::new(body);
-    *request.method_mut() = parts.method;
-    *request.uri_mut() = uri;
-    *request.headers_mut() = parts.headers;
-    Ok(request)
+        .map_err(lost)
 }
 
 /// When what allowed a request ends.

@@ -162,6 +162,8 @@ pub(crate) struct Refusal {
     pub(crate) code: Code,
     pub(crate) hint: String,
     pub(crate) block_id: String,
+    /// For our log alone.
+    pub(crate) cause: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -184,7 +186,18 @@ struct AnswerError<'a> {
 
 impl Refusal {
     pub(crate) fn new(code: Code, hint: impl Into<String>) -> Refusal {
-        Refusal { code, hint: hint.into(), block_id: hex(&random::<6>()) }
+        Refusal { code, hint: hint.into(), block_id: hex(&random::<6>()), cause: None }
+    }
+
+    /// The same, with what our log says about it.
+    pub(crate) fn because(self, cause: &(dyn std::error::Error + 'static)) -> Refusal {
+        let mut text = cause.to_string();
+        let mut source = cause.source();
+        while let Some(error) = source {
+            text = format!("{text}: {error}");
+            source = error.source();
+        }
+        Refusal { cause: Some(text), ..self }
     }
 
     /// The answer that the agent reads.
@@ -249,6 +262,7 @@ mod tests {
             code: Code::Policy(policy::Code::MethodNotAllowed),
             hint: "allowed here: GET".to_owned(),
             block_id: "b10c".to_owned(),
+            cause: None,
         };
         let subject = Subject {
             scheme: "https",

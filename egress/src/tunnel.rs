@@ -60,10 +60,12 @@ struct Failure {
 /// Answers a CONNECT: with a tunnel, which then runs in the connection's task, or with a refusal.
 pub(crate) async fn open(connection: Connection, mut request: Request<Incoming>) -> Response<Body> {
     let snapshot = connection.proxy.snapshot();
-    let (host, port) = match authority::of_connect(&request) {
+    let upgrade = hyper::upgrade::on(&mut request);
+    let (parts, _) = request.into_parts();
+    let (host, port) = match authority::of_connect(&parts) {
         Ok(target) => target,
         Err(error) => {
-            let target = request.uri().authority().map_or("", |authority| authority.as_str());
+            let target = parts.uri.authority().map_or("", |authority| authority.as_str());
             let host = target.escape_default().to_string();
             return refuse(&connection, snapshot, subject(host, 0), &error.into()).await;
         }
@@ -81,7 +83,6 @@ pub(crate) async fn open(connection: Connection, mut request: Request<Incoming>)
         }
     };
     let endpoint = Endpoint { scheme: Scheme::Https, host, port };
-    let upgrade = hyper::upgrade::on(&mut request);
     let after = connection.after.clone();
     let tunnel =
         Tunnel { connection: Connection { after: After::default(), ..connection }, snapshot, endpoint, kind };
@@ -164,8 +165,8 @@ impl Tunnel {
         let stream = match timeout(HANDSHAKE_TIMEOUT, handshake).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => {
-                let hint = format!("the TLS handshake failed: {error}; does the client trust /ca.pem?");
-                return self.record(&Refusal::new(Code::HandshakeFailed, hint)).await;
+                let hint = "the TLS handshake failed; does the client trust http://_egress.local/ca.pem?";
+                return self.record(&Refusal::new(Code::HandshakeFailed, hint).because(&error)).await;
             }
             Err(_) => {
                 let hint = "the client did not finish its TLS handshake in time";
@@ -225,7 +226,7 @@ impl Tunnel {
 
 impl From<hello::Error> for Failure {
     fn from(error: hello::Error) -> Failure {
-        let refusal = Refusal::new(Code::TunnelNotTls, error.to_string());
+        let refusal = Refusal::new(Code::TunnelNotTls, error.to_string()).because(&error);
         let last_words = match error {
             hello::Error::Malformed { alert } => alert,
             hello::Error::TooLarge => HANDSHAKE_FAILURE.to_vec(),

@@ -94,11 +94,14 @@ impl UpstreamTls {
     }
 }
 
+/// Sends requests over connections of one route.
+pub(crate) type UpstreamClient = Client<Connector, Body>;
+
 /// The connections of one route. Nothing of it is shared with another route: what one may dial, another may not.
 #[derive(Clone)]
 pub(crate) struct RouteClient {
-    pooled: Client<Connector, Body>,
-    upgrading: Client<Connector, Body>,
+    pooled: UpstreamClient,
+    upgrading: UpstreamClient,
 }
 
 impl RouteClient {
@@ -132,19 +135,19 @@ impl RouteClient {
     }
 
     /// For requests.
-    pub(crate) fn pooled(&self) -> &Client<Connector, Body> {
+    pub(crate) fn pooled(&self) -> &UpstreamClient {
         &self.pooled
     }
 
     /// For requests that upgrade: HTTP/1.1 only.
-    pub(crate) fn upgrading(&self) -> &Client<Connector, Body> {
+    pub(crate) fn upgrading(&self) -> &UpstreamClient {
         &self.upgrading
     }
 }
 
 /// What the agent is told when upstream cannot be reached.
 pub(crate) fn refusal_of_dial(error: &DialError) -> Refusal {
-    match error {
+    let refusal = match error {
         DialError::NotAllowed(denial) => policy::Denial::from(*denial).into(),
         DialError::Ours(_) => Refusal::new(
             Code::Policy(policy::Code::AddressNotAllowed),
@@ -166,22 +169,19 @@ pub(crate) fn refusal_of_dial(error: &DialError) -> Refusal {
             Refusal::new(Code::UpstreamTls, "the certificate or TLS of the upstream host is not acceptable")
         }
         DialError::Name => Refusal::new(Code::Internal, "the host of the request was lost on the way"),
-    }
+    };
+    refusal.because(error)
 }
 
-/// What the agent is told when a request failed, and the whole cause for our log.
-pub(crate) fn refusal_of_request(error: &legacy::Error) -> (Refusal, String) {
-    let mut cause = error.to_string();
+/// What the agent is told when a request failed.
+pub(crate) fn refusal_of_request(error: &legacy::Error) -> Refusal {
     let mut source = StdError::source(error);
-    let mut refusal = None;
-    while let Some(error) = source {
-        cause = format!("{cause}: {error}");
-        if let Some(error) = error.downcast_ref::<DialError>() {
-            refusal = Some(refusal_of_dial(error));
+    while let Some(cause) = source {
+        if let Some(dial) = cause.downcast_ref::<DialError>() {
+            return refusal_of_dial(dial);
         }
-        source = error.source();
+        source = cause.source();
     }
-    let broken =
-        || Refusal::new(Code::UpstreamFailed, "the upstream host broke off, or its answer was not HTTP");
-    (refusal.unwrap_or_else(broken), cause)
+    Refusal::new(Code::UpstreamFailed, "the upstream host broke off, or its answer was not HTTP")
+        .because(error)
 }

@@ -1,4 +1,5 @@
-use http::Method;
+use http::{Method, Request};
+use hudsucker::Body;
 
 use crate::support::{Bench, Transport, get, request};
 
@@ -54,6 +55,16 @@ async fn a_refusal_says_what_was_refused_and_is_in_the_journal() {
     assert_eq!(events[0]["code"], "method-not-allowed");
     assert_eq!(events[0]["decision"], "deny");
     assert_eq!(events[0]["block_id"], error["block_id"]);
+}
+
+#[tokio::test]
+async fn a_client_that_sends_a_large_body_first_still_reads_its_refusal() {
+    let bench = Bench::allowing(READ_ONLY).await;
+    for transport in Transport::ALL {
+        let body = Body::from(vec![7; 16 * 1024 * 1024]);
+        let answer = bench.agent().send(transport, Request::post("/v1/models").body(body).unwrap()).await;
+        assert_eq!(answer.refusal(), "method-not-allowed", "{transport:?}");
+    }
 }
 
 #[tokio::test]
