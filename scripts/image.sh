@@ -9,7 +9,8 @@ set -euo pipefail
 cd "$ROOT"
 
 tag=${TAG:-bottlecap-sidecars:latest}
-binaries=$(bash scripts/binaries.sh)
+programs=(supervisor egress git-gate supervise)
+binaries=$(bash scripts/binaries.sh "${programs[@]}")
 bash scripts/docker-up.sh "${DOCKERD_PIDFILE:-/run/bottlecap-dockerd.pid}"
 base=${BASE_IMAGE:-$(bash scripts/base-image.sh)}
 
@@ -17,7 +18,7 @@ base=${BASE_IMAGE:-$(bash scripts/base-image.sh)}
 context=$(mktemp -d)
 trap 'rm -rf "$context"' EXIT
 mkdir "$context/bin"
-for program in supervisor egress git-gate supervise; do
+for program in "${programs[@]}"; do
     install -m 0755 "$binaries/$program" "$context/bin/$program"
     [ "${PROFILE:-dist}" != dev ] || strip "$context/bin/$program"
 done

@@ -1,6 +1,6 @@
 //! Docker by its command line, with everything made here taken away again.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -48,9 +48,10 @@ impl Docker {
         self.script("scripts/image.sh").env("TAG", "bottlecap-sidecars:test").ok()
     }
 
-    /// The directory of static programs, the API stand-in among them.
-    pub fn static_programs(&self) -> Result<String> {
-        self.script("scripts/binaries.sh").env("WITH_PACKAGE", "tests").ok()
+    /// The API stand-in as a static program.
+    pub fn echo_api(&self) -> Result<PathBuf> {
+        let directory = self.script("scripts/binaries.sh").args(["tests"]).ok()?;
+        Ok(Path::new(&directory).join("echo-api"))
     }
 
     fn script(&self, path: &str) -> Run {

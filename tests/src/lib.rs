@@ -21,12 +21,21 @@ pub use output::{Finished, Run};
 pub use process::{Lines, Process};
 pub use temp_root::TempRoot;
 
+use std::io::Write as _;
 use std::time::Duration;
 
 /// The longest a story waits for anything before it is called broken.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How often a story repeats its subject: `short` in `make test`, `full` in `make soak`.
+/// How often a story repeats its subject: `short` in `make test`, `full` in `make soak`, which names a file in
+/// `BOTTLECAP_SOAK` to have the number noted.
 pub fn rounds(short: u64, full: u64) -> u64 {
-    if std::env::var_os("BOTTLECAP_SOAK").is_some() { full } else { short }
+    let Some(ledger) = std::env::var_os("BOTTLECAP_SOAK") else { return short };
+    // libtest names the thread of a test after it.
+    let note = format!("{}\t{full}\n", std::thread::current().name().unwrap_or_default());
+    if let Ok(mut file) = std::fs::OpenOptions::new().append(true).open(ledger) {
+        // A soak without its ledger is a soak all the same.
+        drop(file.write_all(note.as_bytes()));
+    }
+    full
 }

@@ -187,7 +187,7 @@ fn stopping_ends_every_daemon_and_exits_with_zero() {
 fn a_bad_table_at_the_start_is_named_with_its_position() {
     let mut bundle = Bundle::builder().unwrap().routes("routes:\n  - hots: x\n").unwrap().launch().unwrap();
     bundle.supervisor.stderr.wait(|line| line.contains("routes.yaml:2:5")).unwrap();
-    assert_eq!(bundle.supervisor.wait().unwrap(), 70, "{}", bundle.supervisor.stderr.text());
+    assert_eq!(bundle.supervisor.wait().unwrap(), 64, "{}", bundle.supervisor.stderr.text());
 }
 
 #[test]

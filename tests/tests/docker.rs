@@ -3,8 +3,6 @@
 //! The set-up is that of examples/compose, in plain `docker` commands.
 #![allow(clippy::unwrap_used)]
 
-use std::path::Path;
-
 use tempfile::TempDir;
 use tests::{Container, Docker, Lines, Network, Process, Run, rounds};
 
@@ -50,7 +48,6 @@ fn routes(prefix: &str) -> String {
 impl<'d> World<'d> {
     fn start(docker: &'d Docker) -> Self {
         let image = docker.bundle_image().unwrap();
-        let programs = docker.static_programs().unwrap();
         let files = tempfile::Builder::new().prefix("bc-docker-").tempdir().unwrap();
         let at = |name: &str| files.path().join(name);
         Run::new("chmod").args(["755"]).args([files.path()]).ok().unwrap();
@@ -69,7 +66,7 @@ impl<'d> World<'d> {
             ["--entrypoint=/echo-api", &image, "--listen=0.0.0.0:443", "--name", API, "--ca-out=/ca.pem"];
         let on_outside = ["--user=0", "--network", outside.name(), "--network-alias", API];
         let api = docker.container(on_outside.into_iter().chain(echo)).unwrap();
-        api.put(&Path::new(&programs).join("echo-api"), "/echo-api").unwrap();
+        api.put(&docker.echo_api().unwrap(), "/echo-api").unwrap();
         api.start().unwrap();
         let (_api_logs, lines) = api.follow().unwrap();
         lines.wait(|line| line.starts_with("listening")).unwrap();
