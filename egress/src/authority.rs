@@ -89,7 +89,7 @@ pub(crate) fn bind_to_tunnel(request: &Parts, tunnel: &Endpoint) -> Result<(), E
 fn agree(request: &Parts, endpoint: &Endpoint) -> Result<(), Error> {
     match host_header(request)? {
         Some(named) => same(named, endpoint, "the Host header"),
-        None if request.version == Version::HTTP_2 && request.uri.authority().is_some() => Ok(()),
+        None if request.version != Version::HTTP_11 && request.uri.authority().is_some() => Ok(()),
         None => Err(Error::Mismatch("the request has no Host header".to_owned())),
     }
 }

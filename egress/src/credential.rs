@@ -255,9 +255,11 @@ mod tests {
     }
 
     #[test]
-    fn the_lists_are_sorted_and_lower_case() {
+    fn the_lists_are_sorted_lower_case_and_documented() {
+        let documentation = include_str!("../../docs/credentials.md");
         for list in [CREDENTIAL_HEADERS, CREDENTIAL_QUERY_KEYS] {
             assert!(list.is_sorted());
+            assert!(list.iter().all(|name| documentation.contains(&format!("`{name}`"))));
             assert!(list.iter().all(|name| *name == name.to_ascii_lowercase()));
         }
     }

@@ -160,6 +160,12 @@ impl Judged {
         path.as_str().clone_into(&mut self.subject.path);
         self.subject.port = endpoint.port;
 
+        if let Some(name) = headers::override_of(&parts.headers) {
+            let hint = format!(
+                "`{name}` asks upstream to take the request for another than the one that is judged: leave it out"
+            );
+            return Err(Refusal::new(Code::OverrideRefused, hint));
+        }
         let wanted = headers::upgrade(&parts.headers);
         headers::towards_upstream(&mut parts.headers);
         let now = Timestamp::now();

@@ -26,6 +26,23 @@ const HOP_BY_HOP: [HeaderName; 12] = [
     EXPECT,
 ];
 
+/// Some servers take these for the method, host or target in place of those that were judged.
+const OVERRIDES: [HeaderName; 8] = [
+    HeaderName::from_static("x-http-method-override"),
+    HeaderName::from_static("x-http-method"),
+    HeaderName::from_static("x-method-override"),
+    HeaderName::from_static("x-original-url"),
+    HeaderName::from_static("x-rewrite-url"),
+    HeaderName::from_static("x-original-host"),
+    HeaderName::from_static("x-forwarded-host"),
+    HeaderName::from_static("x-host"),
+];
+
+/// The header that asks upstream to take the request for another than the one that is judged.
+pub(crate) fn override_of(headers: &HeaderMap) -> Option<&HeaderName> {
+    headers.keys().find(|name| OVERRIDES.contains(name))
+}
+
 /// Never taken out by being named in `Connection`: their absence would change what the message means.
 const PROTECTED: [HeaderName; 1] = [http::header::CONTENT_LENGTH];
 
@@ -111,6 +128,13 @@ mod tests {
         ]);
         towards_upstream(&mut request);
         assert_eq!(request, headers(&[("content-length", "3"), ("accept", "*/*"), ("te", "trailers")]));
+    }
+
+    #[test]
+    fn a_header_that_stands_in_for_method_or_target_is_found() {
+        let found = headers(&[("accept", "*/*"), ("X-HTTP-Method-Override", "DELETE")]);
+        assert_eq!(override_of(&found).map(HeaderName::as_str), Some("x-http-method-override"));
+        assert_eq!(override_of(&headers(&[("accept", "*/*")])), None);
     }
 
     #[test]

@@ -32,6 +32,8 @@ pub enum Code {
     NestedConnect,
     /// An upgrade to something other than WebSocket.
     UpgradeNotSupported,
+    /// A header would have upstream take the request for another.
+    OverrideRefused,
     /// The tunnel does not carry TLS.
     TunnelNotTls,
     /// The TLS server name is not the host of the tunnel.
@@ -64,6 +66,7 @@ pub const CODES: &[Code] = &[
     Code::AuthorityMismatch,
     Code::NestedConnect,
     Code::UpgradeNotSupported,
+    Code::OverrideRefused,
     Code::TunnelNotTls,
     Code::SniMismatch,
     Code::EncryptedHello,
@@ -87,6 +90,7 @@ impl Code {
             Code::AuthorityMismatch => "authority-mismatch",
             Code::NestedConnect => "nested-connect",
             Code::UpgradeNotSupported => "upgrade-not-supported",
+            Code::OverrideRefused => "override-refused",
             Code::TunnelNotTls => "tunnel-not-tls",
             Code::SniMismatch => "sni-mismatch",
             Code::EncryptedHello => "encrypted-hello",
@@ -110,6 +114,7 @@ impl Code {
             | Code::AuthorityMismatch
             | Code::NestedConnect
             | Code::UpgradeNotSupported
+            | Code::OverrideRefused
             | Code::TunnelNotTls
             | Code::SniMismatch
             | Code::EncryptedHello

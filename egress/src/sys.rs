@@ -7,17 +7,22 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigHandler, Signal, signal};
 
+/// Descriptors that we ask for: two for each connection of the bottle, and some.
+const DESCRIPTORS: u64 = 16 * 1024;
 /// Where inherited descriptors begin, by sd_listen_fds(3).
 const LISTEN_FDS_START: RawFd = 3;
 
-/// Makes this process unreadable to its siblings and unable to gain privileges, and has a hang-up wait for its handler.
+/// Makes this process unreadable to its siblings and unable to gain privileges, lets it have enough descriptors, and has a
+/// hang-up pass until its handler is there.
 pub fn harden() -> io::Result<()> {
     nix::sys::prctl::set_dumpable(false)?;
     nix::sys::prctl::set_no_new_privs()?;
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, soft.max(hard.min(DESCRIPTORS)), hard)?;
     // SAFETY: SIG_IGN installs no handler of ours, so nothing can run in signal context.
     unsafe { signal(Signal::SIGHUP, SigHandler::SigIgn) }?;
     Ok(())

@@ -4,8 +4,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::uri::Authority;
 use http::{Method, Request, Response};
 use hudsucker::Body;
+use hudsucker::certificate_authority::CertificateAuthority as _;
 use hyper::body::Incoming;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
@@ -154,13 +156,8 @@ impl Tunnel {
     }
 
     async fn intercept(self, stream: TcpStream, hello: ClientHello) {
-        let config = match self.connection.proxy.leaves.config(&self.endpoint.host).await {
-            Ok(config) => config,
-            Err(error) => {
-                tracing::error!(%error, host = %self.endpoint.host, "cannot present a certificate");
-                return;
-            }
-        };
+        let Ok(authority) = Authority::try_from(self.endpoint.authority()) else { return };
+        let config = self.connection.proxy.leaves.gen_server_config(&authority).await;
         let handshake = TlsAcceptor::from(config).accept(Prefixed::new(hello.bytes, stream));
         let stream = match timeout(HANDSHAKE_TIMEOUT, handshake).await {
             Ok(Ok(stream)) => stream,

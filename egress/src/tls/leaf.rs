@@ -1,12 +1,11 @@
 //! Certificates for the hosts that the bottle asks for, signed by its own authority.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use http::uri::Authority;
-use policy::Host;
+use policy::{Host, HostError};
 use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose, SanType};
 use rustls::ServerConfig;
 use rustls::server::{NoServerSessionStorage, ResolvesServerCert};
@@ -32,6 +31,9 @@ pub(crate) enum Error {
     /// The leaf could not be signed.
     #[error("cannot sign a certificate")]
     Sign(#[from] rcgen::Error),
+    /// It is not for a host.
+    #[error(transparent)]
+    Host(#[from] HostError),
     /// The key or the configuration was not accepted.
     #[error("cannot prepare TLS")]
     Tls(#[from] rustls::Error),
@@ -85,7 +87,7 @@ impl LeafAuthority {
     }
 
     /// The TLS settings that present a certificate for `host`. Callers that want the same host wait for one signature.
-    pub(crate) async fn config(&self, host: &Host) -> Result<Arc<ServerConfig>, Error> {
+    async fn config(&self, host: &Host) -> Result<Arc<ServerConfig>, Error> {
         let slot = self.slot(host, SystemTime::now());
         slot.get_or_try_init(async || self.sign(host, SystemTime::now())).await.cloned()
     }
@@ -152,12 +154,12 @@ impl hudsucker::certificate_authority::CertificateAuthority for LeafAuthority {
     /// As [`LeafAuthority::config`]; an authority that is not a canonical host, or that cannot be signed for, gets settings
     /// without a certificate, with which every handshake fails.
     async fn gen_server_config(&self, authority: &Authority) -> Arc<ServerConfig> {
-        let bare = authority.host().trim_start_matches('[').trim_end_matches(']');
-        let config = match Host::parse(bare) {
-            Ok(host) => self.config(&host).await.ok(),
-            Err(_) => None,
+        let config = match Host::parse(authority.host()) {
+            Ok(host) => self.config(&host).await,
+            Err(error) => Err(error.into()),
         };
-        config.unwrap_or_else(|| {
+        config.unwrap_or_else(|error| {
+            tracing::error!(%error, %authority, "cannot present a certificate");
             let mut closed = self.basis.clone();
             closed.cert_resolver = Arc::new(NoCertificate);
             Arc::new(closed)
@@ -178,7 +180,73 @@ impl ResolvesServerCert for NoCertificate {
 pub(crate) fn names(server_name: Option<&str>, host: &Host) -> bool {
     match (server_name, host.ip()) {
         (Some(name), None) => Host::parse(name).is_ok_and(|name| name == *host),
-        (None, Some(IpAddr::V4(_) | IpAddr::V6(_))) => true,
+        (None, Some(_)) => true,
         (Some(_), Some(_)) | (None, None) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use hudsucker::certificate_authority::CertificateAuthority as _;
+
+    use super::*;
+    use crate::tls::ca::Existing;
+
+    fn authority() -> LeafAuthority {
+        let root = tempfile::tempdir().unwrap();
+        LeafAuthority::new(CertificateAuthority::init(root.path(), Existing::Refuse).unwrap()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn those_who_want_the_same_host_share_one_certificate() {
+        let leaves = authority();
+        let of = |text: &str| Authority::try_from(text.to_owned()).unwrap();
+        let (one, same, other) = (of("API.test:443"), of("api.test:8443"), of("other.test:443"));
+        let (one, same, other) = tokio::join!(
+            leaves.gen_server_config(&one),
+            leaves.gen_server_config(&same),
+            leaves.gen_server_config(&other)
+        );
+        assert!(Arc::ptr_eq(&one, &same));
+        assert!(!Arc::ptr_eq(&one, &other));
+    }
+
+    #[test]
+    fn the_memory_of_hosts_is_bounded_and_forgets_what_was_used_longest_ago() {
+        let leaves = authority();
+        let host = |number: usize| Host::parse(&format!("h{number}.test")).unwrap();
+        let now = SystemTime::now();
+        let first = leaves.slot(&host(0), now);
+        let second = leaves.slot(&host(1), now);
+        for number in 2..REMEMBERED {
+            leaves.slot(&host(number), now);
+        }
+        assert!(Arc::ptr_eq(&first, &leaves.slot(&host(0), now)));
+        leaves.slot(&host(REMEMBERED), now);
+        assert_eq!(leaves.remembered.lock().unwrap().slots.len(), REMEMBERED);
+        assert!(Arc::ptr_eq(&first, &leaves.slot(&host(0), now)));
+        assert!(!Arc::ptr_eq(&second, &leaves.slot(&host(1), now)));
+    }
+
+    #[test]
+    fn a_leaf_is_backdated_and_renewed_before_it_ends() {
+        let leaves = authority();
+        let host = Host::parse("api.test").unwrap();
+        let now = SystemTime::now();
+        let parameters = parameters(&host, now).unwrap();
+        assert!(parameters.not_before <= now - Duration::from_secs(3599));
+        let slot = leaves.slot(&host, now);
+        assert!(!Arc::ptr_eq(&slot, &leaves.slot(&host, now + RENEWED_AFTER)));
+    }
+
+    #[test]
+    fn a_server_name_has_to_be_there_unless_the_host_is_an_address() {
+        let host = |text: &str| Host::parse(text).unwrap();
+        assert!(names(Some("API.test"), &host("api.test")));
+        assert!(!names(Some("api.test.evil.test"), &host("api.test")));
+        assert!(!names(None, &host("api.test")));
+        assert!(names(None, &host("192.0.2.1")));
+        assert!(!names(Some("api.test"), &host("192.0.2.1")));
     }
 }

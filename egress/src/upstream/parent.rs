@@ -129,4 +129,29 @@ mod tests {
             assert!(Parent::parse(url).is_err(), "{url}");
         }
     }
+
+    #[tokio::test]
+    async fn a_connection_through_a_parent_begins_after_the_parents_head() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://me:pw@{}", listener.local_addr().unwrap());
+        let parent = Parent::parse(&url).unwrap();
+        let answer = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await.unwrap());
+            }
+            stream.write_all(b"HTTP/1.1 200 OK\r\nx: y\r\n\r\nhello").await.unwrap();
+            String::from_utf8(head).unwrap()
+        };
+        let host = Host::parse("api.test").unwrap();
+        let (connected, head) = tokio::join!(parent.connect(&host, 443), answer);
+        assert_eq!(
+            head,
+            "CONNECT api.test:443 HTTP/1.1\r\nhost: api.test:443\r\nproxy-authorization: Basic bWU6cHc=\r\n\r\n"
+        );
+        let mut text = String::new();
+        connected.unwrap().read_to_string(&mut text).await.unwrap();
+        assert_eq!(text, "hello");
+    }
 }

@@ -68,6 +68,18 @@ async fn a_client_that_sends_a_large_body_first_still_reads_its_refusal() {
 }
 
 #[tokio::test]
+async fn a_header_that_stands_in_for_method_or_host_is_refused() {
+    let bench = Bench::allowing(READ_ONLY).await;
+    for transport in Transport::ALL {
+        for (name, value) in [("x-http-method-override", "DELETE"), ("x-forwarded-host", "evil.test")] {
+            let request = request(Method::GET, "/v1/models", &[(name, value)]);
+            assert_eq!(bench.agent().send(transport, request).await.refusal(), "override-refused");
+        }
+    }
+    assert_eq!(bench.upstream.memory.connections.get(), 0);
+}
+
+#[tokio::test]
 async fn only_the_canonical_path_goes_out() {
     let bench = Bench::allowing(READ_ONLY).await;
     for transport in Transport::ALL {
