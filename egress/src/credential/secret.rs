@@ -2,7 +2,7 @@ use std::fmt;
 
 use zeroize::Zeroizing;
 
-/// A secret value: prints as `Secret(..)`, is wiped when dropped, and is opened in [`crate::credential`] alone.
+/// A secret value: prints as `Secret(..)`, is wiped when dropped, and is opened in the module `credential` alone.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Zeroizing<Vec<u8>>);
 
