@@ -19,6 +19,9 @@ fn main() -> ExitCode {
     if let Err(error) = sys::harden() {
         return report(&Failure::Broken(anyhow::Error::from(error).context("cannot shut the process off")));
     }
+    if let Err(error) = sys::isolate_libgit2() {
+        return report(&Failure::Broken(anyhow::Error::from(error).context("cannot set libgit2 up")));
+    }
     let mut arguments = std::env::args_os();
     let name = arguments.next().unwrap_or_default();
     match std::path::Path::new(&name).file_name().and_then(|n| n.to_str()) {

@@ -104,10 +104,10 @@ pub fn run(arguments: impl Iterator<Item = std::ffi::OsString>) -> ExitCode {
     let Some(config) = std::env::var_os(CONFIG_VARIABLE) else {
         return fail("the ssh wrapper is started by git, from git-gate");
     };
-    if let Err(error) = sys::ensure_named_user() {
+    let uid = nix::unistd::Uid::effective();
+    if let Err(error) = sys::ensure_named_user(uid) {
         return fail(&format!(
-            "OpenSSH needs an entry for uid {} in /etc/passwd, and a user namespace in its place is not allowed here: {error}",
-            nix::unistd::Uid::effective()
+            "OpenSSH needs an entry for uid {uid} in /etc/passwd, and a user namespace in its place is not allowed here: {error}"
         ));
     }
     let mut command = Command::new("ssh");
@@ -133,7 +133,7 @@ pub(crate) fn explain(words: &str) -> String {
         "its host key is not the pinned one; if the change is genuine, the operator sets the new `host_key` in repos.yaml"
     } else if has("no matching host key type") {
         "it has no host key of the pinned type; if that is genuine, the operator sets the new `host_key` in repos.yaml"
-    } else if has("Permission denied") {
+    } else if has("Permission denied (") {
         "it does not accept the gate's identity"
     } else if has("Could not resolve hostname") {
         "its name cannot be resolved"

@@ -21,6 +21,16 @@ pub fn harden() -> io::Result<()> {
     check(unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const none) })
 }
 
+/// Keeps libgit2 from reading the configuration of the machine or of a user. Only before any thread exists.
+pub fn isolate_libgit2() -> Result<(), git2::Error> {
+    use git2::ConfigLevel::{Global, ProgramData, System, XDG};
+    for level in [ProgramData, System, XDG, Global] {
+        // SAFETY: the process has one thread, as the caller promises, and no repository is open.
+        unsafe { git2::opts::set_search_path(level, "")? };
+    }
+    Ok(())
+}
+
 /// Lets the command inherit a descriptor under its own number; nothing else does, because it stays
 /// close-on-exec in this process.
 pub(crate) fn inherit(command: &mut Command, fd: OwnedFd) -> RawFd {
@@ -73,12 +83,14 @@ pub(crate) fn monotonic_usec() -> u64 {
 ///
 /// A uid without an entry becomes uid 0 of a new user namespace: the same rights as before, and
 /// `root` as its name.
-pub(crate) fn ensure_named_user() -> io::Result<()> {
-    let uid = Uid::effective();
+pub(crate) fn ensure_named_user(uid: Uid) -> io::Result<()> {
     if matches!(User::from_uid(uid), Ok(Some(_))) {
         return Ok(());
     }
     let gid = nix::unistd::Gid::effective();
+    // The files below belong to root as long as the process is not dumpable; it holds no secret.
+    // SAFETY: prctl with this option takes plain integers.
+    check(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 1, 0, 0, 0) })?;
     // SAFETY: unshare takes a plain integer; the process has one thread here.
     check(unsafe { libc::unshare(libc::CLONE_NEWUSER) })?;
     std::fs::write("/proc/self/setgroups", "deny")?;

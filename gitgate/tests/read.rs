@@ -3,6 +3,8 @@
 
 mod common;
 
+use std::io::Read;
+
 use common::{Gate, Upstream, World, git};
 use tempfile::TempDir;
 
@@ -174,6 +176,30 @@ fn a_read_is_on_the_record() {
     assert_eq!(last["repo"], "web");
     assert_eq!(last["outcome"], "served");
     assert!(last["bytes_down"].as_u64() > Some(0));
+}
+
+#[test]
+fn a_uid_that_the_user_database_does_not_know_reaches_upstream() {
+    let dir = TempDir::new().unwrap();
+    let upstream = Upstream::start(dir.path());
+    let gate = Gate::start_as_nobody_known(dir.path(), &upstream.entry("web", "fetch: {}"));
+    git(dir.path(), &["clone", "-q", &gate.url("web"), "web"]).succeed();
+}
+
+#[test]
+fn a_newcomer_over_the_limit_is_told_so() {
+    let world = World::new();
+    let (sender, answers) = std::sync::mpsc::channel();
+    for mut stream in (0..300).map(|_| world.gate.connect()) {
+        let sender = sender.clone();
+        std::thread::spawn(move || {
+            let mut answer = String::new();
+            let _ = stream.read_to_string(&mut answer);
+            sender.send(answer)
+        });
+    }
+    let first = answers.recv().unwrap();
+    assert!(first.contains("ERR git-gate: too many connections at once; try again"), "{first}");
 }
 
 #[test]

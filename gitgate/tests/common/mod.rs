@@ -1,5 +1,5 @@
 //! A real upstream (OpenSSH on the loopback), a real gate, a real git client.
-#![allow(dead_code, unreachable_pub)]
+#![allow(dead_code, unreachable_pub, clippy::print_stderr)]
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -208,10 +208,20 @@ impl Gate {
     }
 
     pub fn start_with(dir: &Path, repos_yaml: &str, more: &[&str]) -> Self {
+        Self::spawn(Command::new(env!("CARGO_BIN_EXE_git-gate")), dir, repos_yaml, more)
+    }
+
+    /// A gate whose uid has no entry in the user database.
+    pub fn start_as_nobody_known(dir: &Path, repos_yaml: &str) -> Self {
+        let mut command = Command::new("unshare");
+        command.args(["-U", "--map-user=64102", "--map-group=64102", env!("CARGO_BIN_EXE_git-gate")]);
+        Self::spawn(command, dir, repos_yaml, &[])
+    }
+
+    fn spawn(mut command: Command, dir: &Path, repos_yaml: &str, more: &[&str]) -> Self {
         let (config_dir, state_dir) = (dir.join("config"), dir.join("state"));
         fs::create_dir_all(&config_dir).unwrap();
         fs::write(config_dir.join("repos.yaml"), repos_yaml).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_git-gate"));
         command.arg("--config").arg(&config_dir).arg("--state-dir").arg(&state_dir);
         command
             .arg("--repo-dir")
@@ -328,7 +338,11 @@ pub fn git(dir: &Path, arguments: &[&str]) -> Ran {
 
 pub fn client(dir: &Path) -> Command {
     let mut command = Command::new("git");
-    command.env_clear().env("PATH", std::env::var_os("PATH").unwrap()).env("HOME", dir).env("LC_ALL", "C");
+    command
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap())
+        .env("HOME", "/nonexistent")
+        .env("LC_ALL", "C");
     command.env("GIT_CONFIG_NOSYSTEM", "1").env("GIT_TERMINAL_PROMPT", "0");
     for (name, value) in [("NAME", "Agent"), ("EMAIL", "agent@example.test")] {
         command.env(format!("GIT_AUTHOR_{name}"), value).env(format!("GIT_COMMITTER_{name}"), value);
