@@ -69,13 +69,15 @@ impl Mirror {
     /// Callers that wait at the same time share one refresh, if it began after they came.
     pub(crate) async fn refresh(&self, repo: &Repo, gate: &GateDir) -> Result<(), RefreshError> {
         use std::sync::atomic::Ordering::SeqCst;
-        let bound = if self.path.exists() { REFRESH_TIMEOUT } else { FIRST_TIMEOUT };
+        let bound = if is_empty(&self.path) { FIRST_TIMEOUT } else { REFRESH_TIMEOUT };
         let seen = self.begun.load(SeqCst);
         let mut turn = timeout(bound, self.turn.lock()).await.map_err(|_| RefreshError::Timeout(bound))?;
         if let (true, Some(result)) = (turn.number > seen, turn.result.clone()) {
             return result;
         }
         turn.number = self.begun.fetch_add(1, SeqCst) + 1;
+        // Whoever comes after a refresh that was cut short must not see an older result.
+        turn.result = None;
         let work = Refresh { path: &self.path, repo, gate };
         let result = match timeout(bound, work.run()).await {
             Ok(result) => result,
@@ -157,6 +159,12 @@ impl Listing {
         }
         listing
     }
+}
+
+/// Whether the mirror has nothing yet, so that the next refresh copies everything.
+fn is_empty(path: &Path) -> bool {
+    let references = |repo: Repository| Ok(repo.references()?.next().is_none());
+    Repository::open_bare(path).and_then(references).unwrap_or(true)
 }
 
 #[derive(Debug, PartialEq, Eq)]
