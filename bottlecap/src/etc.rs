@@ -1,0 +1,118 @@
+//! The texts of a bottle's own /etc and home.
+
+use std::path::{Path, PathBuf};
+
+use crate::layout::{HOME, OURS};
+
+/// The user that the agent is inside.
+pub const USER: &str = "agent";
+/// Its number, user and group.
+pub const UID: u32 = 1000;
+/// The name of the machine inside.
+pub const HOSTNAME: &str = "bottle";
+/// Where the MCP server answers.
+pub const MCP_URL: &str = "http://supervise:9100/mcp";
+
+/// What differs between bottles in these texts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// Which repositories git is to ask the gate for.
+    pub gitconfig: String,
+    /// The roots of trust, PEM: the host's and the bottle's.
+    pub roots: String,
+    /// The bottle's own certificate authority, PEM.
+    pub ca: Option<String>,
+}
+
+/// Path and text of each file of /etc that is ours.
+#[must_use]
+pub fn files(identity: &Identity) -> Vec<(PathBuf, String)> {
+    let mut files = vec![
+        etc("hosts", hosts()),
+        etc("hostname", format!("{HOSTNAME}\n")),
+        etc("resolv.conf", RESOLV_CONF.to_owned()),
+        etc("nsswitch.conf", NSSWITCH_CONF.to_owned()),
+        etc("passwd", passwd()),
+        etc("group", group()),
+        etc("gitconfig", identity.gitconfig.clone()),
+        etc("shells", "/bin/sh\n/bin/bash\n".to_owned()),
+        etc("ssl/certs/ca-certificates.crt", identity.roots.clone()),
+        etc("ssl/cert.pem", identity.roots.clone()),
+        ours("ca-bundle.pem", identity.roots.clone()),
+        ours("mcp.json", mcp_servers()),
+    ];
+    files.extend(identity.ca.iter().map(|ca| ours("ca.pem", ca.clone())));
+    files
+}
+
+impl Identity {
+    /// Path and text of each file that the home starts with.
+    #[must_use]
+    pub fn home_files(&self) -> Vec<(PathBuf, String)> {
+        vec![(Path::new(HOME).join(".claude.json"), mcp_servers())]
+    }
+}
+
+fn etc(name: &str, text: String) -> (PathBuf, String) {
+    (Path::new("/etc").join(name), text)
+}
+
+fn ours(name: &str, text: String) -> (PathBuf, String) {
+    (Path::new(OURS).join(name), text)
+}
+
+fn hosts() -> String {
+    format!("127.0.0.1 localhost egress git-gate supervise {HOSTNAME}\n::1 localhost\n")
+}
+
+/// No resolver answers there: a name is for egress to look up.
+const RESOLV_CONF: &str =
+    "# names are looked up by the proxy, outside\nnameserver 127.0.0.1\noptions timeout:1 attempts:1\n";
+
+const NSSWITCH_CONF: &str = "passwd: files\ngroup: files\nshadow: files\nhosts: files\nnetworks: files\n\
+                             protocols: files\nservices: files\nethers: files\nrpc: files\n";
+
+fn passwd() -> String {
+    format!(
+        "{USER}:x:{UID}:{UID}:{USER}:{HOME}:/bin/bash\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
+    )
+}
+
+fn group() -> String {
+    format!("{USER}:x:{UID}:\nnogroup:x:65534:\n")
+}
+
+fn mcp_servers() -> String {
+    let servers = serde_json::json!({
+        "mcpServers": { "bottlecap": { "type": "http", "url": MCP_URL, "alwaysLoad": true } }
+    });
+    format!("{servers:#}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mcp_entry_is_loaded_without_being_searched_for() {
+        insta::assert_snapshot!(mcp_servers(), @r#"
+        {
+          "mcpServers": {
+            "bottlecap": {
+              "alwaysLoad": true,
+              "type": "http",
+              "url": "http://supervise:9100/mcp"
+            }
+          }
+        }
+        "#);
+    }
+
+    #[test]
+    fn names_of_the_bundle_are_loopback() {
+        insta::assert_snapshot!(hosts(), @r"
+        127.0.0.1 localhost egress git-gate supervise bottle
+        ::1 localhost
+        ");
+    }
+}

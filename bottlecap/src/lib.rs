@@ -1,0 +1,28 @@
+//! The host side of a bottle: what it is made of, its walls, its daemons, and the person who decides.
+//!
+//! `run` checks a manifest, re-executes this program as the wall process (`wall`), which goes apart into namespaces of its
+//! own and hands out listening sockets; starts the daemons on them (`bundle`); and lets the command go.
+
+#[cfg(all(feature = "test-walls", not(debug_assertions)))]
+compile_error!("walls can be left out in this build: never in a release");
+
+pub mod bundle;
+pub mod cli;
+pub mod doctor;
+pub mod environment;
+pub mod etc;
+pub mod fault;
+pub mod git;
+pub mod host;
+pub mod layout;
+pub mod manifest;
+pub mod owners;
+pub mod plan;
+pub mod requests;
+pub mod run;
+pub mod seccomp;
+pub mod state;
+pub mod sys;
+pub mod terminal;
+pub mod wall;
+pub mod workdir;

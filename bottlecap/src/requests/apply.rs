@@ -1,0 +1,216 @@
+//! Writes routes that were reviewed, and waits until egress has them; if it does not take them, puts the old ones back.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{Flock, FlockArg};
+use nix::poll::{PollTimeout, poll};
+use proposal::{Id, Review, digest};
+use serde::{Deserialize, Serialize};
+
+use super::{client, routes_file};
+use crate::fault::{Attempted, Fault};
+
+/// How egress is made to read its routes again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reload {
+    /// By the bundle's supervisor, which answers when it is done.
+    Supervisor,
+    /// By a command, such as `docker kill --signal HUP NAME`; egress' status file answers.
+    Command(Vec<String>),
+}
+
+impl Reload {
+    /// The command in `text`, in words: there is no shell, and no quoting.
+    pub fn command(text: &str) -> Result<Reload, Fault> {
+        let words: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
+        if words.is_empty() {
+            return Err(Fault::refused("--hup is empty")
+                .with_hint("give a command, such as --hup 'docker kill --signal HUP NAME'"));
+        }
+        Ok(Reload::Command(words))
+    }
+}
+
+/// What the host did, in its own journal.
+#[derive(Debug, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub(super) enum Entry<'a> {
+    /// Routes with a grant are in force.
+    Applied {
+        /// The request.
+        id: &'a Id,
+        /// What was written.
+        digest: &'a str,
+        /// What egress counts it as.
+        generation: u64,
+    },
+    /// They could not be put in force.
+    Failed {
+        /// The request.
+        id: &'a Id,
+        /// Why.
+        error: &'a str,
+    },
+}
+
+/// Adds to the host's journal, where the bundle cannot write.
+pub(super) fn keep(journal: Option<&Path>, entry: &Entry<'_>) -> Result<(), Fault> {
+    let Some(path) = journal else { return Ok(()) };
+    let told = || format!("cannot write {}", path.display());
+    let (journal, _) = audit::Journal::open(path).failing(told)?;
+    journal.append(entry, audit::Durability::Synced).failing(told).map(drop)
+}
+
+const ACKNOWLEDGE_TIMEOUT: Duration = Duration::from_secs(15);
+const LOOK_INTERVAL_MS: u16 = 20;
+
+/// The routes of `directory` as they are.
+pub(super) fn read(directory: &Path) -> Result<String, Fault> {
+    let path = routes_file(directory);
+    fs::read_to_string(&path).refusing(|| format!("cannot read {}", path.display()))
+}
+
+/// Puts `review` in force, if the routes still are `base`; the generation that egress acknowledged.
+pub(super) fn apply(
+    directory: &Path,
+    base: &str,
+    review: &Review,
+    reload: &Reload,
+    run_dir: &Path,
+) -> Result<u64, Fault> {
+    let lock = File::open(directory).failing(|| format!("cannot open {}", directory.display()))?;
+    let _alone = Flock::lock(lock, FlockArg::LockExclusive)
+        .map_err(|(_, errno)| Fault::failed(format!("cannot lock {}: {errno}", directory.display())))?;
+    if digest(&read(directory)?) != review.base_digest() {
+        return Err(Fault::failed("the routes were changed since the request was shown")
+            .with_hint("look at it again, and approve what is then shown"));
+    }
+    replace(directory, &review.text)?;
+    match acknowledged(reload, run_dir, &review.digest()) {
+        Ok(generation) => Ok(generation),
+        Err(problem) => {
+            replace(directory, base)?;
+            let back = acknowledged(reload, run_dir, review.base_digest());
+            let state = match back {
+                Ok(_) => "the old routes are back in force".to_owned(),
+                Err(again) => format!(
+                    "the old routes are back in the file, but egress did not acknowledge them: {again}"
+                ),
+            };
+            Err(Fault::failed(format!("egress did not take the routes: {problem}; {state}")))
+        }
+    }
+}
+
+/// Writes routes.yaml in one step, on disk before it counts.
+fn replace(directory: &Path, text: &str) -> Result<(), Fault> {
+    let path = routes_file(directory);
+    let new = directory.join(format!(".routes.yaml.{}", std::process::id()));
+    let write = || -> io::Result<()> {
+        let old = fs::metadata(&path)?;
+        let mut file = File::options()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(&new)?;
+        file.write_all(text.as_bytes())?;
+        file.set_permissions(fs::Permissions::from_mode(old.mode() & 0o777))?;
+        if nix::unistd::geteuid().is_root() {
+            std::os::unix::fs::fchown(&file, Some(old.uid()), Some(old.gid()))?;
+        }
+        file.sync_all()?;
+        fs::rename(&new, &path)?;
+        File::open(directory)?.sync_all()
+    };
+    write().map_err(|error| {
+        // What could not be written may not be there at all.
+        let _ = fs::remove_file(&new);
+        Fault::failed(format!("cannot write {}: {error}", path.display()))
+    })
+}
+
+#[derive(Deserialize)]
+struct Reloaded {
+    daemons: Vec<Acknowledged>,
+}
+
+#[derive(Deserialize)]
+struct Acknowledged {
+    name: String,
+    generation: Option<u64>,
+    digest: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Status {
+    generation: u64,
+    digest: String,
+    last_error: Option<String>,
+}
+
+/// Makes egress reload; its generation, once its digest is `wanted`.
+fn acknowledged(reload: &Reload, run_dir: &Path, wanted: &str) -> Result<u64, String> {
+    match reload {
+        Reload::Supervisor => {
+            let request = serde_json::json!({ "op": "reload" });
+            let reply: Result<Reloaded, Fault> = client::ask(&run_dir.join("supervisor.sock"), &request);
+            let daemons = reply.map_err(|fault| fault.to_string())?.daemons;
+            match daemons.into_iter().find(|daemon| daemon.name == "egress") {
+                Some(Acknowledged { generation: Some(generation), digest: Some(digest), .. })
+                    if digest == wanted =>
+                {
+                    Ok(generation)
+                }
+                Some(_) => Err("egress acknowledged other routes than were written".to_owned()),
+                None => Err("egress is not running".to_owned()),
+            }
+        }
+        Reload::Command(words) => {
+            let path = run_dir.join("egress.status.json");
+            let before = status(&path).and_then(|status| status.last_error);
+            signal(words)?;
+            let deadline = Instant::now() + ACKNOWLEDGE_TIMEOUT;
+            loop {
+                match status(&path) {
+                    Some(status) if status.digest == wanted => return Ok(status.generation),
+                    Some(Status { last_error: Some(error), .. })
+                        if before.as_deref() != Some(error.as_str()) =>
+                    {
+                        return Err(error);
+                    }
+                    Some(_) | None => {}
+                }
+                if Instant::now() > deadline {
+                    return Err(format!(
+                        "no acknowledgement in {} within {} s",
+                        path.display(),
+                        ACKNOWLEDGE_TIMEOUT.as_secs()
+                    ));
+                }
+                // Waits for nothing but time: the file may be on the other side of a mount that tells no events.
+                let _ = poll(&mut [], PollTimeout::from(LOOK_INTERVAL_MS));
+            }
+        }
+    }
+}
+
+fn status(path: &Path) -> Option<Status> {
+    serde_json::from_slice(&fs::read(path).ok()?).ok()
+}
+
+fn signal(words: &[String]) -> Result<(), String> {
+    let Some((program, arguments)) = words.split_first() else { return Err("no command".to_owned()) };
+    let output = Command::new(program).args(arguments).stdin(Stdio::null()).output();
+    let output = output.map_err(|error| format!("cannot run {program}: {error}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(format!("{program} failed ({}): {}", output.status, String::from_utf8_lossy(&output.stderr).trim()))
+}

@@ -1,0 +1,39 @@
+//! The host's end of the control sockets: one JSON line out, one back.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use proposal::wire::Reply;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::fault::{Attempted, Fault};
+
+/// Longer than a reload is given.
+const TIMEOUT: Duration = Duration::from_secs(20);
+const LINE_MAX: u64 = 64 << 20;
+
+/// Asks the daemon at `socket` one thing.
+pub(super) fn ask<T: DeserializeOwned>(socket: &Path, request: &impl Serialize) -> Result<T, Fault> {
+    let line = talk(socket, request).map_err(|error| {
+        Fault::failed(format!("no answer from {}: {error}", socket.display()))
+            .with_hint("is the bottle running? `bottlecap list`; for a compose set-up name its --run-dir")
+    })?;
+    let reply: Reply =
+        serde_json::from_slice(&line).failing(|| "the daemon's answer is not understood".to_owned())?;
+    reply.into_result().map_err(|failure| Fault::refused(failure.message))
+}
+
+fn talk(socket: &Path, request: &impl Serialize) -> io::Result<Vec<u8>> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
+    let mut line = serde_json::to_vec(request)?;
+    line.push(b'\n');
+    stream.write_all(&line)?;
+    let mut reply = Vec::new();
+    BufReader::new(stream).take(LINE_MAX).read_until(b'\n', &mut reply)?;
+    if reply.ends_with(b"\n") { Ok(reply) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+}

@@ -1,0 +1,330 @@
+//! Where bottles keep their state and sockets on the host, and which bottles there are.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use nix::fcntl::{Flock, FlockArg};
+use nix::unistd::{Uid, geteuid, getuid};
+use serde::{Deserialize, Serialize};
+
+use crate::fault::{Attempted, Fault};
+use crate::manifest::Name;
+
+/// The file with what is known about a bottle.
+const RECORD: &str = "bottle.json";
+const LOCK: &str = "lock";
+/// For whom alone.
+const PRIVATE: u32 = 0o700;
+/// Others may pass through but not look: daemons with a user of their own.
+const PASSABLE: u32 = 0o711;
+/// `sun_path`, less the longest name of a socket in it.
+const RUN_DIR_MAX: usize = 107 - "/egress.status.json".len();
+
+/// The directories of this user's bottles.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Directories {
+    /// State, one directory a bottle.
+    pub bottles: PathBuf,
+    /// What holds `bottles`.
+    pub state: PathBuf,
+    /// Sockets, one directory a bottle.
+    pub runtime: PathBuf,
+}
+
+/// What is known about a bottle that runs, or ran.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// Its name.
+    pub name: String,
+    /// The process that holds it.
+    pub pid: i32,
+    /// When it was started.
+    pub started: Timestamp,
+    /// Where its sockets are.
+    pub run_dir: PathBuf,
+    /// Where its routes came from.
+    pub routes: Option<PathBuf>,
+    /// Whether its state goes with it, because nobody gave it a name.
+    #[serde(default)]
+    pub unnamed: bool,
+}
+
+/// A bottle's directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Home(PathBuf);
+
+impl Directories {
+    /// Those of the user of this process; `variable` is its environment.
+    #[must_use]
+    pub fn of_user(variable: impl Fn(&str) -> Option<PathBuf>) -> Directories {
+        let set = |name: &str| variable(name).filter(|path| path.is_absolute());
+        let root = geteuid().is_root();
+        let state = set("XDG_STATE_HOME").unwrap_or_else(|| match set("HOME") {
+            Some(home) if !root => home.join(".local/state"),
+            Some(_) | None => PathBuf::from("/var/lib"),
+        });
+        let state = state.join("bottlecap");
+        let given = set("XDG_RUNTIME_DIR").filter(|path| !root || closed_ancestor(path).is_none());
+        let runtime = given.map_or_else(|| default_runtime(root), |path| path.join("bottlecap"));
+        Directories { bottles: state.join("bottles"), state, runtime }
+    }
+
+    /// Makes them, for this user alone.
+    pub fn create(&self) -> Result<(), Fault> {
+        for directory in [&self.state, &self.bottles, &self.runtime] {
+            own_directory(directory)?;
+        }
+        if !geteuid().is_root() {
+            return Ok(());
+        }
+        match [&self.bottles, &self.runtime].into_iter().find_map(|path| closed_ancestor(path)) {
+            None => Ok(()),
+            Some(closed) => Err(Fault::refused(format!(
+                "{} is closed to other users, and the daemons have users of their own when root starts them",
+                closed.display()
+            ))
+            .with_hint(
+                "unset XDG_STATE_HOME, or point it at a directory that others may pass through (chmod o+x)",
+            )),
+        }
+    }
+
+    /// The state of one bottle.
+    #[must_use]
+    pub fn home(&self, name: &Name) -> Home {
+        Home(self.bottles.join(name.as_str()))
+    }
+
+    /// The sockets of one bottle.
+    pub fn run_dir(&self, name: &Name) -> Result<PathBuf, Fault> {
+        let path = self.runtime.join(name.as_str());
+        if path.as_os_str().len() > RUN_DIR_MAX {
+            return Err(Fault::refused(format!("{} is too long for the sockets in it", path.display()))
+                .with_hint("give the bottle a shorter name, or set XDG_RUNTIME_DIR to a shorter directory"));
+        }
+        Ok(path)
+    }
+
+    /// Removes what is left of bottles without a name whose holder was killed.
+    pub fn sweep(&self) {
+        for (record, running) in self.list().unwrap_or_default() {
+            if record.unnamed
+                && !running
+                && let Ok(name) = record.name.parse()
+                && let Ok(held) = self.home(&name).hold()
+            {
+                // What cannot be removed now is looked at again next time.
+                let _ = fs::remove_dir_all(&record.run_dir);
+                let _ = held.remove();
+            }
+        }
+    }
+
+    /// All bottles, by name, and whether each runs.
+    pub fn list(&self) -> io::Result<Vec<(Record, bool)>> {
+        let entries = match fs::read_dir(&self.bottles) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries?,
+        };
+        let mut found = Vec::new();
+        for entry in entries {
+            let home = Home(entry?.path());
+            if let Ok(record) = home.record() {
+                found.push((record, home.is_held()));
+            }
+        }
+        found.sort_by(|(one, _), (other, _)| one.name.cmp(&other.name));
+        Ok(found)
+    }
+}
+
+fn default_runtime(root: bool) -> PathBuf {
+    if root {
+        return PathBuf::from("/run/bottlecap");
+    }
+    let uid = getuid();
+    let by_login = PathBuf::from(format!("/run/user/{uid}"));
+    if by_login.is_dir() {
+        by_login.join("bottlecap")
+    } else {
+        PathBuf::from(format!("/tmp/bottlecap-{uid}"))
+    }
+}
+
+/// The first directory on the way to `path` that other users may not pass.
+fn closed_ancestor(path: &Path) -> Option<PathBuf> {
+    let closed = |path: &&Path| fs::metadata(path).is_ok_and(|found| found.mode() & 0o001 == 0);
+    path.ancestors().find(closed).map(Path::to_path_buf)
+}
+
+fn own_mode() -> u32 {
+    if geteuid().is_root() { PASSABLE } else { PRIVATE }
+}
+
+/// Makes `path` a directory of this user that nobody else can write; what is above it is made too.
+pub fn own_directory(path: &Path) -> Result<(), Fault> {
+    if let Some(parent) = path.parent() {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(if geteuid().is_root() { 0o755 } else { PRIVATE })
+            .create(parent)
+            .failing(|| format!("cannot make {}", parent.display()))?;
+    }
+    match fs::DirBuilder::new().mode(own_mode()).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        made => made.failing(|| format!("cannot make {}", path.display()))?,
+    }
+    let found = fs::symlink_metadata(path).failing(|| format!("cannot look at {}", path.display()))?;
+    if !found.is_dir() || found.uid() != geteuid().as_raw() {
+        return Err(Fault::refused(format!("{} is not a directory of this user", path.display()))
+            .with_hint("somebody else made it: remove it, or set XDG_RUNTIME_DIR and XDG_STATE_HOME to directories of your own"));
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(own_mode()))
+        .failing(|| format!("cannot protect {}", path.display()))
+}
+
+/// A bottle that this process holds.
+#[derive(Debug)]
+pub struct Held {
+    home: Home,
+    _lock: Flock<File>,
+}
+
+impl Home {
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// The tree that the daemons see as theirs.
+    #[must_use]
+    pub fn root(&self) -> PathBuf {
+        self.0.join("root")
+    }
+
+    /// The directory of routes.yaml in it.
+    #[must_use]
+    pub fn routes_directory(&self) -> PathBuf {
+        self.root().join("etc/egress")
+    }
+
+    /// What is known about it.
+    pub fn record(&self) -> io::Result<Record> {
+        Ok(serde_json::from_slice(&fs::read(self.0.join(RECORD))?)?)
+    }
+
+    /// Whether a process holds it.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        let Ok(file) = File::open(self.0.join(LOCK)) else { return false };
+        matches!(Flock::lock(file, FlockArg::LockSharedNonblock), Err((_, nix::errno::Errno::EWOULDBLOCK)))
+    }
+
+    /// Takes it for this process.
+    ///
+    /// # Errors
+    /// When another process has it.
+    pub fn hold(self) -> Result<Held, Fault> {
+        own_directory(&self.0)?;
+        let path = self.0.join(LOCK);
+        let file = File::options().create(true).truncate(false).write(true).open(&path);
+        let file = file.failing(|| format!("cannot open {}", path.display()))?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(Held { home: self, _lock: lock }),
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
+                let name = self.0.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                Err(Fault::refused(format!("the bottle {name} is running"))
+                    .with_hint("`bottlecap list` shows it; choose another --name for a second one"))
+            }
+            Err((_, errno)) => Err(errno).failing(|| format!("cannot lock {}", path.display())),
+        }
+    }
+}
+
+impl Held {
+    /// Its directory.
+    #[must_use]
+    pub fn home(&self) -> &Home {
+        &self.home
+    }
+
+    /// Writes what is known about it.
+    pub fn write(&self, record: &Record) -> Result<(), Fault> {
+        let path = self.home.0.join(RECORD);
+        let text = serde_json::to_vec(record).failing(|| "cannot write the bottle's record".to_owned())?;
+        fs::write(&path, text).failing(|| format!("cannot write {}", path.display()))
+    }
+
+    /// Forgets it altogether.
+    pub fn remove(self) -> io::Result<()> {
+        fs::remove_dir_all(&self.home.0)
+    }
+}
+
+/// A bottle as `list --json` prints it.
+#[must_use]
+pub fn listed(record: &Record, running: bool) -> serde_json::Value {
+    serde_json::json!({
+        "name": record.name,
+        "running": running,
+        "pid": record.pid,
+        "started": record.started,
+        "run_dir": record.run_dir,
+        "routes": record.routes,
+    })
+}
+
+/// Gives `path` to `user`, when this process may.
+pub fn give(path: &Path, user: Option<u32>) -> Result<(), Fault> {
+    let Some(user) = user else { return Ok(()) };
+    std::os::unix::fs::lchown(path, Some(user), Some(user))
+        .failing(|| format!("cannot give {} to user {}", path.display(), Uid::from_raw(user)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn directories(root: &Path) -> Directories {
+        Directories {
+            bottles: root.join("state/bottles"),
+            state: root.join("state"),
+            runtime: root.join("run"),
+        }
+    }
+
+    #[test]
+    fn a_bottle_is_held_by_one_process_and_listed_as_running() {
+        let root = tempfile::tempdir().expect("a directory");
+        let directories = directories(root.path());
+        own_directory(&directories.state).expect("made");
+        own_directory(&directories.bottles).expect("made");
+        let name: Name = "web".parse().expect("a name");
+        let held = directories.home(&name).hold().expect("held");
+        let record = Record {
+            name: "web".into(),
+            pid: 7,
+            started: Timestamp::UNIX_EPOCH,
+            run_dir: "/run/x".into(),
+            routes: None,
+            unnamed: false,
+        };
+        held.write(&record).expect("written");
+        let second = directories.home(&name).hold().expect_err("refused");
+        assert_eq!(second.to_string(), "the bottle web is running");
+        assert_eq!(directories.list().expect("listed"), [(record.clone(), true)]);
+        drop(held);
+        assert_eq!(directories.list().expect("listed"), [(record, false)]);
+    }
+
+    #[test]
+    fn a_directory_of_somebody_else_is_not_used() {
+        let root = tempfile::tempdir().expect("a directory");
+        std::os::unix::fs::symlink("/tmp", root.path().join("state")).expect("a link");
+        assert!(own_directory(&root.path().join("state")).is_err());
+    }
+}
