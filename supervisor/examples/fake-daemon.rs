@@ -180,12 +180,15 @@ impl Daemon {
             }
             ["proc", file] => fs::read_to_string(format!("/proc/self/{file}")).unwrap(),
             ["descriptors"] => {
-                let mut numbers: Vec<i32> = fs::read_dir("/proc/self/fd")
-                    .unwrap()
-                    .map(|entry| entry.unwrap().file_name().into_string().unwrap().parse().unwrap())
+                let entries = fs::read_dir("/proc/self/fd").unwrap().map(|entry| entry.unwrap());
+                let mut lines: Vec<String> = entries
+                    .filter_map(|entry| {
+                        let target = fs::read_link(entry.path()).ok()?;
+                        Some(format!("{} {}", entry.file_name().display(), target.display()))
+                    })
                     .collect();
-                numbers.sort_unstable();
-                format!("{numbers:?}")
+                lines.sort_unstable();
+                lines.join("\n")
             }
             ["secrets"] => {
                 let mut text = String::new();
