@@ -187,10 +187,8 @@ impl Bundle {
         writer.failing(|| "cannot start a thread".to_owned())?;
         let pid = Pid::from_raw(child.id() as i32);
         let ended = process::watch(pid).failing(|| "cannot watch the supervisor".to_owned())?;
-        let mut supervisor = Supervisor { child, ended };
-        let waited = self.wait_ready(&ready, &supervisor);
-        let _ = fs::remove_file(&ready_path);
-        match waited {
+        let mut supervisor = Supervisor { child, ended, ready, ready_path };
+        match self.wait_ready(&supervisor) {
             Ok(()) => Ok(supervisor),
             Err(problem) => {
                 supervisor.stop();
@@ -250,13 +248,13 @@ impl Bundle {
         read().unwrap_or_default()
     }
 
-    fn wait_ready(&self, ready: &UnixDatagram, supervisor: &Supervisor) -> Result<(), String> {
+    fn wait_ready(&self, supervisor: &Supervisor) -> Result<(), String> {
         let deadline = Instant::now() + READY_TIMEOUT;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
             let mut watched = [
-                PollFd::new(ready.as_fd(), PollFlags::POLLIN),
+                PollFd::new(supervisor.ready.as_fd(), PollFlags::POLLIN),
                 PollFd::new(supervisor.ended(), PollFlags::POLLIN),
             ];
             match poll(&mut watched, timeout) {
@@ -268,7 +266,7 @@ impl Bundle {
                 Ok(_) => {}
             }
             let [told, ended] = watched.map(|entry| entry.any().unwrap_or(false));
-            if told && is_ready(ready) {
+            if told && is_ready(&supervisor.ready) {
                 return Ok(());
             }
             if ended {
@@ -326,6 +324,8 @@ fn write(path: &Path, text: &str) -> Result<(), Fault> {
 pub struct Supervisor {
     child: Child,
     ended: OwnedFd,
+    ready: UnixDatagram,
+    ready_path: PathBuf,
 }
 
 impl Supervisor {
@@ -346,6 +346,8 @@ impl Supervisor {
         }
         let status: io::Result<ExitStatus> = self.child.wait();
         tracing::debug!(?status, "supervisor ended");
+        // It may have been swept away with the runtime directory.
+        let _ = fs::remove_file(&self.ready_path);
     }
 }
 

@@ -16,6 +16,8 @@ use crate::manifest::Name;
 /// The file with what is known about a bottle.
 const RECORD: &str = "bottle.json";
 const LOCK: &str = "lock";
+/// The journals of the daemons, below the root that they see.
+const AUDIT: &str = "var/lib/sidecars/audit";
 /// For whom alone.
 const PRIVATE: u32 = 0o700;
 /// Others may pass through but not look: daemons with a user of their own.
@@ -259,9 +261,34 @@ impl Held {
         fs::write(&path, text).failing(|| format!("cannot write {}", path.display()))
     }
 
+    /// Forgets all but what tells what happened: the record, the log, the journals and the decisions.
+    pub fn keep_history(&self) {
+        let audit = self.home.root().join(AUDIT);
+        remove_around(&self.home.root(), &audit);
+    }
+
     /// Forgets it altogether.
     pub fn remove(self) -> io::Result<()> {
         fs::remove_dir_all(&self.home.0)
+    }
+}
+
+/// Removes what is in `directory` but not on the way to `kept`. What cannot be removed stays for the next start.
+fn remove_around(directory: &Path, kept: &Path) {
+    let Ok(entries) = fs::read_dir(directory) else { return };
+    for entry in entries.flatten() {
+        let path = entry.path();
+        if path == kept {
+            continue;
+        }
+        let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        if kept.starts_with(&path) {
+            remove_around(&path, kept);
+        } else if is_directory {
+            let _ = fs::remove_dir_all(&path);
+        } else {
+            let _ = fs::remove_file(&path);
+        }
     }
 }
 
@@ -319,6 +346,21 @@ mod tests {
         assert_eq!(directories.list().expect("listed"), [(record.clone(), true)]);
         drop(held);
         assert_eq!(directories.list().expect("listed"), [(record, false)]);
+    }
+
+    #[test]
+    fn history_is_kept_and_keys_are_not() {
+        let root = tempfile::tempdir().expect("a directory");
+        let held = Home(root.path().join("web")).hold().expect("held");
+        let sidecars = held.home().root().join("var/lib/sidecars");
+        for directory in ["audit/egress", "egress/ca"] {
+            fs::create_dir_all(sidecars.join(directory)).expect("made");
+        }
+        fs::write(sidecars.join("audit/egress/journal.jsonl"), "{}").expect("written");
+        fs::write(sidecars.join("egress/ca/ca-key.pem"), "key").expect("written");
+        held.keep_history();
+        assert!(sidecars.join("audit/egress/journal.jsonl").exists());
+        assert!(!sidecars.join("egress").exists());
     }
 
     #[test]

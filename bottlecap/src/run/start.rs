@@ -181,9 +181,9 @@ impl Bottle {
         for remark in self.git.take().map(WorkingCopy::close).unwrap_or_default() {
             tracing::warn!("{remark}; look at it before you run git there");
         }
-        if self.unnamed
-            && let Err(error) = self.held.remove()
-        {
+        if !self.unnamed {
+            self.held.keep_history();
+        } else if let Err(error) = self.held.remove() {
             tracing::warn!(%error, "the bottle's state could not be removed");
         }
     }
