@@ -5,10 +5,11 @@ python=$1 ask=$2 user=$3
 
 step() { printf '\n%s\n' "$*"; }
 run() { printf 'bottle$ %s\n' "$*"; }
+oneline() { tr -s ' \n' ' ' <<<"$1" && echo; }
 fail() { printf 'FAILED (in the bottle): %s\n' "$*" >&2; exit 1; }
 
 step '1. The bottle has a loopback interface and nothing else, and no credential'
-run 'id -un; ls /sys/class/net 2>/dev/null; cut -d: -f1 /proc/net/dev'
+run 'id -un; cut -d: -f1 /proc/net/dev'
 id -un
 interfaces=$(tail -n +3 /proc/net/dev | cut -d: -f1 | tr -d ' ')
 echo "$interfaces"
@@ -20,12 +21,12 @@ if curl -sS --noproxy '*' --max-time 5 https://192.0.2.10/v1/hello; then fail 't
 step '2. What routes.yaml allows works, and the credential is put in outside'
 run 'curl https://api.acme.test/v1/hello'
 answer=$(curl -sS --fail-with-body https://api.acme.test/v1/hello)
-echo "$answer"
+oneline "$answer"
 grep -q '"authenticated": true' <<<"$answer" || fail 'the API did not accept the injected credential'
 run 'curl -H "Authorization: Bearer my-own" https://api.acme.test/v1/hello     # its own is taken out'
 answer=$(curl -sS --fail-with-body -H 'Authorization: Bearer my-own' https://api.acme.test/v1/hello)
 grep -q '"authenticated": true' <<<"$answer" || fail "the agent's own credential got through"
-echo "$answer"
+oneline "$answer"
 
 step '3. What it does not allow is refused, with a reason the agent can read'
 for request in '-X DELETE https://api.acme.test/v1/hello' 'https://api.acme.test/admin' 'https://docs.acme.test/guide'; do
@@ -67,12 +68,11 @@ git push origin agent/greeting
 
 step '7. The agent asks for what it lacks, over MCP, and waits'
 run 'ask.py docs.acme.test GET /guide'
-"$python" "$ask" docs.acme.test GET /guide 'the API guide is there'
+"$python" -u "$ask" docs.acme.test GET /guide 'the API guide is there'
 
 step '8. The same request as before now passes'
 run 'curl https://docs.acme.test/guide'
-curl -sS --fail-with-body https://docs.acme.test/guide
-echo
+oneline "$(curl -sS --fail-with-body https://docs.acme.test/guide)"
 run 'curl -X POST https://docs.acme.test/guide     # only what was approved'
 code=$(curl -sS -o /dev/null -w '%{http_code}' -X POST https://docs.acme.test/guide)
 [ "$code" = 403 ] || fail "expected 403, got $code"

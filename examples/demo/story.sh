@@ -40,7 +40,7 @@ bottle=$!
 id=
 for _ in $(seq 600); do
     kill -0 "$bottle" 2>/dev/null || break
-    id=$("$bin/bottlecap" requests list --bottle demo --json 2>/dev/null | grep -o '"id":"[^"]*"' | head -n1 | cut -d'"' -f4) || true
+    id=$("$bin/bottlecap" requests list --json 2>/dev/null | grep -o '"id":"[^"]*"' | head -n1 | cut -d'"' -f4) || true
     [ -z "$id" ] || break
     read -r -t 0.1 <> <(:) || true
 done
@@ -51,9 +51,9 @@ fi
 
 title 'Outside the bottle, a person looks at the request and approves it'
 host 'bottlecap requests list'
-"$bin/bottlecap" requests list --bottle demo
+"$bin/bottlecap" requests list
 host "bottlecap requests approve $id"
-"$bin/bottlecap" requests approve "$id" --bottle demo --yes || fail 'the approval could not be applied'
+"$bin/bottlecap" requests approve "$id" --yes || fail 'the approval could not be applied'
 
 code=0
 wait "$bottle" || code=$?
@@ -73,9 +73,8 @@ if grep -q 'DELETE' "$world/api.log"; then fail 'a refused request reached the A
 note 'The refused requests never left: the API has no trace of them.'
 
 title 'Nothing is left'
-if pgrep -f "$world" | grep -qv "^$$\$"; then
-    leftover=$(pgrep -af "bottlecap|supervisor|egress|git-gate|supervise" | grep "$world" | grep -v -e outside.sh -e story.sh || true)
-    [ -z "$leftover" ] || fail "still running: $leftover"
-fi
-note 'The bottle, its daemons and its network ended with the command.'
+host "pgrep -f bottlecap/bottles; find state -type f"
+if pgrep -af "$world/state/bottlecap/bottles"; then fail 'something of the bottle still runs'; fi
+if find "$world/state" -type f | grep .; then fail 'the bottle left files behind'; fi
+note 'The bottle had no name, so its daemons, its certificate authority and its state ended with the command.'
 printf '\nEvery step did what it says.\n'

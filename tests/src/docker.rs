@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
-use crate::{Finished, Lines, Process, Run, workspace_root};
+use crate::{Finished, Process, Run, workspace_root};
 
 /// On everything these tests make, with the process id as the value.
 const LABEL: &str = "bottlecap.test";
@@ -15,6 +15,7 @@ const LABEL: &str = "bottlecap.test";
 #[derive(Debug)]
 pub struct Docker {
     client: String,
+    through_sudo: bool,
 }
 
 impl Docker {
@@ -33,14 +34,43 @@ impl Docker {
                 "docker".to_owned()
             }
         });
-        let docker = Self { client };
-        docker.run(["info"]).ok().context("no Docker engine answers (scripts/docker-up.sh starts one; BOTTLECAP_SKIP=docker leaves these stories out)")?;
-        Ok(Some(docker))
+        let direct = Self { client, through_sudo: false };
+        let Err(refusal) = direct.run(["info"]).ok() else { return Ok(Some(direct)) };
+        // A user without the docker group, as scripts/lib.sh does it.
+        let elevated = Self { through_sudo: true, ..direct };
+        let answers = !nix::unistd::geteuid().is_root()
+            && elevated.run(["info"]).finish().is_ok_and(|run| run.code == 0);
+        anyhow::ensure!(
+            answers,
+            "no Docker engine answers (scripts/docker-up.sh starts one; BOTTLECAP_SKIP=docker leaves these stories out): {refusal:#}"
+        );
+        Ok(Some(elevated))
+    }
+
+    /// A program with the rights that Docker needs here.
+    pub fn command(&self, program: &str) -> Command {
+        if self.through_sudo {
+            let mut command = Command::new("sudo");
+            command.args(["-n", "--preserve-env", "--", program]);
+            command
+        } else {
+            Command::new(program)
+        }
+    }
+
+    /// The client's own program.
+    pub fn program(&self) -> &str {
+        &self.client
+    }
+
+    /// One docker command, not yet started.
+    pub fn client(&self) -> Command {
+        self.command(&self.client)
     }
 
     /// One docker command.
     pub fn run<A: AsRef<str>>(&self, args: impl IntoIterator<Item = A>) -> Run {
-        Run::new(&self.client).args(args.into_iter().map(|arg| arg.as_ref().to_owned()))
+        Run::from(self.client()).args(args.into_iter().map(|arg| arg.as_ref().to_owned()))
     }
 
     /// Builds the bundle image from this checkout, quickly compiled, and returns its tag.
@@ -163,14 +193,9 @@ impl Container<'_> {
         self.docker.run(["start", &self.name]).ok().map(drop)
     }
 
-    /// Follows what it prints, from its beginning.
-    pub fn follow(&self) -> Result<(Process, Lines)> {
-        // One stream, so that a waiter need not know which of the two a line is on.
-        let mut command = Command::new("sh");
-        command.args(["-c", "exec \"$@\" 2>&1", "-", &self.docker.client, "logs", "--follow", &self.name]);
-        let process = Process::start(&mut command)?;
-        let lines = process.stdout.clone();
-        Ok((process, lines))
+    /// Follows what it prints, from its beginning; the supervisor's lines are on standard error.
+    pub fn follow(&self) -> Result<Process> {
+        Process::start(self.docker.client().args(["logs", "--follow", &self.name]))
     }
 
     /// Runs a shell script inside it, to its end.

@@ -32,10 +32,16 @@ pub struct Run {
     input: Vec<u8>,
 }
 
+impl From<Command> for Run {
+    fn from(command: Command) -> Self {
+        Self { command, input: Vec::new() }
+    }
+}
+
 impl Run {
     /// A command that inherits the environment.
     pub fn new(program: impl AsRef<OsStr>) -> Self {
-        Self { command: Command::new(program), input: Vec::new() }
+        Command::new(program).into()
     }
 
     /// A command that sees PATH and nothing else of the environment.

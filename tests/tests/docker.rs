@@ -6,8 +6,9 @@
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
+use serde_json::{Value, json};
 use tempfile::TempDir;
-use tests::{Container, Docker, Lines, Network, Process, Run, rounds};
+use tests::{Binaries, Container, Docker, Lines, Network, Process, Run, rounds};
 
 const TOKEN: &str = "the-real-token";
 const API: &str = "api.example.test";
@@ -77,8 +78,7 @@ impl<'d> World<'d> {
         let api = docker.container(on_outside.into_iter().chain(echo)).unwrap();
         api.put(&docker.echo_api().unwrap(), "/echo-api").unwrap();
         api.start().unwrap();
-        let (_api_logs, lines) = api.follow().unwrap();
-        lines.wait(|line| line.starts_with("listening")).unwrap();
+        api.follow().unwrap().stdout.wait(|line| line.starts_with("listening")).unwrap();
         docker
             .run(["cp", &format!("{}:/ca.pem", api.name()), &at("routes/upstream-ca.pem").to_string_lossy()])
             .ok()
@@ -108,7 +108,8 @@ impl<'d> World<'d> {
         let bundle = docker.container(arguments).unwrap();
         bundle.join(&outside, ["--alias=bundle"]).unwrap();
         bundle.start().unwrap();
-        let (follower, logs) = bundle.follow().unwrap();
+        let follower = bundle.follow().unwrap();
+        let logs = follower.stderr.clone();
 
         // The agent, on the sealed network alone.
         let hosts =
@@ -334,19 +335,89 @@ fn nothing_is_left_of_a_story() {
     }
 }
 
-#[test]
-fn the_compose_example_is_one_that_compose_accepts() {
-    let Some(docker) = docker() else { return };
-    let directory = tests::workspace_root().join("examples/compose");
-    let plugin = docker.run(["compose", "version"]).finish().unwrap().code == 0;
-    let run = if plugin { docker.run(["compose"]) } else { Run::new("docker-compose") };
-    let config = run.args(["config"]).within(directory).ok().unwrap();
-    for line in [
-        "com.docker.network.bridge.inhibit_ipv4",
-        "internal: true",
-        "net.ipv6.conf.all.disable_ipv6",
-        "no-new-privileges",
-    ] {
-        assert!(config.contains(line), "{line} is not in\n{config}");
+/// The compose example under a project name of its own, taken down when dropped.
+struct Compose<'d> {
+    docker: &'d Docker,
+    plugin: bool,
+    directory: TempDir,
+    image: String,
+}
+
+impl Compose<'_> {
+    fn run(&self, args: &[&str]) -> Run {
+        let project = format!("bottlecap-test-{}", std::process::id());
+        let run = if self.plugin {
+            self.docker.run(["compose"])
+        } else {
+            self.docker.command("docker-compose").into()
+        };
+        let run = run.args(["-p", &project]).args(args).within(self.directory.path());
+        run.env("SIDECARS_IMAGE", &self.image).env("AGENT_IMAGE", &self.image).env("EGRESS_TOKEN_0", TOKEN)
     }
+}
+
+impl Drop for Compose<'_> {
+    fn drop(&mut self) {
+        drop(self.run(&["down", "--volumes"]).finish());
+    }
+}
+
+#[test]
+fn the_compose_example_runs_and_reloads_as_its_readme_says() {
+    let Some(docker) = docker() else { return };
+    let plugin = docker.run(["compose", "version"]).finish().unwrap().code == 0;
+    let directory = tempfile::Builder::new().prefix("bc-compose-").tempdir().unwrap();
+    let example = tests::workspace_root().join("examples/compose/.");
+    Run::new("cp").args(["-r"]).args([example.as_path(), directory.path()]).ok().unwrap();
+    Run::new("chmod").args(["755"]).args([directory.path()]).ok().unwrap();
+    let compose = Compose { docker: &docker, plugin, directory, image: docker.bundle_image().unwrap() };
+
+    compose.run(&["up", "--detach"]).ok().unwrap();
+    let id = compose.run(&["ps", "-q", "sidecars"]).ok().unwrap();
+    let follower = Process::start(docker.client().args(["logs", "--follow", &id])).unwrap();
+    follower.stderr.wait(|line| line.contains("all daemons are ready")).unwrap();
+    compose.run(&["exec", "-T", "sidecars", "supervisor", "health"]).ok().unwrap();
+
+    let table = compose.directory.path().join("routes/routes.yaml");
+    let changed = std::fs::read_to_string(&table).unwrap().replace("rust-lang", "acme");
+    std::fs::write(table.with_extension("new"), changed).unwrap();
+    std::fs::rename(table.with_extension("new"), &table).unwrap();
+    let mark = follower.stderr.mark();
+    docker.run(["kill", "--signal", "HUP", &id]).ok().unwrap();
+    follower.stderr.wait_after(mark, |line| line.contains("generation 2")).unwrap();
+
+    let exchange = |name: &str, port: u16, request: String| {
+        let script = format!("exec 3<>/dev/tcp/{name}/{port}; cat >&3; cat <&3");
+        compose.run(&["exec", "-T", "agent", "bash", "-c", &script]).input(request).ok().unwrap()
+    };
+    let allowed =
+        || exchange("egress", 9099, http("GET http://_egress.local/allowlist", "_egress.local", ""));
+    assert!(allowed().contains("/repos/acme/"), "{}", allowed());
+
+    // The agent asks; the host reads the request through the container's own files, and applies what it decides.
+    let proposal = json!({"host": "docs.example.com", "methods": ["GET"], "reason": "the manual"});
+    let call = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "propose_route", "arguments": proposal}});
+    let proposed = exchange("supervise", 9100, http("POST /mcp", "supervise:9100", &call.to_string()));
+    assert!(proposed.contains("pending"), "{proposed}");
+    let pid = docker.run(["inspect", "--format", "{{.State.Pid}}", &id]).ok().unwrap();
+    let run_dir = format!("/proc/{pid}/root/run/sidecars");
+    let hup = format!("{} kill --signal HUP {id}", docker.program());
+    let bottlecap = Binaries::find().unwrap().program("bottlecap");
+    let requests = |args: &[&str]| {
+        let run = Run::from(docker.command(&bottlecap.to_string_lossy())).args(["requests"]).args(args);
+        run.args(["--run-dir", &run_dir, "--routes"]).args([table.parent().unwrap()])
+    };
+    let listed: Value = serde_json::from_str(&requests(&["list", "--json"]).ok().unwrap()).unwrap();
+    let request = listed["requests"][0]["id"].as_str().unwrap();
+    requests(&["approve", request, "--yes", "--hup", &hup]).ok().unwrap();
+    assert!(allowed().contains("docs.example.com"), "{}", allowed());
+}
+
+/// A request as text, for an agent without an HTTP client.
+fn http(target: &str, host: &str, body: &str) -> String {
+    format!(
+        "{target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Type: application/json\r\n\
+         Accept: application/json, text/event-stream\r\nMCP-Protocol-Version: 2025-06-18\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
 }
