@@ -35,6 +35,8 @@ pub(crate) enum Expect {
     Refused,
     /// The tunnel may open locally, but nothing that the origin sent comes back, and the origin is not contacted.
     NothingForwarded,
+    /// Refused, or forwarded with one unambiguous framing of its own (RFC 9112 section 6.1 lets a proxy do either).
+    Reframed,
 }
 
 impl Case {

@@ -3,10 +3,7 @@
 use std::{
     io::{ErrorKind, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -34,9 +31,9 @@ pub(crate) struct Outcome {
     pub(crate) seen: String,
 }
 
-/// A TCP server that greets, and counts who came.
+/// A TCP server that takes down what it is sent, and greets.
 pub(crate) struct Origin {
-    calls: Arc<AtomicUsize>,
+    heads: Arc<Mutex<Vec<String>>>,
 }
 
 impl Origin {
@@ -44,32 +41,55 @@ impl Origin {
     pub(crate) fn listen(address: SocketAddr) -> std::io::Result<(Self, SocketAddr)> {
         let listener = TcpListener::bind(address)?;
         let bound = listener.local_addr()?;
-        let calls = Arc::new(AtomicUsize::new(0));
-        let counted = Arc::clone(&calls);
+        let heads = Arc::new(Mutex::new(Vec::new()));
+        let taken = Arc::clone(&heads);
         std::thread::spawn(move || {
             for stream in listener.incoming() {
-                counted.fetch_add(1, Ordering::SeqCst);
-                if let Ok(mut stream) = stream {
-                    // A peer that hung up was counted all the same.
-                    let _gone = stream.write_all(ORIGIN_BANNER);
-                }
+                let Ok(mut stream) = stream else { continue };
+                // Counted at once: the runner may look while we still read.
+                let place = push(&taken, String::new());
+                // A peer that hung up was counted all the same.
+                let head = read_until(&mut stream, SILENCE, ends_head).unwrap_or_default();
+                lock(&taken)[place] = String::from_utf8_lossy(&head).to_ascii_lowercase();
+                let _gone = stream.write_all(ORIGIN_BANNER);
             }
         });
-        Ok((Self { calls }, bound))
+        Ok((Self { heads }, bound))
+    }
+
+    /// What came since the first `seen` connections.
+    fn since(&self, seen: usize) -> Vec<String> {
+        lock(&self.heads)[seen..].to_vec()
     }
 
     fn calls(&self) -> usize {
-        self.calls.load(Ordering::SeqCst)
+        lock(&self.heads).len()
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn push(heads: &Mutex<Vec<String>>, head: String) -> usize {
+    let mut heads = lock(heads);
+    heads.push(head);
+    heads.len() - 1
+}
+
+fn ends_head(seen: &[u8]) -> bool {
+    seen.windows(4).any(|window| window == b"\r\n\r\n")
 }
 
 /// Plays `case` against the proxy at `proxy`.
 pub(crate) fn play(case: &Case, proxy: SocketAddr, origin: &Origin) -> Outcome {
     let before = origin.calls();
     let seen = exchange(case, proxy);
-    let contacted = origin.calls() - before;
+    let forwarded = origin.since(before);
+    let contacted = forwarded.len();
     let (passed, seen) = match seen {
         Err(error) => (false, format!("could not play: {error}")),
+        Ok(_) if case.expect == Expect::Reframed && contacted > 0 => judge_framing(&forwarded),
         Ok(_) if contacted > 0 => (false, format!("the origin was contacted {contacted} time(s)")),
         Ok(reply) => judge(case.expect, &reply),
     };
@@ -82,11 +102,18 @@ struct Reply {
     tunnel: Vec<u8>,
 }
 
+fn judge_framing(heads: &[String]) -> (bool, String) {
+    let twice = |head: &String| head.contains("content-length:") && head.contains("transfer-encoding:");
+    let unread = |head: &String| !ends_head(head.as_bytes());
+    let sound = heads.len() == 1 && !heads.iter().any(|head| twice(head) || unread(head));
+    (sound, format!("forwarded as {} request(s)", heads.len()))
+}
+
 fn judge(expect: Expect, reply: &Reply) -> (bool, String) {
     let status = status(&reply.head);
     match (expect, status) {
-        (Expect::Refused, None) if reply.head.is_empty() => (true, "closed".into()),
-        (Expect::Refused, Some(code)) => (code >= 400, format!("status {code}")),
+        (Expect::Refused | Expect::Reframed, None) if reply.head.is_empty() => (true, "closed".into()),
+        (Expect::Refused | Expect::Reframed, Some(code)) => (code >= 400, format!("status {code}")),
         (Expect::NothingForwarded, Some(code)) if code >= 400 => {
             (true, format!("refused at CONNECT with {code}"))
         }
@@ -109,7 +136,7 @@ fn exchange(case: &Case, proxy: SocketAddr) -> std::io::Result<Reply> {
     let mut stream = TcpStream::connect_timeout(&proxy, PATIENCE)?;
     stream.set_nodelay(true)?;
     send(&mut stream, &octets(&case.head))?;
-    let head = read_until(&mut stream, PATIENCE, |seen| seen.windows(4).any(|w| w == b"\r\n\r\n"))?;
+    let head = read_until(&mut stream, PATIENCE, ends_head)?;
     let mut tunnel = Vec::new();
     if let (Some(parts), Some(200)) = (&case.tunnel, status(&head)) {
         for part in parts {
@@ -179,6 +206,14 @@ mod tests {
         assert!(judge(Expect::NothingForwarded, &reply("HTTP/1.1 200 OK\r\n\r\n", b"\x15\x03\x03")).0);
     }
 
+    #[test]
+    fn two_framings_at_the_origin_fail() {
+        let head = |text: &str| text.to_owned();
+        assert!(!judge_framing(&[head("content-length: 4\r\ntransfer-encoding: chunked\r\n\r\n")]).0);
+        assert!(!judge_framing(&[head("\r\n\r\n"), head("\r\n\r\n")]).0);
+        assert!(judge_framing(&[head("transfer-encoding: chunked\r\n\r\n")]).0);
+    }
+
     /// Negative control: a proxy that opens a raw tunnel to whatever is asked fails the tunnel cases.
     #[test]
     fn a_naive_proxy_fails() {
@@ -189,6 +224,7 @@ mod tests {
             let (mut client, _) = proxy.accept().unwrap();
             read_until(&mut client, PATIENCE, |seen| seen.ends_with(b"\r\n\r\n")).unwrap();
             let mut upstream = TcpStream::connect(origin_at).unwrap();
+            upstream.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
             client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
             let mut banner = vec![0; ORIGIN_BANNER.len()];
             upstream.read_exact(&mut banner).unwrap();

@@ -45,7 +45,7 @@ fn locate() -> Result<PathBuf> {
     Run::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .args(["build", "--locked", "--quiet", "--bins", "--profile", profile])
         .args(
-            ["supervisor", "egress", "git-gate", "supervise", "bottlecap", "tests"]
+            ["supervisor", "egress", "git-gate", "supervise", "bottlecap", "bottlecap-corpus", "tests"]
                 .iter()
                 .flat_map(|name| ["-p", name]),
         )
