@@ -20,7 +20,7 @@ Examples:
   bottlecap requests list                        what the agent asks for
   bottlecap requests approve ID                  shows the change, asks, applies it
 
-Exit codes: that of the command for `run`; 0 done; 1 not approved; 64 usage or configuration, nothing was started;
+Exit codes: that of the command for `run`; 0 done; 1 not granted, or not put in force; 64 usage or configuration, nothing was started;
 70 failed.";
 
 /// Runs agents in sealed bottles, and lets a person decide what they may reach.

@@ -31,9 +31,9 @@ pub enum Fault {
         /// What to do.
         hint: Option<String>,
     },
-    /// What was asked for was not done, and has been said.
-    #[error("not done")]
-    NotDone,
+    /// A request was not granted, or what was granted could not be put in force.
+    #[error("{0}")]
+    NotGranted(String),
 }
 
 impl Fault {
@@ -53,7 +53,7 @@ impl Fault {
         match self {
             Fault::Refused { message, .. } => Fault::Refused { message, hint: Some(text.into()) },
             Fault::Failed { message, .. } => Fault::Failed { message, hint: Some(text.into()) },
-            other @ (Fault::Configuration(_) | Fault::NotDone) => other,
+            other @ (Fault::Configuration(_) | Fault::NotGranted(_)) => other,
         }
     }
 
@@ -62,7 +62,7 @@ impl Fault {
     pub fn hint(&self) -> Option<&str> {
         match self {
             Fault::Refused { hint, .. } | Fault::Failed { hint, .. } => hint.as_deref(),
-            Fault::Configuration(_) | Fault::NotDone => None,
+            Fault::Configuration(_) | Fault::NotGranted(_) => None,
         }
     }
 
@@ -72,7 +72,7 @@ impl Fault {
         match self {
             Fault::Configuration(_) | Fault::Refused { .. } => USAGE,
             Fault::Failed { .. } => FAILURE,
-            Fault::NotDone => 1,
+            Fault::NotGranted(_) => 1,
         }
     }
 }

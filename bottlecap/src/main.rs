@@ -40,9 +40,7 @@ fn main() -> ExitCode {
         Ok(Outcome::Command(code)) => std::process::exit(code),
         Err(fault) => {
             let mut stderr = io::stderr().lock();
-            if !matches!(fault, fault::Fault::NotDone) {
-                let _ = writeln!(stderr, "error: {fault}");
-            }
+            let _ = writeln!(stderr, "error: {fault}");
             if let Some(hint) = fault.hint() {
                 let _ = writeln!(stderr, "hint: {hint}");
             }

@@ -140,8 +140,7 @@ impl Desk {
             print(out, &show::change(&base, &review))?;
         }
         if confirm == Confirm::Ask && !asked(out, "Approve this? [y/N] ")? {
-            print(out, "not approved; the request waits\n")?;
-            return Err(Fault::NotDone);
+            return Err(Fault::NotGranted("not approved; the request waits".to_owned()));
         }
         if view.state == State::Pending {
             let _: View = self.ask(&Request::Approve { id: view.id.clone(), ttl_seconds: ttl })?;

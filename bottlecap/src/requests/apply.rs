@@ -87,8 +87,8 @@ pub(super) fn apply(
     let _alone = Flock::lock(lock, FlockArg::LockExclusive)
         .map_err(|(_, errno)| Fault::failed(format!("cannot lock {}: {errno}", directory.display())))?;
     if digest(&read(directory)?) != review.base_digest() {
-        return Err(Fault::failed("the routes were changed since the request was shown")
-            .with_hint("look at it again, and approve what is then shown"));
+        let message = "the routes were changed since the request was shown; look at it again";
+        return Err(Fault::NotGranted(message.to_owned()));
     }
     replace(directory, &review.text)?;
     match acknowledged(reload, run_dir, &review.digest()) {
@@ -102,7 +102,7 @@ pub(super) fn apply(
                     "the old routes are back in the file, but egress did not acknowledge them: {again}"
                 ),
             };
-            Err(Fault::failed(format!("egress did not take the routes: {problem}; {state}")))
+            Err(Fault::NotGranted(format!("egress did not take the routes: {problem}; {state}")))
         }
     }
 }

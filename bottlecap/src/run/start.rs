@@ -101,15 +101,14 @@ impl Bottle {
         if has(Layer::Git) {
             self.git = Some(WorkingCopy::prepare(&checked.workdir.path).map_err(git_fault)?);
         }
-        let handed = hand_over(&checked)?;
-        let mut wall = Wall::spawn(has(Layer::Descriptors))?;
+        let mut wall = Wall::spawn(has(Layer::Descriptors), command.first().cloned().unwrap_or_default())?;
         let bundle =
             if has(Layer::Bundle) { Some(Bundle::new(self.held.home(), &self.run_dir)?) } else { None };
         let gitconfig = repos::gitconfig(&checked.repos, "git://git-gate");
-        let plan = |ca: Option<String>| self.plan(&checked, command, &handed, ca, gitconfig);
+        let plan = |ca: Option<String>| self.plan(&checked, command, ca, gitconfig);
         let Some(bundle) = bundle else {
             wall.tell_plan(&plan(None))?;
-            wall.build(&handed)?;
+            wall.build(&checked)?;
             return wall.go(None, signals);
         };
         let identities = if geteuid().is_root() {
@@ -125,21 +124,15 @@ impl Bottle {
         };
         let ca = bundle.provide(&provisions)?;
         wall.tell_plan(&plan(Some(ca)))?;
-        let listeners = wall.build(&handed)?;
+        let listeners = wall.build(&checked)?;
         provisions.secrets = checked.secrets;
         let supervisor = self.supervisor.insert(bundle.start(listeners, provisions)?);
         wall.go(Some((supervisor, &bundle)), signals)
     }
 
-    fn plan(
-        &self,
-        checked: &Checked,
-        command: &[OsString],
-        handed: &[OwnedFd],
-        ca: Option<String>,
-        gitconfig: String,
-    ) -> Plan {
-        let place = |place: usize| (!handed.is_empty()).then_some(place);
+    fn plan(&self, checked: &Checked, command: &[OsString], ca: Option<String>, gitconfig: String) -> Plan {
+        let handed = geteuid().is_root();
+        let place = |place: usize| handed.then_some(place);
         let workdir = checked.shared(&checked.workdir, place(0));
         let mounts: Vec<Shared> =
             (1..).zip(&checked.mounts).map(|(index, mount)| checked.shared(mount, place(index))).collect();
@@ -242,6 +235,7 @@ struct Wall {
     plan: Option<File>,
     ends: Vec<OwnedFd>,
     stdio: crate::plan::Stdio,
+    program: OsString,
 }
 
 impl Drop for Wall {
@@ -253,7 +247,7 @@ impl Drop for Wall {
 }
 
 impl Wall {
-    fn spawn(close_others: bool) -> Result<Wall, Fault> {
+    fn spawn(close_others: bool, program: OsString) -> Result<Wall, Fault> {
         let told = || "cannot start the wall".to_owned();
         let (channel, theirs) = Channel::pair().failing(told)?;
         let (plan_read, plan_write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).failing(told)?;
@@ -270,7 +264,7 @@ impl Wall {
         let child = command.spawn().failing(told)?;
         let ended = process::watch(Pid::from_raw(child.id() as i32)).failing(told)?;
         let (plan, stdio) = (Some(File::from(plan_write)), terminal::wanted());
-        Ok(Wall { child, ended, channel, plan, ends: Vec::new(), stdio })
+        Ok(Wall { child, ended, channel, plan, ends: Vec::new(), stdio, program })
     }
 
     fn tell_plan(&mut self, plan: &Plan) -> Result<(), Fault> {
@@ -281,9 +275,10 @@ impl Wall {
     }
 
     /// Lets the wall go apart and build its file system; the listening sockets inside.
-    fn build(&mut self, handed: &[OwnedFd]) -> Result<Vec<OwnedFd>, Fault> {
+    fn build(&mut self, checked: &Checked) -> Result<Vec<OwnedFd>, Fault> {
         self.expect(&FromWall::Apart)?;
         self.map_users()?;
+        let handed = hand_over(checked)?;
         let handed: Vec<BorrowedFd<'_>> = handed.iter().map(AsFd::as_fd).collect();
         self.channel.send(&ToWall::Mapped, &handed).failing(|| "cannot speak to the wall".to_owned())?;
         let listeners = self.expect(&FromWall::Listening)?;
@@ -329,7 +324,8 @@ impl Wall {
         };
         if let Some(errno) = not_executed {
             let code = self.wait_code()?;
-            tracing::error!("cannot execute the command: {}", std::io::Error::from_raw_os_error(errno));
+            let error = std::io::Error::from_raw_os_error(errno);
+            tracing::error!("cannot execute {}: {error}", self.program.to_string_lossy());
             return Ok(code);
         }
         let ends = std::mem::take(&mut self.ends);
