@@ -1,6 +1,6 @@
 //! The decision about one ref of a push.
 
-use crate::refs::RefPattern;
+use crate::refs::{RefPattern, is_full_name};
 
 /// What may be pushed. Everything is refused unless named.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +28,9 @@ pub enum Change {
 /// Why a ref may not be pushed. The text is meant for the person or agent who pushed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PushDenial {
+    /// Not the name of a ref.
+    #[error("this is not the name of a ref")]
+    Name,
     /// No pattern covers the ref.
     #[error("this ref may not be pushed; allowed: {allowed}")]
     Ref {
@@ -47,6 +50,9 @@ pub enum PushDenial {
 impl PushRules {
     /// Decides one ref.
     pub fn decide(&self, name: &str, change: Change) -> Result<(), PushDenial> {
+        if !is_full_name(name) {
+            return Err(PushDenial::Name);
+        }
         let tag = self.tags && name.starts_with("refs/tags/");
         if !tag && !self.allow.iter().any(|p| p.matches(name)) {
             return Err(PushDenial::Ref { allowed: self.allowed() });
@@ -93,6 +99,12 @@ mod tests {
         let denial = rules.decide("refs/heads/main", Change::FastForward);
         assert_eq!(denial, Err(PushDenial::Ref { allowed: "refs/heads/agent/*".into() }));
         assert!(rules.decide("refs/tags/v1", Change::Create).is_err());
+    }
+
+    #[test]
+    fn a_pattern_covers_no_refspec() {
+        let denial = rules(true, true, true).decide("refs/heads/agent/x:refs/heads/main", Change::Create);
+        assert_eq!(denial, Err(PushDenial::Name));
     }
 
     #[test]

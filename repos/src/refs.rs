@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+/// The longest name of a ref that is taken.
+const NAME_MAX_BYTES: usize = 1024;
+
 /// `refs/heads/main`, or one `*` standing for any non-empty text, slashes included.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RefPattern(String);
@@ -29,17 +32,7 @@ impl RefPattern {
         if text.bytes().filter(|b| *b == b'*').count() > 1 {
             return Err(PatternError::Stars);
         }
-        let forbidden = |b: u8| b <= b' ' || b == 0x7f || b"~^:?[\\".contains(&b);
-        let bad_element =
-            |e: &str| e.is_empty() || e.starts_with('.') || e.ends_with('.') || e.ends_with(".lock");
-        if text.bytes().any(forbidden)
-            || text.contains("..")
-            || text.contains("@{")
-            || text.split('/').any(bad_element)
-        {
-            return Err(PatternError::Character);
-        }
-        Ok(Self(text.to_owned()))
+        if is_plain(text) { Ok(Self(text.to_owned())) } else { Err(PatternError::Character) }
     }
 
     /// Whether the pattern covers a full ref name.
@@ -56,6 +49,23 @@ impl RefPattern {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// Whether a text is the full name of a ref, by the rules of git-check-ref-format(1).
+///
+/// What is not could be read as something else further on: a `:` would make a refspec of it.
+pub(crate) fn is_full_name(text: &str) -> bool {
+    text.len() <= NAME_MAX_BYTES && text.starts_with("refs/") && !text.contains('*') && is_plain(text)
+}
+
+fn is_plain(text: &str) -> bool {
+    let forbidden = |b: u8| b <= b' ' || b == 0x7f || b"~^:?[\\".contains(&b);
+    let bad_element =
+        |e: &str| e.is_empty() || e.starts_with('.') || e.ends_with('.') || e.ends_with(".lock");
+    !text.bytes().any(forbidden)
+        && !text.contains("..")
+        && !text.contains("@{")
+        && !text.split('/').any(bad_element)
 }
 
 impl fmt::Display for RefPattern {
@@ -95,6 +105,28 @@ mod tests {
         {
             assert_eq!(RefPattern::parse(text), Err(PatternError::Character), "{text}");
         }
+    }
+
+    #[test]
+    fn a_full_name_is_one_ref_and_nothing_else() {
+        assert!(is_full_name("refs/heads/agent/x") && is_full_name("refs/heads/ä"));
+        for name in [
+            "refs/heads/a:refs/heads/main",
+            "+refs/heads/a",
+            "refs/heads/*",
+            "refs/heads/a b",
+            "refs/heads/a\nb",
+            "refs/heads/../main",
+            "refs/heads/a~1",
+            "refs/heads/a^",
+            "refs/heads/a@{1}",
+            "refs/heads/",
+            "HEAD",
+            "",
+        ] {
+            assert!(!is_full_name(name), "{name:?}");
+        }
+        assert!(!is_full_name(&format!("refs/heads/{}", "a".repeat(NAME_MAX_BYTES))));
     }
 
     proptest! {

@@ -38,6 +38,21 @@ impl World {
         work
     }
 
+    /// Pushes past git's own client: these updates (old, new, name), this list of objects. What the gate says.
+    pub fn push_raw(&self, work: &Work, updates: &[(&str, &str, &str)], objects: &[&str]) -> String {
+        let mut head = pkt(b"git-receive-pack /web.git\0host=h\0");
+        for (index, (old, new, name)) in updates.iter().enumerate() {
+            let capabilities = if index == 0 { "\0report-status side-band-64k" } else { "" };
+            head.extend(pkt(format!("{old} {new} {name}{capabilities}").as_bytes()));
+        }
+        head.extend(b"0000");
+        let mut pack = client(&work.path);
+        pack.args(["pack-objects", "--revs", "--stdout", "-q"]);
+        let list = format!("{}\n--not\nrefs/remotes/origin/main\n", objects.join("\n"));
+        head.extend(fed(pack, list.as_bytes()));
+        self.gate.talk(&head)
+    }
+
     pub fn work(&self, name: &str) -> Work {
         Work { path: self.dir.path().join(name) }
     }
@@ -303,6 +318,13 @@ impl Work {
         self.git(&["rev-parse", "HEAD"]).succeed().trim().to_owned()
     }
 
+    /// Writes an object as it is, however odd; its name.
+    pub fn object(&self, kind: &str, bytes: &[u8]) -> String {
+        let mut command = client(&self.path);
+        command.args(["hash-object", "-w", "--literally", "--stdin", "-t", kind]);
+        String::from_utf8(fed(command, bytes)).unwrap().trim().to_owned()
+    }
+
     pub fn push(&self, refspec: &str) -> Ran {
         self.git(&["push", "origin", refspec])
     }
@@ -334,6 +356,20 @@ impl Ran {
 pub fn git(dir: &Path, arguments: &[&str]) -> Ran {
     let mut command = client(dir);
     Ran(command.args(arguments).output().expect("these tests need git"))
+}
+
+/// A pkt-line.
+pub fn pkt(payload: &[u8]) -> Vec<u8> {
+    [format!("{:04x}", payload.len() + 4).as_bytes(), payload].concat()
+}
+
+/// The output of a command that reads these bytes.
+fn fed(mut command: Command, input: &[u8]) -> Vec<u8> {
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    output.stdout
 }
 
 pub fn client(dir: &Path) -> Command {
