@@ -33,6 +33,9 @@ pub enum GitError {
         "{0} is a symbolic link: what it points at could be written in the bottle and run by git outside"
     )]
     Link(PathBuf),
+    /// A git directory, where code of git's lies beside everything else.
+    #[error("{0} is a git directory, not a working copy")]
+    Inside(PathBuf),
     /// Neither file nor directory.
     #[error("{0} is not what git puts there")]
     Odd(PathBuf),
@@ -81,6 +84,9 @@ impl WorkingCopy {
             before: Vec::new(),
         };
         let dot_git = Path::new(".git");
+        if is_git_directory(path) {
+            return Err(GitError::Inside(path.to_path_buf()));
+        }
         match kind(&path.join(dot_git))? {
             None => {}
             Some(Kind::File) => copy.protected.push(Protected::ReadOnly(dot_git.into())),
@@ -273,6 +279,12 @@ enum Kind {
     Directory,
 }
 
+/// Whether git, started in `path`, would take it for a git directory itself, or it lies in one.
+fn is_git_directory(path: &Path) -> bool {
+    let bare = ["HEAD", "objects", "refs"].iter().all(|name| path.join(name).symlink_metadata().is_ok());
+    bare || path.components().any(|part| part.as_os_str() == ".git")
+}
+
 /// What is at `path`; a link or anything odd is an error.
 fn kind(path: &Path) -> Result<Option<Kind>, GitError> {
     match path.symlink_metadata() {
@@ -360,6 +372,18 @@ mod tests {
         std::os::unix::fs::symlink("../hooks", root.path().join(".git/hooks")).expect("a link");
         let error = WorkingCopy::prepare(root.path()).expect_err("refused");
         assert!(matches!(error, GitError::Link(path) if path.ends_with(".git/hooks")));
+    }
+
+    #[test]
+    fn a_git_directory_is_no_working_copy() {
+        let root = repository();
+        fs::create_dir_all(root.path().join("bare.git/refs")).expect("directories");
+        fs::create_dir(root.path().join("bare.git/objects")).expect("a directory");
+        fs::write(root.path().join("bare.git/HEAD"), "ref: refs/heads/main\n").expect("a file");
+        for name in ["bare.git", ".git", ".git/modules"] {
+            let error = WorkingCopy::prepare(&root.path().join(name)).expect_err("refused");
+            assert!(matches!(error, GitError::Inside(_)), "{name}");
+        }
     }
 
     #[test]

@@ -221,6 +221,8 @@ fn message(error: &Error) -> String {
             let known: Vec<String> = expected.iter().map(|name| format!("`{name}`")).collect();
             format!("unknown field `{}`, expected one of {}", field.escape_debug(), known.join(", "))
         }
+        Error::Unexpected { expected: "sequence start", .. } => "expected a list: `[a, b]`".to_owned(),
+        Error::Unexpected { expected: "mapping start", .. } => "expected a mapping: `key: value`".to_owned(),
         Error::DuplicateMappingKey { key: Some(key), .. } => {
             format!("duplicate key `{}`", key.escape_debug())
         }

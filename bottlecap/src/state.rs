@@ -2,11 +2,12 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use nix::fcntl::{Flock, FlockArg};
+use nix::poll::{PollTimeout, poll};
 use nix::unistd::{Uid, geteuid, getuid};
 use serde::{Deserialize, Serialize};
 
@@ -233,19 +234,35 @@ impl Home {
     pub fn hold(self) -> Result<Held, Fault> {
         own_directory(&self.0)?;
         let path = self.0.join(LOCK);
-        let file = File::options().create(true).truncate(false).write(true).open(&path);
+        let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(&path);
         let file = file.failing(|| format!("cannot open {}", path.display()))?;
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        match lock_patiently(file) {
             Ok(lock) => Ok(Held { home: self, _lock: lock }),
-            Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
+            Err(nix::errno::Errno::EWOULDBLOCK) => {
                 let name = self.0.file_name().unwrap_or_default().to_string_lossy().into_owned();
                 Err(Fault::refused(format!("the bottle {name} is running"))
                     .with_hint("`bottlecap list` shows it; choose another --name for a second one"))
             }
-            Err((_, errno)) => Err(errno).failing(|| format!("cannot lock {}", path.display())),
+            Err(errno) => Err(errno).failing(|| format!("cannot lock {}", path.display())),
         }
     }
 }
+
+/// The lock, not given up because somebody looks at it for a moment ([`Home::is_held`]).
+fn lock_patiently(mut file: File) -> nix::Result<Flock<File>> {
+    for _ in 0..LOOKS {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Err((back, nix::errno::Errno::EWOULDBLOCK)) => file = back,
+            other => return other.map_err(|(_, errno)| errno),
+        }
+        // Waits for nothing but time; an early end only means another look.
+        let _ = poll(&mut [], PollTimeout::from(LOOK_INTERVAL_MS));
+    }
+    Err(nix::errno::Errno::EWOULDBLOCK)
+}
+
+const LOOKS: u32 = 5;
+const LOOK_INTERVAL_MS: u16 = 10;
 
 impl Held {
     /// Its directory.

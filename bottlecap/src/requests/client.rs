@@ -1,10 +1,14 @@
 //! The host's end of the control sockets: one JSON line out, one back.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::ops::RangeInclusive;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::PeerCredentials;
+use nix::unistd::geteuid;
 use proposal::wire::Reply;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -14,6 +18,8 @@ use crate::fault::{Attempted, Fault};
 /// Longer than a reload is given.
 const TIMEOUT: Duration = Duration::from_secs(20);
 const LINE_MAX: u64 = 64 << 20;
+/// The users of the daemons where root starts them.
+const DAEMONS: RangeInclusive<u32> = 64101..=64103;
 
 /// Asks the daemon at `socket` one thing.
 pub(super) fn ask<T: DeserializeOwned>(socket: &Path, request: &impl Serialize) -> Result<T, Fault> {
@@ -28,6 +34,10 @@ pub(super) fn ask<T: DeserializeOwned>(socket: &Path, request: &impl Serialize) 
 
 fn talk(socket: &Path, request: &impl Serialize) -> io::Result<Vec<u8>> {
     let mut stream = UnixStream::connect(socket)?;
+    let peer = getsockopt(&stream, PeerCredentials)?.uid();
+    if peer != 0 && peer != geteuid().as_raw() && !DAEMONS.contains(&peer) {
+        return Err(io::Error::other(format!("it belongs to user {peer}, who is no daemon of ours")));
+    }
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_write_timeout(Some(TIMEOUT))?;
     let mut line = serde_json::to_vec(request)?;

@@ -185,7 +185,9 @@ impl Bottle {
 fn git_fault(error: GitError) -> Fault {
     let hint = match &error {
         GitError::Link(_) => "replace the link by what it points at, or give the bottle another clone",
-        GitError::Odd(_) | GitError::TooMany(_) => "give the bottle another clone of the repository",
+        GitError::Inside(_) | GitError::Odd(_) | GitError::TooMany(_) => {
+            "give the bottle another clone of the repository"
+        }
         GitError::Prepare { .. } => {
             "the bottle keeps .git/config, hooks and info read-only, and needs to make what is missing"
         }

@@ -96,7 +96,7 @@ pub struct Setup {
     pub close_others: bool,
 }
 
-/// Adds `setup` to `command`; its descriptors have numbers above those that they get ([`descriptors::duplicate_above`]).
+/// Adds `setup` to `command`; its descriptors have numbers above those that they get ([`super::descriptors::duplicate_above`]).
 /// `extra` runs last in the child; it may only make system calls on what was prepared
 /// before.
 pub fn prepare<F>(command: &mut Command, setup: Setup, mut extra: F)
