@@ -138,7 +138,10 @@ impl Scene {
 
     fn updates(&self) -> anyhow::Result<Vec<Update>> {
         let mut text = String::new();
-        io::stdin().lock().take(STDIN_MAX_BYTES).read_to_string(&mut text)?;
+        io::stdin().lock().take(STDIN_MAX_BYTES + 1).read_to_string(&mut text)?;
+        if text.len() as u64 > STDIN_MAX_BYTES {
+            bail!("the push changes too many refs");
+        }
         text.lines().map(|line| self.update(line)).collect()
     }
 
@@ -168,7 +171,11 @@ impl Scene {
         for update in updates.iter().filter(|u| u.change != Change::Delete) {
             tips.push(Oid::from_str(&update.new)?);
         }
-        places.extend(inspect::new_objects(&self.repo, &tips, &self.upstream_tips()?)?);
+        let known = self.upstream_tips()?;
+        places.extend(match &self.quarantine {
+            Some(path) => inspect::quarantined(&self.repo, path, &tips, &known)?,
+            None => inspect::new_objects(&self.repo, &tips, &known)?,
+        });
         Ok(places)
     }
 

@@ -5,6 +5,7 @@
 //! what a merge adds on its own is.
 
 use std::collections::HashSet;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use git2::{ObjectType, Oid, Repository, Sort, Tree};
@@ -36,6 +37,10 @@ pub(crate) enum InspectError {
         "the push brings more than {OBJECTS_MAX} objects or {TOTAL_MAX_BYTES} bytes; push in smaller parts"
     )]
     Amount,
+    #[error("{file} is not the kind of object that its tree says")]
+    Kind { file: String },
+    #[error("the push brings {0} objects that no pushed ref reaches")]
+    Strays(usize),
     #[error("directories are nested deeper than {DEPTH_MAX}")]
     Depth,
     #[error("judging the push took longer than {} s; push in smaller parts", TIME_MAX.as_secs())]
@@ -48,6 +53,32 @@ pub(crate) fn new_objects(
     tips: &[Oid],
     known: &[Oid],
 ) -> Result<Vec<Place>, InspectError> {
+    Ok(inspect(repo, tips, known)?.places)
+}
+
+/// The same for a push, whose objects lie in a directory of their own beside the repository's.
+///
+/// An object there that no tip reaches is an error: it would come into the mirror without having been judged.
+pub(crate) fn quarantined(
+    repo: &Repository,
+    quarantine: &Path,
+    tips: &[Oid],
+    known: &[Oid],
+) -> Result<Vec<Place>, InspectError> {
+    let own = Repository::open_bare(repo.path())?;
+    let own = own.odb()?;
+    let Inspection { seen, places, .. } = inspect(repo, tips, known)?;
+    let brought = git2::Odb::new()?;
+    brought.add_disk_alternate(&quarantine.to_string_lossy())?;
+    let mut strays = 0;
+    brought.foreach(|oid| {
+        strays += usize::from(!seen.contains(oid) && !own.exists(*oid));
+        true
+    })?;
+    if strays > 0 && places.is_empty() { Err(InspectError::Strays(strays)) } else { Ok(places) }
+}
+
+fn inspect<'r>(repo: &'r Repository, tips: &[Oid], known: &'r [Oid]) -> Result<Inspection<'r>, InspectError> {
     let mut inspection = Inspection {
         repo,
         odb: repo.odb()?,
@@ -73,7 +104,7 @@ pub(crate) fn new_objects(
     for commit in walk {
         inspection.commit(commit?)?;
     }
-    Ok(inspection.places)
+    Ok(inspection)
 }
 
 /// What is found in a name.
@@ -109,13 +140,13 @@ impl Inspection<'_> {
                 }
                 ObjectType::Tag => {
                     if self.first_sight(oid)? {
-                        self.object(oid, "(tag)", None)?;
+                        self.object(oid, kind, "(tag)", None)?;
                     }
                     oid = self.repo.find_tag(oid)?.target_id();
                 }
                 _ => {
                     if self.first_sight(oid)? {
-                        self.object(oid, "(object)", None)?;
+                        self.object(oid, kind, "(object)", None)?;
                     }
                     return Ok(None);
                 }
@@ -126,8 +157,12 @@ impl Inspection<'_> {
     fn commit(&mut self, oid: Oid) -> Result<(), InspectError> {
         self.first_sight(oid)?;
         let commit = self.repo.find_commit(oid)?;
-        self.text(commit.raw_header_bytes(), "(commit header)", oid);
-        self.text(commit.message_raw_bytes(), "(commit message)", oid);
+        // The bytes as they are stored: what parses a commit stops at a zero byte.
+        let raw = self.odb.read(oid)?.data().to_vec();
+        let end = raw.windows(2).position(|w| w == b"\n\n").map_or(raw.len(), |at| at + 2);
+        let (header, message) = raw.split_at(end);
+        self.text(header, "(commit header)", oid);
+        self.text(message, "(commit message)", oid);
         let parents: Vec<Tree<'_>> = commit.parents().map(|p| p.tree()).collect::<Result<_, _>>()?;
         self.tree(&commit.tree()?, &parents, "", Some(oid), 0)
     }
@@ -164,7 +199,7 @@ impl Inspection<'_> {
                     self.tree(&subtree, &parents, &format!("{path}/"), commit, depth + 1)?;
                 }
                 Some(ObjectType::Blob) if self.first_sight(entry.id())? => {
-                    self.object(entry.id(), &path, commit)?;
+                    self.object(entry.id(), ObjectType::Blob, &path, commit)?;
                 }
                 // Seen before, or a submodule: the name of a commit in another repository.
                 _ => {}
@@ -173,8 +208,17 @@ impl Inspection<'_> {
         Ok(())
     }
 
-    fn object(&mut self, oid: Oid, file: &str, commit: Option<Oid>) -> Result<(), InspectError> {
-        let (size, _) = self.odb.read_header(oid)?;
+    fn object(
+        &mut self,
+        oid: Oid,
+        kind: ObjectType,
+        file: &str,
+        commit: Option<Oid>,
+    ) -> Result<(), InspectError> {
+        let (size, found) = self.odb.read_header(oid)?;
+        if found != kind {
+            return Err(InspectError::Kind { file: file.to_owned() });
+        }
         if size > OBJECT_MAX_BYTES {
             return Err(InspectError::ObjectSize { file: file.to_owned(), size });
         }

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{World, private_key};
+use common::{World, github_token, private_key};
 
 const NONE: &str = "0000000000000000000000000000000000000000";
 
@@ -22,4 +22,65 @@ fn a_ref_name_that_is_a_refspec_reaches_no_other_ref() {
         world.push_raw(&work, &[(NONE, &carrier, "refs/heads/agent/x:refs/heads/main")], &[&carrier, &evil]);
     assert_eq!(world.upstream.refs(), before, "{answer}");
     assert!(answer.contains("this is not the name of a ref"), "{answer}");
+}
+#[test]
+fn what_follows_a_zero_byte_in_a_commit_message_is_judged() {
+    let world = World::new();
+    let work = world.clone_web();
+    let head = work.git(&["cat-file", "commit", "HEAD"]).succeed();
+    let raw = format!("{head}harmless\0\n{}", private_key());
+    let commit = work.object("commit", raw.as_bytes());
+    let before = world.upstream.refs();
+    let answer = world.push_raw(&work, &[(NONE, &commit, "refs/heads/agent/x")], &[&commit]);
+    // Git's own check comes before ours, and has not always been there.
+    assert!(answer.contains("nulInCommit") || answer.contains("(commit message)"), "{answer}");
+    assert_eq!(world.upstream.refs(), before);
+}
+
+#[test]
+fn objects_that_no_pushed_ref_reaches_are_refused() {
+    let world = World::new();
+    let work = world.clone_web();
+    let commit = work.write("f", "clean\n").commit("clean");
+    let stray = work.object("blob", private_key().as_bytes());
+    let answer = world.push_raw(&work, &[(NONE, &commit, "refs/heads/agent/x")], &[&commit, &stray]);
+    assert!(answer.contains("that no pushed ref reaches"), "{answer}");
+    assert!(!world.upstream.refs().contains("agent/x"));
+}
+
+#[test]
+fn what_git_reads_as_something_else_than_a_file_is_judged() {
+    let world = World::new();
+    let work = world.clone_web();
+    let token = github_token();
+    let password = "https://me:q8Zr2LkT0vWcN5mY@git.example.test/lib.git";
+    std::os::unix::fs::symlink(&token, work.path.join("link")).unwrap();
+    let link = work.commit("a symbolic link");
+    let reset = || work.git(&["reset", "-q", "--hard", "origin/main"]).succeed();
+    reset();
+    let modules = format!("[submodule \"lib\"]\n\tpath = lib\n\turl = {password}\n");
+    let modules = work.write(".gitmodules", &modules).commit("a submodule");
+    reset();
+    let lfs = work.write(".lfsconfig", &format!("[lfs]\n\turl = {password}\n")).commit("large files");
+    reset();
+    let tree = work.write("dir/key", &private_key()).commit("a tree");
+    let tree = work.git(&["rev-parse", &format!("{tree}^{{tree}}")]).succeed().trim().to_owned();
+    reset();
+    work.git(&["notes", "add", "-m", &token]).succeed();
+    let notes = work.git(&["rev-parse", "refs/notes/commits"]).succeed().trim().to_owned();
+    let cases = [
+        (link.as_str(), "refs/heads/agent/x", "link:1"),
+        (&modules, "refs/heads/agent/x", ".gitmodules:3"),
+        (&lfs, "refs/heads/agent/x", ".lfsconfig:2"),
+        (&tree, "refs/tags/tree", "dir/key:1"),
+        (&notes, "refs/tags/notes", ":1"),
+        (&notes, "refs/notes/commits", "this ref may not be pushed"),
+        (&notes, "refs/replace/x", "this ref may not be pushed"),
+    ];
+    let before = world.upstream.refs();
+    for (object, name, expected) in cases {
+        let said = work.push(&format!("{object}:{name}")).fail();
+        assert!(said.contains(expected), "{name}: {expected} is missing in:\n{said}");
+    }
+    assert_eq!(world.upstream.refs(), before);
 }

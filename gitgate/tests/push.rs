@@ -301,3 +301,19 @@ fn a_read_during_a_push_is_served() {
     work.push("HEAD:refs/heads/agent/x").succeed();
     assert!(reader.wait().unwrap().success());
 }
+
+#[test]
+fn a_push_from_a_shallow_and_from_a_partial_clone_lands() {
+    let world = World::new();
+    let large: String = (0..400).map(|i| format!("line {i}\n")).collect();
+    std::fs::write(world.dir.path().join("upstream/seed/large"), &large).unwrap();
+    world.upstream.commit("theirs");
+    for (name, option) in [("shallow", "--depth=1"), ("partial", "--filter=blob:none")] {
+        git(world.dir.path(), &["clone", "-q", option, &world.gate.url("web"), name]).succeed();
+        let work = world.work(name);
+        // A small change to a large file: git sends a difference to what the gate has.
+        let mine = work.write("large", &format!("{large}{name}\n")).commit(name);
+        work.push(&format!("HEAD:refs/heads/agent/{name}")).succeed();
+        assert_eq!(world.upstream.rev(&format!("refs/heads/agent/{name}")), mine);
+    }
+}
