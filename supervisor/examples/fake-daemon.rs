@@ -26,6 +26,7 @@ fn main() {
         Some("launch") => launch(&arguments[2..]),
         Some("pause") => pause(),
         Some("ca") => make_ca(&arguments),
+        Some("ask") => ask(&arguments[2], &arguments[3]),
         Some(_) | None => Daemon::new(&arguments).serve(),
     }
 }
@@ -52,6 +53,17 @@ fn pause() {
     loop {
         nix::unistd::pause();
     }
+}
+
+/// Says one line to a unix socket and prints what comes back.
+fn ask(socket: &str, line: &str) {
+    let mut stream = UnixStream::connect(socket).unwrap();
+    // Whoever turns us away may have hung up already.
+    let _ = stream.write_all(format!("{line}\n").as_bytes());
+    let _ = stream.shutdown(std::net::Shutdown::Write);
+    let mut answer = String::new();
+    let _ = stream.read_to_string(&mut answer);
+    print!("{answer}");
 }
 
 fn make_ca(arguments: &[String]) {

@@ -125,24 +125,27 @@ impl Bundle {
 
     /// Runs until the end; returns the exit code.
     pub(crate) fn run(mut self) -> io::Result<u8> {
+        let outcome = self.serve_until_end();
+        self.leave();
+        outcome
+    }
+
+    fn serve_until_end(&mut self) -> io::Result<u8> {
         let mut events = VecDeque::new();
         if self.setup.ca_init
             && self.plan.has(Daemon::Egress)
             && let Err(code) = self.make_ca(&mut events)?
         {
-            self.leave();
             return Ok(code);
         }
         events.push_front(Event::Start);
-        let code = loop {
+        loop {
             if let Some(code) = self.decide(&mut events) {
-                break code;
+                return Ok(code);
             }
             let deadline = self.plan.deadline(self.now());
             self.wait(deadline, &mut events)?;
-        };
-        self.leave();
-        Ok(code)
+        }
     }
 
     fn now(&self) -> Duration {
@@ -237,10 +240,12 @@ impl Bundle {
 
     /// Waits until something happens or the deadline is there, and collects the events.
     fn wait(&mut self, deadline: Option<Duration>, events: &mut VecDeque<Event>) -> io::Result<()> {
-        // A request may have waited behind another that is answered now.
-        self.serve_clients(events);
         self.control.feed(&self.logs);
         self.control.flush();
+        // A request may have waited behind another that is answered now, or until its client took what was there.
+        while self.serve_clients(events) {
+            self.control.flush();
+        }
         let timeout = match deadline {
             _ if !events.is_empty() => PollTimeout::ZERO,
             None => PollTimeout::NONE,
@@ -354,7 +359,6 @@ impl Bundle {
 
     /// Ends what daemons left behind, writes out the log, and takes the sockets away.
     fn leave(&mut self) {
-        let mut unwanted = VecDeque::new();
         let until = self.now() + SWEEP_TIMEOUT;
         loop {
             let left = sys::children();
@@ -362,7 +366,8 @@ impl Bundle {
                 break;
             }
             left.into_iter().for_each(sys::kill_child);
-            if self.wait(Some(until), &mut unwanted).is_err() {
+            // Fresh each time: events that are there already would turn the wait into a spin.
+            if self.wait(Some(until), &mut VecDeque::new()).is_err() {
                 break;
             }
         }

@@ -15,7 +15,7 @@ use crate::sys;
 const REQUEST_LIMIT: usize = 4 * 1024;
 /// Clients at the same time.
 const CLIENT_LIMIT: usize = 32;
-/// Bytes that may wait for a client that follows the logs before it gets no more.
+/// Bytes that may wait for a client before it gets no more log lines and none of its requests is taken.
 const OUTPUT_LIMIT: usize = 64 * 1024;
 /// Log lines in one reply.
 const LINES_PER_REPLY: usize = 256;
@@ -284,7 +284,7 @@ impl Control {
     /// The next request of any client that waits for no answer.
     pub(crate) fn next_request(&mut self) -> Option<(ClientId, Result<Request, Failure>)> {
         for (id, client) in &mut self.clients {
-            if client.busy || client.follow.is_some() {
+            if client.busy || client.follow.is_some() || client.output.len() >= OUTPUT_LIMIT {
                 continue;
             }
             if let Some(end) = client.input.iter().position(|byte| *byte == b'\n') {
@@ -342,7 +342,8 @@ impl Control {
     pub(crate) fn flush(&mut self) {
         self.clients.retain(|_, client| {
             let alive = client.write();
-            alive && !(client.ended && client.output.is_empty() && !client.busy && client.follow.is_none())
+            let waits = client.busy || client.follow.is_some() || client.input.contains(&b'\n');
+            alive && (waits || !client.ended || !client.output.is_empty())
         });
     }
 
@@ -406,6 +407,40 @@ mod tests {
                 Request::Logs { .. } => round_trip::<Reply<LogLines>>(pair[1]),
             }
         }
+    }
+
+    #[test]
+    fn requests_of_a_client_that_reads_nothing_wait() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        let mut control = Control::new(sys::sockets::bind_private(&path).unwrap());
+        let mut stream = UnixStream::connect(&path).unwrap();
+        stream.write_all(&b"{\"op\":\"status\"}\n".repeat(100)).unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        control.accept();
+        control.read(0);
+        let large =
+            || LogLines { lines: vec![LogLine { name: String::new(), line: "x".repeat(OUTPUT_LIMIT) }] };
+        let mut served = 0;
+        while let Some((id, request)) = control.next_request() {
+            assert_eq!(request, Ok(Request::Status {}));
+            control.reply(id, Ok(large()));
+            served += 1;
+        }
+        assert_eq!(served, 1);
+        // As it reads, it gets all of them.
+        stream.set_nonblocking(true).unwrap();
+        let mut bytes = vec![0; 4 * OUTPUT_LIMIT];
+        while served < 100 {
+            while matches!(stream.read(&mut bytes), Ok(1..)) {}
+            control.read(0);
+            control.flush();
+            if let Some((id, _)) = control.next_request() {
+                control.reply(id, Ok(large()));
+                served += 1;
+            }
+        }
+        assert!(control.next_request().is_none());
     }
 
     #[test]

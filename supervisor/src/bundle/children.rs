@@ -12,7 +12,7 @@ use crate::notify::{self, Message};
 use crate::plan::{Event, Level};
 use crate::setup::environment;
 use crate::sys::spawn::{Child, Command, spawn};
-use crate::sys::{self, sockets};
+use crate::sys::{self, Ended, sockets};
 
 /// Bytes read from one daemon before the others have their turn.
 const READ_TURN: usize = 64 * 1024;
@@ -151,9 +151,11 @@ impl Bundle {
 
     /// The one place that waits for children: ours become events, orphans are only reaped.
     pub(super) fn reap(&mut self, events: &mut VecDeque<Event>) -> io::Result<()> {
+        let mut left_behind = false;
         while let Some(pid) = sys::peek_ended_child()? {
             let Some(at) = self.running.iter().position(|child| child.pid == pid) else {
-                sys::reap(pid)?;
+                // One that we killed may have left processes behind in its turn.
+                left_behind |= sys::reap(pid)? == Ended::Killed(libc::SIGKILL);
                 continue;
             };
             // While the leader is a zombie, the number of its group cannot belong to anyone else.
@@ -161,12 +163,23 @@ impl Bundle {
             let ended = sys::reap(pid)?;
             self.read_streams();
             let child = self.running.remove(at);
+            left_behind = true;
             match child.purpose {
                 Purpose::Serve => events.push_back(Event::Exited(child.daemon, exit(ended))),
                 Purpose::MakeCa => self.ca_ended = Some(ended),
             }
         }
+        if left_behind {
+            self.kill_orphans();
+        }
         Ok(())
+    }
+
+    /// What a daemon left behind outside its group holds its sockets and secrets: it ends with it.
+    fn kill_orphans(&self) {
+        let orphans =
+            sys::children().into_iter().filter(|pid| self.running.iter().all(|child| child.pid != *pid));
+        orphans.for_each(sys::kill_child);
     }
 
     pub(super) fn signal(&mut self, daemon: Daemon, number: i32) {

@@ -15,14 +15,17 @@ use crate::plan::{Event, Outcome, StopCause, Ticket};
 const KEPT_LINES: usize = 5000;
 
 impl Bundle {
-    /// Takes every request that is complete and whose client waits for no other answer.
-    pub(super) fn serve_clients(&mut self, events: &mut VecDeque<Event>) {
+    /// Takes every request that is complete and whose client waits for no other answer; whether there was one.
+    pub(super) fn serve_clients(&mut self, events: &mut VecDeque<Event>) -> bool {
+        let mut served = false;
         while let Some((id, request)) = self.control.next_request() {
+            served = true;
             match request {
                 Ok(request) => self.serve(id, request, events),
                 Err(failure) => self.control.reply::<Stopping>(id, Err(failure)),
             }
         }
+        served
     }
 
     fn serve(&mut self, id: ClientId, request: Request, events: &mut VecDeque<Event>) {

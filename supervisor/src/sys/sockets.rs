@@ -64,7 +64,8 @@ pub(crate) enum Reach {
     EveryUid,
 }
 
-/// Receives one datagram and the pid that the kernel says it is from; `None` when there is none.
+/// Receives one datagram and the pid that the kernel says it is from, 0 when it brings more than its sender's name; `None` when there
+/// is none.
 pub(crate) fn receive(socket: &UnixDatagram, buffer: &mut [u8]) -> io::Result<Option<(usize, i32)>> {
     // Room for the credentials alone: descriptors that someone sends along are closed by the kernel.
     let mut control = nix::cmsg_space!(UnixCredentials);
@@ -75,9 +76,12 @@ pub(crate) fn receive(socket: &UnixDatagram, buffer: &mut [u8]) -> io::Result<Op
         Err(nix::errno::Errno::EAGAIN) => return Ok(None),
         Err(error) => return Err(error.into()),
     };
-    let pid = message.cmsgs()?.find_map(|part| match part {
-        ControlMessageOwned::ScmCredentials(credentials) => Some(credentials.pid()),
-        _ => None,
+    // Descriptors that came along are reported as an error here: whoever writes to us must not be able to end us with one.
+    let pid = message.cmsgs().ok().and_then(|mut parts| {
+        parts.find_map(|part| match part {
+            ControlMessageOwned::ScmCredentials(credentials) => Some(credentials.pid()),
+            _ => None,
+        })
     });
     Ok(Some((message.bytes, pid.unwrap_or(0))))
 }

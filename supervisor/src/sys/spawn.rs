@@ -9,8 +9,11 @@ use std::io::{self, Read as _};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::Mode;
 use nix::unistd::pipe2;
 
@@ -20,6 +23,10 @@ const FIRST_FD: RawFd = 3;
 const OPEN_FILES: libc::rlim_t = 65_536;
 /// Digits of the longest pid, and its end.
 const PID_ROOM: usize = 12;
+/// How long a child may take from the fork to the exec.
+const EXEC_TIMEOUT: Duration = Duration::from_secs(5);
+/// The step that failed, and its error number.
+const REPORT_BYTES: usize = 5;
 
 /// The program to run and everything it gets.
 #[derive(Debug)]
@@ -188,9 +195,13 @@ pub(crate) fn spawn(command: &Command<'_>) -> Result<Child, SpawnError> {
     };
     let pid = fork(&prepared).map_err(SpawnError::Fork)?;
     drop((prepared, child_report, child_stdout, child_stderr));
-    match read_report(report) {
+    match read_report(report, EXEC_TIMEOUT) {
         None => Ok(Child { pid, stdout, stderr }),
-        Some((step, source)) => Err(SpawnError::Child { step, source }),
+        Some((step, source)) => {
+            // One that is late must not run after all; the pid is its own until it is reaped.
+            super::kill_child(pid);
+            Err(SpawnError::Child { step, source })
+        }
     }
 }
 
@@ -250,17 +261,29 @@ fn fork(prepared: &Prepared) -> io::Result<i32> {
     if pid < 0 { Err(error) } else { Ok(pid) }
 }
 
-fn read_report(report: OwnedFd) -> Option<(Step, io::Error)> {
-    let mut bytes = Vec::new();
-    // The pipe closes at exec, or when the child ends.
-    let read = std::fs::File::from(report).read_to_end(&mut bytes);
-    match (read, bytes.as_slice()) {
-        (Ok(_), []) => None,
-        (Ok(_), [step, errno @ ..]) => {
-            let errno = errno.try_into().map_or(libc::EIO, i32::from_ne_bytes);
-            Some((Step::from_number(*step), io::Error::from_raw_os_error(errno)))
+/// What the child reports. Its end of the pipe closes at exec or when it ends; only a program on a file system that hangs, or a child
+/// that someone stopped, keeps it open, and must not keep us.
+fn read_report(report: OwnedFd, patience: Duration) -> Option<(Step, io::Error)> {
+    let until = Instant::now() + patience;
+    loop {
+        let left = PollTimeout::try_from(until.saturating_duration_since(Instant::now()));
+        let mut fds = [PollFd::new(report.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, left.unwrap_or(PollTimeout::ZERO)) {
+            Ok(0) => return Some((Step::Exec, io::ErrorKind::TimedOut.into())),
+            Ok(_) => break,
+            Err(Errno::EINTR) => {}
+            Err(error) => return Some((Step::Exec, error.into())),
         }
-        (Err(error), _) => Some((Step::Exec, error)),
+    }
+    // The report is one write, shorter than what a pipe takes at once.
+    let mut bytes = [0; REPORT_BYTES];
+    match std::fs::File::from(report).read(&mut bytes) {
+        Ok(0) => None,
+        Ok(_) => {
+            let [step, errno @ ..] = bytes;
+            Some((Step::from_number(step), io::Error::from_raw_os_error(i32::from_ne_bytes(errno))))
+        }
+        Err(error) => Some((Step::Exec, error)),
     }
 }
 
@@ -272,7 +295,7 @@ unsafe fn child(prepared: &Prepared) -> ! {
     // SAFETY: errno of this thread; the report is a plain array; _exit runs no destructors of the parent's copies.
     unsafe {
         let errno = (*libc::__errno_location()).to_ne_bytes();
-        let report = [failed as u8, errno[0], errno[1], errno[2], errno[3]];
+        let report: [u8; REPORT_BYTES] = [failed as u8, errno[0], errno[1], errno[2], errno[3]];
         libc::write(prepared.report.as_raw_fd(), report.as_ptr().cast(), report.len());
         libc::_exit(127)
     }
@@ -420,5 +443,33 @@ unsafe fn write_pid(place: *mut c_char) {
     for at in 0..count {
         // SAFETY: `at` is below PID_ROOM - 1, and the place was zeroed.
         unsafe { *place.add(at) = digits[count - 1 - at] as c_char };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    fn report(bytes: &[u8]) -> (Option<(Step, io::ErrorKind)>, OwnedFd) {
+        let (read, write) = pipe2(OFlag::O_CLOEXEC).unwrap();
+        let mut write = std::fs::File::from(write);
+        write.write_all(bytes).unwrap();
+        let told = read_report(read, Duration::from_millis(1));
+        (told.map(|(step, error)| (step, error.kind())), write.into())
+    }
+
+    #[test]
+    fn a_child_that_neither_executes_nor_ends_is_not_waited_for_without_end() {
+        let (told, _open) = report(&[]);
+        assert_eq!(told, Some((Step::Exec, io::ErrorKind::TimedOut)));
+    }
+
+    #[test]
+    fn a_report_names_the_step_and_the_error() {
+        let [a, b, c, d] = libc::ENOENT.to_ne_bytes();
+        let (told, _open) = report(&[Step::Groups as u8, a, b, c, d]);
+        assert_eq!(told, Some((Step::Groups, io::ErrorKind::NotFound)));
     }
 }

@@ -1,11 +1,14 @@
 //! The life of a bundle: start, crash, reload, stop, seen from outside.
 
+use std::io::IoSlice;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
 use crate::common::{Ground, NAMES, PATIENCE, Process, ask, text};
 use nix::sys::signal::Signal;
+use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
 
 #[test]
 fn every_daemon_gets_its_own_socket_and_answers_on_it() {
@@ -79,6 +82,24 @@ fn a_readiness_message_of_another_process_is_ignored() {
 }
 
 #[test]
+fn a_readiness_message_with_a_descriptor_is_ignored_and_harms_nobody() {
+    let bundle = Ground::new().started();
+    let file = std::fs::File::open("/dev/null").unwrap();
+    let target = UnixAddr::new(&bundle.ground.run_dir().join("notify.sock")).unwrap();
+    let sender = UnixDatagram::unbound().unwrap();
+    sendmsg(
+        sender.as_raw_fd(),
+        &[IoSlice::new(b"READY=1\n")],
+        &[ControlMessage::ScmRights(&[file.as_raw_fd()])],
+        MsgFlags::empty(),
+        Some(&target),
+    )
+    .unwrap();
+    bundle.log.wait("ignored a readiness message");
+    assert_eq!(bundle.status()["state"], "running");
+}
+
+#[test]
 fn a_hangup_before_ready_is_delivered_once_after_it() {
     let ground = Ground::new();
     ground.write("root/etc/egress/egress.behaviour", "silent");
@@ -117,6 +138,20 @@ fn a_reload_is_answered_with_the_new_generation_or_with_the_error() {
 }
 
 #[test]
+fn what_a_hangup_led_to_stands_in_the_log_and_in_the_status() {
+    let bundle = Ground::new().started();
+    bundle.ground.write("root/etc/egress/routes.yaml", "bad");
+    bundle.signal(Signal::SIGHUP);
+    bundle.log.wait("[supervisor] egress keeps its old configuration: routes.yaml:1:1: bad");
+    assert_eq!(bundle.daemon_status("egress")["reload_error"], "routes.yaml:1:1: bad");
+    bundle.ground.write("root/etc/egress/routes.yaml", "good");
+    bundle.signal(Signal::SIGHUP);
+    bundle.log.wait("[supervisor] egress reloaded, generation 2");
+    let status = bundle.daemon_status("egress");
+    assert_eq!((&status["generation"], &status["reload_error"]), (&2.into(), &serde_json::Value::Null));
+}
+
+#[test]
 fn a_stop_leaves_nothing_behind_not_even_what_left_its_session() {
     let mut bundle = Ground::new().started();
     let escaped = Process::open(bundle.ask("git-gate", "escape").trim().parse().unwrap());
@@ -127,6 +162,16 @@ fn a_stop_leaves_nothing_behind_not_even_what_left_its_session() {
     assert!(begin.elapsed() < Duration::from_secs(5), "a stop ends with the last child, not with the grace");
     escaped.wait_for_its_end();
     daemons.iter().for_each(Process::wait_for_its_end);
+}
+
+#[test]
+fn what_left_the_session_of_a_daemon_ends_with_the_daemon() {
+    let bundle = Ground::new().started();
+    let escaped = Process::open(bundle.ask("git-gate", "escape").trim().parse().unwrap());
+    bundle.ask("git-gate", "abort");
+    escaped.wait_for_its_end();
+    bundle.log.wait_for("git-gate is ready", 2);
+    assert_eq!(bundle.daemon_status("egress")["restarts"], 0);
 }
 
 #[test]

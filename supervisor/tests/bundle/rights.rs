@@ -4,6 +4,7 @@ use std::fs;
 use std::io::Write as _;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 
 use crate::common::{Ground, NAMES, Process, fields, is_root, text};
@@ -178,6 +179,27 @@ fn the_control_socket_is_for_its_owner() {
     assert_eq!(mode("supervisor.sock"), 0o600);
     assert_eq!(mode("."), if is_root() { 0o1777 } else { 0o700 });
     assert_eq!(mode("notify.sock"), if is_root() { 0o666 } else { 0o600 });
+}
+
+#[test]
+fn a_foreign_uid_gets_no_answer_even_where_it_may_open_the_control_socket() {
+    if !is_root() {
+        return;
+    }
+    let bundle = Ground::new().started();
+    let socket = bundle.ground.run_dir().join("supervisor.sock");
+    fs::set_permissions(&socket, fs::Permissions::from_mode(0o666)).unwrap();
+    let answer_to = |uid: u32| {
+        let mut client = Command::new(bundle.ground.path("bin/egress"));
+        client.arg("ask").arg(&socket).arg("{\"op\":\"health\"}").uid(uid).gid(uid);
+        let output = client.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        text(&output.stdout)
+    };
+    assert_eq!(answer_to(0), "{\"ok\":true,\"result\":{\"healthy\":true}}\n");
+    for uid in [64101, 65534] {
+        assert_eq!(answer_to(uid), "", "uid {uid}");
+    }
 }
 
 #[test]
