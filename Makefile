@@ -24,7 +24,7 @@ image: ## the bundle image, with Docker (PROFILE=dev for a quick one, BASE_IMAGE
 bench: ## the benchmarks
 	@bash scripts/bench.sh
 
-fuzz: ## property tests with many cases (FUZZ_CASES, FUZZ_SECONDS)
+fuzz: ## the fuzz targets, bounded, and the property tests with many cases (FUZZ_SECONDS, FUZZ_CASES)
 	@bash scripts/fuzz.sh
 
 install: ## bottlecap and its daemons under PREFIX (/usr/local)

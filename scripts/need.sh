@@ -67,6 +67,7 @@ for thing in "$@"; do
     case "$thing" in
         rust) need_rust ;;
         cc) need cc gcc libc6-dev ;;
+        cxx) need g++ g++ ;;
         curl) need curl curl ca-certificates ;;
         git) need git git ;;
         ssh) need ssh openssh-client ;;
@@ -88,6 +89,6 @@ for thing in "$@"; do
                 (cd "$ROOT" && env -u RUSTFLAGS cargo install --locked --quiet cargo-deny)
             fi
             ;;
-        *) fail "unknown thing: $thing" "rust cc curl git ssh sshd python venv ip mmdebstrap docker compose cargo-deny" ;;
+        *) fail "unknown thing: $thing" "rust cc cxx curl git ssh sshd python venv ip mmdebstrap docker compose cargo-deny" ;;
     esac
 done
