@@ -9,7 +9,7 @@ pub use store::SecretStore;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
-use policy::AuthScheme;
+use policy::{AgentCredentials, AuthScheme};
 
 /// Headers that carry a credential of the agent's own. Documented in docs/credentials.md.
 pub const CREDENTIAL_HEADERS: &[&str] = &[
@@ -82,19 +82,10 @@ pub(crate) enum Error {
     Empty,
 }
 
-/// Which of the agent's own credentials are taken out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Strip {
-    /// Headers and query keys, by the lists above.
-    Everything,
-    /// The `authorization` header.
-    Authorization,
-}
-
 /// Takes the agent's credentials out of the headers, and gives the query without them.
-pub(crate) fn strip(what: Strip, headers: &mut HeaderMap, query: Option<&str>) -> Option<String> {
+pub(crate) fn strip(what: AgentCredentials, headers: &mut HeaderMap, query: Option<&str>) -> Option<String> {
     match what {
-        Strip::Everything => {
+        AgentCredentials::TakenOut => {
             for name in CREDENTIAL_HEADERS {
                 headers.remove(*name);
             }
@@ -102,10 +93,11 @@ pub(crate) fn strip(what: Strip, headers: &mut HeaderMap, query: Option<&str>) -
                 CREDENTIAL_QUERY_KEYS.iter().any(|listed| key.eq_ignore_ascii_case(listed))
             })
         }
-        Strip::Authorization => {
+        AgentCredentials::AuthorizationTakenOut => {
             headers.remove(AUTHORIZATION);
             query.map(str::to_owned)
         }
+        AgentCredentials::Passed => query.map(str::to_owned),
     }
 }
 
@@ -250,7 +242,10 @@ mod tests {
         }
         headers.insert("accept", HeaderValue::from_static("*/*"));
         let query = "q=key&%74oken=a&ACCESS_TOKEN=b&a=1;key=c&page=2&token";
-        assert_eq!(strip(Strip::Everything, &mut headers, Some(query)).as_deref(), Some("q=key&page=2"));
+        assert_eq!(
+            strip(AgentCredentials::TakenOut, &mut headers, Some(query)).as_deref(),
+            Some("q=key&page=2")
+        );
         assert_eq!(headers.keys().collect::<Vec<_>>(), ["accept"]);
     }
 

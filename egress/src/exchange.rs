@@ -18,7 +18,7 @@ use tracing::{info, warn};
 
 use crate::authority::{self, Endpoint};
 use crate::body::{self, Limits, Meter, Progress};
-use crate::credential::{self, Strip};
+use crate::credential;
 use crate::front::{After, Connection};
 use crate::headers;
 use crate::journal::Entry;
@@ -231,8 +231,7 @@ impl Judged {
         route: &Route,
         parts: &mut request::Parts,
     ) -> Result<Option<String>, Refusal> {
-        let strip = if route.own_credential_only() { Strip::Everything } else { Strip::Authorization };
-        let query = credential::strip(strip, &mut parts.headers, parts.uri.query());
+        let query = credential::strip(route.agent_credentials(), &mut parts.headers, parts.uri.query());
         let Some(wanted) = route.credential() else { return Ok(query) };
         let unavailable = |cause: &dyn std::fmt::Display| {
             let name = wanted.secret.name();

@@ -1,5 +1,6 @@
 //! Grants written into and taken out of the text of `routes.yaml`, everything else left as the operator wrote it.
 
+use crate::credential::AgentCredentials;
 use crate::diagnostic::Diagnostics;
 use crate::grant::{Grant, GrantId};
 use crate::matches::{Match, PathMatch};
@@ -92,7 +93,7 @@ impl Grant {
             matches: if restricted { vec![entry] } else { Vec::new() },
             verdict: Verdict::Allow,
             credential: None,
-            own_credential_only: false,
+            agent_credentials: AgentCredentials::new(None, None),
             git_fetch: false,
             tls: Tls::Intercept,
             allow_private: Vec::new(),

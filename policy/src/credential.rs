@@ -38,6 +38,33 @@ impl fmt::Display for AuthScheme {
     }
 }
 
+/// What happens to the credentials that the agent sends along.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AgentCredentials {
+    /// Every header and query key of a fixed list is taken out: where a credential is injected, or by
+    /// `own_credential_only: true`.
+    TakenOut,
+    /// `authorization` alone is taken out: where nothing is injected, or by `own_credential_only: false` where
+    /// something is.
+    AuthorizationTakenOut,
+    /// They go out: by `own_credential_only: false` where nothing is injected.
+    Passed,
+}
+
+impl AgentCredentials {
+    /// As `own_credential_only` says, or as fits a route with or without a credential.
+    pub(crate) fn new(
+        own_credential_only: Option<bool>,
+        credential: Option<&Credential>,
+    ) -> AgentCredentials {
+        match (own_credential_only, credential) {
+            (Some(true), _) | (None, Some(_)) => AgentCredentials::TakenOut,
+            (None, None) | (Some(false), Some(_)) => AgentCredentials::AuthorizationTakenOut,
+            (Some(false), None) => AgentCredentials::Passed,
+        }
+    }
+}
+
 /// Which secret, by the kind of place it is handed over in.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum SecretRef {

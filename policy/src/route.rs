@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::address::PrivateAllow;
-use crate::credential::Credential;
+use crate::credential::{AgentCredentials, Credential};
 use crate::grant::GrantId;
 use crate::matches::Match;
 use crate::pattern::HostPattern;
@@ -91,7 +91,7 @@ pub struct Route {
     pub(crate) matches: Vec<Match>,
     pub(crate) verdict: Verdict,
     pub(crate) credential: Option<Credential>,
-    pub(crate) own_credential_only: bool,
+    pub(crate) agent_credentials: AgentCredentials,
     pub(crate) git_fetch: bool,
     pub(crate) tls: Tls,
     pub(crate) allow_private: Vec<PrivateAllow>,
@@ -148,10 +148,10 @@ impl Route {
         self.credential.as_ref()
     }
 
-    /// Are the agent's own credentials taken out?
+    /// What happens to the agent's own credentials.
     #[must_use]
-    pub fn own_credential_only(&self) -> bool {
-        self.own_credential_only
+    pub fn agent_credentials(&self) -> AgentCredentials {
+        self.agent_credentials
     }
 
     /// Is `git-upload-pack` allowed?

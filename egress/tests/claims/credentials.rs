@@ -33,6 +33,29 @@ async fn the_agents_authorization_does_not_go_out_where_nothing_is_injected_eith
 }
 
 #[tokio::test]
+async fn the_agents_own_credentials_go_out_only_where_the_route_says_so_and_injects_nothing() {
+    let headers = [("authorization", "Bearer agents-own"), ("x-api-key", "agents-own")];
+    let sent = || request(Method::GET, "/v1/models?key=agents-own", &headers);
+    for (rules, authorization, others) in [
+        ("own_credential_only: false", Some("Bearer agents-own"), true),
+        ("own_credential_only: true", None, false),
+        (
+            "own_credential_only: false\nauth_scheme: bearer\ntoken_env: TOKEN",
+            Some("Bearer real-token"),
+            true,
+        ),
+    ] {
+        let bench = Bench::allowing(rules).await;
+        bench.agent().send(Transport::TunnelHttp1, sent()).await;
+        let seen = bench.upstream.last();
+        let authorizations = seen.headers.get_all("authorization").iter().collect::<Vec<_>>();
+        assert_eq!(authorizations, authorization.into_iter().collect::<Vec<_>>(), "{rules}");
+        assert_eq!(seen.headers.contains_key("x-api-key"), others, "{rules}");
+        assert_eq!(seen.target.contains("key=agents-own"), others, "{rules}");
+    }
+}
+
+#[tokio::test]
 async fn a_missing_secret_refuses_its_route_and_nothing_else() {
     let bench = Bench::with(|upstream| {
         let missing = upstream.routes("auth_scheme: bearer\ntoken_file: absent");

@@ -5,7 +5,7 @@ use serde_saphyr::{Location, Spanned};
 use super::Findings;
 use super::entry;
 use crate::address::PrivateAllow;
-use crate::credential::{AuthScheme, Credential, SecretName, SecretRef};
+use crate::credential::{AgentCredentials, AuthScheme, Credential, SecretName, SecretRef};
 use crate::grant::GrantId;
 use crate::matches::Match;
 use crate::pattern::HostPattern;
@@ -26,7 +26,8 @@ pub(super) fn route(position: usize, raw: &Spanned<RawRoute>, findings: &mut Fin
     let ports = ports(raw, scheme, findings);
     let matches = matches(raw, findings);
     let credential = credential(raw, findings);
-    let own_credential_only = raw.own_credential_only.as_ref().map_or(credential.is_some(), |own| own.value);
+    let own_credential_only = raw.own_credential_only.as_ref().map(|own| own.value);
+    let agent_credentials = AgentCredentials::new(own_credential_only, credential.as_ref());
     let git_fetch = git_fetch(raw, findings);
     let tls = raw.tls.as_ref().and_then(|text| tls(text, findings)).unwrap_or(Tls::Intercept);
     let allow_private = raw.allow_private.iter().flat_map(|list| &list.value);
@@ -52,7 +53,7 @@ pub(super) fn route(position: usize, raw: &Spanned<RawRoute>, findings: &mut Fin
         matches,
         verdict,
         credential,
-        own_credential_only,
+        agent_credentials,
         git_fetch,
         tls,
         allow_private,
