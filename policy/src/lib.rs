@@ -13,13 +13,13 @@
 //! 3. A deny that fits refuses, unless an allow that fits is **more specific**: at least as specific in
 //!    each of host, path, methods, headers and query, and more so in one. Host: exact, then `*.` and `**.`
 //!    with the longer suffix first, `*.` before `**.` over the same suffix. Path: exact, then the longer
-//!    prefix, then regex, then none. Methods: listed before not listed. Headers and query: the larger number.
+//!    prefix, then regex, then none; but a deny by regex yields to an exact path alone. Methods: listed before not listed. Headers and query: the larger number.
 //! 4. Among allows the winner is the one with the more specific host, then path, then methods, headers,
 //!    query; the earlier in the file wins a tie.
 //! 5. A deny that fits always beats a grant.
 //!    Doubt narrows an allow and widens a deny. Of a repeated header or query key an allow needs *all*
 //!    occurrences to have the listed value, a deny *any*. An allow is held against the canonical path alone;
-//!    a deny also against what lenient servers make of it: `%40` as `@`, `/admin;x` and `/admin/` as `/admin`.
+//!    a deny also against what lenient servers make of it: `%40` as `@`, `/admin;x` and `/admin/` as `/admin`, `_` in a header's name as `-`.
 //! 6. `tls: passthrough` routes allow tunnels ([`Policy::front`]), not requests: [`Policy::decide`] never
 //!    answers with one.
 //! 7. `git-receive-pack` is refused on every route, `git-upload-pack` on every route without
@@ -48,7 +48,7 @@ mod route;
 pub use address::{AddressClass, AddressDenial, PrivateAllow, PrivateAllowError};
 pub use allowlist::{Allowlist, AllowlistEntry, AllowlistMatch, AllowlistPath};
 pub use append::{AppendError, append_route, remove_grant};
-pub use credential::{AuthScheme, Credential, SecretName, SecretNameError, SecretRef};
+pub use credential::{AgentCredentials, AuthScheme, Credential, SecretName, SecretNameError, SecretRef};
 pub use decide::{Code, Decision, Denial, Front, RequestHead};
 pub use describe::describe;
 pub use diagnostic::{Diagnostic, Diagnostics};

@@ -85,12 +85,14 @@ impl MatchRank {
     /// Of a route without `matches`.
     pub(crate) const ANY: MatchRank = MatchRank { path: PathRank::Any, methods: false, headers: 0, query: 0 };
 
-    /// At least as narrow in every field.
+    /// At least as narrow in every field. What a regex is for cannot be compared: an exact path alone is narrower.
     pub(crate) fn covers(&self, other: &MatchRank) -> bool {
-        self.path >= other.path
-            && self.methods >= other.methods
-            && self.headers >= other.headers
-            && self.query >= other.query
+        let path = match (self.path, other.path) {
+            (PathRank::Exact, _) => true,
+            (_, PathRank::Regex) => false,
+            (own, other) => own >= other,
+        };
+        path && self.methods >= other.methods && self.headers >= other.headers && self.query >= other.query
     }
 }
 
@@ -272,8 +274,14 @@ fn regex_reason(error: &regex::Error) -> String {
 }
 
 fn header_fits(wanted: &NamedValue, headers: &http::HeaderMap, purpose: Purpose) -> bool {
-    let values = headers.get_all(wanted.name.as_str());
-    occurrences_fit(values.iter().map(|value| value.as_bytes() == wanted.value.as_bytes()), purpose)
+    if purpose == Purpose::Allow && !headers.contains_key(wanted.name.as_str()) {
+        return false;
+    }
+    // To some servers `x_name` is `x-name`.
+    let folded = |name: &str| name.replace('_', "-");
+    let wanted_name = folded(&wanted.name);
+    let values = headers.iter().filter(|(name, _)| folded(name.as_str()) == wanted_name);
+    occurrences_fit(values.map(|(_, value)| value.as_bytes() == wanted.value.as_bytes()), purpose)
 }
 
 /// Some servers take `;` for `&`, which only a deny has to know: an allow compares whole values.

@@ -1,4 +1,4 @@
-use policy::{CanonicalPath, Decision, Host, Policy, RequestHead, Scheme};
+use policy::{AgentCredentials, CanonicalPath, Decision, Host, Policy, RequestHead, Scheme};
 use proptest::prelude::*;
 
 use super::{Ask, denial, in_short, outcome, policy};
@@ -219,6 +219,39 @@ fn a_deny_sees_what_a_lenient_server_would_see() {
 }
 
 #[test]
+fn a_deny_by_regex_yields_to_an_exact_path_alone() {
+    let policy = policy(
+        "  - {host: a.example.com, path_allowlist: [/]}
+  - {host: a.example.com, matches: [{paths: [{type: regex, value: '/.*'}], methods: [GET]}]}
+  - {host: a.example.com, matches: [{paths: [{type: exact, value: /admin/health}]}]}
+  - {host: a.example.com, deny: true, matches: [{paths: [{type: regex, value: '/admin/.*'}]}]}
+",
+    );
+    assert_eq!(outcome(&policy, "GET", "https://a.example.com/admin/users"), "denied-by-rule");
+    assert_eq!(outcome(&policy, "GET", "https://a.example.com/admin/health"), "allow routes[2]");
+    assert_eq!(outcome(&policy, "GET", "https://a.example.com/users"), "allow routes[0]");
+}
+
+#[test]
+fn a_header_that_some_servers_read_as_the_listed_one_narrows_an_allow_and_widens_a_deny() {
+    let policy = policy(
+        "  - {host: a.example.com, matches: [{headers: [{name: x-mode, value: plain}]}]}
+  - {host: a.example.com, deny: true, matches: [{headers: [{name: x-kind, value: raw}]}]}
+",
+    );
+    let ask = || Ask::new("GET", "https://a.example.com/");
+    let cases = [
+        (ask().header("x-mode", "plain"), "allow routes[0]"),
+        (ask().header("x_mode", "plain"), "request-not-allowed"),
+        (ask().header("x-mode", "plain").header("x_mode", "other"), "request-not-allowed"),
+        (ask().header("x-mode", "plain").header("x_kind", "raw"), "denied-by-rule"),
+    ];
+    for (ask, expected) in cases {
+        assert_eq!(in_short(&ask.of(&policy)), expected, "{:?}", ask.headers);
+    }
+}
+
+#[test]
 fn among_allows_the_narrower_host_then_path_then_the_earlier_wins() {
     let policy = policy(
         "  - host: '**.example.com'
@@ -272,7 +305,7 @@ fn a_grant_never_takes_a_request_from_a_base_route_with_a_credential() {
         Decision::Allow(route) => {
             assert_eq!(route.id().index(), 1);
             assert_eq!(route.credential(), None);
-            assert!(!route.own_credential_only());
+            assert_eq!(route.agent_credentials(), AgentCredentials::AuthorizationTakenOut);
         }
         Decision::Deny(denial) => panic!("{denial}"),
     }
