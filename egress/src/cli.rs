@@ -13,7 +13,8 @@ Examples:
 
 Environment:
   EGRESS_UPSTREAM_CA     a PEM file with additional roots for upstream TLS
-  EGRESS_UPSTREAM_PROXY  a parent proxy, http://[user:password@]host:port; it resolves the names
+  EGRESS_UPSTREAM_PROXY  a parent proxy, http://[user:password@]host:port; it gets addresses that were
+                         checked here, never names
   LISTEN_FDS, LISTEN_FDNAMES  sockets named `egress` and secrets named `secret.NAME` that are handed over
   NOTIFY_SOCKET          where readiness is reported
 

@@ -2,6 +2,7 @@
 
 mod status;
 
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -112,9 +113,9 @@ pub async fn run(settings: &Settings, inheritance: Inheritance) -> Result<(), Er
     let text = read_routes(&routes)?;
     let authority = ca::CertificateAuthority::load(&settings.ca_dir)?;
     let tls = UpstreamTls::new(variable("EGRESS_UPSTREAM_CA").as_deref().map(Path::new))?;
-    let parent = variable("EGRESS_UPSTREAM_PROXY").as_deref().map(Parent::parse).transpose()?;
+    let parent = variable("EGRESS_UPSTREAM_PROXY").as_deref().map(parent).transpose()?;
     if let Some(parent) = &parent {
-        info!(?parent, "going through a parent proxy, which resolves the names");
+        info!(?parent, "going through a parent proxy");
     }
     let (listeners, addresses) = listen(settings, inheritance.sockets).await?;
     let parts = Parts {
@@ -220,8 +221,12 @@ fn read_routes(path: &Path) -> Result<String, Error> {
     std::fs::read_to_string(path).map_err(failed)
 }
 
-fn variable(name: &str) -> Option<String> {
-    std::env::var(name).ok().filter(|value| !value.is_empty())
+fn variable(name: &str) -> Option<OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
+}
+
+fn parent(url: &OsStr) -> Result<Parent, ParseParentError> {
+    Parent::parse(url.to_str().ok_or(ParseParentError)?)
 }
 
 enum Request {

@@ -71,14 +71,8 @@ impl Dialer {
         deadline: Instant,
     ) -> Result<TcpStream, DialError> {
         let dialled = timeout_at(deadline, async {
-            if let Some(parent) = &self.parent {
-                if let Some(ip) = host.ip() {
-                    self.check(ip, port, allow_private)?;
-                }
-                return parent.connect(host, port).await.map_err(DialError::Parent);
-            }
             let addresses = self.permitted(host, port, allow_private).await?;
-            connect(&addresses, deadline).await
+            self.connect(&addresses, deadline).await
         });
         let stream = dialled.await.unwrap_or(Err(DialError::Timeout))?;
         stream.set_nodelay(true).map_err(DialError::Connect)?;
@@ -121,6 +115,27 @@ impl Dialer {
         }
         Ok(address)
     }
+
+    async fn connect(&self, addresses: &[SocketAddr], deadline: Instant) -> Result<TcpStream, DialError> {
+        let mut failure = DialError::NoAddress;
+        for (index, &address) in addresses.iter().enumerate() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let attempts_left = u32::try_from(addresses.len() - index).unwrap_or(u32::MAX);
+            let share = (left / attempts_left).max(ATTEMPT_MINIMUM);
+            let attempt = async {
+                match &self.parent {
+                    Some(parent) => parent.connect(address).await.map_err(DialError::Parent),
+                    None => TcpStream::connect(address).await.map_err(DialError::Connect),
+                }
+            };
+            failure = match timeout(share, attempt).await {
+                Ok(Ok(stream)) => return Ok(stream),
+                Ok(Err(error)) => error,
+                Err(_) => DialError::Timeout,
+            };
+        }
+        Err(failure)
+    }
 }
 
 /// Whether dialling `address` may reach a listener on `own`.
@@ -133,25 +148,50 @@ fn reaches(address: SocketAddr, own: SocketAddr) -> bool {
     address.port() == own.port() && same
 }
 
-async fn connect(addresses: &[SocketAddr], deadline: Instant) -> Result<TcpStream, DialError> {
-    let mut failure = DialError::NoAddress;
-    for (index, address) in addresses.iter().enumerate() {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let attempts_left = u32::try_from(addresses.len() - index).unwrap_or(u32::MAX);
-        let share = (left / attempts_left).max(ATTEMPT_MINIMUM);
-        match timeout(share, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => return Ok(stream),
-            Ok(Err(error)) => failure = DialError::Connect(error),
-            Err(_) => failure = DialError::Timeout,
-        }
-    }
-    Err(failure)
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::pin::Pin;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::*;
+
+    struct Private;
+
+    impl Resolve for Private {
+        fn resolve<'a>(
+            &'a self,
+            _: &'a str,
+        ) -> Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send + 'a>> {
+            Box::pin(async { Ok(vec![IpAddr::from([10, 0, 0, 1])]) })
+        }
+    }
+
+    #[tokio::test]
+    async fn a_parent_gets_an_address_that_was_checked_and_never_a_name() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let parent = Parent::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
+        let dialer = Dialer::new(Arc::new(Private), Some(parent), Vec::new());
+        let host = Host::parse("api.test").unwrap();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let refused = dialer.dial(&host, 443, &[], deadline).await;
+        assert!(matches!(refused, Err(DialError::NotAllowed(_))), "{refused:?}");
+
+        let leave = [PrivateAllow::parse("10.0.0.0/8").unwrap()];
+        let answer = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await.unwrap());
+            }
+            stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+            String::from_utf8(head).unwrap()
+        };
+        let (dialled, head) = tokio::join!(dialer.dial(&host, 443, &leave, deadline), answer);
+        assert!(dialled.is_ok());
+        assert_eq!(head, "CONNECT 10.0.0.1:443 HTTP/1.1\r\nhost: 10.0.0.1:443\r\n\r\n");
+    }
 
     #[test]
     fn our_own_listener_is_recognised_by_any_of_its_addresses() {

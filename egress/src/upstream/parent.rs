@@ -1,5 +1,6 @@
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -56,14 +57,13 @@ impl Parent {
         Ok(Parent { host, port, authorization })
     }
 
-    /// A connection to `host:port` through this proxy, which resolves the name.
-    pub(super) async fn connect(&self, host: &Host, port: u16) -> Result<TcpStream, ParentError> {
+    /// A connection to `address` through this proxy, which gets no name to resolve.
+    pub(super) async fn connect(&self, address: SocketAddr) -> Result<TcpStream, ParentError> {
         let mut stream = TcpStream::connect((self.host.as_str(), self.port)).await?;
         stream.set_nodelay(true)?;
         let authorization = self.authorization.as_ref().map_or("", |line| line.as_str());
-        let request = Zeroizing::new(format!(
-            "CONNECT {host}:{port} HTTP/1.1\r\nhost: {host}:{port}\r\n{authorization}\r\n"
-        ));
+        let request =
+            Zeroizing::new(format!("CONNECT {address} HTTP/1.1\r\nhost: {address}\r\n{authorization}\r\n"));
         stream.write_all(request.as_bytes()).await?;
         // Byte by byte, so that nothing after the head is taken from the stream.
         let mut head = Vec::new();
@@ -144,11 +144,11 @@ mod tests {
             stream.write_all(b"HTTP/1.1 200 OK\r\nx: y\r\n\r\nhello").await.unwrap();
             String::from_utf8(head).unwrap()
         };
-        let host = Host::parse("api.test").unwrap();
-        let (connected, head) = tokio::join!(parent.connect(&host, 443), answer);
+        let address = "[2001:db8::1]:443".parse().unwrap();
+        let (connected, head) = tokio::join!(parent.connect(address), answer);
         assert_eq!(
             head,
-            "CONNECT api.test:443 HTTP/1.1\r\nhost: api.test:443\r\nproxy-authorization: Basic bWU6cHc=\r\n\r\n"
+            "CONNECT [2001:db8::1]:443 HTTP/1.1\r\nhost: [2001:db8::1]:443\r\nproxy-authorization: Basic bWU6cHc=\r\n\r\n"
         );
         let mut text = String::new();
         connected.unwrap().read_to_string(&mut text).await.unwrap();

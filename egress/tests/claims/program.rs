@@ -1,7 +1,9 @@
 //! The built program: its start, its signals, its exit codes.
 
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -94,6 +96,19 @@ fn usage_errors_are_64_and_help_is_0() {
     let root = directory(ROUTES);
     assert_eq!(egress(root.path()).arg("--nonsense").output().unwrap().status.code(), Some(64));
     assert_eq!(egress(root.path()).arg("--help").output().unwrap().status.code(), Some(0));
+}
+
+#[test]
+fn a_parent_proxy_that_cannot_be_read_is_an_error_and_not_left_out() {
+    let root = directory(ROUTES);
+    assert!(init(root.path()).status.success());
+    for url in [&b"http://proxy"[..], b"http://proxy\xff:3128"] {
+        let output =
+            egress(root.path()).env("EGRESS_UPSTREAM_PROXY", OsStr::from_bytes(url)).output().unwrap();
+        assert_eq!(output.status.code(), Some(64));
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(text.contains("error: EGRESS_UPSTREAM_PROXY: expected `http://"), "{text}");
+    }
 }
 
 #[test]
