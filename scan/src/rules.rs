@@ -53,7 +53,12 @@ impl Rules {
 
     /// Every place where a rule matches, in the order of the input.
     pub fn scan(&self, input: &[u8]) -> Vec<Finding> {
-        let view = View::of(input);
+        let mut findings: Vec<Finding> = View::all(input).flat_map(|view| self.view(&view)).collect();
+        findings.sort_by_key(|finding| finding.offset);
+        findings
+    }
+
+    fn view(&self, view: &View<'_>) -> Vec<Finding> {
         let text: &[u8] = &view.bytes;
         let mut lines = Lines::new(text);
         let report = |hit: Hit| {

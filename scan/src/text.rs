@@ -12,16 +12,16 @@ pub(crate) struct View<'a> {
 }
 
 impl<'a> View<'a> {
-    /// Plain input as it is; UTF-16 with one byte for each code unit.
-    pub(crate) fn of(input: &'a [u8]) -> Self {
-        match utf16(input) {
-            None => Self { bytes: Cow::Borrowed(input), start: 0, step: 1 },
-            Some((start, order)) => {
-                let units = input[start..].chunks_exact(2);
-                let bytes = units.map(|unit| order.byte([unit[0], unit[1]])).collect();
-                Self { bytes: Cow::Owned(bytes), start, step: 2 }
-            }
-        }
+    /// The input as it is, and what looks like UTF-16 also with one byte for each code unit: its first bytes
+    /// do not vouch for the rest.
+    pub(crate) fn all(input: &'a [u8]) -> impl Iterator<Item = Self> {
+        let plain = Self { bytes: Cow::Borrowed(input), start: 0, step: 1 };
+        let wide = utf16(input).map(|(start, order)| {
+            let units = input[start..].chunks_exact(2);
+            let bytes = units.map(|unit| order.byte([unit[0], unit[1]])).collect();
+            Self { bytes: Cow::Owned(bytes), start, step: 2 }
+        });
+        std::iter::once(plain).chain(wide)
     }
 
     pub(crate) fn offset(&self, position: usize) -> usize {

@@ -188,6 +188,19 @@ fn utf16_text_is_read_in_both_orders_with_and_without_a_mark() {
 }
 
 #[test]
+fn a_start_that_looks_like_utf16_hides_nothing() {
+    let text = format!("key: glpat{}{}\n", "-", alnum(20));
+    let wide: Vec<u8> = "x".repeat(5000).encode_utf16().flat_map(u16::to_le_bytes).collect();
+    for start in [&[0xff, 0xfe][..], &[0xfe, 0xff], &wide] {
+        let findings = Rules::builtin().scan(&[start, text.as_bytes()].concat());
+        assert_eq!(
+            findings.iter().map(|f| (f.rule, f.offset)).collect::<Vec<_>>(),
+            [("gitlab-pat", start.len() + 5)]
+        );
+    }
+}
+
+#[test]
 fn a_key_in_a_json_string_is_found() {
     let key = private_key("").replace('\n', "\\n");
     assert_eq!(found(&format!("{{\"private_key\": \"{key}\"}}")), ["private-key"]);
