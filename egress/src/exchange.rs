@@ -89,9 +89,10 @@ impl Judged {
     ) -> Result<Judged, Box<Response<Body>>> {
         let unavailable =
             || Refusal::new(Code::AuditUnavailable, "requests cannot be recorded now; try again later");
-        let Some(entry) = proxy.recorder.begin(snapshot.generation, &snapshot.digest).await else {
+        let Some(mut entry) = proxy.recorder.begin(snapshot.generation, &snapshot.digest).await else {
             return Err(Box::new(unavailable().answer(&subject)));
         };
+        entry.subject(&subject);
         let mut judged = Judged { proxy: Arc::clone(proxy), snapshot, subject, entry };
         if judged.proxy.recorder.is_broken() {
             // The record of this refusal is also the attempt to write again.
@@ -102,7 +103,6 @@ impl Judged {
 
     /// Records and logs a refusal, and gives the answer.
     pub(crate) fn refuse(&mut self, refusal: &Refusal) -> Response<Body> {
-        self.entry.subject(&self.subject);
         self.entry.refused(refusal);
         if self.snapshot.policy.log() >= LogLevel::Refusals {
             let Subject { scheme, host, port, method, path } = &self.subject;
@@ -114,7 +114,6 @@ impl Judged {
 
     /// Records a tunnel that is passed on.
     pub(crate) fn passed(&mut self, route: &Route, up: &Arc<Progress>) {
-        self.entry.subject(&self.subject);
         self.entry.event.decision = Recorded::Allow;
         self.entry.event.route = Some(route.id().to_string());
         self.entry.event.grant = route.grant().map(ToString::to_string);
@@ -159,6 +158,7 @@ impl Judged {
         endpoint.host.as_str().clone_into(&mut self.subject.host);
         path.as_str().clone_into(&mut self.subject.path);
         self.subject.port = endpoint.port;
+        self.entry.subject(&self.subject);
 
         if let Some(name) = headers::override_of(&parts.headers) {
             let hint = format!(
@@ -207,6 +207,8 @@ impl Judged {
     ) -> Result<Response<Incoming>, Refusal> {
         let progress = Progress::new();
         self.entry.up = Some(Arc::clone(&progress));
+        // From here on bytes may leave, even if the agent does not stay for the answer.
+        self.entry.event.decision = Recorded::Allow;
         let mut outgoing =
             Request::new(body::metered(incoming, Meter::Up(Arc::clone(&progress)), plan.limits));
         *outgoing.method_mut() = parts.method;
@@ -254,8 +256,6 @@ impl Judged {
         after: After,
     ) -> Response<Body> {
         let status = response.status();
-        self.entry.subject(&self.subject);
-        self.entry.event.decision = Recorded::Allow;
         self.entry.event.status = Some(status.as_u16());
         if self.snapshot.policy.log() >= LogLevel::Requests {
             let Subject { scheme, host, port, method, path } = &self.subject;

@@ -49,7 +49,8 @@ pub async fn serve(proxy: Arc<Proxy>, listeners: Vec<TcpListener>, stop: Cancell
         accepting.spawn(accept(Arc::clone(&proxy), listener, Arc::clone(&places), stop.clone()));
     }
     while accepting.join_next().await.is_some() {}
-    let _ = timeout(GRACE, proxy.open.tasks.finished()).await;
+    // No one of the bottle is left to wait for: what still runs are idle connections to upstream.
+    proxy.open.tasks.end().await;
 }
 
 async fn accept(proxy: Arc<Proxy>, listener: TcpListener, places: Arc<Semaphore>, stop: CancellationToken) {

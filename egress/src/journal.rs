@@ -176,6 +176,7 @@ impl Entry {
     }
 
     pub(crate) fn refused(&mut self, refusal: &Refusal) {
+        self.event.decision = Decision::Deny;
         self.event.code = Some(refusal.code.as_str().to_owned());
         self.event.block_id = Some(refusal.block_id.clone());
         self.event.status = Some(refusal.code.status().as_u16());

@@ -1,16 +1,21 @@
-//! Tasks that hyper starts by itself, owned so that a stop can wait for them.
+//! Tasks that hyper starts by itself, owned so that a stop can end them.
 
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// Starts tasks and remembers them.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Tasks(TaskTracker);
+pub(crate) struct Tasks {
+    running: TaskTracker,
+    end: CancellationToken,
+}
 
 impl Tasks {
-    /// Returns when no task is left. New ones may still be started meanwhile.
-    pub(crate) async fn finished(&self) {
-        self.0.close();
-        self.0.wait().await;
+    /// Ends all tasks where they wait, and returns when none is left. What they hold is dropped, as are records.
+    pub(crate) async fn end(&self) {
+        self.end.cancel();
+        self.running.close();
+        self.running.wait().await;
     }
 }
 
@@ -20,6 +25,6 @@ where
     F::Output: Send + 'static,
 {
     fn execute(&self, task: F) {
-        self.0.spawn(task);
+        self.running.spawn(self.end.clone().run_until_cancelled_owned(task));
     }
 }

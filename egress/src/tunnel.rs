@@ -192,21 +192,17 @@ impl Tunnel {
         let dialer = &self.connection.proxy.open.dialer;
         let endpoint = &self.endpoint;
         let dialled = dialer.dial(&endpoint.host, endpoint.port, route.allow_private(), until).await;
-        let mut upstream = match dialled {
+        let upstream = match dialled {
             Ok(upstream) => upstream,
             Err(error) => {
                 judged.refuse(&upstream::refusal_of_dial(&error));
                 return close(&mut stream, HANDSHAKE_FAILURE).await;
             }
         };
-        if upstream.write_all(&hello.bytes).await.is_err() {
-            return;
-        }
         let limits = Limits { idle: defaults.idle_timeout, deadline: deadline(route, Timestamp::now()) };
         let spliced = Spliced { up: Progress::new(), down: Progress::new() };
-        spliced.up.note(hello.bytes.len());
         judged.passed(route, &spliced.up);
-        splice(stream, upstream, &spliced, limits).await;
+        splice(Prefixed::new(hello.bytes, stream), upstream, &spliced, limits).await;
         judged.entry.event.bytes_down = spliced.down.bytes();
     }
 

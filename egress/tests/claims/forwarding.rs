@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use http::{Method, Request};
@@ -6,7 +8,7 @@ use hudsucker::Body;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::support::{Bench, CHUNK, HOST, Transport, get, request};
+use crate::support::{Bench, CHUNK, HOST, Transport, get, http1_on, request};
 
 const EVERYTHING: &str = "deny: false";
 const CHUNKS: usize = 1024;
@@ -143,6 +145,52 @@ async fn an_upstream_that_is_down_or_not_trusted_is_told_apart() {
     let head = "GET http://down.test:1/ HTTP/1.1\r\nhost: down.test:1\r\n\r\n";
     let answer = crate::front::exchange(&mut stream, head).await;
     assert!(answer.starts_with("HTTP/1.1 502") && answer.contains("upstream-unreachable"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_request_whose_agent_does_not_stay_for_the_answer_is_recorded_with_where_it_went() {
+    for transport in Transport::ALL {
+        let mut bench = Bench::allowing(EVERYTHING).await;
+        let request = Request::post("/v1/hold").body(Body::from("12345")).unwrap();
+        let agent = bench.agent();
+        tokio::select! {
+            _ = agent.open(transport, HOST, request) => panic!("{transport:?}: an answer"),
+            () = bench.upstream.memory.held.notified() => {}
+        }
+        bench.stop().await;
+        let event = &bench.events().await[0];
+        assert_eq!(
+            (&event["decision"], &event["host"], &event["method"], &event["path"]),
+            (&"allow".into(), &HOST.into(), &"POST".into(), &"/v1/hold".into()),
+            "{transport:?}"
+        );
+        assert_eq!(event["status"], serde_json::Value::Null);
+    }
+}
+
+#[tokio::test]
+async fn idle_connections_to_upstream_do_not_hold_up_a_stop() {
+    let mut bench = Bench::allowing(EVERYTHING).await;
+    for transport in Transport::ALL {
+        bench.agent().send(transport, get("/v1/models")).await;
+    }
+    tokio::time::timeout(Duration::from_secs(2), bench.stop()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_request_that_panics_takes_nothing_else_down_and_is_recorded() {
+    let bench = Bench::with(|upstream| {
+        format!("{}  - {{host: panic.test, scheme: http}}\n", upstream.routes(EVERYTHING))
+    })
+    .await;
+    let open = bench.agent().tunnel(&bench.target(), HOST, &["http/1.1"]).await.unwrap();
+    let mut stream = bench.agent().dial().await;
+    let head = "GET http://panic.test/ HTTP/1.1\r\nhost: panic.test\r\n\r\n";
+    assert_eq!(crate::front::exchange(&mut stream, head).await, "");
+    let request = Request::get("/v1/models").header("host", bench.target()).body(Body::empty()).unwrap();
+    assert_eq!(http1_on(open).await.send_request(request).await.unwrap().status(), 200);
+    let events = bench.events().await;
+    assert!(events.iter().any(|event| event["host"] == "panic.test"), "{events:?}");
 }
 
 #[tokio::test]

@@ -187,6 +187,37 @@ fn a_token_of_the_environment_is_wiped_from_it() {
 }
 
 #[test]
+fn a_shortage_of_descriptors_passes() {
+    let root = directory("routes: []\n");
+    assert!(init(root.path()).status.success());
+    let mut limited = Command::new("sh");
+    limited
+        .args(["-c", "ulimit -n 24; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_egress")])
+        .args(egress(root.path()).get_args())
+        .env("NO_COLOR", "1")
+        .current_dir(root.path())
+        .stderr(Stdio::piped());
+    let mut child = limited.spawn().unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let listening = log.find(|line| line.contains("listening")).unwrap();
+    let address = listening.rsplit('=').next().unwrap().to_owned();
+    let many = (0..32).map(|_| TcpStream::connect(&address).unwrap()).collect::<Vec<_>>();
+    assert!(log.any(|line| line.contains("cannot accept a connection")));
+    let drained = std::thread::spawn(move || log.count());
+    drop(many);
+    let mut stream = TcpStream::connect(&address).unwrap();
+    let request =
+        b"GET http://_egress.local/ca.pem HTTP/1.1\r\nhost: _egress.local\r\nconnection: close\r\n\r\n";
+    stream.write_all(request).unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    assert!(text.starts_with("HTTP/1.1 200"), "{text}");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    drained.join().unwrap();
+}
+
+#[test]
 fn when_the_journal_cannot_be_written_nothing_goes_out() {
     let root = directory("routes: []\n");
     assert!(init(root.path()).status.success());

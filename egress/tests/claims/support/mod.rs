@@ -19,6 +19,7 @@ use rustls::RootCertStore;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use agent::{Agent, Answer, Transport, get, http1_on, http2_on, read_head, request};
@@ -47,6 +48,7 @@ impl Resolve for Resolver {
         name: &'a str,
     ) -> Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send + 'a>> {
         self.0.asked.lock().unwrap().push(name.to_owned());
+        assert_ne!(name, "panic.test", "the resolver panics at this name");
         Box::pin(async { Ok(vec![IpAddr::V4(Ipv4Addr::LOCALHOST)]) })
     }
 }
@@ -61,6 +63,7 @@ pub(crate) struct Bench {
     pub(crate) secrets: PathBuf,
     authority: CertificateDer<'static>,
     stop: CancellationToken,
+    serving: JoinHandle<()>,
     _directory: tempfile::TempDir,
 }
 
@@ -88,7 +91,7 @@ impl Bench {
         };
         let proxy = Arc::new(Proxy::new(parts, &routes(&upstream)).unwrap());
         let stop = CancellationToken::new();
-        tokio::spawn(egress::serve(Arc::clone(&proxy), vec![listener], stop.clone()));
+        let serving = tokio::spawn(egress::serve(Arc::clone(&proxy), vec![listener], stop.clone()));
         Bench {
             proxy,
             address,
@@ -98,6 +101,7 @@ impl Bench {
             secrets,
             authority: certificate,
             stop,
+            serving,
             _directory: directory,
         }
     }
@@ -118,6 +122,12 @@ impl Bench {
     /// `host:port` of the upstream behind a tunnel.
     pub(crate) fn target(&self) -> String {
         format!("{HOST}:{}", self.upstream.tls.port())
+    }
+
+    /// Asks the proxy to stop, and waits until it has.
+    pub(crate) async fn stop(&mut self) {
+        self.stop.cancel();
+        (&mut self.serving).await.unwrap();
     }
 
     /// All events of the journal.

@@ -41,6 +41,8 @@ pub(crate) struct Memory {
     pub(crate) received: Counter,
     /// Lets `/stream` send its second part, and `/hold` read its body.
     pub(crate) go_on: Notify,
+    /// `/hold` has begun.
+    pub(crate) held: Notify,
 }
 
 /// An origin for `api.test`, with and without TLS, on loopback.
@@ -150,6 +152,7 @@ async fn answer(mut request: Request<Incoming>, memory: Arc<Memory>) -> Response
     match path.as_str() {
         "/v1/upload" | "/v1/hold" => {
             if path == "/v1/hold" {
+                memory.held.notify_one();
                 memory.go_on.notified().await;
             }
             let mut body = request.into_body();
