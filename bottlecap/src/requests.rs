@@ -11,10 +11,11 @@ use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use proposal::wire::{Request, Requests, View};
-use proposal::{Id, Review, State, review};
+use policy::{AppendError, remove_grant};
+use proposal::wire::{Request, Requests, TEXT_MAX_CHARS, View};
+use proposal::{Id, Review, State, TTL_MAX, TTL_MIN, review};
 
-use crate::fault::{Attempted, Fault};
+use crate::fault::{Attempted, Fault, chain};
 use crate::manifest::Name;
 use crate::state::Directories;
 
@@ -102,22 +103,41 @@ impl Desk {
             return json(out, &view);
         }
         print(out, &show::one(&view))?;
-        if matches!(view.state, State::Pending | State::Approved | State::ApplyFailed) {
-            let base = apply::read(&self.routes)?;
-            print(out, &show::change(&base, &self.review(&view, &base, None)?))?;
+        if is_open(view.state) {
+            let base = self.base(&view.id)?;
+            let review = base.review(&view, lifetime(&view, None)?)?;
+            print(out, &base.shown(&review))?;
         }
         Ok(())
     }
 
     fn view(&self, id: &str) -> Result<View, Fault> {
-        self.ask(&Request::Show { id: parse_id(id)? })
+        let id = parse_id(id)?;
+        let view: View = self.ask(&Request::Show { id: id.clone() })?;
+        if view.id == id {
+            Ok(view)
+        } else {
+            Err(Fault::failed(format!("asked about {id}, the daemon answered about {}", view.id)))
+        }
     }
 
-    fn review(&self, view: &View, base: &str, ttl: Option<u32>) -> Result<Review, Fault> {
-        let decided = view.decision.as_ref().and_then(|decision| decision.ttl_seconds);
-        let ttl = ttl.or(decided).unwrap_or_else(|| view.proposal.ttl_seconds());
-        review(base, &view.id, &view.proposal, ttl, Timestamp::now())
-            .refusing(|| format!("the request {} cannot be granted", view.id))
+    fn base(&self, id: &Id) -> Result<Base, Fault> {
+        let present = apply::read(&self.routes)?;
+        let without = match remove_grant(&present, &id.to_grant_id()) {
+            Ok(text) => text,
+            Err(AppendError::Absent(_)) => present.clone(),
+            Err(error) => {
+                return Err(Fault::refused(format!(
+                    "the routes cannot take the request {id}: {}",
+                    chain(&error)
+                )));
+            }
+        };
+        Ok(Base { present, without })
+    }
+
+    fn apply(&self, change: &apply::Change<'_>) -> Result<u64, Fault> {
+        apply::apply(&self.routes, change, &self.reload, &self.run_dir)
     }
 
     /// Shows the change, asks, records the yes, writes exactly what was shown, and waits until egress has it.
@@ -130,63 +150,112 @@ impl Desk {
         out: &mut impl Write,
     ) -> Result<(), Fault> {
         let view = self.view(id)?;
-        if !matches!(view.state, State::Pending | State::Approved | State::ApplyFailed) {
+        if !is_open(view.state) {
             return Err(Fault::refused(format!("the request {} is {}", view.id, view.state.as_str())));
         }
-        let base = apply::read(&self.routes)?;
-        let review = self.review(&view, &base, ttl)?;
+        let base = self.base(&view.id)?;
+        let ttl = lifetime(&view, ttl)?;
+        let review = base.review(&view, ttl)?;
         if form == Form::Text {
             print(out, &show::one(&view))?;
-            print(out, &show::change(&base, &review))?;
+            print(out, &base.shown(&review))?;
         }
         if confirm == Confirm::Ask && !asked(out, "Approve this? [y/N] ")? {
             return Err(Fault::NotGranted("not approved; the request waits".to_owned()));
         }
-        if view.state == State::Pending {
-            let _: View = self.ask(&Request::Approve { id: view.id.clone(), ttl_seconds: ttl })?;
-        }
-        match apply::apply(&self.routes, &base, &review, &self.reload, &self.run_dir) {
+        // Also of what was approved before: in between, somebody else may have decided otherwise.
+        let _: View = self.ask(&Request::Approve { id: view.id.clone(), ttl_seconds: Some(ttl) })?;
+        let change = apply::Change { from: &base.present, to: &review.text, fallback: &base.without };
+        match self.apply(&change) {
             Ok(generation) => {
-                let digest = review.digest();
-                apply::keep(
-                    self.journal.as_deref(),
-                    &apply::Entry::Applied { id: &view.id, digest: &digest, generation },
-                )?;
-                let request = Request::Applied {
-                    id: view.id.clone(),
-                    generation,
-                    digest,
-                    expires_at: Some(review.grant.expires_at),
-                };
-                let applied: View = self.ask(&request)?;
+                let until = review.grant.expires_at;
+                let applied = self.keep_applied(&view.id, generation, &review).map_err(|fault| {
+                    Fault::failed(format!(
+                        "egress has the grant until {until}, but that could not be recorded: {fault}"
+                    ))
+                })?;
                 match form {
                     Form::Json => json(out, &applied),
                     Form::Text => print(
                         out,
-                        &format!(
-                            "approved; egress has it as generation {generation}, until {}\n",
-                            review.grant.expires_at
-                        ),
+                        &format!("approved; egress has it as generation {generation}, until {until}\n"),
                     ),
                 }
             }
-            Err(fault) => {
-                let error = fault.to_string();
-                apply::keep(self.journal.as_deref(), &apply::Entry::Failed { id: &view.id, error: &error })?;
-                let _: View =
-                    self.ask(&Request::ApplyFailed { id: view.id.clone(), error: error.clone() })?;
-                Err(fault)
-            }
+            Err(fault) => Err(match self.keep_failed(&view.id, &fault.to_string()) {
+                Ok(()) => fault,
+                Err(other) => Fault::failed(format!("{fault}; and that could not be recorded: {other}")),
+            }),
         }
     }
 
-    /// Records a no.
+    fn keep_applied(&self, id: &Id, generation: u64, review: &Review) -> Result<View, Fault> {
+        let digest = review.digest();
+        apply::keep(self.journal.as_deref(), &apply::Entry::Applied { id, digest: &digest, generation })?;
+        let expires_at = Some(review.grant.expires_at);
+        self.ask(&Request::Applied { id: id.clone(), generation, digest, expires_at })
+    }
+
+    fn keep_failed(&self, id: &Id, error: &str) -> Result<(), Fault> {
+        apply::keep(self.journal.as_deref(), &apply::Entry::Failed { id, error })?;
+        let error = error.chars().take(TEXT_MAX_CHARS).collect();
+        self.ask(&Request::ApplyFailed { id: id.clone(), error }).map(|_: View| ())
+    }
+
+    /// Records a no. What an interrupted approval left in the routes is taken out.
     pub fn reject(&self, id: &str, reason: &str, form: Form, out: &mut impl Write) -> Result<(), Fault> {
-        let view: View = self.ask(&Request::Reject { id: parse_id(id)?, reason: reason.to_owned() })?;
+        let id = parse_id(id)?;
+        let view: View = self.ask(&Request::Reject { id: id.clone(), reason: reason.to_owned() })?;
+        let base = self.base(&id)?;
+        if base.has_leftover() {
+            self.apply(&apply::Change { from: &base.present, to: &base.without, fallback: &base.without })?;
+        }
         match form {
             Form::Json => json(out, &view),
-            Form::Text => print(out, &format!("rejected {}\n", view.id)),
+            Form::Text => print(out, &format!("rejected {id}\n")),
         }
+    }
+}
+
+/// The routes as they are, and as they are without this grant: an attempt that was interrupted between writing and recording leaves
+/// it there.
+struct Base {
+    present: String,
+    without: String,
+}
+
+impl Base {
+    fn has_leftover(&self) -> bool {
+        self.present != self.without
+    }
+
+    fn review(&self, view: &View, ttl: u32) -> Result<Review, Fault> {
+        review(&self.without, &view.id, &view.proposal, ttl, Timestamp::now())
+            .refusing(|| format!("the request {} cannot be granted", view.id))
+    }
+
+    fn shown(&self, review: &Review) -> String {
+        let leftover = if self.has_leftover() { show::LEFTOVER } else { "" };
+        format!("{leftover}{}", show::change(&self.without, review))
+    }
+}
+
+/// Whether a yes can follow.
+fn is_open(state: State) -> bool {
+    match state {
+        State::Pending | State::Approved | State::ApplyFailed => true,
+        State::Active | State::Ended | State::Expired | State::Rejected | State::Withdrawn => false,
+    }
+}
+
+/// For how long: as the person says now, else as was decided before, else as was asked. The daemon's word is no measure for it.
+fn lifetime(view: &View, ttl: Option<u32>) -> Result<u32, Fault> {
+    let decided = view.decision.as_ref().and_then(|decision| decision.ttl_seconds);
+    let ttl = ttl.or(decided).unwrap_or_else(|| view.proposal.ttl_seconds());
+    if (TTL_MIN..=TTL_MAX).contains(&ttl) {
+        Ok(ttl)
+    } else {
+        Err(Fault::refused(format!("a grant lasts from {TTL_MIN} to {TTL_MAX} seconds, not {ttl}")))
     }
 }
 

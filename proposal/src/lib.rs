@@ -17,7 +17,7 @@ pub mod wire;
 
 pub use event::{Change, Event};
 pub use id::Id;
-pub use parse::{Invalid, PathRule, Proposal, TTL_DEFAULT, TTL_MAX};
+pub use parse::{Invalid, PathRule, Proposal, TTL_DEFAULT, TTL_MAX, TTL_MIN};
 pub use policy;
 pub use queue::{Decided, Granted, Illegal, Item, PENDING_LIFETIME, Queue, State};
 pub use review::{Difference, Review, ReviewError, digest, review};

@@ -11,10 +11,11 @@ use crate::target::{self, NeverGrantable};
 
 /// How long a grant lasts when the proposal does not say, in seconds.
 pub const TTL_DEFAULT: u32 = 60 * 60;
-/// The longest grant that can be proposed, in seconds.
+/// The shortest grant there is, in seconds.
+pub const TTL_MIN: u32 = 60;
+/// The longest grant there is, in seconds.
 pub const TTL_MAX: u32 = 24 * 60 * 60;
 
-const TTL_MIN: u32 = 60;
 const REASON_MAX_CHARS: usize = 500;
 const PORTS_MAX: usize = 8;
 const PATHS_MAX: usize = 16;

@@ -7,6 +7,9 @@ use serde_json::Value;
 
 use crate::{Id, Item, PENDING_LIFETIME, Proposal, State};
 
+/// The longest `reason` of a rejection and `error` of a failure, in characters.
+pub const TEXT_MAX_CHARS: usize = 2000;
+
 /// What the operator's side can ask.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]

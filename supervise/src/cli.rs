@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use proposal::{Id, State};
+use proposal::{Id, State, TTL_MAX, TTL_MIN};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -105,7 +105,7 @@ pub enum Command {
         #[arg(value_parser = Id::parse)]
         id: Id,
         /// For how long, from now, instead of as long as was asked
-        #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(60..=86400))]
+        #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(i64::from(TTL_MIN)..=i64::from(TTL_MAX)))]
         ttl: Option<u32>,
         /// Print JSON
         #[arg(long)]

@@ -90,6 +90,12 @@ pub fn hint(error: &anyhow::Error) -> Option<&'static str> {
     })
 }
 
+/// Whether the daemon understood what was asked and said no: another id or another word is needed, not another try.
+#[must_use]
+pub fn is_refused(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(client::Error::Refused(failure)) if failure.code != "journal-unavailable" && failure.code != "internal")
+}
+
 const CHANGED: &str = "the journal was changed after it was written: keep it for inspection, and start with an empty --state-dir";
 
 fn journal_hint(error: &audit::Error) -> Option<&'static str> {

@@ -30,7 +30,11 @@ fn main() -> ExitCode {
         }
     };
     let (outcome, code) = match &cli.command {
-        Some(command) => (commands::run(&cli.places, command).and_then(print), FAILED),
+        Some(command) => {
+            let outcome = commands::run(&cli.places, command).and_then(print);
+            let code = if outcome.as_ref().is_err_and(commands::is_refused) { USAGE } else { FAILED };
+            (outcome, code)
+        }
         None if cli.daemon.check => (commands::check(&cli.places, &cli.daemon).and_then(print), USAGE),
         None => (hardened.context("cannot harden the process").and_then(|()| start(&cli)), FAILED),
     };

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use proposal::wire::{Failure, Reply, Request, Requests};
-use proposal::{Change, TTL_MAX};
+use proposal::wire::{Failure, Reply, Request, Requests, TEXT_MAX_CHARS};
+use proposal::{Change, TTL_MAX, TTL_MIN};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
@@ -25,8 +25,6 @@ pub const SOCKET: &str = "supervise.sock";
 const LINE_LIMIT: u64 = 64 << 10;
 const IDLE: Duration = Duration::from_secs(60);
 const CONNECTIONS_MAX: usize = 16;
-const TEXT_MAX_CHARS: usize = 2000;
-const TTL_MIN: u32 = 60;
 
 /// Makes the socket at `path`, mode 0600, in place of one that a dead daemon left. Whoever calls it holds the journal's lock, so
 /// no living daemon of the same state can own it.
@@ -142,7 +140,10 @@ fn answer(desk: &Desk, by: &str, request: Request, now: Timestamp) -> Reply {
             };
             let ttl_seconds = ttl_seconds.unwrap_or(view.proposal.ttl_seconds());
             if !(TTL_MIN..=TTL_MAX).contains(&ttl_seconds) {
-                return Reply::Failed(Failure::new("bad-request", "`ttl_seconds` must be from 60 to 86400"));
+                return Reply::Failed(Failure::new(
+                    "bad-request",
+                    format!("`ttl_seconds` must be from {TTL_MIN} to {TTL_MAX}"),
+                ));
             }
             (id, Change::Approved { by: by.to_owned(), ttl_seconds })
         }

@@ -1,7 +1,7 @@
 //! Writes routes that were reviewed, and waits until egress has them; if it does not take them, puts the old ones back.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::poll::{PollTimeout, poll};
-use proposal::{Id, Review, digest};
+use proposal::{Id, digest, escaped};
 use serde::{Deserialize, Serialize};
 
 use super::{client, routes_file};
@@ -69,57 +69,87 @@ pub(super) fn keep(journal: Option<&Path>, entry: &Entry<'_>) -> Result<(), Faul
 const ACKNOWLEDGE_TIMEOUT: Duration = Duration::from_secs(15);
 const LOOK_INTERVAL_MS: u16 = 20;
 
+/// No status of egress' comes near it.
+const STATUS_MAX: u64 = 64 << 10;
+
 /// The routes of `directory` as they are.
 pub(super) fn read(directory: &Path) -> Result<String, Fault> {
     let path = routes_file(directory);
-    fs::read_to_string(&path).refusing(|| format!("cannot read {}", path.display()))
+    let told = || format!("cannot read {}", path.display());
+    if fs::symlink_metadata(&path).refusing(told)?.is_symlink() {
+        return Err(Fault::refused(format!(
+            "{} is a symbolic link, which a grant would replace",
+            path.display()
+        ))
+        .with_hint("give --routes the directory of the file itself"));
+    }
+    fs::read_to_string(&path).refusing(told)
 }
 
-/// Puts `review` in force, if the routes still are `base`; the generation that egress acknowledged.
+/// Texts of routes.yaml on the way from one to another.
+pub(super) struct Change<'a> {
+    /// What has to stand there.
+    pub(super) from: &'a str,
+    /// What is written.
+    pub(super) to: &'a str,
+    /// What is written when egress does not take that.
+    pub(super) fallback: &'a str,
+}
+
+/// Puts the change in force, if the routes still are what it starts from; the generation that egress acknowledged.
 pub(super) fn apply(
     directory: &Path,
-    base: &str,
-    review: &Review,
+    change: &Change<'_>,
     reload: &Reload,
     run_dir: &Path,
 ) -> Result<u64, Fault> {
     let lock = File::open(directory).failing(|| format!("cannot open {}", directory.display()))?;
     let _alone = Flock::lock(lock, FlockArg::LockExclusive)
         .map_err(|(_, errno)| Fault::failed(format!("cannot lock {}: {errno}", directory.display())))?;
-    if digest(&read(directory)?) != review.base_digest() {
+    if read(directory)? != change.from {
         let message = "the routes were changed since the request was shown; look at it again";
         return Err(Fault::NotGranted(message.to_owned()));
     }
-    replace(directory, &review.text)?;
-    match acknowledged(reload, run_dir, &review.digest()) {
-        Ok(generation) => Ok(generation),
-        Err(problem) => {
-            replace(directory, base)?;
-            let back = acknowledged(reload, run_dir, review.base_digest());
-            let state = match back {
-                Ok(_) => "the old routes are back in force".to_owned(),
-                Err(again) => format!(
-                    "the old routes are back in the file, but egress did not acknowledge them: {again}"
-                ),
-            };
-            Err(Fault::NotGranted(format!("egress did not take the routes: {problem}; {state}")))
-        }
-    }
+    replace(directory, change.to)?;
+    acknowledged(reload, run_dir, &digest(change.to)).map_err(|problem| {
+        let state = take_back(directory, change, reload, run_dir)
+            .unwrap_or_else(|fault| format!("the routes as they were could not be put back: {fault}"));
+        Fault::NotGranted(format!("egress did not take the routes: {problem}; {state}"))
+    })
 }
 
-/// Writes routes.yaml in one step, on disk before it counts.
+/// Undoes a change that egress did not take; how that went.
+fn take_back(
+    directory: &Path,
+    change: &Change<'_>,
+    reload: &Reload,
+    run_dir: &Path,
+) -> Result<String, Fault> {
+    // An editor knows nothing of our lock.
+    if read(directory)? != change.to {
+        return Ok("somebody changed the file meanwhile, so it is left as it is: look for the grant in it"
+            .to_owned());
+    }
+    replace(directory, change.fallback)?;
+    Ok(match acknowledged(reload, run_dir, &digest(change.fallback)) {
+        Ok(_) => "the old routes are back in force".to_owned(),
+        Err(problem) => {
+            format!("the old routes are back in the file, but egress did not acknowledge them: {problem}")
+        }
+    })
+}
+
+/// Writes routes.yaml in one step, on disk before it counts. Whoever calls it holds the lock.
 fn replace(directory: &Path, text: &str) -> Result<(), Fault> {
     let path = routes_file(directory);
-    let new = directory.join(format!(".routes.yaml.{}", std::process::id()));
+    let new = directory.join(".routes.yaml.new");
     let write = || -> io::Result<()> {
-        let old = fs::metadata(&path)?;
-        let mut file = File::options()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(&new)?;
+        let old = fs::symlink_metadata(&path)?;
+        match fs::remove_file(&new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        let mut file = File::options().write(true).create_new(true).mode(0o600).open(&new)?;
         file.write_all(text.as_bytes())?;
         file.set_permissions(fs::Permissions::from_mode(old.mode() & 0o777))?;
         if nix::unistd::geteuid().is_root() {
@@ -183,7 +213,7 @@ fn acknowledged(reload: &Reload, run_dir: &Path, wanted: &str) -> Result<u64, St
                     Some(Status { last_error: Some(error), .. })
                         if before.as_deref() != Some(error.as_str()) =>
                     {
-                        return Err(error);
+                        return Err(escaped(&error));
                     }
                     Some(_) | None => {}
                 }
@@ -201,8 +231,16 @@ fn acknowledged(reload: &Reload, run_dir: &Path, wanted: &str) -> Result<u64, St
     }
 }
 
+/// What egress says of itself. It may have put anything in the place of the file: nothing is followed, waited for or read without end.
 fn status(path: &Path) -> Option<Status> {
-    serde_json::from_slice(&fs::read(path).ok()?).ok()
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let file = File::options().read(true).custom_flags(flags).open(path).ok()?;
+    if !file.metadata().ok()?.is_file() {
+        return None;
+    }
+    let mut bytes = Vec::new();
+    file.take(STATUS_MAX).read_to_end(&mut bytes).ok()?;
+    serde_json::from_slice(&bytes).ok()
 }
 
 fn signal(words: &[String]) -> Result<(), String> {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::PeerCredentials;
 use nix::unistd::geteuid;
+use proposal::escaped;
 use proposal::wire::Reply;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -29,7 +30,8 @@ pub(super) fn ask<T: DeserializeOwned>(socket: &Path, request: &impl Serialize) 
     })?;
     let reply: Reply =
         serde_json::from_slice(&line).failing(|| "the daemon's answer is not understood".to_owned())?;
-    reply.into_result().map_err(|failure| Fault::refused(failure.message))
+    // For a terminal, and a daemon may not be what it was.
+    reply.into_result().map_err(|failure| Fault::refused(escaped(&failure.message)))
 }
 
 fn talk(socket: &Path, request: &impl Serialize) -> io::Result<Vec<u8>> {

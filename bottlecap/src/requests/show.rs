@@ -7,6 +7,9 @@ use proposal::wire::View;
 use proposal::{Review, escaped};
 use similar::TextDiff;
 
+/// Said before the change when the file holds this grant already.
+pub(super) const LEFTOVER: &str = "\nan earlier attempt was interrupted: the grant stands in the file already; a yes writes it anew, as follows\n";
+
 pub(super) fn list(views: &[View], now: Timestamp) -> String {
     if views.is_empty() {
         return "no requests\n".to_owned();
