@@ -10,7 +10,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixDatagram;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -34,6 +33,8 @@ use crate::sys::process::{self, ListeningImage, Setup, prepare};
 const EGRESS_USER: u32 = 64101;
 /// The user of git-gate when root starts the bundle.
 const GIT_GATE_USER: u32 = 64102;
+/// Roots for upstream, below the bundle's root.
+const UPSTREAM_CA: &str = "etc/egress/upstream-ca.pem";
 const READY_TIMEOUT: Duration = Duration::from_secs(10);
 /// The supervisor's own grace is 8 s.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -81,6 +82,8 @@ pub struct Provisions {
 #[derive(Debug)]
 pub struct Bundle {
     root: PathBuf,
+    /// Where the daemons see `root`: elsewhere when they have users of their own, who cannot pass through the state.
+    seen: PathBuf,
     run_dir: PathBuf,
     log: PathBuf,
     programs: PathBuf,
@@ -91,13 +94,21 @@ impl Bundle {
     /// The bundle of the bottle at `home`, with the programs beside this one.
     pub fn new(home: &Home, run_dir: &Path) -> Result<Bundle, Fault> {
         let programs = programs()?;
+        let as_root = nix::unistd::geteuid().is_root();
         Ok(Bundle {
             root: home.root(),
+            seen: if as_root { run_dir.with_extension("root") } else { home.root() },
             run_dir: run_dir.to_path_buf(),
             log: home.path().join("daemons.log"),
             programs,
-            as_root: nix::unistd::geteuid().is_root(),
+            as_root,
         })
+    }
+
+    /// Where the daemons see their tree.
+    #[must_use]
+    pub fn seen(&self) -> &Path {
+        &self.seen
     }
 
     /// Writes the daemons' configuration and makes the bottle's certificate authority; its certificate.
@@ -112,7 +123,14 @@ impl Bundle {
         self.directory("var/lib/sidecars/egress", self.user(EGRESS_USER))?;
         write(&egress.join("routes.yaml"), &provisions.routes)?;
         write(&git_gate.join("repos.yaml"), identities.repos())?;
-        state::own_directory(&self.run_dir)?;
+        if let Some(path) = &provisions.upstream_ca {
+            let roots = fs::read_to_string(path).refusing(|| format!("cannot read {}", path.display()))?;
+            write(&self.root.join(UPSTREAM_CA), &roots)?;
+        }
+        state::own_directory(&self.run_dir, state::runtime_mode())?;
+        if self.seen != self.root {
+            state::own_directory(&self.seen, state::runtime_mode())?;
+        }
         self.certificate_authority()
     }
 
@@ -135,14 +153,14 @@ impl Bundle {
             .arg(&directory)
             .env_clear()
             .stdin(Stdio::null());
-        if let Some(user) = self.user(EGRESS_USER) {
-            command.uid(user).gid(user).current_dir("/");
-        }
         let output =
             command.output().failing(|| format!("cannot run {}", self.programs.join("egress").display()))?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
             return Err(Fault::failed(format!("egress cannot make the certificate authority: {said}")));
+        }
+        for name in ["", "ca.pem", "ca-key.pem"] {
+            state::give(&directory.join(name), self.user(EGRESS_USER))?;
         }
         let path = directory.join("ca.pem");
         fs::read_to_string(&path).failing(|| format!("cannot read {}", path.display()))
@@ -165,9 +183,11 @@ impl Bundle {
         let mut command = Command::new(&program);
         command.current_dir("/").stdin(Stdio::null());
         command.stdout(log.try_clone().failing(|| "cannot use the log".to_owned())?).stderr(log);
-        let mut image = self.image(&program, &ready_path, provisions.upstream_ca.as_deref())?;
-        let creds = c_string(self.root.join("git-gate/creds").as_os_str().as_bytes())?;
-        let mount = self.as_root.then(|| provisions.identities.mount(creds, GIT_GATE_USER)).transpose()?;
+        let mut image = self.image(&program, &ready_path, &provisions)?;
+        let mount = self
+            .as_root
+            .then(|| provisions.identities.mount(&self.root, &self.seen, GIT_GATE_USER))
+            .transpose()?;
         let setup = Setup { descriptors, on_parent_death: Signal::SIGTERM, close_others: true };
         prepare(&mut command, setup, move || {
             if let Some(mount) = &mount {
@@ -198,16 +218,11 @@ impl Bundle {
         }
     }
 
-    fn image(
-        &self,
-        program: &Path,
-        ready: &Path,
-        upstream_ca: Option<&Path>,
-    ) -> Result<ListeningImage, Fault> {
+    fn image(&self, program: &Path, ready: &Path, provisions: &Provisions) -> Result<ListeningImage, Fault> {
         let arguments: [&[u8]; 7] = [
             program.as_os_str().as_bytes(),
             b"--root",
-            self.root.as_os_str().as_bytes(),
+            self.seen.as_os_str().as_bytes(),
             b"--run-dir",
             self.run_dir.as_os_str().as_bytes(),
             b"--secrets-fd",
@@ -223,7 +238,8 @@ impl Bundle {
             let value = std::env::var_os(name);
             environment.extend(value.map(|value| [name.as_bytes(), b"=", value.as_bytes()].concat()));
         }
-        let ca = upstream_ca.map(|path| [b"EGRESS_UPSTREAM_CA=", path.as_os_str().as_bytes()].concat());
+        let ca = provisions.upstream_ca.as_ref().map(|_| self.seen.join(UPSTREAM_CA));
+        let ca = ca.map(|path| [b"EGRESS_UPSTREAM_CA=", path.as_os_str().as_bytes()].concat());
         environment.extend(ca);
         let arguments = arguments.into_iter().map(c_string).collect::<Result<_, _>>()?;
         let environment = environment.iter().map(|text| c_string(text)).collect::<Result<_, _>>()?;

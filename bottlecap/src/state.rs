@@ -66,8 +66,8 @@ impl Directories {
         let set = |name: &str| variable(name).filter(|path| path.is_absolute());
         let root = geteuid().is_root();
         let state = set("XDG_STATE_HOME").unwrap_or_else(|| match set("HOME") {
-            Some(home) if !root => home.join(".local/state"),
-            Some(_) | None => PathBuf::from("/var/lib"),
+            Some(home) => home.join(".local/state"),
+            None => PathBuf::from("/var/lib"),
         });
         let state = state.join("bottlecap");
         let given = set("XDG_RUNTIME_DIR").filter(|path| !root || closed_ancestor(path).is_none());
@@ -77,22 +77,9 @@ impl Directories {
 
     /// Makes them, for this user alone.
     pub fn create(&self) -> Result<(), Fault> {
-        for directory in [&self.state, &self.bottles, &self.runtime] {
-            own_directory(directory)?;
-        }
-        if !geteuid().is_root() {
-            return Ok(());
-        }
-        match [&self.bottles, &self.runtime].into_iter().find_map(|path| closed_ancestor(path)) {
-            None => Ok(()),
-            Some(closed) => Err(Fault::refused(format!(
-                "{} is closed to other users, and the daemons have users of their own when root starts them",
-                closed.display()
-            ))
-            .with_hint(
-                "unset XDG_STATE_HOME, or point it at a directory that others may pass through (chmod o+x)",
-            )),
-        }
+        own_directory(&self.state, PRIVATE)?;
+        own_directory(&self.bottles, PRIVATE)?;
+        own_directory(&self.runtime, runtime_mode())
     }
 
     /// The state of one bottle.
@@ -121,6 +108,7 @@ impl Directories {
             {
                 // What cannot be removed now is looked at again next time.
                 let _ = fs::remove_dir_all(&record.run_dir);
+                let _ = fs::remove_dir(record.run_dir.with_extension("root"));
                 let _ = held.remove();
             }
         }
@@ -163,12 +151,13 @@ fn closed_ancestor(path: &Path) -> Option<PathBuf> {
     path.ancestors().find(closed).map(Path::to_path_buf)
 }
 
-fn own_mode() -> u32 {
+/// The mode of a directory of sockets: daemons with users of their own pass through it.
+pub fn runtime_mode() -> u32 {
     if geteuid().is_root() { PASSABLE } else { PRIVATE }
 }
 
-/// Makes `path` a directory of this user that nobody else can write; what is above it is made too.
-pub fn own_directory(path: &Path) -> Result<(), Fault> {
+/// Makes `path` a directory of this user with `mode`; what is above it is made too.
+pub fn own_directory(path: &Path, mode: u32) -> Result<(), Fault> {
     if let Some(parent) = path.parent() {
         fs::DirBuilder::new()
             .recursive(true)
@@ -176,7 +165,7 @@ pub fn own_directory(path: &Path) -> Result<(), Fault> {
             .create(parent)
             .failing(|| format!("cannot make {}", parent.display()))?;
     }
-    match fs::DirBuilder::new().mode(own_mode()).create(path) {
+    match fs::DirBuilder::new().mode(mode).create(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         made => made.failing(|| format!("cannot make {}", path.display()))?,
     }
@@ -185,7 +174,7 @@ pub fn own_directory(path: &Path) -> Result<(), Fault> {
         return Err(Fault::refused(format!("{} is not a directory of this user", path.display()))
             .with_hint("somebody else made it: remove it, or set XDG_RUNTIME_DIR and XDG_STATE_HOME to directories of your own"));
     }
-    fs::set_permissions(path, fs::Permissions::from_mode(own_mode()))
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
         .failing(|| format!("cannot protect {}", path.display()))
 }
 
@@ -232,7 +221,7 @@ impl Home {
     /// # Errors
     /// When another process has it.
     pub fn hold(self) -> Result<Held, Fault> {
-        own_directory(&self.0)?;
+        own_directory(&self.0, PRIVATE)?;
         let path = self.0.join(LOCK);
         let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(&path);
         let file = file.failing(|| format!("cannot open {}", path.display()))?;
@@ -345,8 +334,8 @@ mod tests {
     fn a_bottle_is_held_by_one_process_and_listed_as_running() {
         let root = tempfile::tempdir().expect("a directory");
         let directories = directories(root.path());
-        own_directory(&directories.state).expect("made");
-        own_directory(&directories.bottles).expect("made");
+        own_directory(&directories.state, PRIVATE).expect("made");
+        own_directory(&directories.bottles, PRIVATE).expect("made");
         let name: Name = "web".parse().expect("a name");
         let held = directories.home(&name).hold().expect("held");
         let record = Record {
@@ -384,6 +373,6 @@ mod tests {
     fn a_directory_of_somebody_else_is_not_used() {
         let root = tempfile::tempdir().expect("a directory");
         std::os::unix::fs::symlink("/tmp", root.path().join("state")).expect("a link");
-        assert!(own_directory(&root.path().join("state")).is_err());
+        assert!(own_directory(&root.path().join("state"), PRIVATE).is_err());
     }
 }

@@ -90,7 +90,6 @@ UsePAM no
 PidFile none
 SSHD
 chown -R "$DEMO_USER": "$world"
-chmod 711 "$world"
 # sshd says on its standard error when it listens: that line is the event the story waits for.
 mkfifo "$world/sshd.log"
 exec 5<>"$world/sshd.log"

@@ -2,7 +2,6 @@
 //! bottle: they are put on a file system in memory that only the daemons' mount namespace has.
 
 use std::collections::BTreeMap;
-use std::ffi::CString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -30,7 +29,7 @@ impl Identities {
         Identities { repos: text, keys: Vec::new() }
     }
 
-    /// Reads the keys that `text` names, and names them where they will be placed, below `root`.
+    /// Reads the keys that `text` names, and names them where they will be placed, below `root` as the daemons see it.
     pub fn placed(text: &str, repos: &Repos, root: &Path) -> Result<Identities, Fault> {
         let mut places: BTreeMap<PathBuf, PathBuf> = BTreeMap::new();
         for path in identities(repos) {
@@ -62,15 +61,22 @@ impl Identities {
         &self.repos
     }
 
-    /// The keys, ready to be placed at `directory` for `user` by a process between fork and exec.
-    pub(super) fn mount(self, directory: CString, user: u32) -> Result<credentials::Mount, Fault> {
+    /// `root`, to be seen at `seen` with the keys in it for `user`, by a process between fork and exec.
+    pub(super) fn mount(self, root: &Path, seen: &Path, user: u32) -> Result<credentials::Mount, Fault> {
         use std::os::unix::ffi::OsStrExt;
+        let path = |path: &Path| c_string(path.as_os_str().as_bytes());
         let files = self
             .keys
             .into_iter()
-            .map(|(path, key)| Ok((c_string(path.as_os_str().as_bytes())?, key)))
+            .map(|(place, key)| Ok((path(&place)?, key)))
             .collect::<Result<_, Fault>>()?;
-        Ok(credentials::Mount { directory, user, files })
+        Ok(credentials::Mount {
+            root: path(root)?,
+            seen: path(seen)?,
+            directory: path(&seen.join(CREDENTIALS))?,
+            user,
+            files,
+        })
     }
 }
 

@@ -112,7 +112,7 @@ impl Bottle {
             return wall.go(None, signals);
         };
         let identities = if geteuid().is_root() {
-            Identities::placed(&checked.repos_text, &checked.repos, &self.held.home().root())?
+            Identities::placed(&checked.repos_text, &checked.repos, bundle.seen())?
         } else {
             Identities::in_place(checked.repos_text.clone())
         };
@@ -164,6 +164,8 @@ impl Bottle {
     fn forget_sockets(&self) {
         // A killed bottle of the same name may have left them; what cannot be removed is told when it is in the way.
         let _ = fs::remove_dir_all(&self.run_dir);
+        // Only ever empty on the host: what it becomes is mounted for the daemons alone.
+        let _ = fs::remove_dir(self.run_dir.with_extension("root"));
     }
 
     fn close(mut self) {

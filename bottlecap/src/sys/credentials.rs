@@ -1,4 +1,4 @@
-//! Keys on a file system in memory that only one process tree sees.
+//! What only one process tree sees: the bundle's tree where its daemons may pass, and keys on a file system in memory.
 
 use std::ffi::CString;
 use std::io;
@@ -12,9 +12,13 @@ use zeroize::Zeroizing;
 
 use super::checked;
 
-/// Keys to be placed. All memory is prepared before, for [`Mount::place`] runs between fork and exec.
+/// A tree to be seen elsewhere, and keys to be placed in it. All memory is prepared before, for [`Mount::place`] runs between fork and exec.
 pub struct Mount {
-    /// Where.
+    /// The tree.
+    pub root: CString,
+    /// The directory that becomes it.
+    pub seen: CString,
+    /// Where the keys go.
     pub directory: CString,
     /// For whom.
     pub user: u32,
@@ -23,10 +27,17 @@ pub struct Mount {
 }
 
 impl Mount {
-    /// Goes into a mount namespace of its own and places the keys there. Allocates nothing.
+    /// Goes into a mount namespace of its own and places the tree and the keys there. Allocates nothing.
     pub fn place(&self) -> io::Result<()> {
         unshare(CloneFlags::CLONE_NEWNS)?;
         mount(None::<&str>, c"/", None::<&str>, MsFlags::MS_PRIVATE | MsFlags::MS_REC, None::<&str>)?;
+        mount(
+            Some(self.root.as_c_str()),
+            self.seen.as_c_str(),
+            None::<&str>,
+            MsFlags::MS_BIND,
+            None::<&str>,
+        )?;
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
         let options = Some(c"mode=0700,size=4m,nr_inodes=1k");
         mount(Some(c"keys"), self.directory.as_c_str(), Some(c"tmpfs"), flags, options)?;
