@@ -127,6 +127,12 @@ impl Metered {
         }
     }
 
+    /// Trailers of a request end here: upstream may take them for headers, and they come too late to be judged.
+    fn passes(&self, frame: &Result<Frame<Bytes>, hyper::Error>) -> bool {
+        let is_trailers = frame.as_ref().is_ok_and(Frame::is_trailers);
+        !(is_trailers && matches!(self.meter, Meter::Up(_)))
+    }
+
     fn poll_limits(&mut self, context: &mut Context<'_>) -> Poll<Error> {
         let now = Instant::now();
         let since = *self.waiting_since.get_or_insert(now);
@@ -157,6 +163,7 @@ impl HttpBody for Metered {
         match Pin::new(&mut this.inner).poll_frame(context) {
             Poll::Ready(frame) => {
                 this.waiting_since = None;
+                let frame = frame.filter(|frame| this.passes(frame));
                 if let Some(Ok(frame)) = &frame
                     && let Some(data) = frame.data_ref()
                 {

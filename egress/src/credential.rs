@@ -11,6 +11,8 @@ use base64::prelude::BASE64_STANDARD;
 use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use policy::{AgentCredentials, AuthScheme};
 
+use crate::headers;
+
 /// Headers that carry a credential of the agent's own. Documented in docs/credentials.md.
 pub const CREDENTIAL_HEADERS: &[&str] = &[
     "api-key",
@@ -86,9 +88,9 @@ pub(crate) enum Error {
 pub(crate) fn strip(what: AgentCredentials, headers: &mut HeaderMap, query: Option<&str>) -> Option<String> {
     match what {
         AgentCredentials::TakenOut => {
-            for name in CREDENTIAL_HEADERS {
-                headers.remove(*name);
-            }
+            headers::remove_all(headers, |name| {
+                CREDENTIAL_HEADERS.iter().any(|listed| headers::reads_as(name, listed))
+            });
             without_keys(query, |key| {
                 CREDENTIAL_QUERY_KEYS.iter().any(|listed| key.eq_ignore_ascii_case(listed))
             })
@@ -141,6 +143,7 @@ fn set(headers: &mut HeaderMap, name: HeaderName, parts: &[&[u8]]) -> Result<(),
     let bytes = zeroize::Zeroizing::new(parts.concat());
     let mut value = HeaderValue::from_bytes(&bytes).map_err(|_| Error::NotAHeaderValue)?;
     value.set_sensitive(true);
+    headers::remove_all(headers, |other| headers::reads_as(other, name.as_str()));
     headers.insert(name, value);
     Ok(())
 }
@@ -219,6 +222,15 @@ mod tests {
     }
 
     #[test]
+    fn no_other_spelling_of_the_injected_header_stays_beside_it() {
+        let name = HeaderName::from_static("x-acme-key");
+        let mut headers = HeaderMap::new();
+        headers.insert("x_acme_key", HeaderValue::from_static("agent"));
+        inject(&AuthScheme::Header(name.clone()), &Secret::new(b"s3".to_vec()), &mut headers, None).unwrap();
+        assert_eq!(headers.keys().collect::<Vec<_>>(), [name]);
+    }
+
+    #[test]
     fn an_injected_header_is_marked_sensitive() {
         assert!(injected(AuthScheme::Bearer, "s3", None).0[AUTHORIZATION].is_sensitive());
     }
@@ -239,6 +251,8 @@ mod tests {
         for name in CREDENTIAL_HEADERS {
             headers.append(*name, HeaderValue::from_static("agent"));
             headers.append(*name, HeaderValue::from_static("again"));
+            let underscored = HeaderName::try_from(name.replace('-', "_")).unwrap();
+            headers.append(underscored, HeaderValue::from_static("agent"));
         }
         headers.insert("accept", HeaderValue::from_static("*/*"));
         let query = "q=key&%74oken=a&ACCESS_TOKEN=b&a=1;key=c&page=2&token";

@@ -1,7 +1,7 @@
-//! Headers that are for one connection only, and do not go through.
+//! Headers that are for one connection only, and do not go through; and how a header's name is read.
 
 use http::header::{
-    ALT_SVC, CONNECTION, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
+    ALT_SVC, CONNECTION, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
     PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
 };
 
@@ -38,21 +38,46 @@ const OVERRIDES: [HeaderName; 8] = [
     HeaderName::from_static("x-host"),
 ];
 
+/// Whether some server takes the header `name` for `listed`: CGI and its heirs do not tell `_` from `-`.
+pub(crate) fn reads_as(name: &HeaderName, listed: &str) -> bool {
+    let folded = |byte: u8| if byte == b'_' { b'-' } else { byte };
+    name.as_str().bytes().map(folded).eq(listed.bytes().map(folded))
+}
+
+/// Takes out every header that `unwanted` names.
+pub(crate) fn remove_all(headers: &mut HeaderMap, unwanted: impl Fn(&HeaderName) -> bool) {
+    let names: Vec<HeaderName> = headers.keys().filter(|name| unwanted(name)).cloned().collect();
+    for name in names {
+        headers.remove(name);
+    }
+}
+
 /// The header that asks upstream to take the request for another than the one that is judged.
 pub(crate) fn override_of(headers: &HeaderMap) -> Option<&HeaderName> {
-    headers.keys().find(|name| OVERRIDES.contains(name))
+    headers.keys().find(|name| OVERRIDES.iter().any(|listed| reads_as(name, listed.as_str())))
 }
 
 /// Never taken out by being named in `Connection`: their absence would change what the message means.
 const PROTECTED: [HeaderName; 1] = [http::header::CONTENT_LENGTH];
 
-/// Takes out what ends at this hop, and `Host`, which is made anew. `TE: trailers` is kept: gRPC needs it.
+/// Takes out what ends at this hop, and `Host`, which is made anew. `TE: trailers` is kept: gRPC needs it. Cookies become
+/// one line, as HTTP/1.1 and a rule for them have it: HTTP/2 lets a client send each alone.
 pub(crate) fn towards_upstream(headers: &mut HeaderMap) {
     let trailers = lists(headers, &TE, "trailers");
     hop(headers);
     headers.remove(HOST);
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+    join_cookies(headers);
+}
+
+fn join_cookies(headers: &mut HeaderMap) {
+    let crumbs: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if crumbs.len() > 1
+        && let Ok(joined) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..]))
+    {
+        headers.insert(COOKIE, joined);
     }
 }
 
@@ -85,9 +110,9 @@ fn hop(headers: &mut HeaderMap) {
         .filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok())
         .filter(|name| !PROTECTED.contains(name))
         .collect();
-    for name in nominated.iter().chain(&HOP_BY_HOP) {
-        headers.remove(name);
-    }
+    remove_all(headers, |name| {
+        nominated.contains(name) || HOP_BY_HOP.iter().any(|listed| reads_as(name, listed.as_str()))
+    });
 }
 
 fn lists(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
@@ -120,6 +145,8 @@ mod tests {
             ("x-hop", "1"),
             ("te", "gzip, trailers"),
             ("proxy-authorization", "Basic x"),
+            ("proxy_authorization", "Basic x"),
+            ("transfer_encoding", "chunked"),
             ("proxy-connection", "keep-alive"),
             ("upgrade", "h2c"),
             ("http2-settings", "AA"),
@@ -132,9 +159,18 @@ mod tests {
 
     #[test]
     fn a_header_that_stands_in_for_method_or_target_is_found() {
-        let found = headers(&[("accept", "*/*"), ("X-HTTP-Method-Override", "DELETE")]);
-        assert_eq!(override_of(&found).map(HeaderName::as_str), Some("x-http-method-override"));
+        for name in ["x-http-method-override", "x_http_method_override"] {
+            let found = headers(&[("accept", "*/*"), (name, "DELETE")]);
+            assert_eq!(override_of(&found).map(HeaderName::as_str), Some(name));
+        }
         assert_eq!(override_of(&headers(&[("accept", "*/*")])), None);
+    }
+
+    #[test]
+    fn cookies_sent_one_by_one_go_out_as_one_line() {
+        let mut request = headers(&[("cookie", "a=1"), ("accept", "*/*"), ("cookie", "b=2")]);
+        towards_upstream(&mut request);
+        assert_eq!(request, headers(&[("cookie", "a=1; b=2"), ("accept", "*/*")]));
     }
 
     #[test]

@@ -29,7 +29,8 @@ pub(crate) fn is_for_us<B>(request: &Request<B>) -> bool {
 }
 
 fn is_our_name(authority: &str) -> bool {
-    authority.strip_suffix(":80").unwrap_or(authority).eq_ignore_ascii_case(NAME)
+    let name = authority.split_once(':').map_or(authority, |(name, _)| name);
+    name.eq_ignore_ascii_case(NAME)
 }
 
 /// The effective routes, or the certificate.

@@ -1,6 +1,12 @@
-use http::Method;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full};
+use hudsucker::Body;
 
 use crate::support::{Bench, Transport, get, request};
+
+const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 #[tokio::test]
 async fn upstream_sees_our_credential_and_never_the_agents() {
@@ -52,6 +58,19 @@ async fn the_agents_own_credentials_go_out_only_where_the_route_says_so_and_inje
         assert_eq!(authorizations, authorization.into_iter().collect::<Vec<_>>(), "{rules}");
         assert_eq!(seen.headers.contains_key("x-api-key"), others, "{rules}");
         assert_eq!(seen.target.contains("key=agents-own"), others, "{rules}");
+    }
+}
+
+#[tokio::test]
+async fn trailers_of_a_request_which_no_one_judged_do_not_go_out() {
+    let bench = Bench::allowing("auth_scheme: bearer\ntoken_env: TOKEN").await;
+    for transport in Transport::ALL {
+        let trailers = HeaderMap::from_iter([(X_API_KEY, HeaderValue::from_static("agents-own"))]);
+        let body = Full::new(Bytes::from("12345")).with_trailers(async { Some(Ok(trailers)) });
+        let request = Request::post("/v1/upload").header("trailer", "x-api-key");
+        let request = request.body(Body::from(BoxBody::new(body.map_err(|never| match never {})))).unwrap();
+        assert_eq!(bench.agent().send(transport, request).await.text(), "5", "{transport:?}");
+        assert_eq!(bench.upstream.memory.trailers.get(), 0, "{transport:?}");
     }
 }
 

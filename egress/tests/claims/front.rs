@@ -226,7 +226,8 @@ async fn the_proxy_answers_for_itself_and_tells_no_secrets() {
     let bench = Bench::allowing("auth_scheme: bearer\ntoken_env: TOKEN").await;
     for head in [
         "GET http://_egress.local/allowlist HTTP/1.1\r\nhost: _egress.local\r\n\r\n",
-        "GET /allowlist HTTP/1.1\r\nhost: _egress.local\r\nconnection: close\r\n\r\n",
+        "GET /allowlist HTTP/1.1\r\nhost: _egress.local\r\n\r\n",
+        "GET /allowlist HTTP/1.1\r\nhost: _egress.local:9099\r\n\r\n",
     ] {
         let mut stream = bench.agent().dial().await;
         stream.write_all(head.replace("\r\n\r\n", "\r\nconnection: close\r\n\r\n").as_bytes()).await.unwrap();

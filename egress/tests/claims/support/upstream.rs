@@ -39,6 +39,7 @@ pub(crate) struct Memory {
     pub(crate) connections: Counter,
     pub(crate) sent: Counter,
     pub(crate) received: Counter,
+    pub(crate) trailers: Counter,
     /// Lets `/stream` send its second part, and `/hold` read its body.
     pub(crate) go_on: Notify,
     /// `/hold` has begun.
@@ -158,6 +159,7 @@ async fn answer(mut request: Request<Incoming>, memory: Arc<Memory>) -> Response
             let mut body = request.into_body();
             let mut length = 0;
             while let Some(Ok(frame)) = body.frame().await {
+                memory.trailers.add(frame.trailers_ref().map_or(0, HeaderMap::len));
                 let data = frame.data_ref().map_or(0, Bytes::len);
                 length += data;
                 memory.received.add(data);
