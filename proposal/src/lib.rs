@@ -19,7 +19,7 @@ pub use event::{Change, Event};
 pub use id::Id;
 pub use parse::{Invalid, PathRule, Proposal, TTL_DEFAULT, TTL_MAX, TTL_MIN};
 pub use policy;
-pub use queue::{Decided, Granted, Illegal, Item, PENDING_LIFETIME, Queue, State};
+pub use queue::{Decided, Granted, Illegal, Item, KEPT_MAX, PENDING_LIFETIME, Queue, State};
 pub use review::{Difference, Review, ReviewError, digest, review};
 pub use target::NeverGrantable;
 pub use text::escaped;

@@ -10,7 +10,11 @@ use crate::{Change, Event, Id, Proposal};
 /// How long a proposal waits for the operator. Silence never grants.
 pub const PENDING_LIFETIME: SignedDuration = SignedDuration::from_hours(1);
 
-/// Every proposal that was made, as its events left it.
+/// How many proposals are kept; beyond it, a new one takes the place of the oldest of which nothing can come any more. The journal has
+/// them all.
+pub const KEPT_MAX: usize = 500;
+
+/// The proposals that were made, as their events left them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Queue {
     items: BTreeMap<Id, Item>,
@@ -236,6 +240,7 @@ impl Queue {
             };
             self.items.insert(id.clone(), item);
             self.order.push(id.clone());
+            self.forget(*at);
         } else if let Some(item) = self.items.get_mut(id) {
             item.follow(*at, change);
         }
@@ -272,9 +277,24 @@ impl Queue {
         self.items.get(id)
     }
 
-    /// All of them, oldest first.
+    /// Those that are kept, oldest first.
     pub fn items(&self) -> impl DoubleEndedIterator<Item = &Item> {
         self.order.iter().filter_map(|id| self.items.get(id))
+    }
+
+    /// A matter of the events alone, so that a replay forgets the same.
+    fn forget(&mut self, now: Timestamp) {
+        let Queue { items, order } = self;
+        let mut excess = order.len().saturating_sub(KEPT_MAX);
+        order.retain(|id| {
+            let is_live = items.get(id).is_some_and(|item| item.state(now).is_live());
+            if excess == 0 || is_live {
+                return true;
+            }
+            excess -= 1;
+            items.remove(id);
+            false
+        });
     }
 
     /// How many wait for the operator.

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use jiff::{SignedDuration, Timestamp};
-use proposal::{Change, Event, Id, Illegal, PENDING_LIFETIME, Proposal, Queue, State};
+use proposal::{Change, Event, Id, Illegal, KEPT_MAX, PENDING_LIFETIME, Proposal, Queue, State};
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -138,6 +138,26 @@ fn a_duplicate_flips_nothing() {
 fn an_event_for_nobody_is_refused() {
     let refusal = Queue::default().apply(&Event { id: id(1), at: at(0), change: approved() });
     assert_eq!(refusal, Err(Illegal::Unknown { id: id(1) }));
+}
+
+#[test]
+fn the_oldest_that_is_over_makes_room_and_what_is_live_stays() {
+    let mut queue = Queue::default();
+    let name = |number: u64| Id::from_random(number.to_be_bytes());
+    let mut apply = |number: u64, change: Change| {
+        queue.apply(&Event { id: name(number), at: at(number.try_into().unwrap()), change }).unwrap();
+    };
+    apply(0, received("live.example"));
+    apply(0, approved());
+    let kept = u64::try_from(KEPT_MAX).unwrap();
+    for number in 1..kept + 10 {
+        apply(number, received("a.example"));
+        apply(number, Change::Withdrawn);
+    }
+    let left: Vec<&Id> = queue.items().map(|item| &item.id).collect();
+    let expected: Vec<Id> = std::iter::once(0).chain(11..kept + 10).map(name).collect();
+    assert_eq!(left, expected.iter().collect::<Vec<_>>());
+    assert_eq!(queue.get(&name(10)), None);
 }
 
 #[test]

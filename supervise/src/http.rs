@@ -5,6 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::Request;
+use axum::http::StatusCode;
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse, Response};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -22,6 +27,8 @@ use crate::mcp::Server;
 const BODY_LIMIT: usize = 64 << 10;
 const CONNECTIONS_MAX: usize = 64;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// A client that sends its body by the drop must not keep its place.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Above the 5 s between the progress notifications of a waiting call, so that those are what keeps it alive.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// After a failed accept (no descriptors left), before the next.
@@ -103,7 +110,26 @@ fn router(addresses: &[SocketAddr], server: Server, stop: &CancellationToken) ->
         Arc::new(NeverSessionManager::default()),
         config,
     );
-    Router::new().route_service("/", service.clone()).route_service("/mcp", service)
+    Router::new()
+        .route_service("/", service.clone())
+        .route_service("/mcp", service)
+        .layer(from_fn(with_whole_body))
+}
+
+async fn with_whole_body(request: Request, next: Next) -> Response {
+    let (head, body) = request.into_parts();
+    match whole(body, BODY_TIMEOUT).await {
+        Ok(bytes) => next.run(Request::from_parts(head, Body::from(bytes))).await,
+        Err(status) => status.into_response(),
+    }
+}
+
+async fn whole(body: Body, patience: Duration) -> Result<Bytes, StatusCode> {
+    match tokio::time::timeout(patience, axum::body::to_bytes(body, BODY_LIMIT)).await {
+        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Err(_)) => Err(StatusCode::PAYLOAD_TOO_LARGE),
+        Err(_) => Err(StatusCode::REQUEST_TIMEOUT),
+    }
 }
 
 fn allowed_hosts(addresses: &[SocketAddr]) -> Vec<String> {
@@ -114,4 +140,36 @@ fn allowed_hosts(addresses: &[SocketAddr]) -> Vec<String> {
         hosts.push(address.to_string());
     }
     hosts
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use hyper::body::Frame;
+
+    use super::*;
+
+    /// A body that never comes.
+    struct Silence;
+
+    impl hyper::body::Body for Silence {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            Poll::Pending
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_that_does_not_come_is_given_up() {
+        let whole = whole(Body::new(Silence), Duration::from_millis(1)).await;
+        assert_eq!(whole, Err(StatusCode::REQUEST_TIMEOUT));
+    }
 }

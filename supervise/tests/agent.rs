@@ -357,3 +357,11 @@ fn current_access_says_what_is_written_and_whether_it_is_in_force() {
     std::fs::write(bundle.path("routes.yaml"), "routes: [{token: abc}]").unwrap();
     assert_eq!(agent.call("current_access", json!({})).unwrap_err()["code"], "routes-unavailable");
 }
+
+#[test]
+fn a_pipe_in_place_of_the_status_of_egress_does_not_hold_a_call() {
+    let bundle = Bundle::start();
+    let status = bundle.path("egress.status.json");
+    nix::unistd::mkfifo(&status, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    assert_eq!(bundle.agent().call("current_access", json!({})).unwrap()["in_force"], json!(null));
+}

@@ -6,6 +6,7 @@ mod common;
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -99,6 +100,57 @@ fn a_killed_daemon_comes_back_with_every_request() {
     assert_eq!(daemon.agent.propose("one.example.com").unwrap()["id"], pending);
     daemon.operator.ask(json!({"op": "reject", "id": pending, "reason": "no"})).unwrap();
     assert_eq!(daemon.agent.call("wait_decision", json!({"id": pending})).unwrap()["state"], "rejected");
+}
+
+#[test]
+fn a_foreign_uid_is_no_operator_even_where_it_may_open_the_socket() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let place = place();
+    let everyone =
+        |path: &Path, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    everyone(place.path(), 0o755);
+    // A copy in a place that everybody can reach; another process makes it, so that no fork here keeps it open for writing.
+    let program = place.path().join("supervise");
+    assert!(Command::new("install").args(["-m", "755", SUPERVISE]).arg(&program).status().unwrap().success());
+    let daemon = Daemon::start(place.path());
+    daemon.agent.propose("api.example.com").unwrap();
+    everyone(&place.path().join("run"), 0o755);
+    everyone(&daemon.operator.socket, 0o666);
+    for uid in [64101, 64103, 65534] {
+        let output =
+            with_places(Command::new(&program), place.path()).arg("list").uid(uid).gid(uid).output().unwrap();
+        assert_eq!(
+            (
+                output.status.code(),
+                String::from_utf8_lossy(&output.stderr).as_ref(),
+                output.stdout.as_slice()
+            ),
+            (Some(64), "error: only root and the daemon's own uid are operators\n", b"".as_slice()),
+            "uid {uid}"
+        );
+    }
+    assert!(supervise(place.path(), &["list"]).status.success());
+}
+
+#[test]
+fn an_id_that_is_unknown_or_decided_is_said_so() {
+    let place = place();
+    let daemon = Daemon::start(place.path());
+    let id = daemon.agent.propose("api.example.com").unwrap()["id"].as_str().unwrap().to_owned();
+    assert!(supervise(place.path(), &["reject", &id, "--reason", "no"]).status.success());
+    let says = |words: &[&str]| {
+        let output = supervise(place.path(), words);
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let decided = (Some(64), format!("error: request {id} is rejected\n"));
+    assert_eq!(says(&["approve", &id]), decided);
+    assert_eq!(says(&["reject", &id, "--reason", "no"]), decided);
+    let unknown = (Some(64), "error: no request has the id none\n".to_owned());
+    for words in [&["show", "none"][..], &["approve", "none"], &["reject", "none", "--reason", "no"]] {
+        assert_eq!(says(words), unknown);
+    }
 }
 
 #[test]

@@ -44,8 +44,9 @@ fn talk(socket: &Path, request: &impl Serialize) -> io::Result<Vec<u8>> {
     stream.set_write_timeout(Some(TIMEOUT))?;
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
-    stream.write_all(&line)?;
+    // Whoever turns us away says so before it has heard us.
+    let sent = stream.write_all(&line);
     let mut reply = Vec::new();
     BufReader::new(stream).take(LINE_MAX).read_until(b'\n', &mut reply)?;
-    if reply.ends_with(b"\n") { Ok(reply) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+    if reply.ends_with(b"\n") { Ok(reply) } else { sent.and(Err(io::ErrorKind::UnexpectedEof.into())) }
 }
