@@ -13,9 +13,11 @@ use http_body_util::BodyExt;
 use http_body_util::combinators::BoxBody;
 use hudsucker::{Body, Error};
 use hyper::body::Incoming;
+use policy::Denial;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use crate::journal::Entry;
+use crate::lease::Lease;
 
 /// What is read of a refused request's body, and for how long.
 const PASSED_OVER_LIMIT: usize = 64 * 1024 * 1024;
@@ -71,35 +73,35 @@ impl Progress {
 }
 
 /// How long a body may live.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone)]
 pub(crate) struct Limits {
     /// The longest silence.
     pub(crate) idle: Duration,
-    /// When what allowed it ends.
-    pub(crate) deadline: Option<Instant>,
+    /// What allows it.
+    pub(crate) lease: Arc<Lease>,
 }
 
 struct Metered {
     inner: Incoming,
     meter: Meter,
-    limits: Limits,
+    idle: Duration,
     waiting_since: Option<Instant>,
     silence: Pin<Box<Sleep>>,
-    end: Option<Pin<Box<Sleep>>>,
+    end: Pin<Box<dyn Future<Output = Denial> + Send + Sync>>,
 }
 
 /// `inner`, with its meter and limits.
-pub(crate) fn metered(inner: Incoming, meter: Meter, limits: Limits) -> Body {
+pub(crate) fn metered(inner: Incoming, meter: Meter, limits: &Limits) -> Body {
     if inner.is_end_stream() {
         return Body::empty();
     }
     Body::from(BoxBody::new(Metered {
         inner,
         meter,
-        limits,
+        idle: limits.idle,
         waiting_since: None,
         silence: Box::pin(sleep_until(Instant::now() + limits.idle)),
-        end: limits.deadline.map(|deadline| Box::pin(sleep_until(deadline))),
+        end: Box::pin(Arc::clone(&limits.lease).ended()),
     }))
 }
 
@@ -138,10 +140,10 @@ impl Metered {
         let since = *self.waiting_since.get_or_insert(now);
         loop {
             ready!(self.silence.as_mut().poll(context));
-            if since + self.limits.idle <= now {
+            if since + self.idle <= now {
                 return Poll::Ready(timed_out("nothing came for too long"));
             }
-            self.silence.as_mut().reset(since + self.limits.idle);
+            self.silence.as_mut().reset(since + self.idle);
         }
     }
 }
@@ -155,10 +157,8 @@ impl HttpBody for Metered {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let this = &mut *self;
-        if let Some(end) = &mut this.end
-            && end.as_mut().poll(context).is_ready()
-        {
-            return Poll::Ready(Some(Err(timed_out("what allowed this has expired"))));
+        if this.end.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Some(Err(timed_out("this is no longer allowed"))));
         }
         match Pin::new(&mut this.inner).poll_frame(context) {
             Poll::Ready(frame) => {

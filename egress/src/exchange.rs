@@ -12,8 +12,7 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
-use policy::{CanonicalPath, Decision, Denial, LogLevel, RequestHead, Route, Scheme};
-use tokio::time::Instant;
+use policy::{CanonicalPath, Decision, Denial, LogLevel, Route, Scheme};
 use tracing::{info, warn};
 
 use crate::authority::{self, Endpoint};
@@ -22,6 +21,7 @@ use crate::credential;
 use crate::front::{After, Connection};
 use crate::headers;
 use crate::journal::Entry;
+use crate::lease::{Asked, Lease, RequestAsked};
 use crate::local;
 use crate::proxy::Proxy;
 use crate::refusal::{Code, Refusal, Subject};
@@ -124,6 +124,11 @@ impl Judged {
         }
     }
 
+    /// What `route` gives to what was asked.
+    pub(crate) fn lease(&self, asked: Asked, route: &Route, now: Timestamp) -> Arc<Lease> {
+        Arc::new(Lease::new(asked, self.proxy.snapshots.watch(), &self.snapshot, route, now))
+    }
+
     async fn run(mut self, via: &Via, after: After, mut request: Request<Incoming>) -> Response<Body> {
         let agent_side = hyper::upgrade::on(&mut request);
         let (mut parts, incoming) = request.into_parts();
@@ -138,9 +143,9 @@ impl Judged {
                 return self.refuse(&refusal);
             }
         };
-        let limits = plan.limits;
+        let limits = plan.limits.clone();
         match self.send(plan, parts, incoming).await {
-            Ok(response) => self.pass_back(response, limits, agent_side, after),
+            Ok(response) => self.pass_back(response, &limits, agent_side, after),
             Err(refusal) => self.refuse(&refusal),
         }
     }
@@ -169,16 +174,14 @@ impl Judged {
         let wanted = headers::upgrade(&parts.headers);
         headers::towards_upstream(&mut parts.headers);
         let now = Timestamp::now();
-        let head = RequestHead {
-            scheme: endpoint.scheme,
-            host: &endpoint.host,
-            port: endpoint.port,
-            method: &parts.method,
-            path: &path,
-            query: parts.uri.query(),
-            headers: &parts.headers,
-        };
-        let route = match snapshot.policy.decide(&head, now) {
+        let asked = Box::new(RequestAsked {
+            endpoint,
+            method: parts.method.clone(),
+            path,
+            query: parts.uri.query().map(str::to_owned),
+            headers: parts.headers.clone(),
+        });
+        let route = match snapshot.policy.decide(&asked.head(), now) {
             Decision::Allow(route) => route,
             Decision::Deny(denial) => return Err(denial.into()),
         };
@@ -195,8 +198,9 @@ impl Judged {
             }
         };
         let idle = snapshot.policy.defaults().idle_timeout;
-        let limits = Limits { idle, deadline: deadline(route, now) };
-        Ok(Plan { client, uri: target(&endpoint, &path, query.as_deref())?, limits, upgrade })
+        let uri = target(&asked.endpoint, &asked.path, query.as_deref())?;
+        let limits = Limits { idle, lease: self.lease(Asked::Request(asked), route, now) };
+        Ok(Plan { client, uri, limits, upgrade })
     }
 
     async fn send(
@@ -210,7 +214,7 @@ impl Judged {
         // From here on bytes may leave, even if the agent does not stay for the answer.
         self.entry.event.decision = Recorded::Allow;
         let mut outgoing =
-            Request::new(body::metered(incoming, Meter::Up(Arc::clone(&progress)), plan.limits));
+            Request::new(body::metered(incoming, Meter::Up(Arc::clone(&progress)), &plan.limits));
         *outgoing.method_mut() = parts.method;
         *outgoing.uri_mut() = plan.uri;
         *outgoing.headers_mut() = parts.headers;
@@ -219,6 +223,7 @@ impl Judged {
             () = progress.stalled(plan.limits.idle) => {
                 return Err(Refusal::new(Code::UpstreamTimeout, "the upstream host did not answer in time"));
             }
+            denial = plan.limits.lease.ended() => return Err(denial.into()),
         };
         let response = answered.map_err(|error| upstream::refusal_of_request(&error))?;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS && plan.upgrade == Upgrade::None {
@@ -251,7 +256,7 @@ impl Judged {
     fn pass_back(
         mut self,
         mut response: Response<Incoming>,
-        limits: Limits,
+        limits: &Limits,
         agent_side: OnUpgrade,
         after: After,
     ) -> Response<Body> {
@@ -267,7 +272,7 @@ impl Judged {
             headers::ask_upgrade(response.headers_mut(), WEBSOCKET);
             let up = self.entry.up.get_or_insert_with(Progress::new);
             let spliced = Spliced { up: Arc::clone(up), down: Progress::new() };
-            after.set(run_upgraded(agent_side, upstream_side, spliced, limits, self.entry));
+            after.set(run_upgraded(agent_side, upstream_side, spliced, limits.clone(), self.entry));
             return response.map(|_| Body::empty());
         }
         let (mut parts, incoming) = response.into_parts();
@@ -336,12 +341,6 @@ fn target(endpoint: &Endpoint, path: &CanonicalPath, query: Option<&str>) -> Res
         .map_err(lost)
 }
 
-/// When what allowed a request ends.
-pub(crate) fn deadline(route: &Route, now: Timestamp) -> Option<Instant> {
-    let left = route.expires_at()?.duration_since(now);
-    Some(Instant::now() + left.try_into().unwrap_or_default())
-}
-
 async fn run_upgraded(
     agent_side: OnUpgrade,
     upstream_side: OnUpgrade,
@@ -356,6 +355,6 @@ async fn run_upgraded(
             return;
         }
     };
-    splice(TokioIo::new(agent), TokioIo::new(upstream), &spliced, limits).await;
+    splice(TokioIo::new(agent), TokioIo::new(upstream), &spliced, &limits).await;
     entry.event.bytes_down = spliced.down.bytes();
 }

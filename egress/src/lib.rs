@@ -18,6 +18,7 @@ mod exchange;
 mod front;
 mod headers;
 pub mod journal;
+mod lease;
 mod local;
 mod notify;
 mod proxy;

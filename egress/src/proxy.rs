@@ -57,7 +57,7 @@ pub struct Proxy {
     pub(crate) secrets: SecretStore,
     pub(crate) open: OpenSide,
     pub(crate) recorder: Recorder,
-    snapshots: Snapshots,
+    pub(crate) snapshots: Snapshots,
     reloading: Mutex<()>,
 }
 

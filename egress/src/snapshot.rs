@@ -1,10 +1,11 @@
 //! The routes in force, and all that hangs on them. A request is judged and forwarded by one snapshot.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use policy::{Diagnostics, Policy, Route};
 use sha2::{Digest, Sha256};
+use tokio::sync::watch;
 
 use crate::tasks::Tasks;
 use crate::tls::hex;
@@ -48,18 +49,23 @@ pub(crate) fn digest(text: &str) -> String {
 }
 
 /// The snapshot in force.
-pub(crate) struct Snapshots(RwLock<Arc<Snapshot>>);
+pub(crate) struct Snapshots(watch::Sender<Arc<Snapshot>>);
 
 impl Snapshots {
     pub(crate) fn new(first: Snapshot) -> Snapshots {
-        Snapshots(RwLock::new(Arc::new(first)))
+        Snapshots(watch::Sender::new(Arc::new(first)))
     }
 
     pub(crate) fn current(&self) -> Arc<Snapshot> {
-        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.0.borrow())
     }
 
     pub(crate) fn replace(&self, next: Snapshot) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
+        self.0.send_replace(Arc::new(next));
+    }
+
+    /// Tells of each replacement.
+    pub(crate) fn watch(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.0.subscribe()
     }
 }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional};
-use tokio::time::sleep_until;
 
 use crate::body::{Limits, Progress};
 
@@ -22,7 +21,7 @@ pub(crate) async fn splice(
     agent: impl AsyncRead + AsyncWrite + Unpin,
     upstream: impl AsyncRead + AsyncWrite + Unpin,
     spliced: &Spliced,
-    limits: Limits,
+    limits: &Limits,
 ) {
     let mut agent = Counted { inner: agent, progress: Arc::clone(&spliced.up) };
     let mut upstream = Counted { inner: upstream, progress: Arc::clone(&spliced.down) };
@@ -32,16 +31,10 @@ pub(crate) async fn splice(
             spliced.down.stalled(limits.idle).await;
         }
     };
-    let end = async {
-        match limits.deadline {
-            Some(deadline) => sleep_until(deadline).await,
-            None => std::future::pending().await,
-        }
-    };
     tokio::select! {
         _ = copy_bidirectional(&mut agent, &mut upstream) => {}
         () = silence => {}
-        () = end => {}
+        _ = Arc::clone(&limits.lease).ended() => {}
     }
 }
 

@@ -20,8 +20,9 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::authority::{self, Endpoint};
 use crate::body::{Limits, Progress};
-use crate::exchange::{Judged, Via, deadline};
+use crate::exchange::{Judged, Via};
 use crate::front::{After, Connection};
+use crate::lease::Asked;
 use crate::refusal::{Code, Refusal, Subject};
 use crate::snapshot::Snapshot;
 use crate::splice::{Prefixed, Spliced, splice};
@@ -199,10 +200,12 @@ impl Tunnel {
                 return close(&mut stream, HANDSHAKE_FAILURE).await;
             }
         };
-        let limits = Limits { idle: defaults.idle_timeout, deadline: deadline(route, Timestamp::now()) };
+        let asked = Asked::Tunnel(endpoint.host.clone(), endpoint.port);
+        let limits =
+            Limits { idle: defaults.idle_timeout, lease: judged.lease(asked, route, Timestamp::now()) };
         let spliced = Spliced { up: Progress::new(), down: Progress::new() };
         judged.passed(route, &spliced.up);
-        splice(Prefixed::new(hello.bytes, stream), upstream, &spliced, limits).await;
+        splice(Prefixed::new(hello.bytes, stream), upstream, &spliced, &limits).await;
         judged.entry.event.bytes_down = spliced.down.bytes();
     }
 

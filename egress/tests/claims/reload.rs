@@ -1,7 +1,10 @@
-use http::Request;
+use http::{Method, Request};
+use http_body_util::BodyExt;
 use hudsucker::Body;
+use hyper_util::rt::TokioIo;
+use tokio::io::AsyncReadExt;
 
-use crate::support::{Answer, Bench, HOST, Transport, get, http1_on};
+use crate::support::{Answer, Bench, HOST, Transport, get, http1_on, request};
 
 #[tokio::test]
 async fn the_next_request_of_an_open_connection_is_judged_by_the_new_routes() {
@@ -28,6 +31,65 @@ async fn bad_routes_are_refused_with_their_place_and_the_old_ones_stay() {
     let events = bench.events().await;
     assert_eq!(events[0]["type"], "reload");
     assert!(events[0]["error"].as_str().unwrap().starts_with("routes.yaml:3:5: "));
+}
+
+#[tokio::test]
+async fn a_stream_that_the_new_routes_refuse_ends_and_one_that_they_allow_goes_on() {
+    for transport in Transport::ALL {
+        let bench = Bench::allowing("deny: false").await;
+        let mut body = bench.agent().open(transport, HOST, get("/v1/stream")).await.into_body();
+        assert!(body.frame().await.unwrap().is_ok());
+        bench.proxy.reload(&bench.upstream.routes("matches: [{methods: [GET]}]")).await.unwrap();
+        bench.upstream.memory.go_on.notify_one();
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "data: two\n\n");
+
+        let mut body = bench.agent().open(transport, HOST, get("/v1/stream")).await.into_body();
+        assert!(body.frame().await.unwrap().is_ok());
+        bench.proxy.reload(&bench.upstream.routes("matches: [{methods: [POST]}]")).await.unwrap();
+        assert!(body.frame().await.unwrap().is_err(), "{transport:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_ends_with_the_grant_that_allowed_it() {
+    let soon = jiff::Timestamp::now() + std::time::Duration::from_secs(1);
+    let bench = Bench::allowing(&format!("expires_at: {soon}\ngrant: g1")).await;
+    let mut body = bench.agent().open(Transport::TunnelHttp2, HOST, get("/v1/stream")).await.into_body();
+    assert!(body.frame().await.unwrap().is_ok());
+    assert!(body.frame().await.unwrap().is_err());
+    assert!(jiff::Timestamp::now() >= soon);
+}
+
+#[tokio::test]
+async fn what_has_no_answer_yet_is_refused_when_the_new_routes_do() {
+    for transport in Transport::ALL {
+        let bench = Bench::allowing("deny: false").await;
+        let agent = bench.agent();
+        let narrowed = async {
+            bench.upstream.memory.held.notified().await;
+            bench.proxy.reload("routes: []").await.unwrap();
+        };
+        let (answer, ()) = tokio::join!(agent.send(transport, get("/v1/hold")), narrowed);
+        assert_eq!(answer.refusal(), "host-not-allowed", "{transport:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_websocket_or_a_passed_on_tunnel_that_the_new_routes_refuse_ends() {
+    let bench = Bench::allowing("deny: false").await;
+    let headers = [("connection", "Upgrade"), ("upgrade", "websocket")];
+    let request = request(Method::GET, "/v1/socket", &headers);
+    let response = bench.agent().open(Transport::TunnelHttp1, HOST, request).await;
+    let mut socket = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
+    bench.proxy.reload("routes: []").await.unwrap();
+    assert!(!matches!(socket.read(&mut [0; 4]).await, Ok(1..)));
+
+    let passed = bench.upstream.routes("tls: passthrough");
+    let passed = passed.split("  - ").take(2).collect::<Vec<_>>().join("  - ");
+    bench.proxy.reload(&passed).await.unwrap();
+    let mut tunnel = bench.friend_of_upstream().tunnel(&bench.target(), HOST, &[]).await.unwrap();
+    bench.proxy.reload("routes: []").await.unwrap();
+    assert!(!matches!(tunnel.read(&mut [0; 4]).await, Ok(1..)));
 }
 
 #[tokio::test]

@@ -119,6 +119,14 @@ impl Bench {
         Agent::new(self.address, roots, self.upstream.plain, self.upstream.tls)
     }
 
+    /// An agent that trusts upstream's own authority.
+    pub(crate) fn friend_of_upstream(&self) -> Agent {
+        let pem = std::fs::read(&self.upstream.roots).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(&pem).unwrap()).unwrap();
+        Agent::new(self.address, roots, self.upstream.plain, self.upstream.tls)
+    }
+
     /// `host:port` of the upstream behind a tunnel.
     pub(crate) fn target(&self) -> String {
         format!("{HOST}:{}", self.upstream.tls.port())

@@ -1,0 +1,116 @@
+//! How long what was allowed stays allowed: until its route ends, or until new routes refuse it.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, Method};
+use jiff::Timestamp;
+use policy::{CanonicalPath, Decision, Denial, Front, Host, RequestHead, Route};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+
+use crate::authority::Endpoint;
+use crate::snapshot::Snapshot;
+
+/// What was asked for, kept to be judged again.
+pub(crate) enum Asked {
+    /// A request.
+    Request(Box<RequestAsked>),
+    /// A tunnel that is passed on.
+    Tunnel(Host, u16),
+}
+
+/// A request as it was judged.
+pub(crate) struct RequestAsked {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) method: Method,
+    pub(crate) path: CanonicalPath,
+    pub(crate) query: Option<String>,
+    pub(crate) headers: HeaderMap,
+}
+
+impl RequestAsked {
+    pub(crate) fn head(&self) -> RequestHead<'_> {
+        RequestHead {
+            scheme: self.endpoint.scheme,
+            host: &self.endpoint.host,
+            port: self.endpoint.port,
+            method: &self.method,
+            path: &self.path,
+            query: self.query.as_deref(),
+            headers: &self.headers,
+        }
+    }
+}
+
+/// The leave that one request or tunnel has.
+pub(crate) struct Lease {
+    asked: Asked,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    generation: u64,
+    until: Option<Instant>,
+}
+
+impl Lease {
+    /// For what `route` of `snapshot` allowed at `now`.
+    pub(crate) fn new(
+        asked: Asked,
+        snapshots: watch::Receiver<Arc<Snapshot>>,
+        snapshot: &Snapshot,
+        route: &Route,
+        now: Timestamp,
+    ) -> Lease {
+        Lease { asked, snapshots, generation: snapshot.generation, until: end_of(route, now) }
+    }
+
+    /// Returns with the reason once it is no longer allowed.
+    pub(crate) async fn ended(self: Arc<Lease>) -> Denial {
+        let mut snapshots = self.snapshots.clone();
+        let mut until = self.until;
+        let mut generation = self.generation;
+        loop {
+            let newest = Arc::clone(&snapshots.borrow_and_update());
+            if newest.generation != generation || until.is_some_and(|until| until <= Instant::now()) {
+                generation = newest.generation;
+                match self.judge(&newest, Timestamp::now()) {
+                    Ok(end) => until = end,
+                    Err(denial) => return denial,
+                }
+            }
+            drop(newest);
+            let end = async {
+                match until {
+                    Some(until) => sleep_until(until).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = end => {}
+                Ok(()) = snapshots.changed() => {}
+            }
+        }
+    }
+
+    fn judge(&self, snapshot: &Snapshot, now: Timestamp) -> Result<Option<Instant>, Denial> {
+        let policy = &snapshot.policy;
+        let route = match &self.asked {
+            Asked::Request(request) => match policy.decide(&request.head(), now) {
+                Decision::Allow(route) => route,
+                Decision::Deny(denial) => return Err(denial),
+            },
+            Asked::Tunnel(host, port) => match policy.front(host, *port, now) {
+                Front::Passthrough(route) => route,
+                Front::Refuse(denial) => return Err(denial),
+                Front::Intercept => {
+                    let hint = "the tunnels of this host are opened now: connect again".to_owned();
+                    return Err(Denial { code: policy::Code::HostNotAllowed, hint });
+                }
+            },
+        };
+        Ok(end_of(route, now))
+    }
+}
+
+fn end_of(route: &Route, now: Timestamp) -> Option<Instant> {
+    let left = route.expires_at()?.duration_since(now);
+    Some(Instant::now() + left.try_into().unwrap_or_default())
+}
