@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 use repos::Upstream;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
 use crate::git::{Objects, Reach};
-use crate::journal::{Ledger, PushOutcome};
+use crate::journal::{AUDIT_UNAVAILABLE, Ledger, PushOutcome, UNRECORDED};
 use crate::pktline::{self, PktError};
 use crate::receive::{self, Push};
 use crate::request::{Request, Service};
@@ -23,6 +23,10 @@ use crate::state::{Served, State};
 const GREETINGS_MAX: usize = 256;
 /// How many sessions run at once.
 const SESSIONS_MAX: usize = 64;
+/// How many of them may be pushes, each of which may fill memory and disk up to its bounds.
+const PUSHES_MAX: usize = 8;
+/// What a client sends that has nothing to push.
+const NOTHING_BYTES: u64 = 4;
 /// How long a refused client may take to read why.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -32,13 +36,20 @@ pub(crate) struct Front {
     pub(crate) ledger: Ledger,
     greetings: Semaphore,
     sessions: Semaphore,
+    pushes: Semaphore,
     running: Mutex<JoinSet<()>>,
 }
 
 impl Front {
     pub(crate) fn new(state: State, ledger: Ledger) -> Self {
-        let (greetings, sessions) = (Semaphore::new(GREETINGS_MAX), Semaphore::new(SESSIONS_MAX));
-        Self { state, ledger, greetings, sessions, running: Mutex::default() }
+        Self {
+            state,
+            ledger,
+            greetings: Semaphore::new(GREETINGS_MAX),
+            sessions: Semaphore::new(SESSIONS_MAX),
+            pushes: Semaphore::new(PUSHES_MAX),
+            running: Mutex::default(),
+        }
     }
 
     /// Takes a connection on.
@@ -97,34 +108,56 @@ impl Front {
 
     async fn session(&self, stream: &mut TcpStream, request: &Request, served: &Served) {
         let started = Instant::now();
-        let repo = served.repo.name.as_str();
-        let Ok(_permit) = self.sessions.try_acquire() else {
-            warn!(repo, "too many sessions");
-            let message =
-                format!("git-gate: {repo}: {SESSIONS_MAX} sessions run already; try again in a moment");
-            return refuse(stream, &message).await;
-        };
-        if request.service == Service::ReceivePack && !served.repo.push.possible() {
-            let message = format!(
-                "git-gate: {repo}: nothing may be pushed to this repository; the operator sets `push` in repos.yaml"
-            );
-            return refuse(stream, &message).await;
-        }
-        if let Err(error) = served.mirror.refresh(&served.repo, &self.state.gate).await {
-            warn!(repo, service = %request.service, %error, "refresh failed");
-            if request.service == Service::UploadPack {
-                self.ledger.fetch(repo, "refresh-failed", 0, started.elapsed()).await;
+        let permits = match self.admission(request.service, served).await {
+            Ok(permits) => permits,
+            Err(Refusal { word, message }) => {
+                let repo = served.repo.name.as_str();
+                warn!(repo, service = %request.service, outcome = word, "request refused");
+                match request.service {
+                    Service::UploadPack => self.ledger.fetch(repo, word, 0, started.elapsed()).await,
+                    Service::ReceivePack => {
+                        self.ledger.push(repo, &[], &PushOutcome::Refused(word), started.elapsed()).await;
+                    }
+                }
+                return refuse(stream, &format!("git-gate: {repo}: {message}")).await;
             }
-            let message = format!(
-                "git-gate: {repo}: cannot refresh from {}: {error}. Old data is not served; try again when upstream answers",
-                shown(&served.repo.upstream)
-            );
-            return refuse(stream, &message).await;
-        }
+        };
         match request.service {
             Service::UploadPack => self.upload(stream, request, served, started).await,
             Service::ReceivePack => self.receive(stream, request, served, started).await,
         }
+        drop(permits);
+    }
+
+    /// Whether a session may begin; its mirror is fresh then.
+    async fn admission(
+        &self,
+        service: Service,
+        served: &Served,
+    ) -> Result<[Option<SemaphorePermit<'_>>; 2], Refusal> {
+        if self.ledger.is_broken() {
+            return Err(Refusal::audit_unavailable());
+        }
+        let pushes = service == Service::ReceivePack;
+        if pushes && !served.repo.push.possible() {
+            let message =
+                "nothing may be pushed to this repository; the operator sets `push` in repos.yaml".to_owned();
+            return Err(Refusal { word: "denied", message });
+        }
+        let session = self.sessions.try_acquire().map_err(|_| Refusal::busy(SESSIONS_MAX, "sessions"))?;
+        let push = if pushes {
+            Some(self.pushes.try_acquire().map_err(|_| Refusal::busy(PUSHES_MAX, "pushes"))?)
+        } else {
+            None
+        };
+        served.mirror.refresh(&served.repo, &self.state.gate).await.map_err(|error| Refusal {
+            word: "refresh-failed",
+            message: format!(
+                "cannot refresh from {}: {error}. Old data is not served; try again when upstream answers",
+                shown(&served.repo.upstream)
+            ),
+        })?;
+        Ok([Some(session), push])
     }
 
     async fn upload(&self, stream: &mut TcpStream, request: &Request, served: &Served, started: Instant) {
@@ -134,9 +167,9 @@ impl Front {
         command.args(["upload-pack", "--strict"]).arg(path);
         command.envs(request.protocol.variable().map(|value| ("GIT_PROTOCOL", value)));
         let (outcome, bytes) = match session::run(stream, command, Hangup::Kills).await {
-            Ok(bytes) => {
-                info!(repo, bytes, "read served");
-                ("served", bytes)
+            Ok(moved) => {
+                info!(repo, bytes = moved.down, "read served");
+                ("served", moved.down)
             }
             Err(SessionError::Hangup) => ("hangup", 0),
             Err(error) => {
@@ -149,17 +182,43 @@ impl Front {
 
     async fn receive(&self, stream: &mut TcpStream, request: &Request, served: &Served, started: Instant) {
         let repo = served.repo.name.as_str();
-        let Push { updates, outcome, session } =
-            receive::receive(stream, served, &self.state.gate, request).await;
-        if outcome == PushOutcome::Abandoned && updates.is_empty() && session.is_ok() {
-            debug!(repo, "nothing to push");
-            return;
-        }
-        if let Err(error) = &session {
-            warn!(repo, %error, "push session failed");
+        let Push { updates, mut outcome, session } =
+            receive::receive(stream, served, &self.state.gate, &self.ledger, request).await;
+        match &session {
+            Ok(moved) if outcome == PushOutcome::Abandoned => {
+                if updates.is_empty() && moved.up <= NOTHING_BYTES {
+                    return debug!(repo, "nothing to push");
+                }
+                outcome = PushOutcome::Failed;
+            }
+            Ok(_) => {}
+            Err(error) => {
+                warn!(repo, %error, "push session failed");
+                if outcome == PushOutcome::Abandoned && matches!(error, SessionError::Git(_)) {
+                    outcome = PushOutcome::Failed;
+                }
+            }
         }
         info!(repo, refs = updates.len(), outcome = outcome.word(), "push ended");
         self.ledger.push(repo, &updates, &outcome, started.elapsed()).await;
+    }
+}
+
+/// Why a session may not begin.
+struct Refusal {
+    /// For the record.
+    word: &'static str,
+    /// For the client.
+    message: String,
+}
+
+impl Refusal {
+    fn audit_unavailable() -> Self {
+        Self { word: AUDIT_UNAVAILABLE, message: format!("{AUDIT_UNAVAILABLE}: {UNRECORDED}") }
+    }
+
+    fn busy(limit: usize, what: &str) -> Self {
+        Self { word: "busy", message: format!("{limit} {what} run already; try again in a moment") }
     }
 }
 

@@ -11,6 +11,7 @@ use repos::{FetchRules, Repo, Upstream};
 use tokio::io::AsyncReadExt as _;
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::timeout;
+use tracing::warn;
 
 use crate::git::{GateDir, Objects, Reach, printable};
 use crate::ssh;
@@ -52,6 +53,7 @@ pub(crate) type Lock<'m> = MutexGuard<'m, Turn>;
 impl Mirror {
     pub(crate) fn new(repo_dir: &Path, repo: &Repo) -> Self {
         let path = repo_dir.join(format!("{}.git", repo.name));
+        clear(&path);
         Self { path, turn: Mutex::default(), begun: 0.into() }
     }
 
@@ -171,6 +173,22 @@ fn is_empty(path: &Path) -> bool {
 enum Missing {
     Nothing,
     Objects,
+}
+
+/// Removes what pushes and refreshes left that were cut short by the end of an earlier gate.
+fn clear(path: &Path) {
+    for (dir, marks) in [("objects", &["tmp_objdir-", "incoming-"][..]), ("objects/pack", &["tmp_"])] {
+        for entry in std::fs::read_dir(path.join(dir)).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            if marks.iter().any(|mark| name.as_encoded_bytes().starts_with(mark.as_bytes())) {
+                let path = entry.path();
+                let removed = std::fs::remove_dir_all(&path).or_else(|_| std::fs::remove_file(&path));
+                if let Err(error) = removed {
+                    warn!(path = %path.display(), %error, "cannot remove what was left unfinished");
+                }
+            }
+        }
+    }
 }
 
 /// Makes an empty mirror if there is none. It appears whole or not at all.

@@ -12,20 +12,26 @@ use tokio::time::timeout;
 use tracing::debug;
 
 use crate::git::{GateDir, Objects, Reach, printable};
-use crate::journal::PushOutcome;
-use crate::session::{self, Hangup, SessionError};
+use crate::journal::{AUDIT_UNAVAILABLE, Ledger, PushOutcome, UNRECORDED};
+use crate::session::{self, Hangup, Moved, SessionError};
 use crate::state::Served;
 use crate::wire::{FromHook, HOOK_FD, LINE_MAX_BYTES, ToHook, Update};
 use crate::{request::Request, sys};
 
 /// How long a push waits for its turn.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(300);
+/// How many refs one push may change, so that its record stays readable and is always written.
+const REFS_MAX: usize = 1000;
+/// How much memory of its own each process of a push may have.
+const MEMORY_MAX_BYTES: u64 = 2 << 30;
+
+const BUSY: &str = "another push to this repository takes too long; try again";
 
 /// A push as the record wants it.
 pub(crate) struct Push {
     pub(crate) updates: Vec<Update>,
     pub(crate) outcome: PushOutcome,
-    pub(crate) session: Result<u64, SessionError>,
+    pub(crate) session: Result<Moved, SessionError>,
 }
 
 /// Receives a push. The mirror was refreshed a moment ago.
@@ -33,13 +39,14 @@ pub(crate) async fn receive(
     stream: &mut TcpStream,
     served: &Served,
     gate: &GateDir,
+    ledger: &Ledger,
     request: &Request,
 ) -> Push {
     let mut updates = Vec::new();
     let mut outcome = PushOutcome::Abandoned;
     let session = match command(served, gate, request) {
         Ok((command, socket)) => {
-            let talk = Talk { served, gate, updates: &mut updates, outcome: &mut outcome };
+            let talk = Talk { served, gate, ledger, updates: &mut updates, outcome: &mut outcome };
             let session = session::run(stream, command, Hangup::LeavesTheChild);
             tokio::join!(session, talk.run(socket)).0
         }
@@ -63,6 +70,7 @@ fn command(
     command.envs(request.protocol.variable().map(|value| ("GIT_PROTOCOL", value)));
     let number = sys::inherit(&mut command, OwnedFd::from(theirs));
     command.env(HOOK_FD, number.to_string());
+    sys::bound_memory(&mut command, MEMORY_MAX_BYTES);
     Ok((command, tokio::net::UnixStream::from_std(ours)?))
 }
 
@@ -70,6 +78,7 @@ fn command(
 struct Talk<'a> {
     served: &'a Served,
     gate: &'a GateDir,
+    ledger: &'a Ledger,
     updates: &'a mut Vec<Update>,
     outcome: &'a mut PushOutcome,
 }
@@ -85,6 +94,7 @@ impl Talk<'_> {
                 FromHook::Updates { updates } => {
                     let reasons = self.denials(&updates);
                     *self.updates = updates;
+                    self.updates.truncate(REFS_MAX);
                     if reasons.is_empty() {
                         Some(ToHook::Inspect)
                     } else {
@@ -94,7 +104,20 @@ impl Talk<'_> {
                 }
                 FromHook::Clean => {
                     lock = timeout(LOCK_TIMEOUT, self.served.mirror.lock()).await.ok();
-                    Some(if lock.is_some() { self.forward() } else { busy() })
+                    let refusal = if self.ledger.is_broken() {
+                        Some((AUDIT_UNAVAILABLE, format!("{AUDIT_UNAVAILABLE}: {UNRECORDED}")))
+                    } else if lock.is_none() {
+                        Some(("busy", BUSY.to_owned()))
+                    } else {
+                        None
+                    };
+                    Some(match refusal {
+                        Some((word, reason)) => {
+                            *self.outcome = PushOutcome::Refused(word);
+                            ToHook::Deny { reasons: vec![reason] }
+                        }
+                        None => self.forward(),
+                    })
                 }
                 FromHook::Found { findings } => {
                     *self.outcome = PushOutcome::Secrets(findings);
@@ -123,6 +146,9 @@ impl Talk<'_> {
     }
 
     fn denials(&self, updates: &[Update]) -> Vec<String> {
+        if updates.len() > REFS_MAX {
+            return vec![format!("a push changes at most {REFS_MAX} refs; push in smaller parts")];
+        }
         let rules = &self.served.repo.push;
         let judge = |u: &Update| {
             rules.decide(&u.name, u.change.into()).err().map(|e| format!("{}: {e}", printable(&u.name)))
@@ -138,10 +164,6 @@ impl Talk<'_> {
         };
         ToHook::Forward { url: repo.upstream.url(), gate_dir: self.gate.path().to_owned(), ssh_config, local }
     }
-}
-
-fn busy() -> ToHook {
-    ToHook::Deny { reasons: vec!["another push to this repository takes too long; try again".to_owned()] }
 }
 
 async fn hear(reader: &mut BufReader<OwnedReadHalf>) -> Option<FromHook> {

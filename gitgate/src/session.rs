@@ -15,6 +15,8 @@ use tokio::time::timeout;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 /// How long a session may take.
 const SESSION_TIMEOUT: Duration = Duration::from_secs(3600);
+/// How long processes may take to clean up.
+const END_TIMEOUT: Duration = Duration::from_secs(5);
 const BUFFER_BYTES: usize = 64 << 10;
 const WORDS_MAX_BYTES: usize = 4096;
 
@@ -42,12 +44,21 @@ pub(crate) enum SessionError {
     Git(String),
 }
 
-/// Runs the command between the client and itself; the bytes that the client got.
+/// How many bytes went through a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Moved {
+    /// From the client.
+    pub(crate) up: u64,
+    /// To the client.
+    pub(crate) down: u64,
+}
+
+/// Runs the command between the client and itself.
 pub(crate) async fn run(
     stream: &mut TcpStream,
     command: Command,
     hangup: Hangup,
-) -> Result<u64, SessionError> {
+) -> Result<Moved, SessionError> {
     let mut command = tokio::process::Command::from(command);
     command
         .stdin(Stdio::piped())
@@ -63,9 +74,10 @@ pub(crate) async fn run(
         return Err(SessionError::Hangup);
     };
     let clock = Clock::new();
+    let (sent, received) = (AtomicU64::new(0), AtomicU64::new(0));
     let (mut from_client, mut to_client) = stream.split();
     let up = async {
-        let (ended, _) = copy(&mut from_client, &mut stdin, &clock).await;
+        let ended = copy(&mut from_client, &mut stdin, &clock, &sent).await;
         drop(stdin);
         match (ended, hangup) {
             (Copied::ReadFailed, Hangup::Kills) => {}
@@ -74,28 +86,35 @@ pub(crate) async fn run(
     };
     let down = async {
         let mut stdout = stdout;
-        let (ended, bytes) = copy(&mut stdout, &mut to_client, &clock).await;
+        let ended = copy(&mut stdout, &mut to_client, &clock, &received).await;
         if let (Copied::WriteFailed, Hangup::LeavesTheChild) = (&ended, hangup) {
-            copy(&mut stdout, &mut tokio::io::sink(), &clock).await;
+            copy(&mut stdout, &mut tokio::io::sink(), &clock, &AtomicU64::new(0)).await;
         }
-        (ended, bytes)
+        ended
     };
     let down = async { tokio::join!(down, words(stderr)) };
-    let ((ended, bytes), words) = tokio::select! {
-        ended = down => ended,
-        () = up => return Err(SessionError::Hangup),
-        () = clock.idle() => return Err(SessionError::Idle),
-        () = tokio::time::sleep(SESSION_TIMEOUT) => return Err(SessionError::Timeout),
+    let ended = tokio::select! {
+        (ended, words) = down => match (ended, hangup) {
+            (Copied::WriteFailed, Hangup::Kills) => Err(SessionError::Hangup),
+            _ => Ok(words),
+        },
+        () = up => Err(SessionError::Hangup),
+        () = clock.idle() => Err(SessionError::Idle),
+        () = tokio::time::sleep(SESSION_TIMEOUT) => Err(SessionError::Timeout),
     };
-    if let Copied::WriteFailed = ended
-        && hangup == Hangup::Kills
-    {
-        return Err(SessionError::Hangup);
-    }
+    let words = match ended {
+        Ok(words) => words,
+        Err(error) => {
+            group.end(&mut child).await;
+            return Err(error);
+        }
+    };
     let status = timeout(IDLE_TIMEOUT, child.wait()).await.map_err(|_| SessionError::Idle)?;
     group.ended();
     match status {
-        Ok(status) if status.success() => Ok(bytes),
+        Ok(status) if status.success() => {
+            Ok(Moved { up: sent.load(Ordering::Relaxed), down: received.load(Ordering::Relaxed) })
+        }
         Ok(_) => Err(SessionError::Git(words)),
         Err(error) => Err(SessionError::Spawn(error)),
     }
@@ -107,6 +126,15 @@ struct Group(Option<Pid>);
 impl Group {
     fn of(child: &Child) -> Self {
         Self(child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw))
+    }
+
+    /// Asks the processes to end, so that git removes what it has begun to write; what is still there after a while is
+    /// killed.
+    async fn end(self, child: &mut Child) {
+        if let Some(group) = self.0 {
+            let _ = killpg(group, Signal::SIGTERM);
+            let _ = timeout(END_TIMEOUT, child.wait()).await;
+        }
     }
 
     fn ended(mut self) {
@@ -159,25 +187,25 @@ enum Copied {
     WriteFailed,
 }
 
-/// Copies to the end; how it ended and how many bytes went through.
+/// Copies to the end and counts what went through.
 async fn copy(
     from: &mut (impl AsyncRead + Unpin),
     to: &mut (impl AsyncWrite + Unpin),
     clock: &Clock,
-) -> (Copied, u64) {
+    count: &AtomicU64,
+) -> Copied {
     let mut buffer = vec![0; BUFFER_BYTES];
-    let mut bytes = 0;
     loop {
         let n = match from.read(&mut buffer).await {
-            Ok(0) => return (Copied::End, bytes),
+            Ok(0) => return Copied::End,
             Ok(n) => n,
-            Err(_) => return (Copied::ReadFailed, bytes),
+            Err(_) => return Copied::ReadFailed,
         };
         clock.moved();
         if to.write_all(&buffer[..n]).await.is_err() {
-            return (Copied::WriteFailed, bytes);
+            return Copied::WriteFailed;
         }
-        bytes += n as u64;
+        count.fetch_add(n as u64, Ordering::Relaxed);
         clock.moved();
     }
 }
@@ -191,4 +219,22 @@ async fn words(mut stream: impl AsyncRead + Unpin) -> String {
         kept.extend_from_slice(&buffer[..n.min(room)]);
     }
     crate::git::printable(&String::from_utf8_lossy(&kept)).trim().replace('\n', "; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn processes_that_are_given_up_may_clean_up_first() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut command = tokio::process::Command::new("sh");
+        command.args(["-c", "trap 'touch cleaned; exit' TERM; echo; read x"]).current_dir(dir.path());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0);
+        let mut child = command.spawn().expect("sh runs");
+        let mut stdout = child.stdout.take().expect("a pipe");
+        stdout.read_u8().await.expect("the trap is set");
+        Group::of(&child).end(&mut child).await;
+        assert!(dir.path().join("cleaned").exists());
+    }
 }

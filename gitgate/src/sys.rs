@@ -44,6 +44,17 @@ pub(crate) fn inherit(command: &mut Command, fd: OwnedFd) -> RawFd {
     number
 }
 
+/// Bounds the memory of its own that each process of the command may have. Files that are mapped to be read do not count.
+pub(crate) fn bound_memory(command: &mut Command, bytes: u64) {
+    let limit = libc::rlimit { rlim_cur: bytes, rlim_max: bytes };
+    let bound = move || {
+        // SAFETY: `limit` is a valid rlimit that lives through the call; setrlimit is async-signal-safe.
+        check(unsafe { libc::setrlimit(libc::RLIMIT_DATA, &raw const limit) })
+    };
+    // SAFETY: the closure allocates nothing and calls setrlimit only.
+    unsafe { command.pre_exec(bound) };
+}
+
 /// Takes a descriptor that the parent left open under a number, and makes it close-on-exec.
 pub(crate) fn adopt(number: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: fcntl on any number is defined; a wrong one gives EBADF.
@@ -79,10 +90,13 @@ pub(crate) fn monotonic_usec() -> u64 {
     u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0) / 1000
 }
 
+/// SECBIT_NOROOT and its lock: uid 0 alone gives no capability.
+const SECURE_BITS: libc::c_ulong = 0b11;
+
 /// Gives the process a name in the user database, which OpenSSH insists on.
 ///
-/// A uid without an entry becomes uid 0 of a new user namespace: the same rights as before, and
-/// `root` as its name.
+/// A uid without an entry becomes uid 0 of a new user namespace: the same rights as before, `root` as
+/// its name, and no capability once a program is executed.
 pub(crate) fn ensure_named_user(uid: Uid) -> io::Result<()> {
     if matches!(User::from_uid(uid), Ok(Some(_))) {
         return Ok(());
@@ -95,9 +109,25 @@ pub(crate) fn ensure_named_user(uid: Uid) -> io::Result<()> {
     check(unsafe { libc::unshare(libc::CLONE_NEWUSER) })?;
     std::fs::write("/proc/self/setgroups", "deny")?;
     std::fs::write("/proc/self/uid_map", format!("0 {uid} 1"))?;
-    std::fs::write("/proc/self/gid_map", format!("0 {gid} 1"))
+    std::fs::write("/proc/self/gid_map", format!("0 {gid} 1"))?;
+    // SAFETY: prctl with this option takes plain integers.
+    check(unsafe { libc::prctl(libc::PR_SET_SECUREBITS, SECURE_BITS, 0, 0, 0) })
 }
 
 fn check(result: libc::c_int) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bounded_command_has_the_bound_and_so_have_its_children() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "sh -c 'ulimit -d; ulimit -Hd'"]);
+        bound_memory(&mut command, 2 << 30);
+        let output = command.output().expect("sh runs");
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "2097152\n2097152\n");
+    }
 }

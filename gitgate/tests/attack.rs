@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{World, github_token, private_key};
+use common::{World, github_token, pkt, private_key};
 
 const NONE: &str = "0000000000000000000000000000000000000000";
 
@@ -83,4 +83,77 @@ fn what_git_reads_as_something_else_than_a_file_is_judged() {
         assert!(said.contains(expected), "{name}: {expected} is missing in:\n{said}");
     }
     assert_eq!(world.upstream.refs(), before);
+}
+
+/// The only push on the record.
+fn recorded(world: &World) -> serde_json::Value {
+    let mut pushes = world.gate.journal();
+    pushes.retain(|event| event["type"] == "push");
+    assert_eq!(pushes.len(), 1, "{pushes:?}");
+    pushes.remove(0)
+}
+
+#[test]
+fn a_push_that_git_cannot_read_is_on_the_record() {
+    let mut world = World::new();
+    let work = world.clone_web();
+    let head = work.git(&["cat-file", "commit", "HEAD"]).succeed();
+    let commit = work.object("commit", head.replacen("tree ", "tee ", 1).as_bytes());
+    let line = format!("{NONE} {commit} refs/heads/agent/x\0report-status side-band-64k");
+    let request =
+        [pkt(b"git-receive-pack /web.git\0host=h\0"), pkt(line.as_bytes()), b"0000PACKnonenone".to_vec()];
+    world.gate.talk(&request.concat());
+    world.gate.terminate();
+    assert_eq!(recorded(&world)["outcome"], "failed");
+}
+
+#[test]
+fn a_push_that_is_refused_at_the_door_is_on_the_record() {
+    let mut world = World::with_rules("fetch: {}");
+    let work = world.clone_web();
+    work.push("HEAD:refs/heads/agent/x").fail();
+    world.gate.terminate();
+    assert_eq!(recorded(&world)["outcome"], "denied");
+
+    let mut world = World::new();
+    let work = world.clone_web();
+    world.upstream.stop();
+    work.push("HEAD:refs/heads/agent/x").fail();
+    world.gate.terminate();
+    assert_eq!(recorded(&world)["outcome"], "refresh-failed");
+}
+
+#[test]
+fn a_push_of_nothing_is_no_push() {
+    let mut world = World::with_rules("push: {allow: [refs/heads/main]}");
+    let work = world.clone_web();
+    work.push("HEAD:refs/heads/main").succeed();
+    world.gate.terminate();
+    assert!(world.gate.journal().iter().all(|event| event["type"] == "fetch"));
+}
+
+#[test]
+fn a_push_of_very_many_refs_is_refused_and_on_the_record() {
+    let mut world = World::new();
+    let work = world.clone_web();
+    let head = work.git(&["rev-parse", "HEAD"]).succeed().trim().to_owned();
+    let names: Vec<String> = (0..1001).map(|n| format!("refs/heads/agent/{n}-{}", "x".repeat(900))).collect();
+    let updates: Vec<_> = names.iter().map(|name| (NONE, head.as_str(), name.as_str())).collect();
+    let answer = world.push_raw(&work, &updates, &[&head]);
+    assert!(answer.contains("a push changes at most 1000 refs"), "{answer}");
+    world.gate.terminate();
+    assert_eq!(recorded(&world)["outcome"], "denied");
+}
+
+#[test]
+fn a_secret_in_a_name_is_not_in_the_journal() {
+    let mut world = World::new();
+    let work = world.clone_web();
+    let token = github_token();
+    work.write(&format!("{token}/key"), &private_key()).commit("named");
+    work.push(&format!("HEAD:refs/heads/agent/{token}")).fail();
+    world.gate.terminate();
+    let push = recorded(&world);
+    assert_eq!(push["outcome"], "secrets");
+    assert!(!push.to_string().contains(&token), "{push}");
 }

@@ -72,6 +72,13 @@ fn old_protocol_versions_are_spoken() {
 }
 
 #[test]
+fn git_archive_is_refused_in_words() {
+    let world = World::new();
+    let said = git(world.dir.path(), &["archive", "--remote", &world.gate.url("web"), "HEAD"]).fail();
+    assert!(said.contains("`git-upload-archive` is not served here"), "{said}");
+}
+
+#[test]
 fn a_partial_and_a_shallow_clone_work() {
     let world = World::new();
     git(world.dir.path(), &["clone", "-q", "--filter=blob:none", &world.gate.url("web"), "partial"])
@@ -182,8 +189,61 @@ fn a_read_is_on_the_record() {
 fn a_uid_that_the_user_database_does_not_know_reaches_upstream() {
     let dir = TempDir::new().unwrap();
     let upstream = Upstream::start(dir.path());
-    let gate = Gate::start_as_nobody_known(dir.path(), &upstream.entry("web", "fetch: {}"));
+    let gate = Gate::start_as_nobody_known(dir.path(), &upstream.entry("web", "fetch: {}"), "exec \"$@\"");
     git(dir.path(), &["clone", "-q", &gate.url("web"), "web"]).succeed();
+}
+
+#[test]
+fn where_no_user_namespace_is_allowed_such_a_uid_is_told_what_is_missing() {
+    let dir = TempDir::new().unwrap();
+    let upstream = Upstream::start(dir.path());
+    let forbid = "echo 0 > /proc/sys/user/max_user_namespaces; exec \"$@\"";
+    let gate = Gate::start_as_nobody_known(dir.path(), &upstream.entry("web", "fetch: {}"), forbid);
+    let said = git(dir.path(), &["ls-remote", &gate.url("web")]).fail();
+    let expected = "OpenSSH needs an entry for uid 64102 in /etc/passwd, and a user namespace in its place is not allowed here";
+    assert!(said.contains(expected), "{said}");
+}
+
+#[test]
+fn a_read_that_is_refused_is_on_the_record() {
+    let mut world = World::new();
+    world.upstream.stop();
+    git(world.dir.path(), &["ls-remote", &world.gate.url("web")]).fail();
+    let events = world.gate.journal();
+    assert_eq!(events.len(), 1, "{events:?}");
+    assert_eq!((&events[0]["type"], &events[0]["outcome"]), (&"fetch".into(), &"refresh-failed".into()));
+}
+
+#[test]
+fn when_the_journal_cannot_be_written_nothing_is_served() {
+    let dir = TempDir::new().unwrap();
+    let upstream = Upstream::start(dir.path());
+    let gate = Gate::start_with_file_limit(dir.path(), &upstream.entry("web", "push: {tags: true}"), 2);
+    let list = || git(dir.path(), &["ls-remote", &gate.url("web")]).said();
+    let said = (0..32).map(|_| list()).find(|said| !said.is_empty()).unwrap();
+    assert!(
+        said.contains("remote error: git-gate: web: audit-unavailable: requests cannot be recorded"),
+        "{said}"
+    );
+    let ask = b"git-receive-pack /web.git\0host=h\0";
+    assert!(gate.talk(&common::pkt(ask)).contains("ERR git-gate: web: audit-unavailable"));
+}
+
+#[test]
+fn what_an_earlier_gate_left_unfinished_is_removed() {
+    let world = World::new();
+    world.clone_web();
+    let World { dir, upstream, gate } = world;
+    drop(gate);
+    let objects = dir.path().join("git/web.git/objects");
+    let left = [objects.join("tmp_objdir-incoming-abc/pack/tmp_pack_1"), objects.join("pack/tmp_pack_2")];
+    for path in &left {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, "PACK").unwrap();
+    }
+    let gate = Gate::start(dir.path(), &upstream.entry("web", "fetch: {}"));
+    assert!(left.iter().all(|path| !path.exists()));
+    git(dir.path(), &["clone", "-q", &gate.url("web"), "again"]).succeed();
 }
 
 #[test]

@@ -226,10 +226,19 @@ impl Gate {
         Self::spawn(Command::new(env!("CARGO_BIN_EXE_git-gate")), dir, repos_yaml, more)
     }
 
-    /// A gate whose uid has no entry in the user database.
-    pub fn start_as_nobody_known(dir: &Path, repos_yaml: &str) -> Self {
+    /// A gate whose uid has no entry in the user database, started by a script that has `"$@"` for the gate.
+    pub fn start_as_nobody_known(dir: &Path, repos_yaml: &str, script: &str) -> Self {
         let mut command = Command::new("unshare");
-        command.args(["-U", "--map-user=64102", "--map-group=64102", env!("CARGO_BIN_EXE_git-gate")]);
+        command.args(["-U", "--keep-caps", "--map-user=64102", "--map-group=64102"]);
+        command.args(["sh", "-c", script, "sh", env!("CARGO_BIN_EXE_git-gate")]);
+        Self::spawn(command, dir, repos_yaml, &[])
+    }
+
+    /// A gate that cannot write files longer than this.
+    pub fn start_with_file_limit(dir: &Path, repos_yaml: &str, kib: u32) -> Self {
+        let mut command = Command::new("bash");
+        let script = format!("trap '' XFSZ; ulimit -f {kib}; exec \"$@\"");
+        command.args(["-c", &script, "bash", env!("CARGO_BIN_EXE_git-gate")]);
         Self::spawn(command, dir, repos_yaml, &[])
     }
 
