@@ -1,6 +1,6 @@
 //! The running bundle: one loop that waits for something to happen, asks the plan, and does what it says.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
@@ -65,7 +65,7 @@ pub(crate) struct Bundle {
     tickets: Vec<(Ticket, ClientId)>,
     next_ticket: u64,
     ca_ended: Option<Ended>,
-    ignored_pid: Option<i32>,
+    ignored_pids: BTreeSet<i32>,
     parent_notify: Option<OsString>,
 }
 
@@ -112,7 +112,7 @@ impl Bundle {
             tickets: Vec::new(),
             next_ticket: 0,
             ca_ended: None,
-            ignored_pid: None,
+            ignored_pids: BTreeSet::new(),
             parent_notify: std::env::var_os("NOTIFY_SOCKET"),
             setup,
         })

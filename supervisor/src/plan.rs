@@ -95,7 +95,7 @@ pub(crate) enum Action {
     Answer(Ticket, Vec<(Daemon, Outcome)>),
     /// Say it in the log.
     Say(Notice),
-    /// Tell whoever started us that all daemons are ready.
+    /// Tell whoever started us that the start is over.
     TellReady,
     /// Tell whoever started us that we stop.
     TellStopping,
@@ -204,7 +204,7 @@ impl Plan {
         matches!(self.stage, Stage::Stopping { .. } | Stage::Over)
     }
 
-    /// Whether all daemons have been ready at the same time once.
+    /// Whether all daemons have been ready at the same time once, but for those that may fail and did.
     pub(crate) fn has_started(&self) -> bool {
         self.stage == Stage::Running
     }
@@ -284,7 +284,7 @@ impl Plan {
         self.settle(daemon, tickets, &Outcome::Gone, out);
         match role {
             Role::Essential => self.begin_stop(now, code, out),
-            Role::Optional => {}
+            Role::Optional => self.end_starting(now, out),
         }
     }
 
@@ -312,12 +312,23 @@ impl Plan {
                 return;
             }
         }
-        if self.stage == Stage::Starting && self.is_healthy() {
+        self.end_starting(now, out);
+        self.deliver(now, index, out);
+    }
+
+    /// The start is over when every daemon serves, but for those that may fail and did.
+    fn end_starting(&mut self, now: Duration, out: &mut Vec<Action>) {
+        let (up, rest): (Vec<_>, Vec<_>) =
+            self.members.iter().partition(|member| matches!(member.phase, Phase::Up { .. }));
+        let without: Vec<Daemon> = rest.iter().map(|member| member.daemon).collect();
+        if self.stage == Stage::Starting
+            && !up.is_empty()
+            && rest.iter().all(|member| member.role == Role::Optional && member.phase == Phase::Failed)
+        {
             self.stage = Stage::Running;
-            out.push(Action::Say(Notice::AllReady { after: now }));
+            out.push(Action::Say(Notice::AllReady { after: now, without }));
             out.push(Action::TellReady);
         }
-        self.deliver(now, index, out);
     }
 
     fn reloading(&mut self, daemon: Daemon) {

@@ -19,6 +19,9 @@ const READ_TURN: usize = 64 * 1024;
 /// Readiness messages read before everything else has its turn.
 const NOTIFY_TURN: usize = 64;
 
+/// Senders of readiness messages that are named in the log as ignored.
+const IGNORED_MAX: usize = 32;
+
 /// A live process of ours.
 #[derive(Debug)]
 pub(super) struct Running {
@@ -132,8 +135,8 @@ impl Bundle {
             let sender =
                 self.running.iter().find(|child| child.pid == pid && child.purpose == Purpose::Serve);
             let Some(sender) = sender else {
-                // Once for each sender: it must not be able to fill the log.
-                if self.ignored_pid.replace(pid) != Some(pid) {
+                // Once for each sender, and of so many: they must not be able to fill the log.
+                if self.ignored_pids.len() < IGNORED_MAX && self.ignored_pids.insert(pid) {
                     let text = format!(
                         "ignored a readiness message of pid {pid}, which is not the process of a daemon"
                     );

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::{Exit, FAILURE_WINDOW, Outcome, Role, START_TIMEOUT, STOP_GRACE, StopCause};
+use super::{Exit, Outcome, Role, START_TIMEOUT, STOP_GRACE, StopCause};
 use crate::daemon::Daemon;
 use crate::notify::Report;
 
@@ -34,7 +34,7 @@ impl Level {
 pub(crate) enum Notice {
     Started { daemon: Daemon, pid: i32 },
     Ready { daemon: Daemon, report: Report },
-    AllReady { after: Duration },
+    AllReady { after: Duration, without: Vec<Daemon> },
     NotReady { daemon: Daemon },
     Ended { daemon: Daemon, exit: Exit, asked: bool },
     Retry { daemon: Daemon, delay: Duration },
@@ -74,7 +74,13 @@ impl fmt::Display for Notice {
         match self {
             Self::Started { daemon, pid } => write!(f, "{daemon} started, pid {pid}"),
             Self::Ready { daemon, report } => write!(f, "{daemon} is ready{}", Generation(report)),
-            Self::AllReady { after } => write!(f, "all daemons are ready after {} ms", after.as_millis()),
+            Self::AllReady { after, without } if without.is_empty() => {
+                write!(f, "all daemons are ready after {} ms", after.as_millis())
+            }
+            Self::AllReady { after: _, without } => {
+                let names: Vec<&str> = without.iter().map(|daemon| daemon.name()).collect();
+                write!(f, "all daemons but {} are ready", names.join(" and "))
+            }
             Self::NotReady { daemon } => {
                 write!(f, "{daemon} was not ready within {} s", START_TIMEOUT.as_secs())
             }
@@ -85,12 +91,9 @@ impl fmt::Display for Notice {
             Self::GaveUp { daemon, role: Role::Essential } => {
                 write!(f, "{daemon} failed for good, the bundle stops")
             }
+            // It may be too many failures, or the first refusal of its configuration.
             Self::GaveUp { daemon, role: Role::Optional } => {
-                write!(
-                    f,
-                    "{daemon} failed for good (too many failures within {} s) and stays down",
-                    FAILURE_WINDOW.as_secs()
-                )
+                write!(f, "{daemon} failed for good and stays down")
             }
             Self::HeldReload { daemon } => write!(f, "{daemon} is not ready: the reload waits"),
             Self::Reloaded { daemon, outcome: outcome @ Outcome::Applied(_) } => {

@@ -294,6 +294,7 @@ fn an_optional_daemon_that_failed_stays_down_until_the_unhealthy_are_restarted()
     }
     assert_eq!(world.plan.views(world.now)[1].state, State::Failed);
     assert_eq!(world.plan.views(world.now)[0].state, State::Ready);
+    assert!(world.plan.has_started() && !world.plan.is_healthy());
     world.feed(Event::Unhealthy);
     world.is_ready(Daemon::Supervise);
     assert!(world.plan.is_healthy());

@@ -100,6 +100,22 @@ fn a_readiness_message_with_a_descriptor_is_ignored_and_harms_nobody() {
 }
 
 #[test]
+fn forgers_of_readiness_messages_cannot_fill_the_log() {
+    let mut bundle = Ground::new().started();
+    let notify = bundle.ground.run_dir().join("notify.sock");
+    for _ in 0..40 {
+        let forger =
+            std::process::Command::new(bundle.ground.path("bin/egress")).arg("forge").arg(&notify).status();
+        assert!(forger.unwrap().success());
+    }
+    bundle.signal(Signal::SIGTERM);
+    assert_eq!(bundle.wait().code(), Some(0));
+    let log = bundle.log.whole();
+    let ignored = log.iter().filter(|line| line.contains("ignored a readiness message")).count();
+    assert!((1..=32).contains(&ignored), "{ignored}");
+}
+
+#[test]
 fn a_hangup_before_ready_is_delivered_once_after_it() {
     let ground = Ground::new();
     ground.write("root/etc/egress/egress.behaviour", "silent");
@@ -256,14 +272,18 @@ fn an_optional_daemon_stays_down_and_a_signal_brings_it_back() {
     ground.write("root/etc/git-gate/git-gate.behaviour", "fail 1");
     let mut command = ground.command();
     command.args(["--optional", "git-gate"]);
-    let bundle = ground.start_with(command);
+    let mut bundle = ground.start_with(command);
     bundle.log.wait("git-gate failed for good");
+    bundle.log.wait("all daemons but git-gate are ready");
+    assert_eq!(bundle.status()["state"], "running");
     assert_eq!(bundle.daemon_status("git-gate")["state"], "failed");
     assert_eq!(bundle.daemon_status("egress")["state"], "ready");
     bundle.ground.write("root/etc/git-gate/git-gate.behaviour", "");
     bundle.signal(Signal::SIGUSR1);
-    bundle.log.wait("all daemons are ready");
+    bundle.log.wait("git-gate is ready");
     assert_eq!(bundle.daemon_status("egress")["restarts"], 0);
+    bundle.signal(Signal::SIGTERM);
+    assert_eq!(bundle.wait().code(), Some(0));
 }
 
 #[test]
