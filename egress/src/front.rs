@@ -37,6 +37,8 @@ const GRACE: Duration = Duration::from_secs(5);
 const HTTP2_STREAMS: u32 = 128;
 const HTTP2_STREAM_WINDOW: u32 = 256 * 1024;
 const HTTP2_CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// What is kept of an answer that the bottle does not read, for each stream.
+const HTTP2_SEND_BUFFER: usize = 64 * 1024;
 const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(30);
 const HTTP2_PING_TIMEOUT: Duration = Duration::from_secs(20);
 const HTTP2_RESETS: usize = 32;
@@ -166,6 +168,7 @@ impl Connection {
             .max_concurrent_streams(HTTP2_STREAMS)
             .initial_stream_window_size(HTTP2_STREAM_WINDOW)
             .initial_connection_window_size(HTTP2_CONNECTION_WINDOW)
+            .max_send_buf_size(HTTP2_SEND_BUFFER)
             .max_header_list_size(u32::try_from(HEAD_LIMIT).unwrap_or(u32::MAX))
             .max_pending_accept_reset_streams(HTTP2_RESETS)
             .keep_alive_interval(HTTP2_PING_INTERVAL)

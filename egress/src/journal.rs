@@ -19,7 +19,7 @@ use crate::body::Progress;
 use crate::refusal::{Refusal, Subject};
 
 /// How many requests may be open or waiting to be recorded.
-const PLACES: usize = 16 * 1024;
+const PLACES: usize = 4 * 1024;
 /// How long a request waits for a place.
 const PLACE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the last records may take at the end.
