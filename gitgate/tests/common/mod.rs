@@ -179,11 +179,13 @@ impl Upstream {
 
     fn try_listen(&mut self, said: &mut String) -> bool {
         let dir = self.dir.display();
+        // Another home keeps the login shell from the start-up files of whoever runs the tests.
         let config = format!(
             "ListenAddress 127.0.0.1:{}\nHostKey {dir}/host\nAuthorizedKeysFile {dir}/authorized_keys\n\
              StrictModes no\nUsePAM no\nPasswordAuthentication no\nPermitRootLogin yes\nPidFile none\n\
-             AcceptEnv GIT_PROTOCOL\nMaxStartups 100\n",
-            self.port
+             AcceptEnv GIT_PROTOCOL\nMaxStartups 100\nSetEnv \"PATH={}\" HOME=/nonexistent\n",
+            self.port,
+            std::env::var("PATH").unwrap()
         );
         fs::write(self.dir.join("sshd_config"), config).unwrap();
         let mut sshd = Command::new("/usr/sbin/sshd");
