@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use policy::{AppendError, remove_grant};
+use proposal::show::{list, one};
 use proposal::wire::{Request, Requests, TEXT_MAX_CHARS, View};
 use proposal::{Id, Review, State, TTL_MAX, TTL_MIN, review};
 
@@ -91,7 +92,7 @@ impl Desk {
     pub fn list(&self, form: Form, out: &mut impl Write) -> Result<(), Fault> {
         let Requests { requests } = self.ask(&Request::List { state: None })?;
         match form {
-            Form::Text => print(out, &show::list(&requests, Timestamp::now())),
+            Form::Text => print(out, &list(&requests, Timestamp::now())),
             Form::Json => json(out, &Requests { requests }),
         }
     }
@@ -102,7 +103,7 @@ impl Desk {
         if form == Form::Json {
             return json(out, &view);
         }
-        print(out, &show::one(&view))?;
+        print(out, &one(&view))?;
         if is_open(view.state) {
             let base = self.base(&view.id)?;
             let review = base.review(&view, lifetime(&view, None)?)?;
@@ -157,7 +158,7 @@ impl Desk {
         let ttl = lifetime(&view, ttl)?;
         let review = base.review(&view, ttl)?;
         if form == Form::Text {
-            print(out, &show::one(&view))?;
+            print(out, &one(&view))?;
             print(out, &base.shown(&review))?;
         }
         if confirm == Confirm::Ask && !asked(out, "Approve this? [y/N] ")? {

@@ -5,13 +5,14 @@ use std::path::Path;
 
 use anyhow::Context;
 use jiff::Timestamp;
+use proposal::show;
 use proposal::wire::{Request, Requests, View};
 use serde::Serialize;
 use serde_json::json;
 
 use crate::cli::{Command, DaemonArgs, Places};
 use crate::desk::OpenError;
-use crate::{client, daemon, show};
+use crate::{client, daemon};
 
 /// Does what `command` says.
 ///

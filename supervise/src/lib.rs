@@ -15,7 +15,6 @@ pub mod http;
 pub mod mcp;
 pub mod operator;
 mod pace;
-mod show;
 mod sys;
 mod tools;
 

@@ -1,12 +1,15 @@
-//! What the operator's commands print. Everything an agent wrote goes through [`escaped`].
+//! Requests for a person's eyes. Everything that an agent or a daemon wrote goes through [`escaped`].
 
 use std::fmt::Write;
 
 use jiff::{SignedDuration, Timestamp};
-use proposal::escaped;
-use proposal::wire::View;
 
-pub(crate) fn list(views: &[View], now: Timestamp) -> String {
+use crate::escaped;
+use crate::wire::View;
+
+/// Two lines for each of them.
+#[must_use]
+pub fn list(views: &[View], now: Timestamp) -> String {
     if views.is_empty() {
         return "no requests\n".to_owned();
     }
@@ -19,7 +22,9 @@ pub(crate) fn list(views: &[View], now: Timestamp) -> String {
     text
 }
 
-pub(crate) fn one(view: &View) -> String {
+/// One of them, whole.
+#[must_use]
+pub fn one(view: &View) -> String {
     let View { id, state, created_at, proposal, decision, applied, error } = view;
     let mut text = String::new();
     line(&mut text, format_args!("request  {id}"));
