@@ -161,25 +161,30 @@ fn without_keys(query: Option<&str>, named: impl Fn(&str) -> bool) -> Option<Str
 }
 
 fn unescape(text: &str) -> String {
+    String::from_utf8_lossy(&percent_decode(&text.replace('+', " "))).trim().to_owned()
+}
+
+/// `%` and two hexadecimal digits are a byte; everything else is itself.
+pub(crate) fn percent_decode(text: &str) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let [first, after @ ..] = rest {
-        rest = match (first, after) {
-            (b'%', [high, low, after @ ..]) if digit(*high).is_some() && digit(*low).is_some() => {
-                bytes.push(digit(*high).unwrap_or(0) << 4 | digit(*low).unwrap_or(0));
-                after
-            }
-            (b'+', after) => {
-                bytes.push(b' ');
-                after
-            }
-            (other, after) => {
-                bytes.push(*other);
-                after
-            }
+        let escaped = match after {
+            [high, low, ..] if *first == b'%' => digit(*high).zip(digit(*low)),
+            _ => None,
         };
+        match escaped {
+            Some((high, low)) => {
+                bytes.push(high << 4 | low);
+                rest = &after[2..];
+            }
+            None => {
+                bytes.push(*first);
+                rest = after;
+            }
+        }
     }
-    String::from_utf8_lossy(&bytes).trim().to_owned()
+    bytes
 }
 
 fn digit(byte: u8) -> Option<u8> {

@@ -9,6 +9,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use zeroize::Zeroizing;
 
+use crate::credential::percent_decode;
+
 /// The head of a parent's answer may take this much.
 const HEAD_LIMIT: usize = 8 * 1024;
 
@@ -51,7 +53,7 @@ impl Parent {
         let host = Host::parse(host).map_err(|_| ParseParentError)?;
         let port = port.parse().map_err(|_| ParseParentError)?;
         let authorization = user.map(|user| {
-            let user = Zeroizing::new(unescape(user));
+            let user = Zeroizing::new(percent_decode(user));
             Zeroizing::new(format!("proxy-authorization: Basic {}\r\n", BASE64_STANDARD.encode(&*user)))
         });
         Ok(Parent { host, port, authorization })
@@ -90,27 +92,6 @@ fn status(head: &[u8]) -> Option<u16> {
     let line = std::str::from_utf8(head.split(|byte| *byte == b'\r').next()?).ok()?;
     let rest = line.strip_prefix("HTTP/1.")?;
     rest.split(' ').nth(1)?.parse().ok()
-}
-
-fn unescape(text: &str) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = rest.find('%') {
-        bytes.extend_from_slice(&rest.as_bytes()[..at]);
-        let escape = rest.get(at + 1..at + 3).and_then(|digits| u8::from_str_radix(digits, 16).ok());
-        match escape {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &rest[at + 3..];
-            }
-            None => {
-                bytes.push(b'%');
-                rest = &rest[at + 1..];
-            }
-        }
-    }
-    bytes.extend_from_slice(rest.as_bytes());
-    bytes
 }
 
 #[cfg(test)]
