@@ -183,7 +183,7 @@ impl Front {
     async fn receive(&self, stream: &mut TcpStream, request: &Request, served: &Served, started: Instant) {
         let repo = served.repo.name.as_str();
         let Push { updates, mut outcome, session } =
-            receive::receive(stream, served, &self.state.gate, &self.ledger, request).await;
+            receive::receive(stream, served, &self.state, &self.ledger, request).await;
         match &session {
             Ok(moved) if outcome == PushOutcome::Abandoned => {
                 if updates.is_empty() && moved.up <= NOTHING_BYTES {

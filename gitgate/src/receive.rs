@@ -14,7 +14,7 @@ use tracing::debug;
 use crate::git::{GateDir, Objects, Reach, printable};
 use crate::journal::{AUDIT_UNAVAILABLE, Ledger, PushOutcome, UNRECORDED};
 use crate::session::{self, Hangup, Moved, SessionError};
-use crate::state::Served;
+use crate::state::{Served, State};
 use crate::wire::{FromHook, HOOK_FD, LINE_MAX_BYTES, ToHook, Update};
 use crate::{request::Request, sys};
 
@@ -38,15 +38,15 @@ pub(crate) struct Push {
 pub(crate) async fn receive(
     stream: &mut TcpStream,
     served: &Served,
-    gate: &GateDir,
+    state: &State,
     ledger: &Ledger,
     request: &Request,
 ) -> Push {
     let mut updates = Vec::new();
     let mut outcome = PushOutcome::Abandoned;
-    let session = match command(served, gate, request) {
+    let session = match command(served, &state.gate, request) {
         Ok((command, socket)) => {
-            let talk = Talk { served, gate, ledger, updates: &mut updates, outcome: &mut outcome };
+            let talk = Talk { served, state, ledger, updates: &mut updates, outcome: &mut outcome };
             let session = session::run(stream, command, Hangup::LeavesTheChild);
             tokio::join!(session, talk.run(socket)).0
         }
@@ -77,7 +77,7 @@ fn command(
 /// The conversation with the hook.
 struct Talk<'a> {
     served: &'a Served,
-    gate: &'a GateDir,
+    state: &'a State,
     ledger: &'a Ledger,
     updates: &'a mut Vec<Update>,
     outcome: &'a mut PushOutcome,
@@ -104,17 +104,22 @@ impl Talk<'_> {
                 }
                 FromHook::Clean => {
                     lock = timeout(LOCK_TIMEOUT, self.served.mirror.lock()).await.ok();
+                    // The rules may have changed while the objects were judged.
+                    let reasons = self.denials(self.updates);
                     let refusal = if self.ledger.is_broken() {
-                        Some((AUDIT_UNAVAILABLE, format!("{AUDIT_UNAVAILABLE}: {UNRECORDED}")))
+                        let reason = format!("{AUDIT_UNAVAILABLE}: {UNRECORDED}");
+                        Some((PushOutcome::Refused(AUDIT_UNAVAILABLE), vec![reason]))
                     } else if lock.is_none() {
-                        Some(("busy", BUSY.to_owned()))
+                        Some((PushOutcome::Refused("busy"), vec![BUSY.to_owned()]))
+                    } else if !reasons.is_empty() {
+                        Some((PushOutcome::Denied, reasons))
                     } else {
                         None
                     };
                     Some(match refusal {
-                        Some((word, reason)) => {
-                            *self.outcome = PushOutcome::Refused(word);
-                            ToHook::Deny { reasons: vec![reason] }
+                        Some((outcome, reasons)) => {
+                            *self.outcome = outcome;
+                            ToHook::Deny { reasons }
                         }
                         None => self.forward(),
                     })
@@ -145,11 +150,16 @@ impl Talk<'_> {
         drop(lock);
     }
 
+    /// Why the rules in force now refuse these updates; the connection may be older than they are.
     fn denials(&self, updates: &[Update]) -> Vec<String> {
         if updates.len() > REFS_MAX {
             return vec![format!("a push changes at most {REFS_MAX} refs; push in smaller parts")];
         }
-        let rules = &self.served.repo.push;
+        let now = self.state.find(&self.served.repo.name);
+        let Some(now) = now.filter(|now| now.repo.upstream == self.served.repo.upstream) else {
+            return vec!["the operator changed this repository in the meantime; push again".to_owned()];
+        };
+        let rules = &now.repo.push;
         let judge = |u: &Update| {
             rules.decide(&u.name, u.change.into()).err().map(|e| format!("{}: {e}", printable(&u.name)))
         };
@@ -159,10 +169,15 @@ impl Talk<'_> {
     fn forward(&self) -> ToHook {
         let repo = &self.served.repo;
         let (ssh_config, local) = match &repo.upstream {
-            Upstream::Ssh(_) => (Some(self.gate.ssh_config(&repo.name)), false),
+            Upstream::Ssh(_) => (Some(self.state.gate.ssh_config(&repo.name)), false),
             Upstream::File(_) => (None, true),
         };
-        ToHook::Forward { url: repo.upstream.url(), gate_dir: self.gate.path().to_owned(), ssh_config, local }
+        ToHook::Forward {
+            url: repo.upstream.url(),
+            gate_dir: self.state.gate.path().to_owned(),
+            ssh_config,
+            local,
+        }
     }
 }
 

@@ -3,7 +3,9 @@
 
 mod common;
 
-use common::{World, github_token, pkt, private_key};
+use std::io::{Read, Write};
+
+use common::{RECEIVE, World, github_token, pkt, private_key};
 
 const NONE: &str = "0000000000000000000000000000000000000000";
 
@@ -85,6 +87,26 @@ fn what_git_reads_as_something_else_than_a_file_is_judged() {
     assert_eq!(world.upstream.refs(), before);
 }
 
+#[test]
+fn a_connection_that_was_open_before_a_reload_is_judged_by_the_new_rules() {
+    let world = World::new();
+    let work = world.clone_web();
+    let commit = work.write("f", "clean\n").commit("clean");
+    let before = world.upstream.refs();
+    let mut early = world.gate.connect();
+    early.write_all(&pkt(RECEIVE)).unwrap();
+    early.read_exact(&mut [0; 4]).unwrap();
+    world.gate.forbid_pushes(&world.upstream.entry("web", "fetch: {}"));
+    early
+        .write_all(&world.commands_and_pack(&work, &[(NONE, &commit, "refs/heads/agent/x")], &[&commit]))
+        .unwrap();
+    let mut answer = Vec::new();
+    early.read_to_end(&mut answer).unwrap();
+    let answer = String::from_utf8_lossy(&answer);
+    assert_eq!(world.upstream.refs(), before, "{answer}");
+    assert!(answer.contains("this ref may not be pushed; allowed: nothing"), "{answer}");
+}
+
 /// The only push on the record.
 fn recorded(world: &World) -> serde_json::Value {
     let mut pushes = world.gate.journal();
@@ -100,8 +122,7 @@ fn a_push_that_git_cannot_read_is_on_the_record() {
     let head = work.git(&["cat-file", "commit", "HEAD"]).succeed();
     let commit = work.object("commit", head.replacen("tree ", "tee ", 1).as_bytes());
     let line = format!("{NONE} {commit} refs/heads/agent/x\0report-status side-band-64k");
-    let request =
-        [pkt(b"git-receive-pack /web.git\0host=h\0"), pkt(line.as_bytes()), b"0000PACKnonenone".to_vec()];
+    let request = [pkt(RECEIVE), pkt(line.as_bytes()), b"0000PACKnonenone".to_vec()];
     world.gate.talk(&request.concat());
     world.gate.terminate();
     assert_eq!(recorded(&world)["outcome"], "failed");

@@ -225,8 +225,7 @@ fn when_the_journal_cannot_be_written_nothing_is_served() {
         said.contains("remote error: git-gate: web: audit-unavailable: requests cannot be recorded"),
         "{said}"
     );
-    let ask = b"git-receive-pack /web.git\0host=h\0";
-    assert!(gate.talk(&common::pkt(ask)).contains("ERR git-gate: web: audit-unavailable"));
+    assert!(gate.talk(&common::pkt(common::RECEIVE)).contains("ERR git-gate: web: audit-unavailable"));
 }
 
 #[test]

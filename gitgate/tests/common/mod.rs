@@ -10,6 +10,9 @@ use std::process::{Child, Command, Output, Stdio};
 
 use tempfile::TempDir;
 
+/// The request line of a push to `web`.
+pub const RECEIVE: &[u8] = b"git-receive-pack /web.git\0host=h\0";
+
 /// Everything one test needs; gone when it is dropped.
 pub struct World {
     pub dir: TempDir,
@@ -40,7 +43,18 @@ impl World {
 
     /// Pushes past git's own client: these updates (old, new, name), this list of objects. What the gate says.
     pub fn push_raw(&self, work: &Work, updates: &[(&str, &str, &str)], objects: &[&str]) -> String {
-        let mut head = pkt(b"git-receive-pack /web.git\0host=h\0");
+        let request = [pkt(RECEIVE), self.commands_and_pack(work, updates, objects)].concat();
+        self.gate.talk(&request)
+    }
+
+    /// What follows the request line of such a push.
+    pub fn commands_and_pack(
+        &self,
+        work: &Work,
+        updates: &[(&str, &str, &str)],
+        objects: &[&str],
+    ) -> Vec<u8> {
+        let mut head = Vec::new();
         for (index, (old, new, name)) in updates.iter().enumerate() {
             let capabilities = if index == 0 { "\0report-status side-band-64k" } else { "" };
             head.extend(pkt(format!("{old} {new} {name}{capabilities}").as_bytes()));
@@ -50,7 +64,7 @@ impl World {
         pack.args(["pack-objects", "--revs", "--stdout", "-q"]);
         let list = format!("{}\n--not\nrefs/remotes/origin/main\n", objects.join("\n"));
         head.extend(fed(pack, list.as_bytes()));
-        self.gate.talk(&head)
+        head
     }
 
     pub fn work(&self, name: &str) -> Work {
@@ -269,6 +283,15 @@ impl Gate {
 
     pub fn url(&self, name: &str) -> String {
         format!("git://{}/{name}.git", self.address)
+    }
+
+    /// Puts other repositories in force; returns when a push to `web` is refused at the door.
+    pub fn forbid_pushes(&self, repos_yaml: &str) {
+        fs::write(self.config_dir.join("repos.yaml"), repos_yaml).unwrap();
+        let pid = nix::unistd::Pid::from_raw(self.child.id().try_into().unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGHUP).unwrap();
+        let refused = || self.talk(&[&pkt(RECEIVE)[..], b"0000"].concat()).contains("nothing may be pushed");
+        assert!((0..1000).any(|_| refused()));
     }
 
     pub fn connect(&self) -> TcpStream {
