@@ -31,6 +31,8 @@ use crate::upstream::{self, UpstreamClient};
 
 /// The only protocol that a connection may be upgraded to.
 const WEBSOCKET: &str = "websocket";
+/// Methods whose answer is the request as upstream got it.
+const ECHOING: [&str; 2] = ["TRACE", "TRACK"];
 
 /// How a request came to us.
 pub(crate) enum Via {
@@ -240,6 +242,10 @@ impl Judged {
     ) -> Result<Option<String>, Refusal> {
         let query = credential::strip(route.agent_credentials(), &mut parts.headers, parts.uri.query());
         let Some(wanted) = route.credential() else { return Ok(query) };
+        if ECHOING.iter().any(|method| parts.method.as_str().eq_ignore_ascii_case(method)) {
+            let hint = "this method has upstream send back what it got, which here includes a credential";
+            return Err(Refusal::new(Code::Policy(policy::Code::MethodNotAllowed), hint));
+        }
         let unavailable = |cause: &dyn std::fmt::Display| {
             let name = wanted.secret.name();
             warn!(secret = %name, route = %route.id(), %cause, "a credential is not available");

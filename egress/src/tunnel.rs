@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use http::uri::Authority;
 use http::{Method, Request, Response};
+use http_body::Body as _;
 use hudsucker::Body;
 use hudsucker::certificate_authority::CertificateAuthority as _;
 use hyper::body::Incoming;
@@ -64,8 +65,13 @@ struct Failure {
 pub(crate) async fn open(connection: Connection, mut request: Request<Incoming>) -> Response<Body> {
     let snapshot = connection.proxy.snapshot();
     let upgrade = hyper::upgrade::on(&mut request);
-    let (parts, _) = request.into_parts();
-    let (host, port) = match authority::of_connect(&parts) {
+    let (parts, body) = request.into_parts();
+    let target = if body.is_end_stream() {
+        authority::of_connect(&parts)
+    } else {
+        Err(authority::Error::Malformed("CONNECT has no body".to_owned()))
+    };
+    let (host, port) = match target {
         Ok(target) => target,
         Err(error) => {
             let target = parts.uri.authority().map_or("", |authority| authority.as_str());

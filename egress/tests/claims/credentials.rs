@@ -62,6 +62,19 @@ async fn the_agents_own_credentials_go_out_only_where_the_route_says_so_and_inje
 }
 
 #[tokio::test]
+async fn a_method_that_echoes_the_request_gets_no_credential() {
+    let bench = Bench::allowing("auth_scheme: bearer\ntoken_env: TOKEN").await;
+    for transport in Transport::ALL {
+        for method in ["TRACE", "TRACK", "trace"] {
+            let request = request(method.parse().unwrap(), "/v1/models", &[]);
+            let answer = bench.agent().send(transport, request).await;
+            assert_eq!(answer.refusal(), "method-not-allowed", "{transport:?} {method}");
+        }
+    }
+    assert!(bench.upstream.requests().is_empty());
+}
+
+#[tokio::test]
 async fn trailers_of_a_request_which_no_one_judged_do_not_go_out() {
     let bench = Bench::allowing("auth_scheme: bearer\ntoken_env: TOKEN").await;
     for transport in Transport::ALL {

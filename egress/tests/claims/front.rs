@@ -154,6 +154,11 @@ async fn another_port_or_a_malformed_target_is_refused_at_connect() {
     let mut stream = bench.agent().dial().await;
     let answer = exchange(&mut stream, "CONNECT api.test:22 HTTP/1.1\r\nhost: api.test:22\r\n\r\n").await;
     assert!(answer.contains("x-bottlecap-denied: "), "{answer}");
+    let mut stream = bench.agent().dial().await;
+    let target = bench.target();
+    let head = format!("CONNECT {target} HTTP/1.1\r\nhost: {target}\r\ncontent-length: 4\r\n\r\n");
+    let answer = exchange(&mut stream, &head).await;
+    assert!(answer.contains("x-bottlecap-denied: malformed-target"), "{answer}");
     assert_eq!(bench.upstream.memory.connections.get(), 0);
     assert_eq!(bench.names.asked(), [""; 0]);
 }
