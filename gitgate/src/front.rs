@@ -108,8 +108,8 @@ impl Front {
 
     async fn session(&self, stream: &mut TcpStream, request: &Request, served: &Served) {
         let started = Instant::now();
-        let permits = match self.admission(request.service, served).await {
-            Ok(permits) => permits,
+        let places = match self.admission(request.service, served).await {
+            Ok(places) => places,
             Err(Refusal { word, message }) => {
                 let repo = served.repo.name.as_str();
                 warn!(repo, service = %request.service, outcome = word, "request refused");
@@ -126,17 +126,13 @@ impl Front {
             Service::UploadPack => self.upload(stream, request, served, started).await,
             Service::ReceivePack => self.receive(stream, request, served, started).await,
         }
-        drop(permits);
+        drop(places);
     }
 
     /// Whether a session may begin; its mirror is fresh then.
-    async fn admission(
-        &self,
-        service: Service,
-        served: &Served,
-    ) -> Result<[Option<SemaphorePermit<'_>>; 2], Refusal> {
+    async fn admission(&self, service: Service, served: &Served) -> Result<Places<'_>, Refusal> {
         if self.ledger.is_broken() {
-            return Err(Refusal::audit_unavailable());
+            return Err(Refusal { word: AUDIT_UNAVAILABLE, message: UNRECORDED.to_owned() });
         }
         let pushes = service == Service::ReceivePack;
         if pushes && !served.repo.push.possible() {
@@ -157,7 +153,7 @@ impl Front {
                 shown(&served.repo.upstream)
             ),
         })?;
-        Ok([Some(session), push])
+        Ok(Places { _session: session, _push: push })
     }
 
     async fn upload(&self, stream: &mut TcpStream, request: &Request, served: &Served, started: Instant) {
@@ -204,6 +200,12 @@ impl Front {
     }
 }
 
+/// A session's places among those that run, given back at its end.
+struct Places<'f> {
+    _session: SemaphorePermit<'f>,
+    _push: Option<SemaphorePermit<'f>>,
+}
+
 /// Why a session may not begin.
 struct Refusal {
     /// For the record.
@@ -213,10 +215,6 @@ struct Refusal {
 }
 
 impl Refusal {
-    fn audit_unavailable() -> Self {
-        Self { word: AUDIT_UNAVAILABLE, message: format!("{AUDIT_UNAVAILABLE}: {UNRECORDED}") }
-    }
-
     fn busy(limit: usize, what: &str) -> Self {
         Self { word: "busy", message: format!("{limit} {what} run already; try again in a moment") }
     }

@@ -14,8 +14,8 @@ use crate::wire::{Place, Update};
 
 /// The word for a refusal because nothing can be recorded.
 pub(crate) const AUDIT_UNAVAILABLE: &str = "audit-unavailable";
-/// What that means.
-pub(crate) const UNRECORDED: &str = "requests cannot be recorded now; try again later";
+/// The same for the client.
+pub(crate) const UNRECORDED: &str = "audit-unavailable: requests cannot be recorded now; try again later";
 
 /// How much of a name is recorded.
 const NAME_MAX_CHARS: usize = 256;

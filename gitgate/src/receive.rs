@@ -107,8 +107,7 @@ impl Talk<'_> {
                     // The rules may have changed while the objects were judged.
                     let reasons = self.denials(self.updates);
                     let refusal = if self.ledger.is_broken() {
-                        let reason = format!("{AUDIT_UNAVAILABLE}: {UNRECORDED}");
-                        Some((PushOutcome::Refused(AUDIT_UNAVAILABLE), vec![reason]))
+                        Some((PushOutcome::Refused(AUDIT_UNAVAILABLE), vec![UNRECORDED.to_owned()]))
                     } else if lock.is_none() {
                         Some((PushOutcome::Refused("busy"), vec![BUSY.to_owned()]))
                     } else if !reasons.is_empty() {
