@@ -4,7 +4,8 @@
 //! The way of a request, in one direction: [`serve`] accepts; `tunnel` reads the ClientHello whole and binds it to the host
 //! that CONNECT named; `exchange` binds the request to the same host, asks the policy, exchanges the credentials and
 //! streams; `upstream` resolves once and dials exactly a checked address. Every answer that is not upstream's own is made
-//! in `refusal`; every request ends as one record of the journal.
+//! in `refusal`; every request ends as one record of the journal. What is let out holds a `lease`, which ends with its
+//! route or when new routes refuse it.
 //!
 //! The front is ours because hudsucker's opens a raw tunnel when the first read after CONNECT is short or is not TLS; its
 //! `CertificateAuthority` and `Body` are used behind it. docs/adr/0002-connect-tls-front.md has the reasons.

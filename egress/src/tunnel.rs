@@ -198,17 +198,24 @@ impl Tunnel {
         let until = Instant::now() + defaults.connect_timeout;
         let dialer = &self.connection.proxy.open.dialer;
         let endpoint = &self.endpoint;
-        let dialled = dialer.dial(&endpoint.host, endpoint.port, route.allow_private(), until).await;
-        let upstream = match dialled {
-            Ok(upstream) => upstream,
-            Err(error) => {
-                judged.refuse(&upstream::refusal_of_dial(&error));
-                return close(&mut stream, HANDSHAKE_FAILURE).await;
-            }
-        };
         let asked = Asked::Tunnel(endpoint.host.clone(), endpoint.port);
         let limits =
             Limits { idle: defaults.idle_timeout, lease: judged.lease(asked, route, Timestamp::now()) };
+        let dialled = tokio::select! {
+            // First, because the routes may be others since CONNECT was answered.
+            biased;
+            denial = Arc::clone(&limits.lease).ended() => Err(denial.into()),
+            dialled = dialer.dial(&endpoint.host, endpoint.port, route.allow_private(), until) => {
+                dialled.map_err(|error| upstream::refusal_of_dial(&error))
+            }
+        };
+        let upstream = match dialled {
+            Ok(upstream) => upstream,
+            Err(refusal) => {
+                judged.refuse(&refusal);
+                return close(&mut stream, HANDSHAKE_FAILURE).await;
+            }
+        };
         let spliced = Spliced { up: Progress::new(), down: Progress::new() };
         judged.passed(route, &spliced.up);
         splice(Prefixed::new(hello.bytes, stream), upstream, &spliced, &limits).await;

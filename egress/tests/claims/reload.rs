@@ -90,6 +90,14 @@ async fn a_websocket_or_a_passed_on_tunnel_that_the_new_routes_refuse_ends() {
     let mut tunnel = bench.friend_of_upstream().tunnel(&bench.target(), HOST, &[]).await.unwrap();
     bench.proxy.reload("routes: []").await.unwrap();
     assert!(!matches!(tunnel.read(&mut [0; 4]).await, Ok(1..)));
+
+    bench.proxy.reload(&passed).await.unwrap();
+    let before = bench.upstream.memory.connections.get();
+    let (status, held_open) = bench.agent().connect(&bench.target()).await;
+    assert_eq!(status, 200);
+    bench.proxy.reload("routes: []").await.unwrap();
+    assert!(bench.agent().tls(&[]).connect(HOST.try_into().unwrap(), held_open).await.is_err());
+    assert_eq!(bench.upstream.memory.connections.get(), before);
 }
 
 #[tokio::test]

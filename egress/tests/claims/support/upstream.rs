@@ -189,9 +189,10 @@ async fn answer(mut request: Request<Incoming>, memory: Arc<Memory>) -> Response
             tokio::spawn(async move {
                 let mut socket = TokioIo::new(upgrade.await.unwrap());
                 let mut word = [0; 4];
-                socket.read_exact(&mut word).await.unwrap();
-                word.reverse();
-                socket.write_all(&word).await.unwrap();
+                if socket.read_exact(&mut word).await.is_ok() {
+                    word.reverse();
+                    socket.write_all(&word).await.unwrap();
+                }
             });
             Response::builder()
                 .status(StatusCode::SWITCHING_PROTOCOLS)
