@@ -5,7 +5,7 @@ mod common;
 
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
-use std::os::fd::AsRawFd;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
@@ -172,8 +172,7 @@ fn sockets_that_were_passed_are_used_and_readiness_is_reported() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     // Descriptor 3 and LISTEN_PID have to be those of the daemon itself, so a shell becomes it.
-    let script = format!("exec 3<&{} && exec env LISTEN_PID=$$ \"$0\" \"$@\"", listener.as_raw_fd());
-    nix::fcntl::fcntl(&listener, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty())).unwrap();
+    let script = "exec 3<&0 0</dev/null && exec env LISTEN_PID=$$ \"$0\" \"$@\"";
     let mut command = Command::new("/bin/sh");
     command.arg0("sh").arg("-c").arg(script).arg(SUPERVISE);
     let mut command = with_places(command, place.path());
@@ -181,7 +180,8 @@ fn sockets_that_were_passed_are_used_and_readiness_is_reported() {
         .env("PATH", "/usr/bin:/bin")
         .env("LISTEN_FDS", "1")
         .env("LISTEN_FDNAMES", "supervise")
-        .env("NOTIFY_SOCKET", &notify);
+        .env("NOTIFY_SOCKET", &notify)
+        .stdin(OwnedFd::from(listener));
     let daemon = Daemon::of(command, place.path());
     assert_eq!(daemon.agent.address, address, "not the one of --listen");
     let mut report = [0; 64];
