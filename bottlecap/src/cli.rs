@@ -219,7 +219,7 @@ fn form(json: bool) -> Form {
 }
 
 fn directories() -> Directories {
-    Directories::of_user(|name| env::var_os(name).map(PathBuf::from))
+    Directories::of_process()
 }
 
 fn list(form: Form, out: &mut impl Write) -> Result<(), Fault> {

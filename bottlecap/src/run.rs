@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use crate::fault::{Attempted, Fault};
 use crate::manifest::Name;
+use crate::state::Directories;
 
 pub use prepare::{Checked, check};
 
@@ -31,6 +32,8 @@ pub struct Request {
 /// When the bottle cannot be built. The command was not started then.
 pub fn run(request: &Request) -> Result<i32, Fault> {
     nix::sys::prctl::set_dumpable(false).failing(|| "cannot hide from other processes".to_owned())?;
+    // Before anything is checked: what does not exist yet cannot be told to lie in the working directory.
+    Directories::of_process().create()?;
     let checked = check(request)?;
     start::start(checked, &request.command)
 }

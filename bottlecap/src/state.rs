@@ -75,6 +75,12 @@ impl Directories {
         Directories { bottles: state.join("bottles"), state, runtime }
     }
 
+    /// Those that the environment of this process names.
+    #[must_use]
+    pub fn of_process() -> Directories {
+        Directories::of_user(|name| std::env::var_os(name).map(PathBuf::from))
+    }
+
     /// Makes them, for this user alone.
     pub fn create(&self) -> Result<(), Fault> {
         own_directory(&self.state, PRIVATE)?;
@@ -109,6 +115,7 @@ impl Directories {
                 // What cannot be removed now is looked at again next time.
                 let _ = fs::remove_dir_all(&record.run_dir);
                 let _ = fs::remove_dir(record.run_dir.with_extension("root"));
+                let _ = fs::remove_file(record.run_dir.with_extension("ready"));
                 let _ = held.remove();
             }
         }

@@ -98,3 +98,10 @@ fn a_wrong_call_is_usage() {
     assert!(bottlecap(directory.path(), &["--help"]).ends_with("exit 0"));
     assert!(bottlecap(directory.path(), &["--version"]).ends_with("exit 0"));
 }
+
+#[test]
+fn a_working_directory_that_the_state_is_about_to_lie_in_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let said = bottlecap(directory.path(), &["run", "--", "true"]);
+    assert!(said.contains("bottlecap's state") && said.ends_with("exit 64"), "{said}");
+}

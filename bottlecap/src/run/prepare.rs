@@ -56,7 +56,7 @@ pub fn check(request: &Request) -> Result<Checked, Fault> {
     let (repos_text, repos) = read_repos(manifest.repos.as_deref())?;
     secrets_are_there(&policy, &manifest)?;
     let secrets = read_secrets(&manifest)?;
-    let directories = Directories::of_user(|name| env::var_os(name).map(PathBuf::from));
+    let directories = Directories::of_process();
     let guarded = guarded(request, &manifest, &repos, &directories)?;
     let mountinfo =
         fs::read_to_string("/proc/self/mountinfo").failing(|| "cannot read the mounts".to_owned())?;
@@ -242,36 +242,41 @@ fn guarded(
     directories: &Directories,
 ) -> Result<Vec<Guarded>, Fault> {
     let mut guarded = Vec::new();
-    let mut guard = |what: &str, path: &Path, reach, harm| {
-        if let Ok(place) = Place::look(path) {
+    let mut guard = |what: &str, path: &Path, reach, harm| match Place::look(path) {
+        Ok(place) => {
             guarded.push(Guarded { what: what.to_owned(), place, reach, harm });
+            Ok(())
         }
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(()),
+        // Homes of other users are theirs to close: what we cannot look at, the bottle's user cannot either.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied && harm == Harm::Read => Ok(()),
+        Err(error) => Err(error).refusing(|| format!("cannot look at {what}, {}", path.display())),
     };
     let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
     let own_home = env::var_os("HOME").map(PathBuf::from).filter(|home| home.parent().is_some());
     for home in host::homes(&passwd).iter().chain(&own_home) {
-        guard("a home directory", home, Reach::Itself, Harm::Read);
+        guard("a home directory", home, Reach::Itself, Harm::Read)?;
         for name in CREDENTIALS {
-            guard("a directory of credentials", &home.join(name), Reach::Everything, Harm::Read);
+            guard("a directory of credentials", &home.join(name), Reach::Everything, Harm::Read)?;
         }
     }
-    guard("bottlecap's state", &directories.state, Reach::Everything, Harm::Read);
-    guard("bottlecap's sockets", &directories.runtime, Reach::Everything, Harm::Read);
+    guard("bottlecap's state", &directories.state, Reach::Everything, Harm::Read)?;
+    guard("bottlecap's sockets", &directories.runtime, Reach::Everything, Harm::Read)?;
     for source in manifest.secrets.values() {
         if let SecretSource::File(path) = source {
-            guard("a secret", path, Reach::Itself, Harm::Read);
+            guard("a secret", path, Reach::Itself, Harm::Read)?;
         }
     }
     for repo in repos.iter() {
         if let Upstream::Ssh(ssh) = &repo.upstream {
-            guard("a git identity", &ssh.identity, Reach::Itself, Harm::Read);
+            guard("a git identity", &ssh.identity, Reach::Itself, Harm::Read)?;
         }
     }
     let files = [&request.manifest, &manifest.routes, &manifest.repos, &manifest.upstream_ca];
     for path in files.into_iter().flatten() {
-        guard("what the bottle is made by", path, Reach::Itself, Harm::Write);
+        guard("what the bottle is made by", path, Reach::Itself, Harm::Write)?;
     }
-    guard("bottlecap's own programs", &programs()?, Reach::Itself, Harm::Write);
+    guard("bottlecap's own programs", &programs()?, Reach::Itself, Harm::Write)?;
     Ok(guarded)
 }
 

@@ -40,7 +40,6 @@ const PASSED_ON: [Signal; 6] =
 pub(super) fn start(checked: Checked, command: &[OsString]) -> Result<i32, Fault> {
     let signals = hold_signals().failing(|| "cannot hold signals".to_owned())?;
     let directories = checked.directories.clone();
-    directories.create()?;
     directories.sweep();
     let unnamed = checked.name.is_none();
     let name = match &checked.name {
