@@ -234,7 +234,7 @@ impl Bundle {
             format!("LISTEN_FDNAMES={}", names.join(":")).into_bytes(),
             [b"NOTIFY_SOCKET=", ready.as_os_str().as_bytes()].concat(),
         ];
-        for name in ["PATH", "LANG", "TZ"] {
+        for name in ["PATH", "LANG", "TZ", "EGRESS_UPSTREAM_PROXY"] {
             let value = std::env::var_os(name);
             environment.extend(value.map(|value| [name.as_bytes(), b"=", value.as_bytes()].concat()));
         }
