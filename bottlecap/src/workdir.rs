@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 
 use crate::sys::mounts::Inode;
 
+mod walk;
+pub use walk::{Found, SetIds, WalkError, walk};
+
 /// A file or directory of the host with all that it lies in, known by inode as well as by name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
@@ -71,7 +74,7 @@ pub enum Reach {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// A part of the system.
-    #[error("{path} belongs to the system ({root})")]
+    #[error("{} belongs to the system ({root})", shown(.path))]
     System {
         /// The directory.
         path: PathBuf,
@@ -79,7 +82,7 @@ pub enum Refusal {
         root: &'static str,
     },
     /// It is, or would show, something guarded.
-    #[error("{path} {relation} {what} ({guarded})")]
+    #[error("{} {relation} {what} ({})", shown(.path), shown(.guarded))]
     Guarded {
         /// The directory.
         path: PathBuf,
@@ -91,7 +94,7 @@ pub enum Refusal {
         guarded: PathBuf,
     },
     /// Another file system is mounted in it.
-    #[error("another file system is mounted below {path}, at {mounted}")]
+    #[error("another file system is mounted below {}, at {}", shown(.path), shown(.mounted))]
     Mounted {
         /// The directory.
         path: PathBuf,
@@ -187,35 +190,11 @@ fn unescape(field: &str) -> String {
     text
 }
 
-/// The unix sockets below `root`, relative to it; `None` when there is more in it than is looked at.
+/// `path` as it may be printed: an agent may have named it.
 #[must_use]
-pub fn sockets(root: &Path) -> Option<Vec<PathBuf>> {
-    use std::os::unix::fs::FileTypeExt;
-    let mut found = Vec::new();
-    let mut queue = vec![root.to_path_buf()];
-    let mut seen = 0;
-    while let Some(directory) = queue.pop() {
-        let Ok(entries) = fs::read_dir(&directory) else { continue };
-        for entry in entries.flatten() {
-            seen += 1;
-            if seen > ENTRIES_MAX {
-                return None;
-            }
-            let Ok(kind) = entry.file_type() else { continue };
-            if kind.is_dir() {
-                queue.push(entry.path());
-            } else if kind.is_socket()
-                && let Ok(path) = entry.path().strip_prefix(root)
-            {
-                found.push(path.to_path_buf());
-            }
-        }
-    }
-    found.sort();
-    Some(found)
+pub fn shown(path: &Path) -> String {
+    proposal::escaped(&path.to_string_lossy())
 }
-
-const ENTRIES_MAX: usize = 2_000_000;
 
 #[cfg(test)]
 mod tests {
@@ -296,11 +275,11 @@ mod tests {
     }
 
     #[test]
-    fn sockets_are_found_at_any_depth() {
-        let root = tempfile::tempdir().expect("a directory");
-        fs::create_dir_all(root.path().join("a/b")).expect("directories");
-        let _socket =
-            std::os::unix::net::UnixListener::bind(root.path().join("a/b/s.sock")).expect("a socket");
-        assert_eq!(sockets(root.path()), Some(vec![PathBuf::from("a/b/s.sock")]));
+    fn a_path_does_not_speak_to_the_terminal() {
+        let points = ["/src/web/\u{1b}[2J".into()];
+        assert_eq!(
+            verdict(&place("/src/web", &[9, 2]), &[], &points),
+            r"another file system is mounted below /src/web, at /src/web/\u{1b}[2J"
+        );
     }
 }

@@ -8,17 +8,18 @@ use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use nix::unistd::geteuid;
 use policy::{Policy, SecretRef};
 use repos::{Allow, Repos, Upstream};
 
 use crate::bundle::{Secret, programs};
-use crate::fault::{Attempted, Fault};
+use crate::fault::{Attempted, Fault, chain};
 use crate::host;
 use crate::layout::{self, HostTree, Inputs, Shared, Source};
 use crate::manifest::{Manifest, Name, SecretSource};
 use crate::run::Request;
 use crate::state::Directories;
-use crate::workdir::{self, Guarded, Harm, Place, Reach};
+use crate::workdir::{self, Found, Guarded, Harm, Place, Reach, SetIds, shown};
 use crate::{environment, etc};
 
 /// Directories of a home that hold credentials.
@@ -39,8 +40,9 @@ pub struct Checked {
     pub(super) repos_text: String,
     pub(super) secrets: Vec<(String, Secret)>,
     pub(super) workdir: Place,
+    pub(super) found: Found,
     pub(super) owner: (u32, u32),
-    pub(super) mounts: Vec<Place>,
+    pub(super) mounts: Vec<(Place, Found)>,
     pub(super) environment: BTreeMap<OsString, OsString>,
     pub(super) host: HostTree,
     pub(super) without: Vec<crate::plan::Layer>,
@@ -71,7 +73,7 @@ pub fn check(request: &Request) -> Result<Checked, Fault> {
         if place.path.starts_with(&workdir.path) {
             return Err(Fault::refused(format!(
                 "the mount {} lies in the working directory",
-                place.path.display()
+                shown(&place.path)
             ))
             .with_hint("take it out of `mounts`: it is visible already, and can be written"));
         }
@@ -79,6 +81,13 @@ pub fn check(request: &Request) -> Result<Checked, Fault> {
     }
     mounts.sort_by(|one, other| one.path.cmp(&other.path));
     mounts.dedup();
+    let set_ids = if geteuid().is_root() { SetIds::Refused } else { SetIds::Accepted };
+    let found = walk(&workdir, set_ids)?;
+    // They cannot be written.
+    let mounts = mounts
+        .into_iter()
+        .map(|place| walk(&place, SetIds::Accepted).map(|found| (place, found)))
+        .collect::<Result<_, _>>()?;
     let metadata =
         fs::metadata(&workdir.path).refusing(|| format!("cannot look at {}", workdir.path.display()))?;
     Ok(Checked {
@@ -94,6 +103,7 @@ pub fn check(request: &Request) -> Result<Checked, Fault> {
         host: host::tree(),
         without: without(),
         workdir,
+        found,
         manifest,
     })
 }
@@ -234,6 +244,13 @@ fn refuse(place: &Place, guarded: &[Guarded], mounted: &[PathBuf]) -> Result<(),
         .map_err(|refusal| Fault::refused(refusal.to_string()).with_hint(refusal.hint()))
 }
 
+fn walk(place: &Place, set_ids: SetIds) -> Result<Found, Fault> {
+    workdir::walk(&place.path, set_ids).map_err(|error| {
+        let hint = error.hint();
+        Fault::refused(chain(&error)).with_hint(hint)
+    })
+}
+
 /// What no bottle may get, as far as it exists.
 fn guarded(
     request: &Request,
@@ -247,7 +264,9 @@ fn guarded(
             guarded.push(Guarded { what: what.to_owned(), place, reach, harm });
             Ok(())
         }
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(()),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Ok(())
+        }
         // Homes of other users are theirs to close: what we cannot look at, the bottle's user cannot either.
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied && harm == Harm::Read => Ok(()),
         Err(error) => Err(error).refusing(|| format!("cannot look at {what}, {}", path.display())),
@@ -281,21 +300,15 @@ fn guarded(
 }
 
 impl Checked {
-    /// The working directory as a layout needs it; `handed` says at which place the wall gets it, if it does.
-    pub(super) fn shared(&self, place: &Place, handed: Option<usize>) -> Shared {
+    /// The working directory or a mount as a layout needs it; `handed` says at which place the wall gets it, if it does.
+    pub(super) fn shared(&self, place: &Place, found: &Found, handed: Option<usize>) -> Shared {
         let path = place.path.clone();
         let source = match handed {
             Some(place) => Source::Handed(place),
             None => Source::Host(path.clone(), Some(place.inode())),
         };
-        let sockets = if self.without.contains(&crate::plan::Layer::Sockets) {
-            Vec::new()
-        } else {
-            workdir::sockets(&path).unwrap_or_else(|| {
-                tracing::warn!(path = %path.display(), "too many files to look for sockets among all of them");
-                Vec::new()
-            })
-        };
+        let hidden = !self.without.contains(&crate::plan::Layer::Sockets);
+        let sockets = if hidden { found.sockets.clone() } else { Vec::new() };
         Shared { path, source, sockets }
     }
 
@@ -305,7 +318,7 @@ impl Checked {
         let words: Vec<String> = command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
         writeln!(out, "bottle     {name}")?;
         writeln!(out, "command    {}", words.join(" "))?;
-        writeln!(out, "in         {}", self.workdir.path.display())?;
+        writeln!(out, "in         {}", shown(&self.workdir.path))?;
         writeln!(out, "state      {}", self.directories.bottles.display())?;
         writeln!(out, "\nmay reach")?;
         let policy = Policy::parse("routes.yaml", &self.routes).map_err(io::Error::other)?;
@@ -320,12 +333,13 @@ impl Checked {
             writeln!(out, "  {name}")?;
         }
         writeln!(out, "\nfiles")?;
-        let mounts: Vec<Shared> = self.mounts.iter().map(|place| self.shared(place, None)).collect();
+        let mounts: Vec<Shared> =
+            self.mounts.iter().map(|(place, found)| self.shared(place, found, None)).collect();
         let identity =
             etc::Identity { gitconfig: String::new(), roots: String::new(), ca: Some(String::new()) };
         let inputs = Inputs {
             host: &self.host,
-            workdir: &self.shared(&self.workdir, None),
+            workdir: &self.shared(&self.workdir, &self.found, None),
             git: &[],
             mounts: &mounts,
             identity: &identity,

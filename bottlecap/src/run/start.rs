@@ -132,9 +132,11 @@ impl Bottle {
     fn plan(&self, checked: &Checked, command: &[OsString], ca: Option<String>, gitconfig: String) -> Plan {
         let handed = geteuid().is_root();
         let place = |place: usize| handed.then_some(place);
-        let workdir = checked.shared(&checked.workdir, place(0));
-        let mounts: Vec<Shared> =
-            (1..).zip(&checked.mounts).map(|(index, mount)| checked.shared(mount, place(index))).collect();
+        let workdir = checked.shared(&checked.workdir, &checked.found, place(0));
+        let mounts: Vec<Shared> = (1..)
+            .zip(&checked.mounts)
+            .map(|(index, (mount, found))| checked.shared(mount, found, place(index)))
+            .collect();
         let identity = Identity { gitconfig, roots: join_roots(host::roots(), ca.as_deref()), ca };
         let inputs = Inputs {
             host: &checked.host,
@@ -223,7 +225,7 @@ fn hand_over(checked: &Checked) -> Result<Vec<OwnedFd>, Fault> {
         )
     })?;
     let mut trees = vec![tree];
-    for mount in &checked.mounts {
+    for (mount, _) in &checked.mounts {
         let tree = plain_tree(&mount.path, mount.inode(), Attributes::READ_ONLY);
         trees.push(tree.failing(|| format!("cannot open {}", mount.path.display()))?);
     }

@@ -1,7 +1,7 @@
 //! What of the host's file system is there, and what can be written.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::process::Command;
 
@@ -177,6 +177,43 @@ fn sockets_in_the_working_directory_are_hidden() {
 }
 
 #[test]
+fn a_directory_that_an_agent_closed_is_refused_in_the_next_bottle() {
+    let bottle = Bottle::of(Caller::Ordinary);
+    let closed = bottle.work().join("deep");
+    fs::create_dir(&closed).unwrap();
+    let _service = UnixListener::bind(closed.join("service.sock")).unwrap();
+    bottle.give_all_to_owner(&bottle.work());
+    bottle.shell("", "chmod 0300 deep");
+    let (code, error) = refusal(&bottle);
+    assert_eq!(code, Some(64), "{error}");
+    assert!(error.contains(&format!("cannot look at everything in {}", closed.display())), "{error}");
+    assert!(error.contains(&format!("hint: chmod u+rwx {}", closed.display())), "{error}");
+}
+
+#[test]
+fn a_file_with_the_rights_of_its_owner_is_refused_when_root_starts_the_bottle() {
+    for caller in Caller::all() {
+        let bottle = Bottle::of(caller);
+        bottle.write("tool", "");
+        fs::set_permissions(bottle.work().join("tool"), fs::Permissions::from_mode(0o4755)).unwrap();
+        let (code, error) = refusal(&bottle);
+        match caller {
+            Caller::Root => {
+                assert_eq!(code, Some(64), "{error}");
+                assert!(error.contains("hint: chmod u-s,g-s "), "{error}");
+            }
+            Caller::Ordinary => assert_eq!(code, Some(0), "{error}"),
+        }
+    }
+}
+
+/// The exit code and the words of a bottle that ought not to start.
+fn refusal(bottle: &Bottle) -> (Option<i32>, String) {
+    let output = bottle.run("", ["true"]).output().unwrap();
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
 fn no_file_gets_a_set_id_bit() {
     const ATTEMPTS: &str = "
 open('tool', 'w').close()
@@ -202,7 +239,7 @@ fn directories_that_hold_more_than_a_project_are_refused() {
         let bottle = Bottle::of(caller);
         let home = bottle.path("home").display().to_string();
         let state = bottle.path("state/bottlecap/bottles");
-        fs::create_dir_all(&state).unwrap();
+        said(bottle.command("mkdir").arg("-p").arg(&state));
         let above = bottle.path("").display().to_string();
         for place in
             ["/", "/etc", "/tmp", "/usr/share", "/var/lib", &home, &above, &state.display().to_string()]
