@@ -7,9 +7,26 @@ use crate::etc::{MCP_URL, USER};
 use crate::layout::HOME;
 
 /// Names that the caller's environment may contribute.
-const FROM_CALLER: [&str; 5] = ["TERM", "LANG", "TZ", "COLORTERM", "NO_COLOR"];
-/// And names that begin so.
-const FROM_CALLER_PREFIX: &str = "LC_";
+const FROM_CALLER: [&str; 18] = [
+    "TERM",
+    "LANG",
+    "TZ",
+    "COLORTERM",
+    "NO_COLOR",
+    "LC_ALL",
+    "LC_ADDRESS",
+    "LC_COLLATE",
+    "LC_CTYPE",
+    "LC_IDENTIFICATION",
+    "LC_MEASUREMENT",
+    "LC_MESSAGES",
+    "LC_MONETARY",
+    "LC_NAME",
+    "LC_NUMERIC",
+    "LC_PAPER",
+    "LC_TELEPHONE",
+    "LC_TIME",
+];
 
 const PROXY: &str = "http://egress:9099";
 const UNPROXIED: &str = "egress,git-gate,supervise,localhost,127.0.0.1,::1";
@@ -28,7 +45,8 @@ const ROOT_VARIABLES: [&str; 8] = [
     "AWS_CA_BUNDLE",
 ];
 
-/// Names that the manifest may not set: they say how the bottle is left, or are read by the dynamic loader.
+/// Names that the manifest may not set: they say how the bottle is left and who is in it. Everything else is the
+/// command's own affair, inside the walls.
 const RESERVED: [&str; 8] =
     ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy", "HOME", "USER"];
 
@@ -78,7 +96,7 @@ pub fn variables(
 }
 
 fn is_from_caller(name: &str) -> bool {
-    FROM_CALLER.contains(&name) || name.starts_with(FROM_CALLER_PREFIX)
+    FROM_CALLER.contains(&name)
 }
 
 #[cfg(test)]
@@ -93,6 +111,7 @@ mod tests {
             "DBUS_SESSION_BUS_ADDRESS",
             "TERM",
             "LC_ALL",
+            "LC_API_TOKEN",
             "LD_PRELOAD",
         ];
         let caller = caller.map(|name| (OsString::from(name), OsString::from("the caller's")));
