@@ -2,19 +2,26 @@
 //!
 //! `config`, `hooks` and `info` are bound read-only; what they stand in is made a mount point, so that it cannot be
 //! renamed away. `commondir` would send the host's git to another directory for all of these: while a bottle is open the
-//! file is there, says "here", and cannot be written.
+//! file is there, says "here", and cannot be written. A file `.git` says where the git directory is: it cannot be written
+//! either, and what it stands in cannot be renamed away.
 
-use std::fs::{self, File};
+use std::ffi::OsStr;
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag};
 use nix::sys::stat::{FileStat, Mode, SFlag};
 use nix::unistd::{Gid, Uid, UnlinkatFlags};
 
 use crate::sys::descriptors::open_beneath;
+use crate::workdir::{self, shown};
+
+mod modules;
 
 /// A path below the working directory, and how it is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,20 +37,35 @@ pub enum Protected {
 pub enum GitError {
     /// A link points out of what is protected.
     #[error(
-        "{0} is a symbolic link: what it points at could be written in the bottle and run by git outside"
+        "{} is a symbolic link: what it points at could be written in the bottle and run by git outside", shown(.0)
     )]
     Link(PathBuf),
     /// A git directory, where code of git's lies beside everything else.
-    #[error("{0} is a git directory, not a working copy")]
+    #[error("{} is a git directory, not a working copy", shown(.0))]
     Inside(PathBuf),
+    /// The git directory has another name, in the working directory.
+    #[error(
+        "{} leads to {}, in the working directory, where configuration and hooks could be written in the bottle and run \
+         by git outside",
+        shown(.file), shown(.directory)
+    )]
+    Apart {
+        /// The file that says so.
+        file: PathBuf,
+        /// What it says.
+        directory: PathBuf,
+    },
     /// Neither file nor directory.
-    #[error("{0} is not what git puts there")]
+    #[error("{} is not what git puts there", shown(.0))]
     Odd(PathBuf),
     /// More submodules than are looked at.
-    #[error("{0} has more than {MODULES_MAX} directories")]
+    #[error("{} has more than {SUBMODULES_MAX} submodules or other working copies in it", shown(.0))]
     TooMany(PathBuf),
+    /// Somebody holds it alone for a moment.
+    #[error("another bottle is starting on this repository, {}", shown(.0))]
+    Busy(PathBuf),
     /// It cannot be prepared.
-    #[error("cannot prepare {path}")]
+    #[error("cannot prepare {}", shown(.path))]
     Prepare {
         /// What.
         path: PathBuf,
@@ -53,7 +75,27 @@ pub enum GitError {
     },
 }
 
-const MODULES_MAX: usize = 500;
+impl GitError {
+    /// What to do.
+    #[must_use]
+    pub fn hint(&self) -> &'static str {
+        match self {
+            GitError::Link(_) => "replace the link by what it points at, or give the bottle another clone",
+            GitError::Inside(_) | GitError::Odd(_) | GitError::TooMany(_) => {
+                "give the bottle another clone of the repository"
+            }
+            GitError::Apart { .. } => {
+                "put the git directory in the place of the file, or move it out of the working directory"
+            }
+            GitError::Busy(_) => "try again; if it stays so, look for a program that locks the directory",
+            GitError::Prepare { .. } => {
+                "the bottle keeps .git/config, hooks and info read-only, and needs to make what is missing"
+            }
+        }
+    }
+}
+
+const SUBMODULES_MAX: usize = 500;
 const HERE: &str = ".\n";
 
 /// The git directories of a working copy, prepared and held until the bottle is gone.
@@ -64,6 +106,8 @@ pub struct WorkingCopy {
     placed: Vec<PathBuf>,
     lock: Option<Flock<File>>,
     before: Vec<(PathBuf, Print)>,
+    dot_git: Option<Kind>,
+    signs: Vec<String>,
 }
 
 /// Enough of a file to see that it is another one.
@@ -71,34 +115,56 @@ pub struct WorkingCopy {
 struct Print(u64, i64, i64, u64);
 
 impl WorkingCopy {
-    /// Prepares the working copy at `path`: makes what is missing, and lists what has to be kept.
+    /// Prepares the working copy at `path`: makes what is missing, and lists what has to be kept. `git_files` are the
+    /// files in it, at any depth, that are named `.git`.
     ///
     /// # Errors
     /// When something in it cannot be kept.
-    pub fn prepare(path: &Path) -> Result<WorkingCopy, GitError> {
+    pub fn prepare(path: &Path, git_files: &[PathBuf]) -> Result<WorkingCopy, GitError> {
         let mut copy = WorkingCopy {
             path: path.to_path_buf(),
             protected: Vec::new(),
             placed: Vec::new(),
             lock: None,
             before: Vec::new(),
+            dot_git: kind(&path.join(DOT_GIT))?,
+            signs: Vec::new(),
         };
-        let dot_git = Path::new(".git");
         if is_git_directory(path) {
             return Err(GitError::Inside(path.to_path_buf()));
         }
-        match kind(&path.join(dot_git))? {
+        let dot_git = Path::new(DOT_GIT);
+        match copy.dot_git {
             None => {}
-            Some(Kind::File) => copy.protected.push(Protected::ReadOnly(dot_git.into())),
+            Some(Kind::File) => {
+                not_apart(path)?;
+                copy.protected.push(Protected::ReadOnly(dot_git.into()));
+            }
             Some(Kind::Directory) => {
-                let file = File::open(path.join(dot_git)).map_err(|source| prepare(path, source))?;
-                let lock = Flock::lock(file, FlockArg::LockShared)
-                    .map_err(|(_, errno)| prepare(&path.join(dot_git), errno.into()))?;
+                let full = path.join(dot_git);
+                let file = File::open(&full).map_err(|source| prepare(&full, source))?;
+                let lock =
+                    Flock::lock(file, FlockArg::LockSharedNonblock).map_err(|(_, errno)| match errno {
+                        Errno::EWOULDBLOCK => GitError::Busy(full.clone()),
+                        errno => prepare(&full, errno.into()),
+                    })?;
                 copy.lock = Some(lock);
                 copy.directory(dot_git)?;
-                copy.modules(&dot_git.join("modules"))?;
+                for directory in modules::git_directories(path, &dot_git.join("modules"))? {
+                    copy.pin_way_to(&directory);
+                    copy.directory(&directory)?;
+                }
             }
         }
+        let submodules: Vec<&PathBuf> = git_files.iter().filter(|file| !file.starts_with(dot_git)).collect();
+        if submodules.len() > SUBMODULES_MAX {
+            return Err(GitError::TooMany(path.to_path_buf()));
+        }
+        for file in submodules {
+            copy.pin_way_to(file);
+            copy.protected.push(Protected::ReadOnly(file.clone()));
+        }
+        copy.signs = copy.signs();
         copy.before = copy.prints();
         Ok(copy)
     }
@@ -118,16 +184,10 @@ impl WorkingCopy {
             .iter()
             .filter(|entry| !after.contains(entry))
             .map(|(path, _)| {
-                format!("{} was changed while the bottle was open", self.path.join(path).display())
+                format!("{} was changed while the bottle was open", shown(&self.path.join(path)))
             })
             .collect();
-        let appeared = self.protected.is_empty() && self.path.join(".git").symlink_metadata().is_ok();
-        if appeared {
-            remarks.push(format!(
-                "{} was made in the bottle: its configuration and hooks are the agent's",
-                self.path.join(".git").display()
-            ));
-        }
+        remarks.extend(self.signs().into_iter().filter(|sign| !self.signs.contains(sign)));
         if let Some(lock) = self.lock
             && let Ok(_alone) = lock.relock(FlockArg::LockExclusiveNonblock)
         {
@@ -145,7 +205,7 @@ impl WorkingCopy {
         let handle = open_beneath(root.as_fd(), git, libc::O_RDONLY | libc::O_DIRECTORY)
             .map_err(|source| prepare(&full, source))?;
         let place = Place { directory: handle, path: full.clone() };
-        self.protected.push(Protected::Pinned(git.to_path_buf()));
+        self.pin(git);
         place.ensure_file("config", "")?;
         place.ensure_directory("hooks")?;
         place.ensure_directory("info")?;
@@ -165,31 +225,52 @@ impl WorkingCopy {
         Ok(())
     }
 
-    /// Keeps the git directories of submodules, which may lie in one another.
-    fn modules(&mut self, modules: &Path) -> Result<(), GitError> {
-        let mut queue = vec![modules.to_path_buf()];
-        let mut seen = 0;
-        while let Some(directory) = queue.pop() {
-            let full = self.path.join(&directory);
-            if kind(&full)? != Some(Kind::Directory) {
-                continue;
-            }
-            seen += 1;
-            if seen > MODULES_MAX {
-                return Err(GitError::TooMany(self.path.join(modules)));
-            }
-            if full.join("HEAD").symlink_metadata().is_ok() {
-                self.directory(&directory)?;
-                queue.push(directory.join("modules"));
-                continue;
-            }
-            self.protected.push(Protected::Pinned(directory.clone()));
-            for entry in fs::read_dir(&full).map_err(|source| prepare(&full, source))? {
-                let entry = entry.map_err(|source| prepare(&full, source))?;
-                queue.push(directory.join(entry.file_name()));
+    /// Keeps everything that `path` lies in.
+    fn pin_way_to(&mut self, path: &Path) {
+        let mut way: Vec<&Path> =
+            path.ancestors().skip(1).filter(|part| !part.as_os_str().is_empty()).collect();
+        way.reverse();
+        for part in way {
+            self.pin(part);
+        }
+    }
+
+    fn pin(&mut self, path: &Path) {
+        let pinned = Protected::Pinned(path.to_path_buf());
+        if !self.protected.contains(&pinned) {
+            self.protected.push(pinned);
+        }
+    }
+
+    /// What makes git do other things here than it seems; matters when it was not so before.
+    fn signs(&self) -> Vec<String> {
+        let is_there = |path: &Path| path.symlink_metadata().is_ok();
+        let dot_git = self.path.join(DOT_GIT);
+        let mut signs = Vec::new();
+        if is_bare(&self.path) {
+            signs.push(format!(
+                "{} is a git directory itself now: its configuration and hooks are the agent's",
+                shown(&self.path)
+            ));
+        }
+        match self.dot_git {
+            None if is_there(&dot_git) => signs.push(format!(
+                "{} was made in the bottle: its configuration and hooks are the agent's",
+                shown(&dot_git)
+            )),
+            None | Some(Kind::File) => {}
+            Some(Kind::Directory) => {
+                let lost = PARTS.map(|name| dot_git.join(name)).into_iter().filter(|path| !is_there(path));
+                signs.extend(lost.map(|path| {
+                    format!("{} is gone: git looks for another repository without it", shown(&path))
+                }));
+                let begun = BEGUN.map(|name| dot_git.join(name)).into_iter().filter(|path| is_there(path));
+                signs.extend(begun.map(|path| {
+                    format!("{} was made in the bottle: going on with it may run what it says", shown(&path))
+                }));
             }
         }
-        Ok(())
+        signs
     }
 
     fn prints(&self) -> Vec<(PathBuf, Print)> {
@@ -271,6 +352,11 @@ impl Place {
     }
 }
 
+const DOT_GIT: &str = ".git";
+/// What git knows a git directory by.
+const PARTS: [&str; 3] = ["HEAD", "objects", "refs"];
+/// What git leaves there in the middle of a longer work, with commands to go on with.
+const BEGUN: [&str; 3] = ["rebase-merge", "rebase-apply", "sequencer"];
 const TEXT_MAX: u64 = 1024 * 1024;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -281,8 +367,45 @@ enum Kind {
 
 /// Whether git, started in `path`, would take it for a git directory itself, or it lies in one.
 fn is_git_directory(path: &Path) -> bool {
-    let bare = ["HEAD", "objects", "refs"].iter().all(|name| path.join(name).symlink_metadata().is_ok());
-    bare || path.components().any(|part| part.as_os_str() == ".git")
+    is_bare(path) || path.components().any(|part| part.as_os_str() == ".git")
+}
+
+fn is_bare(path: &Path) -> bool {
+    PARTS.iter().all(|name| path.join(name).symlink_metadata().is_ok())
+}
+
+/// Refuses the file `.git` in `root` when it leads to a git directory in `root`, now or after a change of the agent's.
+fn not_apart(root: &Path) -> Result<(), GitError> {
+    let file = root.join(DOT_GIT);
+    let mut bytes = Vec::new();
+    File::open(&file)
+        .and_then(|file| file.take(TEXT_MAX).read_to_end(&mut bytes))
+        .map_err(|source| prepare(&file, source))?;
+    let Some(said) = bytes.strip_prefix(b"gitdir: ") else { return Ok(()) };
+    let end = said.iter().rposition(|byte| !matches!(byte, b'\n' | b'\r')).map_or(0, |last| last + 1);
+    let directory = PathBuf::from(OsStr::from_bytes(&said[..end]));
+    let leads_here = leads_into(root, &directory).map_err(|source| prepare(&file, source))?;
+    if leads_here { Err(GitError::Apart { file, directory }) } else { Ok(()) }
+}
+
+/// Whether `path`, as `root` sees it, is in `root` or on its way goes through what is.
+fn leads_into(root: &Path, path: &Path) -> io::Result<bool> {
+    let whole = root.join(path);
+    let mut plain = PathBuf::new();
+    for part in whole.components() {
+        match part {
+            Component::ParentDir => {
+                plain.pop();
+            }
+            part => plain.push(part),
+        }
+        if plain.starts_with(root) && plain != root {
+            return Ok(true);
+        }
+    }
+    let place = workdir::Place::look(root)?;
+    let nearest = whole.ancestors().find_map(|part| workdir::Place::look(part).ok());
+    Ok(plain == root || nearest.is_some_and(|nearest| nearest.lies_in(&place)))
 }
 
 /// What is at `path`; a link or anything odd is an error.
@@ -321,6 +444,8 @@ fn prepare(path: &Path, source: io::Error) -> GitError {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn repository() -> tempfile::TempDir {
@@ -335,7 +460,7 @@ mod tests {
     #[test]
     fn every_file_that_git_runs_as_code_is_kept_and_what_holds_it_is_pinned() {
         let root = repository();
-        let copy = WorkingCopy::prepare(root.path()).expect("prepared");
+        let copy = WorkingCopy::prepare(root.path(), &[]).expect("prepared");
         let lines: Vec<String> = copy.protected().iter().map(|entry| format!("{entry:?}")).collect();
         insta::assert_snapshot!(lines.join("\n"), @r#"
         Pinned(".git")
@@ -358,8 +483,8 @@ mod tests {
     fn the_file_that_was_placed_is_gone_when_the_last_bottle_closes() {
         let root = repository();
         let commondir = root.path().join(".git/commondir");
-        let first = WorkingCopy::prepare(root.path()).expect("prepared");
-        let second = WorkingCopy::prepare(root.path()).expect("prepared");
+        let first = WorkingCopy::prepare(root.path(), &[]).expect("prepared");
+        let second = WorkingCopy::prepare(root.path(), &[]).expect("prepared");
         assert_eq!(first.close(), Vec::<String>::new());
         assert_eq!(fs::read_to_string(&commondir).expect("still there"), HERE);
         assert_eq!(second.close(), Vec::<String>::new());
@@ -370,7 +495,7 @@ mod tests {
     fn hooks_that_are_a_link_are_refused() {
         let root = repository();
         std::os::unix::fs::symlink("../hooks", root.path().join(".git/hooks")).expect("a link");
-        let error = WorkingCopy::prepare(root.path()).expect_err("refused");
+        let error = WorkingCopy::prepare(root.path(), &[]).expect_err("refused");
         assert!(matches!(error, GitError::Link(path) if path.ends_with(".git/hooks")));
     }
 
@@ -381,7 +506,7 @@ mod tests {
         fs::create_dir(root.path().join("bare.git/objects")).expect("a directory");
         fs::write(root.path().join("bare.git/HEAD"), "ref: refs/heads/main\n").expect("a file");
         for name in ["bare.git", ".git", ".git/modules"] {
-            let error = WorkingCopy::prepare(&root.path().join(name)).expect_err("refused");
+            let error = WorkingCopy::prepare(&root.path().join(name), &[]).expect_err("refused");
             assert!(matches!(error, GitError::Inside(_)), "{name}");
         }
     }
@@ -389,7 +514,7 @@ mod tests {
     #[test]
     fn a_configuration_that_changed_meanwhile_is_told() {
         let root = repository();
-        let copy = WorkingCopy::prepare(root.path()).expect("prepared");
+        let copy = WorkingCopy::prepare(root.path(), &[]).expect("prepared");
         fs::write(root.path().join(".git/config"), "[core]\n\tfsmonitor = ./evil\n").expect("written");
         let remarks = copy.close();
         assert_eq!(remarks.len(), 1);
@@ -399,8 +524,95 @@ mod tests {
     #[test]
     fn a_repository_that_appears_is_told() {
         let root = tempfile::tempdir().expect("a directory");
-        let copy = WorkingCopy::prepare(root.path()).expect("prepared");
+        let copy = WorkingCopy::prepare(root.path(), &[]).expect("prepared");
         fs::create_dir(root.path().join(".git")).expect("a directory");
         assert_eq!(copy.close().len(), 1);
+    }
+
+    #[test]
+    fn the_git_file_of_a_submodule_is_kept_and_cannot_be_moved_away() {
+        let root = tempfile::tempdir().expect("a directory");
+        let files = ["libs/a/.git".into(), "libs/b/.git".into()];
+        let copy = WorkingCopy::prepare(root.path(), &files).expect("prepared");
+        let lines: Vec<String> = copy.protected().iter().map(|entry| format!("{entry:?}")).collect();
+        insta::assert_snapshot!(lines.join("\n"), @r#"
+        Pinned("libs")
+        Pinned("libs/a")
+        ReadOnly("libs/a/.git")
+        Pinned("libs/b")
+        ReadOnly("libs/b/.git")
+        "#);
+    }
+
+    #[test]
+    fn more_submodules_than_are_kept_are_refused() {
+        let root = tempfile::tempdir().expect("a directory");
+        let files: Vec<PathBuf> =
+            (0..=SUBMODULES_MAX).map(|number| format!("{number}/.git").into()).collect();
+        assert!(matches!(WorkingCopy::prepare(root.path(), &files), Err(GitError::TooMany(_))));
+    }
+
+    #[test]
+    fn a_git_file_that_leads_into_the_working_directory_is_refused_and_another_is_not() {
+        let around = tempfile::tempdir().expect("a directory");
+        let root = around.path().join("work");
+        fs::create_dir_all(root.join("real")).expect("directories");
+        fs::create_dir(around.path().join("outside")).expect("a directory");
+        std::os::unix::fs::symlink("work/real", around.path().join("alias")).expect("a link");
+        let verdict = |directory: &str| {
+            fs::write(root.join(".git"), format!("gitdir: {directory}\n")).expect("a file");
+            match WorkingCopy::prepare(&root, &[]) {
+                Ok(_) => "given",
+                Err(GitError::Apart { .. }) => "refused",
+                Err(error) => panic!("{error}"),
+            }
+        };
+        let whole = root.join("real").display().to_string();
+        for inside in [
+            "real",
+            "./real",
+            "missing",
+            ".",
+            "../work/real",
+            "real/../../outside",
+            "../alias",
+            "../alias/x",
+            &whole,
+        ] {
+            assert_eq!(verdict(inside), "refused", "{inside}");
+        }
+        let whole = around.path().join("outside").display().to_string();
+        for outside in ["../outside", "../missing", &whole] {
+            assert_eq!(verdict(outside), "given", "{outside}");
+        }
+    }
+
+    #[test]
+    fn a_repository_that_is_locked_is_not_waited_for() {
+        let root = repository();
+        let held = File::open(root.path().join(".git")).expect("open");
+        let _held = Flock::lock(held, FlockArg::LockExclusiveNonblock).expect("locked");
+        let error = WorkingCopy::prepare(root.path(), &[]).expect_err("refused");
+        assert!(error.to_string().starts_with("another bottle is starting on this repository, "));
+    }
+
+    #[test]
+    fn what_makes_git_do_something_else_is_told() {
+        let root = repository();
+        let make = |name: &str| fs::create_dir(root.path().join(name)).expect("a directory");
+        for part in [".git/HEAD", ".git/objects", ".git/refs", ".git/rebase-merge", "HEAD", "refs"] {
+            make(part);
+        }
+        let copy = WorkingCopy::prepare(root.path(), &[]).expect("prepared");
+        fs::remove_dir(root.path().join(".git/HEAD")).expect("removed");
+        make(".git/sequencer");
+        make("objects");
+        let at = root.path().display().to_string();
+        let told: Vec<String> = copy.close().iter().map(|remark| remark.replace(&at, "WORK")).collect();
+        insta::assert_snapshot!(told.join("\n"), @r"
+        WORK is a git directory itself now: its configuration and hooks are the agent's
+        WORK/.git/HEAD is gone: git looks for another repository without it
+        WORK/.git/sequencer was made in the bottle: going on with it may run what it says
+        ");
     }
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::etc::{self, Identity};
 use crate::git::Protected;
 use crate::sys::mounts::Inode;
+use crate::workdir::shown;
 
 /// Where the home of the agent is.
 pub const HOME: &str = "/home/agent";
@@ -272,21 +273,21 @@ pub fn empty_file() -> PathBuf {
 impl std::fmt::Display for Step {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Step::Directory { path } => write!(f, "directory   {}", path.display()),
+            Step::Directory { path } => write!(f, "directory   {}", shown(path)),
             Step::Symlink { path, target } => {
-                write!(f, "link        {} -> {}", path.display(), target.display())
+                write!(f, "link        {} -> {}", shown(path), shown(target))
             }
-            Step::File { path, .. } => write!(f, "own file    {}", path.display()),
-            Step::Copy { path, .. } => write!(f, "copy        {}", path.display()),
+            Step::File { path, .. } => write!(f, "own file    {}", shown(path)),
+            Step::Copy { path, .. } => write!(f, "copy        {}", shown(path)),
             Step::Memory { path, mebibytes, .. } => {
-                write!(f, "memory      {} ({mebibytes} MiB)", path.display())
+                write!(f, "memory      {} ({mebibytes} MiB)", shown(path))
             }
             Step::Bind { path, from: Source::Nothing { .. }, .. } => {
-                write!(f, "hidden      {}", path.display())
+                write!(f, "hidden      {}", shown(path))
             }
-            Step::Bind { path, access: Access::ReadOnly, .. } => write!(f, "read-only   {}", path.display()),
-            Step::Bind { path, access: Access::Writable, .. } => write!(f, "writable    {}", path.display()),
-            Step::Bind { path, access: Access::Device, .. } => write!(f, "device      {}", path.display()),
+            Step::Bind { path, access: Access::ReadOnly, .. } => write!(f, "read-only   {}", shown(path)),
+            Step::Bind { path, access: Access::Writable, .. } => write!(f, "writable    {}", shown(path)),
+            Step::Bind { path, access: Access::Device, .. } => write!(f, "device      {}", shown(path)),
             Step::Processes => write!(f, "fresh       /proc"),
             Step::Terminals => write!(f, "fresh       /dev/pts"),
         }
@@ -376,5 +377,11 @@ mod tests {
         writable    /src/web/.git
         read-only   /src/web/.git/config
         ");
+    }
+
+    #[test]
+    fn a_step_does_not_speak_to_the_terminal() {
+        let steps = share(&shared("/src/web", &["\u{1b}[2J.sock"]), Access::Writable);
+        assert_eq!(steps[1].to_string(), r"hidden      /src/web/\u{1b}[2J.sock");
     }
 }

@@ -34,7 +34,8 @@ impl Place {
     }
 
     /// Whether `self` is `other` or lies in it.
-    fn lies_in(&self, other: &Place) -> bool {
+    #[must_use]
+    pub fn lies_in(&self, other: &Place) -> bool {
         self.path.starts_with(&other.path) || self.chain.contains(&other.inode())
     }
 }

@@ -350,6 +350,9 @@ impl Checked {
         if self.workdir.path.join(".git").exists() {
             writeln!(out, "  read-only   .git/config, .git/hooks, .git/info in it")?;
         }
+        for file in &self.found.git_files {
+            writeln!(out, "  read-only   {} in it", shown(file))?;
+        }
         writeln!(out, "\nenvironment")?;
         for (name, value) in &self.environment {
             writeln!(out, "  {}={}", name.to_string_lossy(), value.to_string_lossy())?;

@@ -98,7 +98,8 @@ impl Bottle {
         })?;
         let has = |layer| !checked.without.contains(&layer);
         if has(Layer::Git) {
-            self.git = Some(WorkingCopy::prepare(&checked.workdir.path).map_err(git_fault)?);
+            let copy = WorkingCopy::prepare(&checked.workdir.path, &checked.found.git_files);
+            self.git = Some(copy.map_err(|error| git_fault(&error))?);
         }
         let mut wall = Wall::spawn(has(Layer::Descriptors), command.first().cloned().unwrap_or_default())?;
         let bundle =
@@ -185,17 +186,8 @@ impl Bottle {
     }
 }
 
-fn git_fault(error: GitError) -> Fault {
-    let hint = match &error {
-        GitError::Link(_) => "replace the link by what it points at, or give the bottle another clone",
-        GitError::Inside(_) | GitError::Odd(_) | GitError::TooMany(_) => {
-            "give the bottle another clone of the repository"
-        }
-        GitError::Prepare { .. } => {
-            "the bottle keeps .git/config, hooks and info read-only, and needs to make what is missing"
-        }
-    };
-    Fault::refused(chain(&error)).with_hint(hint)
+fn git_fault(error: &GitError) -> Fault {
+    Fault::refused(chain(error)).with_hint(error.hint())
 }
 
 fn join_roots(mut roots: String, ca: Option<&str>) -> String {

@@ -164,6 +164,46 @@ fn a_link_in_place_of_hooks_is_refused() {
 }
 
 #[test]
+fn a_submodule_cannot_be_led_to_another_git_directory() {
+    const ATTEMPTS: &str = "
+def write(path): os.close(os.open(path, os.O_WRONLY | os.O_CREAT))
+print(attempt(write, '.git/modules/sub/config'), attempt(os.rename, '.git/modules/sub', '.git/modules/old'),
+      attempt(write, 'libs/sub/.git'), attempt(os.unlink, 'libs/sub/.git'),
+      attempt(os.rename, 'libs/sub', 'libs/old'), attempt(os.rename, 'libs', 'old'), attempt(write, 'old/libs'))";
+    for caller in Caller::all() {
+        let bottle = Bottle::of(caller);
+        init_repository(&bottle);
+        let work = bottle.work();
+        fs::create_dir_all(work.join("libs/sub")).unwrap();
+        fs::write(work.join("libs/sub/.git"), "gitdir: ../../.git/modules/sub\n").unwrap();
+        fs::create_dir_all(work.join(".git/modules/sub/objects")).unwrap();
+        fs::write(work.join(".git/modules/sub/config"), "").unwrap();
+        bottle.give_all_to_owner(&work);
+        assert_eq!(bottle.python("", ATTEMPTS), "EROFS EBUSY EROFS EBUSY EBUSY EBUSY ENOENT");
+        assert_eq!(bottle.shell("", "echo x >libs/sub/file; cat libs/sub/file"), "x");
+        assert_eq!(bottle.python("git", ATTEMPTS), "done done done done done done done");
+    }
+}
+
+#[test]
+fn a_git_directory_of_another_name_is_refused() {
+    for caller in Caller::all() {
+        let bottle = Bottle::of(caller);
+        let work = bottle.work();
+        let mut init = Command::new("git");
+        init.args(["init", "-q", "--separate-git-dir=real"]).current_dir(&work);
+        assert!(init.status().unwrap().success());
+        bottle.give_all_to_owner(&work);
+        let (code, error) = refusal(&bottle);
+        assert_eq!(code, Some(64), "{error}");
+        assert!(
+            error.contains("/work/.git leads to ") && error.contains("hint: put the git directory"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
 fn sockets_in_the_working_directory_are_hidden() {
     const CONNECT: &str = "print(attempt(socket.socket(socket.AF_UNIX).connect, 'deep/service.sock'))";
     for caller in Caller::all() {
