@@ -14,11 +14,15 @@ fi
 
 # The agent's MCP client is Python's own. Installed once; the story itself needs no network.
 venv=$PWD/target/demo-venv
+mkdir -p target
+exec 9>target/demo-venv.lock
+flock 9 # two demos at once install it once
 if ! "$venv/bin/python" -c 'import mcp' 2>/dev/null; then
     say "installing the Python MCP client into target/demo-venv"
     /usr/bin/python3 -m venv --clear "$venv"
     "$venv/bin/pip" install --quiet --disable-pip-version-check mcp
 fi
+exec 9>&-
 
 # A network and a mount namespace of our own: the stand-ins for the outside live on addresses that are reserved for documentation
 # (RFC 5737), names come from a hosts file that only the story sees, and all of it is gone with the last process.
