@@ -84,6 +84,7 @@ struct Daemon {
     config: PathBuf,
     listeners: Vec<TcpListener>,
     secrets: Vec<(String, fs::File)>,
+    peers: Vec<(String, OwnedFd)>,
     hangups: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
     wake: UnixStream,
@@ -103,12 +104,13 @@ impl Daemon {
         for number in [SIGHUP, SIGTERM] {
             low_level::pipe::register(number, write.try_clone().unwrap()).unwrap();
         }
-        let (listeners, secrets) = handed_over();
+        let (listeners, secrets, peers) = handed_over();
         Self {
             name,
             config: PathBuf::from(&arguments[at + 1]),
             listeners,
             secrets,
+            peers,
             hangups,
             stop,
             wake,
@@ -175,6 +177,10 @@ impl Daemon {
         }
     }
 
+    fn peer(&self, name: &str) -> &OwnedFd {
+        &self.peers.iter().find(|(other, _)| other == name).unwrap().1
+    }
+
     fn say_ready(&mut self) {
         self.ready = true;
         let generation = self.generation;
@@ -219,6 +225,17 @@ impl Daemon {
                 self.say_ready();
                 "ok".to_owned()
             }
+            ["tell", peer, word] => match nix::unistd::write(self.peer(peer), word.as_bytes()) {
+                Ok(_) => "told".to_owned(),
+                Err(error) => format!("cannot tell: {error}"),
+            },
+            ["hear", peer] => {
+                let mut bytes = [0; 256];
+                match nix::unistd::read(self.peer(peer), &mut bytes) {
+                    Ok(count) => String::from_utf8_lossy(&bytes[..count]).into_owned(),
+                    Err(error) => format!("cannot hear: {error}"),
+                }
+            }
             ["deaf"] => {
                 self.deaf = true;
                 "ok".to_owned()
@@ -261,20 +278,22 @@ fn notify(text: &str) {
     UnixDatagram::unbound().unwrap().send_to(text.as_bytes(), path).unwrap();
 }
 
-fn handed_over() -> (Vec<TcpListener>, Vec<(String, fs::File)>) {
+type Named<T> = Vec<(String, T)>;
+
+fn handed_over() -> (Vec<TcpListener>, Named<fs::File>, Named<OwnedFd>) {
     assert_eq!(env::var("LISTEN_PID").unwrap(), std::process::id().to_string());
     let count: i32 = env::var("LISTEN_FDS").unwrap().parse().unwrap();
     let names = env::var("LISTEN_FDNAMES").unwrap();
-    let mut listeners = Vec::new();
-    let mut secrets = Vec::new();
+    let (mut listeners, mut secrets, mut peers) = (Vec::new(), Vec::new(), Vec::new());
     for (number, name) in (3..3 + count).zip(names.split(':')) {
         let fd = own(number);
-        match name.strip_prefix("secret.") {
-            Some(name) => secrets.push((name.to_owned(), fd.into())),
-            None => listeners.push(fd.into()),
+        match name.split_once('.') {
+            Some(("secret", name)) => secrets.push((name.to_owned(), fd.into())),
+            Some(("peer", name)) => peers.push((name.to_owned(), fd)),
+            Some(_) | None => listeners.push(fd.into()),
         }
     }
-    (listeners, secrets)
+    (listeners, secrets, peers)
 }
 
 #[allow(unsafe_code)]

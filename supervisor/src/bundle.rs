@@ -15,6 +15,7 @@ use crate::bundle::children::{Purpose, Running, Stream};
 use crate::control::{ClientId, Control};
 use crate::daemon::Daemon;
 use crate::logs::Logs;
+use crate::peers::Peers;
 use crate::plan::{Action, Event, Exit, Level, Notice, Plan, StopCause, Ticket};
 use crate::secrets::Delivery;
 use crate::setup::{Setup, SetupError, refuse_second};
@@ -59,6 +60,7 @@ pub(crate) struct Bundle {
     control: Control,
     notify: UnixDatagram,
     listening: Vec<(Daemon, OwnedFd, SocketAddr)>,
+    peers: Peers,
     secrets: Vec<Delivery>,
     running: Vec<Running>,
     streams: Vec<Stream>,
@@ -90,6 +92,8 @@ impl Bundle {
         };
         let control = sockets::bind_private(&control_path).map_err(failed(&control_path))?;
         let notify = sockets::bind_notify(&notify_path, setup.reach).map_err(failed(&notify_path))?;
+        let selected: Vec<Daemon> = setup.members.iter().map(|member| member.daemon).collect();
+        let peers = Peers::open(&selected).map_err(SetupError::Peers)?;
         let plan = Plan::new(setup.members.iter().map(|member| (member.daemon, member.role)));
         let mut logs = Logs::new(setup.log);
         for (daemon, _, address) in &listening {
@@ -106,6 +110,7 @@ impl Bundle {
             control: Control::new(control),
             notify,
             listening,
+            peers,
             secrets,
             running: Vec::new(),
             streams: Vec::new(),

@@ -14,6 +14,7 @@ mod control;
 mod daemon;
 mod logs;
 mod notify;
+mod peers;
 mod plan;
 mod secrets;
 mod setup;

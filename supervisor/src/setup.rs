@@ -49,6 +49,8 @@ pub(crate) enum SetupError {
         #[source]
         source: io::Error,
     },
+    #[error("cannot make the sockets between the daemons")]
+    Peers(#[source] io::Error),
     #[error("another supervisor runs on {0}")]
     AlreadyRunning(PathBuf),
 }
@@ -74,6 +76,7 @@ impl SetupError {
                 Some("stop it with `supervisor stop`, or use another --run-dir".to_owned())
             }
             Self::Place(_)
+            | Self::Peers(_)
             | Self::LocalAddresses(_)
             | Self::ListenCount(_)
             | Self::ListenName(_)

@@ -67,6 +67,7 @@ impl Bundle {
             let own = self.listening.iter().filter(|(name, ..)| *name == daemon);
             descriptors.extend(own.map(|(name, socket, _)| (name.name().to_owned(), socket.as_fd())));
             descriptors.extend(memory.iter().map(|(name, fd)| (name.clone(), fd.as_fd())));
+            descriptors.extend(self.peers.of(daemon));
         }
         let child = spawn(&Command {
             program: &self.setup.paths.program(daemon),

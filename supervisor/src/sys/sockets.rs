@@ -9,7 +9,8 @@ use std::os::unix::net::{SocketAddr as UnixAddress, UnixDatagram, UnixListener, 
 use std::path::Path;
 
 use nix::sys::socket::{
-    Backlog, ControlMessageOwned, MsgFlags, UnixCredentials, getsockopt, listen, recvmsg, setsockopt, sockopt,
+    AddressFamily, Backlog, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixCredentials, getsockopt,
+    listen, recvmsg, setsockopt, socketpair, sockopt,
 };
 
 use super::Umask;
@@ -53,6 +54,12 @@ pub(crate) fn bind_notify(path: &Path, reach: Reach) -> io::Result<UnixDatagram>
     socket.set_nonblocking(true)?;
     setsockopt(&socket, sockopt::PassCred, &true)?;
     Ok(socket)
+}
+
+/// Two connected sockets that keep the bounds of messages; reads and writes of either end return instead of waiting.
+pub(crate) fn packet_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    Ok(socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?)
 }
 
 /// Which uids the daemons have.

@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -262,12 +262,21 @@ pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-/// The stand-in: cargo builds it beside the tests.
+/// The stand-in. `cargo test` builds it with everything else, `cargo test --test bundle` does not: so it is built here.
 pub(crate) fn fake_daemon() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let path = test.ancestors().nth(2).unwrap().join("examples/fake-daemon");
-    assert!(path.exists(), "build the stand-in first: cargo build -p supervisor --example fake-daemon");
-    path
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    let build = || {
+        let test = std::env::current_exe().unwrap();
+        let profile = test.ancestors().nth(2).unwrap();
+        let name = profile.file_name().unwrap().to_str().unwrap();
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["build", "--offline", "--quiet", "--package", "supervisor", "--example", "fake-daemon"]);
+        cargo.args(["--profile", if name == "debug" { "dev" } else { name }]);
+        cargo.arg("--target-dir").arg(profile.parent().unwrap()).current_dir(env!("CARGO_MANIFEST_DIR"));
+        assert!(cargo.status().unwrap().success(), "the stand-in cannot be built");
+        profile.join("examples/fake-daemon")
+    };
+    BUILT.get_or_init(build).clone()
 }
 
 /// Copies a program. Another process does it: a fork of another test must not inherit the file while it is open for

@@ -16,8 +16,11 @@ fn every_daemon_gets_its_own_socket_and_answers_on_it() {
     for name in NAMES {
         assert_eq!(bundle.ask(name, "pid"), bundle.daemon_status(name)["pid"].to_string());
         let environment = bundle.ask(name, "environment");
-        assert!(environment.contains(&format!("LISTEN_FDNAMES={name}\n")), "{environment}");
-        assert!(environment.contains("LISTEN_FDS=1\n"), "{environment}");
+        let handed = match name {
+            "supervise" => "LISTEN_FDS=3\nLISTEN_FDNAMES=supervise:peer.egress:peer.git-gate\n".to_owned(),
+            other => format!("LISTEN_FDS=2\nLISTEN_FDNAMES={other}:peer.supervise\n"),
+        };
+        assert!(environment.contains(&handed), "{environment}");
         bundle.log.wait(&format!("[{name}] hello from {name}"));
     }
     let status = bundle.status();
@@ -367,4 +370,26 @@ fn a_daemon_that_talks_without_end_harms_nobody() {
     let status = std::fs::read_to_string(format!("/proc/{}/status", bundle.pid())).unwrap();
     let resident: u64 = crate::common::fields(&status)["VmRSS"].trim_end_matches(" kB").parse().unwrap();
     assert!(resident < 16 * 1024, "{resident} kB");
+}
+
+#[test]
+fn daemons_that_must_talk_keep_their_socket_across_a_crash_of_either() {
+    let bundle = Ground::new().started();
+    for (one, other) in [
+        ("egress", "supervise"),
+        ("supervise", "egress"),
+        ("git-gate", "supervise"),
+        ("supervise", "git-gate"),
+    ] {
+        assert_eq!(bundle.ask(one, &format!("tell {other} from-{one}")), "told");
+        assert_eq!(bundle.ask(other, &format!("hear {one}")), format!("from-{one}"));
+        assert!(bundle.ask(other, &format!("hear {one}")).starts_with("cannot hear: EAGAIN"));
+    }
+    // What was sent to a process that fell is there for the next.
+    assert_eq!(bundle.ask("egress", "tell supervise held"), "told");
+    bundle.ask("supervise", "abort");
+    bundle.log.wait_for("supervise is ready", 2);
+    assert_eq!(bundle.ask("supervise", "hear egress"), "held");
+    assert_eq!(bundle.ask("supervise", "tell egress allowed"), "told");
+    assert_eq!(bundle.ask("egress", "hear supervise"), "allowed");
 }
