@@ -255,8 +255,11 @@ impl Judged {
             )
         };
         let secret = self.proxy.secrets.get(&wanted.secret).map_err(|error| unavailable(&error))?;
-        credential::inject(&wanted.scheme, &secret, &mut parts.headers, query)
-            .map_err(|error| unavailable(&error))
+        match &wanted.scheme {
+            Some(scheme) => credential::inject(scheme, &secret, &mut parts.headers, query)
+                .map_err(|error| unavailable(&error)),
+            None => Ok(query),
+        }
     }
 
     fn pass_back(

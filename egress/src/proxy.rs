@@ -75,7 +75,7 @@ impl Proxy {
             snapshots: Snapshots::new(first),
             reloading: Mutex::default(),
         };
-        proxy.warn_of_missing_secrets();
+        proxy.warn();
         Ok(proxy)
     }
 
@@ -93,7 +93,7 @@ impl Proxy {
         let next = Snapshot::parse(text, self.snapshot().generation + 1, &self.open)?;
         self.secrets.refresh();
         self.snapshots.replace(next);
-        self.warn_of_missing_secrets();
+        self.warn();
         Ok(())
     }
 
@@ -116,8 +116,13 @@ impl Proxy {
         self.recorder.flush().await;
     }
 
-    fn warn_of_missing_secrets(&self) {
-        for route in self.snapshot().policy.routes() {
+    /// Says what is hardly meant in the routes, and which secrets are missing.
+    fn warn(&self) {
+        let snapshot = self.snapshot();
+        for warning in snapshot.policy.warnings() {
+            warn!("{warning}");
+        }
+        for route in snapshot.policy.routes() {
             let Some(credential) = route.credential() else { continue };
             if let Err(error) = self.secrets.get(&credential.secret) {
                 let secret = credential.secret.name();

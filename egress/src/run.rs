@@ -163,6 +163,10 @@ pub fn check(settings: &Settings) -> Result<String, Error> {
     for route in policy.routes() {
         summary.push_str(&format!("  {}\n", policy::describe(route)));
     }
+    for warning in policy.warnings() {
+        let policy::Diagnostic { file, line, column, message } = warning;
+        summary.push_str(&format!("{file}:{line}:{column}: warning: {message}\n"));
+    }
     Ok(summary)
 }
 

@@ -3,6 +3,7 @@
 use crate::credential::AgentCredentials;
 use crate::diagnostic::Diagnostics;
 use crate::grant::{Grant, GrantId};
+use crate::limits::RouteLimits;
 use crate::matches::{Match, PathMatch};
 use crate::pattern::HostPattern;
 use crate::policy::Policy;
@@ -99,6 +100,9 @@ impl Grant {
             allow_private: Vec::new(),
             expires_at: Some(self.expires_at),
             grant: Some(self.id.clone()),
+            limits: RouteLimits::default(),
+            dlp: None,
+            max_uses: None,
         }
     }
 

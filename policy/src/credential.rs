@@ -2,11 +2,15 @@
 
 use std::fmt;
 
+use crate::placeholder::Position;
+
 /// The credential a route injects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Credential {
-    /// How it is put into the request.
-    pub scheme: AuthScheme,
+    /// How it is put into every request; `None` where it only takes the placeholder's place.
+    pub scheme: Option<AuthScheme>,
+    /// Where it takes the place of the bottle's placeholder.
+    pub placeholder_in: Vec<Position>,
     /// Which secret it is.
     pub secret: SecretRef,
 }

@@ -1,5 +1,7 @@
 //! From text to [`Policy`]: every finding with its position, as many as one pass can see.
 
+mod bounds;
+mod credential;
 mod entry;
 mod route;
 mod yaml;
@@ -8,6 +10,7 @@ use serde_saphyr::Location;
 
 use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::duration;
+use crate::lint;
 use crate::policy::{Defaults, LogLevel, Policy};
 use crate::raw::{RawDefaults, RawFile, Text};
 
@@ -34,7 +37,8 @@ pub(crate) fn parse(file: &str, text: &str) -> Result<Policy, Diagnostics> {
     }
     route::refuse_mixed_tls(&routes, &places, &mut findings);
     if findings.list.is_empty() {
-        Ok(Policy::new(log, defaults, routes))
+        let warnings = lint::warnings(file, &routes, &places);
+        Ok(Policy::new(log, defaults, routes, warnings))
     } else {
         Err(findings.into_diagnostics())
     }

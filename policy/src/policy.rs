@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use crate::diagnostic::Diagnostics;
+use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::host::Host;
 use crate::index::Index;
 use crate::route::{Route, Scheme, Tls};
@@ -43,6 +43,7 @@ pub struct Policy {
     routes: Vec<Route>,
     index: Index,
     intercepted_ports: HashSet<u16>,
+    warnings: Vec<Diagnostic>,
 }
 
 impl Policy {
@@ -51,18 +52,30 @@ impl Policy {
         crate::parse::parse(file, text)
     }
 
-    pub(crate) fn new(log: LogLevel, defaults: Defaults, routes: Vec<Route>) -> Policy {
+    pub(crate) fn new(
+        log: LogLevel,
+        defaults: Defaults,
+        routes: Vec<Route>,
+        warnings: Vec<Diagnostic>,
+    ) -> Policy {
         let index = Index::new(&routes);
         let intercepted = |route: &&Route| route.scheme == Scheme::Https && route.tls == Tls::Intercept;
         let ports = routes.iter().filter(intercepted).flat_map(|route| &route.ports).copied();
         let intercepted_ports = ports.chain([Scheme::Https.default_port()]).collect();
-        Policy { log, defaults, routes, index, intercepted_ports }
+        Policy { log, defaults, routes, index, intercepted_ports, warnings }
     }
 
     /// The routes in the order of the file.
     #[must_use]
     pub fn routes(&self) -> &[Route] {
         &self.routes
+    }
+
+    /// What is no error and yet is hardly meant: routes that nothing reaches, conflicts, dangerous breadth. In the order
+    /// of the file.
+    #[must_use]
+    pub fn warnings(&self) -> &[Diagnostic] {
+        &self.warnings
     }
 
     /// How much is logged.

@@ -1,6 +1,5 @@
 //! `routes.yaml` as serde sees it: every scalar as text with its position, to be judged in `parse`.
 
-use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
 use serde_saphyr::Spanned;
 
@@ -68,15 +67,38 @@ pub(crate) struct RawRoute {
     pub(crate) expires_at: Option<Text>,
     #[serde(default, deserialize_with = "present")]
     pub(crate) grant: Option<Text>,
-    // From here on `UNSUPPORTED`.
     #[serde(default, deserialize_with = "present")]
-    pub(crate) placeholder_in: Option<Spanned<IgnoredAny>>,
+    pub(crate) placeholder_in: Option<Spanned<Vec<Text>>>,
     #[serde(default, deserialize_with = "present")]
-    pub(crate) dlp: Option<Spanned<IgnoredAny>>,
+    pub(crate) dlp: Option<Spanned<RawDlp>>,
     #[serde(default, deserialize_with = "present")]
-    pub(crate) limits: Option<Spanned<IgnoredAny>>,
+    pub(crate) limits: Option<Spanned<RawLimits>>,
     #[serde(default, deserialize_with = "present")]
-    pub(crate) max_uses: Option<Spanned<IgnoredAny>>,
+    pub(crate) max_uses: Option<Text>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawDlp {
+    #[serde(default, deserialize_with = "present")]
+    pub(crate) outbound_detectors: Option<Vec<Text>>,
+    #[serde(default, deserialize_with = "present")]
+    pub(crate) inbound_detectors: Option<Vec<Text>>,
+    #[serde(default, deserialize_with = "present")]
+    pub(crate) outbound_on_match: Option<Text>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawLimits {
+    #[serde(default, deserialize_with = "present")]
+    pub(crate) requests_per_minute: Option<Text>,
+    #[serde(default, deserialize_with = "present")]
+    pub(crate) request_body: Option<Text>,
+    #[serde(default, deserialize_with = "present")]
+    pub(crate) connections: Option<Text>,
+    #[serde(default, deserialize_with = "present")]
+    pub(crate) concurrency: Option<Text>,
 }
 
 #[derive(Deserialize)]

@@ -1,10 +1,14 @@
 //! One route, as parsed: a value that cannot contradict itself.
 
 use std::fmt;
+use std::num::NonZeroU64;
 
 use crate::address::PrivateAllow;
 use crate::credential::{AgentCredentials, Credential};
+use crate::describe::describe;
+use crate::dlp::Dlp;
 use crate::grant::GrantId;
+use crate::limits::RouteLimits;
 use crate::matches::Match;
 use crate::pattern::HostPattern;
 
@@ -97,6 +101,9 @@ pub struct Route {
     pub(crate) allow_private: Vec<PrivateAllow>,
     pub(crate) expires_at: Option<jiff::Timestamp>,
     pub(crate) grant: Option<GrantId>,
+    pub(crate) limits: RouteLimits,
+    pub(crate) dlp: Option<Dlp>,
+    pub(crate) max_uses: Option<NonZeroU64>,
 }
 
 impl Route {
@@ -182,6 +189,34 @@ impl Route {
     #[must_use]
     pub fn grant(&self) -> Option<&GrantId> {
         self.grant.as_ref()
+    }
+
+    /// How much it may do.
+    #[must_use]
+    pub fn limits(&self) -> &RouteLimits {
+        &self.limits
+    }
+
+    /// What is searched for secrets.
+    #[must_use]
+    pub fn dlp(&self) -> Option<&Dlp> {
+        self.dlp.as_ref()
+    }
+
+    /// How many requests it allows in all.
+    #[must_use]
+    pub fn max_uses(&self) -> Option<NonZeroU64> {
+        self.max_uses
+    }
+
+    /// The name under which its uses are counted: the grant's, or without one, what it allows in words. It stays the same
+    /// when the route is moved in the file.
+    #[must_use]
+    pub fn use_key(&self) -> String {
+        match &self.grant {
+            Some(grant) => format!("grant {grant}"),
+            None => format!("route {}", describe(self)),
+        }
     }
 
     /// Has it ended? It does not match from the instant of `expires_at` on.

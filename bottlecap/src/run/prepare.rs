@@ -123,6 +123,9 @@ pub(super) fn check_manifest(file: &Path, out: &mut impl Write) -> Result<(), Fa
     for route in routes {
         writeln!(out, "  {}", policy::describe(route)).failing(told)?;
     }
+    for warning in policy.warnings() {
+        writeln!(out, "warning: {warning}").failing(told)?;
+    }
     Ok(())
 }
 

@@ -3,9 +3,11 @@
 use serde_saphyr::{Location, Spanned};
 
 use super::Findings;
+use super::bounds;
+use super::credential::credential;
 use super::entry;
 use crate::address::PrivateAllow;
-use crate::credential::{AgentCredentials, AuthScheme, Credential, SecretName, SecretRef};
+use crate::credential::AgentCredentials;
 use crate::grant::GrantId;
 use crate::matches::Match;
 use crate::pattern::HostPattern;
@@ -41,6 +43,9 @@ pub(super) fn route(position: usize, raw: &Spanned<RawRoute>, findings: &mut Fin
             GrantId::parse(&text.value).map_err(|error| format!("`{}`: {error}", text.value)),
         )
     });
+    let limits = raw.limits.as_ref().map(|limits| bounds::limits(limits, findings)).unwrap_or_default();
+    let dlp = raw.dlp.as_ref().map(|dlp| bounds::dlp(dlp, findings));
+    let max_uses = raw.max_uses.as_ref().and_then(|text| bounds::max_uses(text, findings));
     if findings.list.len() > before {
         return None;
     }
@@ -59,6 +64,9 @@ pub(super) fn route(position: usize, raw: &Spanned<RawRoute>, findings: &mut Fin
         allow_private,
         expires_at,
         grant,
+        limits,
+        dlp,
+        max_uses,
     })
 }
 
@@ -99,10 +107,15 @@ fn is_deny(raw: &RawRoute) -> bool {
 }
 
 fn refuse_unsupported(raw: &RawRoute, findings: &mut Findings<'_>) {
-    let values = [&raw.placeholder_in, &raw.dlp, &raw.limits, &raw.max_uses];
-    for (name, value) in UNSUPPORTED.into_iter().zip(values) {
-        if let Some(value) = value {
-            findings.add_at_key(value.referenced, name, format!("`{name}` is not supported by this version"));
+    let places = [
+        ("placeholder_in", raw.placeholder_in.as_ref().map(|list| list.referenced)),
+        ("dlp", raw.dlp.as_ref().map(|dlp| dlp.referenced)),
+        ("limits", raw.limits.as_ref().map(|limits| limits.referenced)),
+        ("max_uses", raw.max_uses.as_ref().map(|uses| uses.referenced)),
+    ];
+    for (name, place) in places.into_iter().filter(|(name, _)| UNSUPPORTED.contains(name)) {
+        if let Some(place) = place {
+            findings.add_at_key(place, name, format!("`{name}` is not supported by this version"));
         }
     }
 }
@@ -115,7 +128,19 @@ fn refuse_contradictions(raw: &RawRoute, findings: &mut Findings<'_>) {
         ("token_env", place(&raw.token_env)),
         ("token_file", place(&raw.token_file)),
         ("own_credential_only", raw.own_credential_only.as_ref().map(|own| own.referenced)),
+        ("placeholder_in", raw.placeholder_in.as_ref().map(|list| list.referenced)),
     ];
+    let dlp = ("dlp", raw.dlp.as_ref().map(|dlp| dlp.referenced));
+    let max_uses = ("max_uses", place(&raw.max_uses));
+    let limits = ("limits", raw.limits.as_ref().map(|limits| limits.referenced));
+    let per_request = raw.limits.as_ref().map(|limits| &limits.value);
+    let per_request = per_request.map_or([("", None), ("", None), ("", None)], |limits| {
+        [
+            ("requests_per_minute", place(&limits.requests_per_minute)),
+            ("request_body", place(&limits.request_body)),
+            ("concurrency", place(&limits.concurrency)),
+        ]
+    });
     let git = ("git", raw.git.as_ref().map(|git| git.referenced));
     let filters = [
         ("matches", raw.matches.as_ref().map(|matches| matches.referenced)),
@@ -133,7 +158,8 @@ fn refuse_contradictions(raw: &RawRoute, findings: &mut Findings<'_>) {
         let why = "what is in the tunnel cannot be seen or changed";
         exclude(findings, "tls: passthrough", why, &credential);
         exclude(findings, "tls: passthrough", why, &filters);
-        exclude(findings, "tls: passthrough", why, &[git]);
+        exclude(findings, "tls: passthrough", why, &[git, dlp, max_uses]);
+        exclude(findings, "tls: passthrough", why, &per_request);
         if raw.scheme.as_ref().is_some_and(|scheme| scheme.value == "http") {
             exclude(findings, "scheme: http", "there is no TLS to pass on", &[("tls", place(&raw.tls))]);
         }
@@ -141,7 +167,7 @@ fn refuse_contradictions(raw: &RawRoute, findings: &mut Findings<'_>) {
     if is_deny(raw) {
         let why = "a refused request is not sent";
         exclude(findings, "deny: true", why, &credential);
-        exclude(findings, "deny: true", why, &[git, ("tls", place(&raw.tls))]);
+        exclude(findings, "deny: true", why, &[git, dlp, limits, max_uses, ("tls", place(&raw.tls))]);
         exclude(
             findings,
             "deny: true",
@@ -164,6 +190,16 @@ fn refuse_contradictions(raw: &RawRoute, findings: &mut Findings<'_>) {
             auth_scheme.referenced,
             "auth_scheme",
             "`auth_scheme` without a token: name it in `token_file` or `token_env`",
+        );
+    }
+    if raw.token_env.is_none()
+        && raw.token_file.is_none()
+        && let Some(placeholder_in) = &raw.placeholder_in
+    {
+        findings.add_at_key(
+            placeholder_in.referenced,
+            "placeholder_in",
+            "`placeholder_in` without a token: name it in `token_file` or `token_env`",
         );
     }
 }
@@ -247,71 +283,6 @@ fn matches(raw: &RawRoute, findings: &mut Findings<'_>) -> Vec<Match> {
     }
     let paths = list.value.iter().filter_map(|text| entry::path("prefix", text, findings)).collect();
     vec![Match { paths, methods: Vec::new(), headers: Vec::new(), query: Vec::new() }]
-}
-
-fn credential(raw: &RawRoute, findings: &mut Findings<'_>) -> Option<Credential> {
-    let scheme = match &raw.auth_scheme {
-        Some(text) => auth_scheme(text, findings),
-        None => Some(AuthScheme::Bearer),
-    };
-    let name = |text: &Text, findings: &mut Findings<'_>| {
-        let parsed = SecretName::parse(&text.value).map_err(|error| format!("`{}`: {error}", text.value));
-        findings.take(text.referenced, parsed)
-    };
-    let secret = match (&raw.token_env, &raw.token_file) {
-        (Some(env), _) => name(env, findings).map(SecretRef::Env),
-        (None, Some(file)) => name(file, findings).map(SecretRef::File),
-        (None, None) => None,
-    };
-    let (scheme, secret) = (scheme?, secret?);
-    Some(Credential { scheme, secret })
-}
-
-fn auth_scheme(text: &Text, findings: &mut Findings<'_>) -> Option<AuthScheme> {
-    let place = text.referenced;
-    let unknown = |findings: &mut Findings<'_>| {
-        let value = &text.value;
-        findings.add(place, format!("unknown `auth_scheme` `{value}`, expected `bearer`, `token`, `basic`, `header:NAME` or `query:NAME`"));
-        None
-    };
-    match text.value.split_once(':') {
-        None => match text.value.as_str() {
-            "bearer" => Some(AuthScheme::Bearer),
-            "token" => Some(AuthScheme::Token),
-            "basic" => Some(AuthScheme::Basic),
-            later @ ("sigv4" | "oauth2") => {
-                findings.add(place, format!("`auth_scheme: {later}` is not supported by this version"));
-                None
-            }
-            _ => unknown(findings),
-        },
-        Some(("header", name)) => credential_header(name, place, findings),
-        Some(("query", key)) if !key.is_empty() => Some(AuthScheme::Query(key.to_owned())),
-        Some(_) => unknown(findings),
-    }
-}
-
-/// Headers that frame or route the request cannot carry a credential.
-fn credential_header(name: &str, place: Location, findings: &mut Findings<'_>) -> Option<AuthScheme> {
-    const RESERVED: [&str; 10] = [
-        "host",
-        "connection",
-        "content-length",
-        "transfer-encoding",
-        "te",
-        "trailer",
-        "upgrade",
-        "keep-alive",
-        "proxy-connection",
-        "expect",
-    ];
-    let header = name.parse::<http::HeaderName>().map_err(|_| format!("`{name}` is not a header name"));
-    let header = findings.take(place, header)?;
-    if RESERVED.contains(&header.as_str()) {
-        findings.add(place, format!("header `{header}` frames the request and cannot carry a credential"));
-        return None;
-    }
-    Some(AuthScheme::Header(header))
 }
 
 fn expires_at(text: &Text, findings: &mut Findings<'_>) -> Option<jiff::Timestamp> {

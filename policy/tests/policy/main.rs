@@ -10,6 +10,7 @@ mod diagnostics;
 mod front;
 mod host;
 mod path;
+mod warnings;
 
 use jiff::Timestamp;
 use policy::{CanonicalPath, Decision, Denial, Host, Policy, RequestHead, Scheme};
