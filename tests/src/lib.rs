@@ -10,6 +10,7 @@ mod echo;
 mod git_host;
 mod output;
 mod process;
+pub mod secret_corpus;
 mod temp_root;
 
 pub use binaries::{Binaries, target_directory, workspace_root};
