@@ -3,13 +3,14 @@
 //! A [`Proposal`] is parsed strictly and normalised with the grammar of `policy`; a [`Queue`] is the state machine that its
 //! [`Event`]s drive, the same whether they come from a caller or from the journal; a [`Review`] says in words what granting it
 //! would change and holds the exact text that would be written; [`wire`] is how the operator's side talks to the daemon, [`show`] what a person
-//! reads of it.
+//! reads of it. [`peer`] is what the daemons ask each other.
 //!
 //! No I/O and no clock: time is an argument.
 
 mod event;
 mod id;
 mod parse;
+pub mod peer;
 mod queue;
 mod review;
 pub mod show;
