@@ -75,6 +75,7 @@ for thing in "$@"; do
         python) need python3 python3 ;;
         venv) [ -x /usr/bin/python3 ] && /usr/bin/python3 -c "import ensurepip" 2>/dev/null || apt python3 python3-venv ;;
         ip) need ip iproute2 ;;
+        nft) need nft nftables ;;
         mmdebstrap) need mmdebstrap mmdebstrap debian-archive-keyring ;;
         docker)
             if [ -z "$(docker_cli)" ]; then apt docker.io; fi
@@ -89,6 +90,6 @@ for thing in "$@"; do
                 (cd "$ROOT" && env -u RUSTFLAGS cargo install --locked --quiet cargo-deny)
             fi
             ;;
-        *) fail "unknown thing: $thing" "rust cc cxx curl git ssh sshd python venv ip mmdebstrap docker compose cargo-deny" ;;
+        *) fail "unknown thing: $thing" "rust cc cxx curl git ssh sshd python venv ip nft mmdebstrap docker compose cargo-deny" ;;
     esac
 done

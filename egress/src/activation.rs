@@ -2,17 +2,21 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::TcpListener;
+use std::net::{TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 
-use nix::sys::socket::{getsockopt, sockopt};
+use nix::sys::socket::{SockType, getsockopt, sockopt};
 
 use crate::credential::Secret;
 use crate::sys;
 
 /// The name under which our sockets are handed over.
 const SOCKET_NAME: &str = "egress";
+/// As above, for connections that are led here.
+const TRANSPARENT_NAME: &str = "egress-transparent";
+/// As above, for DNS: stream and datagram.
+const DNS_NAME: &str = "egress-dns";
 /// What the name of a handed-over secret begins with.
 const SECRET_PREFIX: &str = "secret.";
 /// A secret larger than this is a mistake.
@@ -44,8 +48,8 @@ pub enum Error {
     #[error("cannot take over the inherited descriptors")]
     Descriptors(#[source] io::Error),
     /// A descriptor named for us is not a listening TCP socket.
-    #[error("the inherited descriptor named `egress` is not a listening stream socket")]
-    NotListening,
+    #[error("the inherited descriptor named `{0}` is not a socket as it should be")]
+    NotListening(&'static str),
     /// A secret could not be read.
     #[error("cannot read the inherited secret `{name}`")]
     Secret {
@@ -62,6 +66,12 @@ pub enum Error {
 pub struct Inheritance {
     /// Listening sockets; empty means that we open our own.
     pub sockets: Vec<TcpListener>,
+    /// Listening sockets for connections that are led here.
+    pub transparent: Vec<TcpListener>,
+    /// Listening sockets for DNS.
+    pub dns_tcp: Vec<TcpListener>,
+    /// Sockets for DNS.
+    pub dns_udp: Vec<UdpSocket>,
     /// Secrets by name: descriptors first, then variables of the environment.
     pub secrets: HashMap<String, Secret>,
 }
@@ -79,7 +89,14 @@ pub fn take() -> Result<Inheritance, Error> {
     }
     for (name, fd) in sys::take_listen_fds().map_err(Error::Descriptors)? {
         if name == SOCKET_NAME {
-            inheritance.sockets.push(listening(fd)?);
+            inheritance.sockets.push(listening(fd, SOCKET_NAME)?);
+        } else if name == TRANSPARENT_NAME {
+            inheritance.transparent.push(listening(fd, TRANSPARENT_NAME)?);
+        } else if name == DNS_NAME {
+            match getsockopt(&fd, sockopt::SockType) {
+                Ok(SockType::Datagram) => inheritance.dns_udp.push(datagrams(fd)?),
+                Ok(_) | Err(_) => inheritance.dns_tcp.push(listening(fd, DNS_NAME)?),
+            }
         } else if let Some(secret) = name.strip_prefix(SECRET_PREFIX) {
             let bytes = sys::read_whole(fd, SECRET_LIMIT)
                 .map_err(|source| Error::Secret { name: secret.to_owned(), source })?;
@@ -89,12 +106,19 @@ pub fn take() -> Result<Inheritance, Error> {
     Ok(inheritance)
 }
 
-fn listening(fd: OwnedFd) -> Result<TcpListener, Error> {
+fn listening(fd: OwnedFd, name: &'static str) -> Result<TcpListener, Error> {
     if !getsockopt(&fd, sockopt::AcceptConn).unwrap_or(false) {
-        return Err(Error::NotListening);
+        return Err(Error::NotListening(name));
     }
     let listener = TcpListener::from(fd);
-    listener.local_addr().map_err(|_| Error::NotListening)?;
+    listener.local_addr().map_err(|_| Error::NotListening(name))?;
     listener.set_nonblocking(true).map_err(Error::Descriptors)?;
     Ok(listener)
+}
+
+fn datagrams(fd: OwnedFd) -> Result<UdpSocket, Error> {
+    let socket = UdpSocket::from(fd);
+    socket.local_addr().map_err(|_| Error::NotListening(DNS_NAME))?;
+    socket.set_nonblocking(true).map_err(Error::Descriptors)?;
+    Ok(socket)
 }

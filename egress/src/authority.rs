@@ -67,6 +67,19 @@ pub(crate) fn of_plain(request: &Parts) -> Result<Endpoint, Error> {
     Ok(endpoint)
 }
 
+/// Where a request goes that was led here on its way to `port`: to the host that it names, on that port and no other.
+pub(crate) fn of_led_here(request: &Parts, port: u16) -> Result<Endpoint, Error> {
+    let named = match absolute(&request.uri) {
+        Some((_, authority)) => Some(authority),
+        None => host_header(request)?,
+    };
+    let named = named.ok_or_else(|| Error::Mismatch("the request has no Host header".to_owned()))?;
+    let (host, _) = split(named)?;
+    let endpoint = Endpoint { scheme: Scheme::Http, host, port };
+    bind_to_tunnel(request, &endpoint)?;
+    Ok(endpoint)
+}
+
 /// Checks that a request inside a tunnel names the host and port of the tunnel wherever it names one.
 pub(crate) fn bind_to_tunnel(request: &Parts, tunnel: &Endpoint) -> Result<(), Error> {
     match (absolute(&request.uri), request.uri.authority()) {
@@ -242,6 +255,26 @@ mod tests {
             ("ftp://api.example.com/", "api.example.com"),
         ] {
             assert!(of_plain(&request(target, &[host])).is_err(), "{target}");
+        }
+    }
+
+    #[test]
+    fn a_request_that_was_led_here_goes_to_the_host_it_names_on_the_port_it_was_meant_for() {
+        let led = |target: &str, hosts: &[&str], port| of_led_here(&request(target, hosts), port);
+        assert_eq!(led("/x", &["API.test"], 80).unwrap().authority(), "api.test");
+        assert_eq!(led("/x", &["api.test:8080"], 8080).unwrap().authority(), "api.test:8080");
+        assert_eq!(led("http://api.test/x", &["api.test"], 80).unwrap().authority(), "api.test");
+        let refused: &[(&str, &[&str], u16)] = &[
+            ("/x", &[], 80),
+            ("/x", &["api.test"], 8080),
+            ("/x", &["api.test:81"], 80),
+            ("/x", &["api.test", "evil.test"], 80),
+            ("http://evil.test/x", &["api.test"], 80),
+            ("https://api.test/x", &["api.test"], 80),
+            ("api.test:80", &["api.test"], 80),
+        ];
+        for (target, hosts, port) in refused {
+            assert!(led(target, hosts, *port).is_err(), "{target} {hosts:?} {port}");
         }
     }
 

@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -15,7 +15,8 @@ Environment:
   EGRESS_UPSTREAM_CA     a PEM file with additional roots for upstream TLS
   EGRESS_UPSTREAM_PROXY  a parent proxy, http://[user:password@]host:port; it gets addresses that were
                          checked here, never names
-  LISTEN_FDS, LISTEN_FDNAMES  sockets named `egress` and secrets named `secret.NAME` that are handed over
+  LISTEN_FDS, LISTEN_FDNAMES  sockets named `egress`, `egress-transparent` and `egress-dns`, and secrets named
+                         `secret.NAME`, that are handed over
   NOTIFY_SOCKET          where readiness is reported
 
 Exit codes: 0 clean stop, 64 usage or configuration, 70 failed for good.
@@ -82,6 +83,15 @@ pub struct Settings {
         default_value = "127.0.0.1:9099"
     )]
     pub listen: Vec<SocketAddr>,
+    /// Where connections arrive that were meant for other addresses (netfilter REDIRECT or TPROXY); may be repeated.
+    #[arg(long, value_name = "ADDR", env = "BOTTLECAP_TRANSPARENT", value_delimiter = ',')]
+    pub transparent: Vec<SocketAddr>,
+    /// Where DNS is answered, over UDP and TCP: allowed names only, and nothing is passed on; may be repeated.
+    #[arg(long, value_name = "ADDR", env = "BOTTLECAP_DNS", value_delimiter = ',')]
+    pub dns: Vec<SocketAddr>,
+    /// The address of every allowed name, one of each kind; by default the one that DNS is answered on.
+    #[arg(long, value_name = "IP", env = "BOTTLECAP_DNS_ANSWER", value_delimiter = ',')]
+    pub dns_answer: Vec<IpAddr>,
     /// Where egress.status.json is written.
     #[arg(long, value_name = "DIR", env = "BOTTLECAP_RUN_DIR", default_value = "/run/sidecars")]
     pub run_dir: PathBuf,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use audit::Decision as Recorded;
-use http::header::EXPECT;
+use http::header::{EXPECT, HOST};
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode, Uri, Version, request};
 use http_body::Body as _;
@@ -40,13 +40,15 @@ pub(crate) enum Via {
     Plain,
     /// In a tunnel that was opened for this endpoint.
     Tunnel(Endpoint),
+    /// In plain text, meant for this port of another host, and led here.
+    LedHere(u16),
 }
 
 /// Answers one request.
 pub(crate) async fn serve(connection: Connection, via: &Via, request: Request<Incoming>) -> Response<Body> {
     let Connection { proxy, after, .. } = connection;
     let snapshot = proxy.snapshot();
-    if matches!(via, Via::Plain) && local::is_for_us(&request) {
+    if !matches!(via, Via::Tunnel(_)) && local::is_for_us(&request) {
         return local::answer(&proxy, &snapshot, request.method(), request.uri());
     }
     let subject = rough_subject(via, &request);
@@ -63,6 +65,10 @@ fn rough_subject(via: &Via, request: &Request<Incoming>) -> Subject {
         Via::Plain => {
             let host = request.uri().host().unwrap_or_default().escape_default().to_string();
             (Scheme::Http, host, request.uri().port_u16().unwrap_or(Scheme::Http.default_port()))
+        }
+        Via::LedHere(port) => {
+            let named = request.headers().get(HOST).map_or("", |host| host.to_str().unwrap_or_default());
+            (Scheme::Http, named.escape_default().to_string(), *port)
         }
     };
     Subject {
@@ -305,6 +311,7 @@ fn bind(via: &Via, request: &request::Parts) -> Result<Endpoint, Refusal> {
     }
     Ok(match via {
         Via::Plain => authority::of_plain(request)?,
+        Via::LedHere(port) => authority::of_led_here(request, *port)?,
         Via::Tunnel(endpoint) => {
             authority::bind_to_tunnel(request, endpoint)?;
             endpoint.clone()

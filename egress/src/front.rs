@@ -1,4 +1,4 @@
-//! The bottle-facing side: accepts, bounds, and serves HTTP/1.1; what follows an upgrade stays in the connection's own task.
+//! One connection of the bottle: HTTP/1.1 or HTTP/2, and what follows an upgrade, which stays owned by it.
 
 use std::convert::Infallible;
 use std::io;
@@ -6,34 +6,32 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, Version};
 use hudsucker::Body;
 use hyper::body::Incoming;
+use hyper::rt::Executor as _;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use crate::exchange::{self, Via};
 use crate::proxy::Proxy;
-use crate::tunnel;
+use crate::splice::{Prefixed, Stream};
+use crate::{tunnel, websocket};
 
-/// How many connections the bottle may have open.
-const CONNECTIONS: usize = 1024;
 /// How long a head may take, and how long a connection may be idle between requests.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+pub(crate) const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// What a head may take.
 const HEAD_LIMIT: usize = 64 * 1024;
-/// The pause after the system would not give us a connection, so that we do not spin.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// What is in flight may take this long once we are asked to stop.
-const GRACE: Duration = Duration::from_secs(5);
+/// What is read at once of a connection whose protocol is not known yet.
+const FIRST_READ: usize = 1024;
+/// What an HTTP/2 connection begins with.
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const HTTP2_STREAMS: u32 = 128;
 const HTTP2_STREAM_WINDOW: u32 = 256 * 1024;
 const HTTP2_CONNECTION_WINDOW: u32 = 1024 * 1024;
@@ -43,61 +41,9 @@ const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(30);
 const HTTP2_PING_TIMEOUT: Duration = Duration::from_secs(20);
 const HTTP2_RESETS: usize = 32;
 
-/// Serves on `listeners` until `stop`, then lets what is in flight finish within a grace of five seconds.
-pub async fn serve(proxy: Arc<Proxy>, listeners: Vec<TcpListener>, stop: CancellationToken) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
-    let mut accepting = JoinSet::new();
-    for listener in listeners {
-        accepting.spawn(accept(Arc::clone(&proxy), listener, Arc::clone(&places), stop.clone()));
-    }
-    while accepting.join_next().await.is_some() {}
-    // No one of the bottle is left to wait for: what still runs are idle connections to upstream.
-    proxy.open.tasks.end().await;
-}
-
-async fn accept(proxy: Arc<Proxy>, listener: TcpListener, places: Arc<Semaphore>, stop: CancellationToken) {
-    let mut connections = JoinSet::new();
-    loop {
-        let next = async {
-            let place = Arc::clone(&places).acquire_owned().await;
-            (place, listener.accept().await)
-        };
-        let (place, accepted) = tokio::select! {
-            () = stop.cancelled() => break,
-            next = next => next,
-        };
-        while connections.try_join_next().is_some() {}
-        match accepted {
-            Ok((stream, _)) => {
-                let connection =
-                    Connection { proxy: Arc::clone(&proxy), stop: stop.clone(), after: After::default() };
-                connections.spawn(async move {
-                    connection.serve_plain(stream).await;
-                    drop(place);
-                });
-            }
-            Err(error) if is_of_one_connection(&error) => {}
-            Err(error) => {
-                warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
-    drop(listener);
-    let _ = timeout(GRACE, async { while connections.join_next().await.is_some() {} }).await;
-    connections.shutdown().await;
-}
-
-fn is_of_one_connection(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted
-    )
-}
-
 type Next = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// What a connection does once its HTTP is over: a tunnel, or an upgraded protocol.
+/// What a connection, or one stream of it, does once its HTTP is over: a tunnel, or an upgraded protocol.
 #[derive(Clone, Default)]
 pub(crate) struct After(Arc<Mutex<Option<Next>>>);
 
@@ -106,11 +52,8 @@ impl After {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::pin(next));
     }
 
-    async fn run(&self) {
-        let next = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(next) = next {
-            next.await;
-        }
+    fn take(&self) -> Option<Next> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
@@ -123,18 +66,41 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    async fn serve_plain(self, stream: TcpStream) {
-        if let Err(error) = stream.set_nodelay(true) {
-            debug!(%error, "cannot set TCP_NODELAY");
+    pub(crate) fn new(proxy: Arc<Proxy>, stop: CancellationToken) -> Connection {
+        Connection { proxy, stop, after: After::default() }
+    }
+
+    /// Serves the proxy protocol: HTTP/1.1, or HTTP/2 by prior knowledge.
+    pub(crate) async fn serve_proxy(self, mut stream: TcpStream) {
+        let opening = async {
+            let mut bytes = first_bytes(&mut stream).await?;
+            while !bytes.is_empty() && bytes.len() < HTTP2_PREFACE.len() && HTTP2_PREFACE.starts_with(&bytes)
+            {
+                if stream.read_buf(&mut bytes).await? == 0 {
+                    break;
+                }
+            }
+            io::Result::Ok(bytes)
+        };
+        let opening = tokio::select! {
+            opening = timeout(HEAD_TIMEOUT, opening) => opening,
+            () = self.stop.cancelled() => return,
+        };
+        let bytes = match opening {
+            Ok(Ok(bytes)) if !bytes.is_empty() => bytes,
+            Ok(Ok(_) | Err(_)) | Err(_) => return,
+        };
+        let http2 = bytes.starts_with(HTTP2_PREFACE);
+        let stream = Prefixed::new(bytes, stream);
+        if http2 {
+            self.serve_http2(stream, Arc::new(Via::Plain)).await;
+        } else {
+            self.serve_http1(stream, Arc::new(Via::Plain)).await;
         }
-        self.serve_http1(stream, Arc::new(Via::Plain)).await;
     }
 
     /// Serves HTTP/1.1 on `stream`, and then what it was upgraded to.
-    pub(crate) async fn serve_http1<S>(&self, stream: S, via: Arc<Via>)
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
+    pub(crate) async fn serve_http1(&self, stream: impl Stream, via: Arc<Via>) {
         let service = service_fn(|request| self.clone().answer(Arc::clone(&via), request));
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -154,16 +120,16 @@ impl Connection {
         if let Err(error) = served {
             debug!(%error, "a connection ended early");
         }
-        self.after.run().await;
+        if let Some(next) = self.after.take() {
+            next.await;
+        }
     }
 
     /// Serves HTTP/2 on `stream`.
-    pub(crate) async fn serve_http2<S>(&self, stream: S, via: Arc<Via>)
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let service = service_fn(|request| self.clone().answer(Arc::clone(&via), request));
-        let connection = http2::Builder::new(self.proxy.open.tasks.clone())
+    pub(crate) async fn serve_http2(&self, stream: impl Stream, via: Arc<Via>) {
+        let service = service_fn(|request| self.clone().answer_stream(Arc::clone(&via), request));
+        let mut builder = http2::Builder::new(self.proxy.open.tasks.clone());
+        builder
             .timer(TokioTimer::new())
             .max_concurrent_streams(HTTP2_STREAMS)
             .initial_stream_window_size(HTTP2_STREAM_WINDOW)
@@ -172,8 +138,11 @@ impl Connection {
             .max_header_list_size(u32::try_from(HEAD_LIMIT).unwrap_or(u32::MAX))
             .max_pending_accept_reset_streams(HTTP2_RESETS)
             .keep_alive_interval(HTTP2_PING_INTERVAL)
-            .keep_alive_timeout(HTTP2_PING_TIMEOUT)
-            .serve_connection(TokioIo::new(stream), service);
+            .keep_alive_timeout(HTTP2_PING_TIMEOUT);
+        if matches!(*via, Via::Tunnel(_)) {
+            builder.enable_connect_protocol();
+        }
+        let connection = builder.serve_connection(TokioIo::new(stream), service);
         let mut connection = std::pin::pin!(connection);
         let served = tokio::select! {
             served = connection.as_mut() => served,
@@ -195,4 +164,28 @@ impl Connection {
             exchange::serve(self, &via, request).await
         })
     }
+
+    /// As [`Connection::answer`], for one of many streams: what it is upgraded to runs beside the others.
+    async fn answer_stream(
+        self,
+        via: Arc<Via>,
+        request: Request<Incoming>,
+    ) -> Result<Response<Body>, Infallible> {
+        debug_assert_eq!(request.version(), Version::HTTP_2);
+        let connection = Connection { after: After::default(), ..self };
+        let (after, tasks) = (connection.after.clone(), connection.proxy.open.tasks.clone());
+        let (request, shape) = websocket::unfold(request);
+        let answer = connection.answer(via, request).await?;
+        if let Some(next) = after.take() {
+            tasks.execute(next);
+        }
+        Ok(shape.fold(answer))
+    }
+}
+
+/// What a connection begins with; nothing when it ends before.
+pub(crate) async fn first_bytes(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(FIRST_READ);
+    stream.read_buf(&mut bytes).await?;
+    Ok(bytes)
 }

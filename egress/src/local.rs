@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::proxy::Proxy;
 use crate::snapshot::Snapshot;
 
-const NAME: &str = "_egress.local";
+pub(crate) const NAME: &str = "_egress.local";
 
 #[derive(Serialize)]
 struct AllowlistAnswer<'a> {

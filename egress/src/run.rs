@@ -1,5 +1,6 @@
 //! From settings to a serving proxy and back: start, reload, stop.
 
+mod sockets;
 mod status;
 
 use std::ffi::{OsStr, OsString};
@@ -9,7 +10,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use policy::Policy;
-use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
@@ -60,6 +60,9 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// There is no address to answer DNS with.
+    #[error("DNS is to be answered on no address in particular, so it has none to answer with")]
+    NoDnsAnswer,
     /// A socket that was handed over cannot be used.
     #[error("cannot use the inherited socket")]
     Inherited(#[source] io::Error),
@@ -82,6 +85,7 @@ impl Error {
             Error::Listen { source, .. } if source.kind() == io::ErrorKind::AddrInUse => {
                 Some("another process listens there; choose another --listen".to_owned())
             }
+            Error::NoDnsAnswer => Some("name one with --dns-answer".to_owned()),
             Error::Proxy(_)
             | Error::UpstreamTls(_)
             | Error::Parent(_)
@@ -99,6 +103,7 @@ impl Error {
             | Error::Proxy(_)
             | Error::Authority(_)
             | Error::UpstreamTls(_)
+            | Error::NoDnsAnswer
             | Error::Parent(_) => 64,
             Error::Listen { .. } | Error::Inherited(_) | Error::Journal(_) | Error::Signals(_) => 70,
         }
@@ -106,7 +111,7 @@ impl Error {
 }
 
 /// Serves until SIGTERM or SIGINT.
-pub async fn run(settings: &Settings, inheritance: Inheritance) -> Result<(), Error> {
+pub async fn run(settings: &Settings, mut inheritance: Inheritance) -> Result<(), Error> {
     let mut signals = Signals::install().map_err(Error::Signals)?;
     let notifier = Notifier::from_env();
     let routes = settings.config.join("routes.yaml");
@@ -117,7 +122,7 @@ pub async fn run(settings: &Settings, inheritance: Inheritance) -> Result<(), Er
     if let Some(parent) = &parent {
         info!(?parent, "going through a parent proxy");
     }
-    let (listeners, addresses) = listen(settings, inheritance.sockets).await?;
+    let (doors, addresses) = sockets::open(settings, &mut inheritance).await?;
     let parts = Parts {
         authority,
         secrets: SecretStore::new(inheritance.secrets, settings.secrets_dir.clone()),
@@ -136,7 +141,7 @@ pub async fn run(settings: &Settings, inheritance: Inheritance) -> Result<(), Er
     info!(generation = in_force.generation, digest = in_force.digest, "routes in force");
 
     let stop = CancellationToken::new();
-    let serving = crate::serve(Arc::clone(&proxy), listeners, stop.clone());
+    let serving = crate::serve(Arc::clone(&proxy), doors, stop.clone());
     let mut serving = std::pin::pin!(serving);
     loop {
         tokio::select! {
@@ -192,25 +197,6 @@ async fn reload(proxy: &Proxy, routes: &Path, notifier: &Notifier, status: &Stat
             notifier.reload_failed(in_force.generation, &in_force.digest, &problem);
         }
     }
-}
-
-async fn listen(
-    settings: &Settings,
-    inherited: Vec<std::net::TcpListener>,
-) -> Result<(Vec<TcpListener>, Vec<SocketAddr>), Error> {
-    let mut listeners = Vec::new();
-    for socket in inherited {
-        listeners.push(TcpListener::from_std(socket).map_err(Error::Inherited)?);
-    }
-    if listeners.is_empty() {
-        for &address in &settings.listen {
-            let listener =
-                TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
-            listeners.push(listener);
-        }
-    }
-    let addresses = listeners.iter().map(TcpListener::local_addr).collect::<Result<_, _>>();
-    Ok((listeners, addresses.map_err(Error::Inherited)?))
 }
 
 fn read_routes(path: &Path) -> Result<String, Error> {

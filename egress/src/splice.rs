@@ -9,6 +9,11 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional};
 
 use crate::body::{Limits, Progress};
 
+/// Bytes both ways.
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Stream for S {}
+
 /// What went through, and how.
 #[derive(Debug)]
 pub(crate) struct Spliced {
@@ -84,6 +89,11 @@ pub(crate) struct Prefixed<S> {
 impl<S> Prefixed<S> {
     pub(crate) fn new(prefix: Vec<u8>, inner: S) -> Prefixed<S> {
         Prefixed { prefix: prefix.into(), inner }
+    }
+
+    /// What was read before and not taken yet, and the stream.
+    pub(crate) fn into_parts(self) -> (bytes::Bytes, S) {
+        (self.prefix, self.inner)
     }
 }
 

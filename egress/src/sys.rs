@@ -3,7 +3,7 @@
 
 use std::ffi::{CString, OsString};
 use std::io::{self, Read, Seek};
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
@@ -11,7 +11,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigHandler, Signal, signal};
 
 /// Descriptors that we ask for: two for each connection of the bottle, and some.
-const DESCRIPTORS: u64 = 16 * 1024;
+const DESCRIPTORS: u64 = 32 * 1024;
 /// Where inherited descriptors begin, by sd_listen_fds(3).
 const LISTEN_FDS_START: RawFd = 3;
 
@@ -26,6 +26,23 @@ pub fn harden() -> io::Result<()> {
     // SAFETY: SIG_IGN installs no handler of ours, so nothing can run in signal context.
     unsafe { signal(Signal::SIGHUP, SigHandler::SigIgn) }?;
     Ok(())
+}
+
+/// Lets an IPv6 socket take connections to addresses that are not ours. For IPv4 there is a safe form.
+pub(crate) fn set_ipv6_transparent(socket: &impl AsFd) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    let length = libc::socklen_t::try_from(size_of_val(&on)).map_err(io::Error::other)?;
+    // SAFETY: the descriptor is borrowed and so open; the option's value is an int that outlives the call, with its length.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_IPV6,
+            libc::IPV6_TRANSPARENT,
+            (&raw const on).cast(),
+            length,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// The descriptors that were handed to this process with their names, marked close-on-exec. Call once, before any thread exists.

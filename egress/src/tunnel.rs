@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
-use policy::{Front, RouteId, Scheme};
+use policy::{Front, Host, RouteId, Scheme};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
@@ -26,7 +26,7 @@ use crate::front::{After, Connection};
 use crate::lease::Asked;
 use crate::refusal::{Code, Refusal, Subject};
 use crate::snapshot::Snapshot;
-use crate::splice::{Prefixed, Spliced, splice};
+use crate::splice::{Prefixed, Spliced, Stream, splice};
 use crate::tls::hello::{self, ClientHello, EncryptedHello};
 use crate::tls::leaf;
 use crate::upstream;
@@ -35,6 +35,8 @@ use crate::upstream;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A fatal TLS alert: `unrecognized_name`.
 const UNRECOGNIZED_NAME: &[u8] = &[21, 3, 3, 0, 2, 2, 112];
+/// A fatal TLS alert: `access_denied`.
+const ACCESS_DENIED: &[u8] = &[21, 3, 3, 0, 2, 2, 49];
 /// A fatal TLS alert: `handshake_failure`.
 const HANDSHAKE_FAILURE: &[u8] = &[21, 3, 3, 0, 2, 2, 40];
 /// What is read and thrown away, so that the client sees our last words and not a reset.
@@ -79,12 +81,7 @@ pub(crate) async fn open(connection: Connection, mut request: Request<Incoming>)
             return refuse(&connection, snapshot, subject(host, 0), &error.into()).await;
         }
     };
-    let front = match snapshot.policy.front(&host, port, Timestamp::now()) {
-        Front::Intercept => Ok(Kind::Intercept),
-        Front::Passthrough(route) => Ok(Kind::Passthrough(route.id())),
-        Front::Refuse(denial) => Err(denial),
-    };
-    let kind = match front {
+    let kind = match kind(&snapshot, &host, port) {
         Ok(kind) => kind,
         Err(denial) => {
             let subject = subject(host.as_str().to_owned(), port);
@@ -125,25 +122,86 @@ async fn refuse(
     }
 }
 
+/// TLS that was led here and meant for `port`, of whichever host its ClientHello names.
+pub(crate) async fn led_here(connection: Connection, mut stream: TcpStream, already: Vec<u8>, port: u16) {
+    let snapshot = connection.proxy.snapshot();
+    let met = match hello::read(&mut stream, already).await {
+        Ok(hello) => meet(&snapshot, &hello, port).map(|(host, kind)| (hello, host, kind)),
+        Err(error) => Err(Box::new(Stranger { name: String::new(), failure: error.into() })),
+    };
+    match met {
+        Ok((hello, host, kind)) => {
+            let endpoint = Endpoint { scheme: Scheme::Https, host, port };
+            let tunnel = Tunnel { connection, snapshot, endpoint, kind };
+            match tunnel.check(&hello) {
+                Ok(()) => tunnel.serve(stream, hello).await,
+                Err(failure) => tunnel.fail(stream, failure).await,
+            }
+        }
+        Err(stranger) => {
+            let Stranger { name, failure } = *stranger;
+            refuse(&connection, snapshot, subject(name, port), &failure.refusal).await;
+            close(&mut stream, &failure.last_words).await;
+        }
+    }
+}
+
+/// A host that is not served, as it was named.
+struct Stranger {
+    name: String,
+    failure: Failure,
+}
+
+/// The host that a ClientHello names, and what is done with its TLS.
+fn meet(snapshot: &Snapshot, hello: &ClientHello, port: u16) -> Result<(Host, Kind), Box<Stranger>> {
+    let name = hello.server_name.as_deref().unwrap_or_default();
+    let stranger = |refusal, last_words: &[u8]| {
+        let failure = Failure { refusal, last_words: last_words.to_vec() };
+        Box::new(Stranger { name: name.escape_default().to_string(), failure })
+    };
+    if name.is_empty() {
+        let hint = "the TLS names no host, and an address alone is not believed: use the proxy";
+        return Err(stranger(Refusal::new(Code::SniMismatch, hint), UNRECOGNIZED_NAME));
+    }
+    let refused = |denial: policy::Denial| stranger(denial.into(), ACCESS_DENIED);
+    let host = Host::parse(name).map_err(|error| refused(error.into()))?;
+    let kind = kind(snapshot, &host, port).map_err(refused)?;
+    Ok((host, kind))
+}
+
+fn kind(snapshot: &Snapshot, host: &Host, port: u16) -> Result<Kind, policy::Denial> {
+    match snapshot.policy.front(host, port, Timestamp::now()) {
+        Front::Intercept => Ok(Kind::Intercept),
+        Front::Passthrough(route) => Ok(Kind::Passthrough(route.id())),
+        Front::Refuse(denial) => Err(denial),
+    }
+}
+
 impl Tunnel {
     /// Boxed, because requests inside are answered by what answers CONNECT.
     fn run(self, upgraded: Upgraded) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         Box::pin(async move {
-            let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else { return };
-            let mut stream = parts.io.into_inner();
-            match self.greet(&mut stream, parts.read_buf.to_vec()).await {
-                Ok(hello) => match self.kind {
-                    Kind::Intercept => self.intercept(stream, hello).await,
-                    Kind::Passthrough(route) => self.pass(stream, hello, route).await,
-                },
-                Err(failure) => self.fail(stream, failure).await,
+            match upgraded.downcast::<TokioIo<Prefixed<TcpStream>>>() {
+                Ok(parts) => {
+                    let (rest, stream) = parts.io.into_inner().into_parts();
+                    self.open([&parts.read_buf[..], &rest].concat(), stream).await;
+                }
+                // One stream of an HTTP/2 connection.
+                Err(upgraded) => self.open(Vec::new(), TokioIo::new(upgraded)).await,
             }
         })
     }
 
     /// Reads the ClientHello and holds it against the host of the tunnel.
-    async fn greet(&self, stream: &mut TcpStream, already: Vec<u8>) -> Result<ClientHello, Failure> {
-        let hello = hello::read(stream, already).await.map_err(Failure::from)?;
+    async fn open(self, already: Vec<u8>, mut stream: impl Stream) {
+        let hello = hello::read(&mut stream, already).await.map_err(Failure::from);
+        match hello.and_then(|hello| self.check(&hello).map(|()| hello)) {
+            Ok(hello) => self.serve(stream, hello).await,
+            Err(failure) => self.fail(stream, failure).await,
+        }
+    }
+
+    fn check(&self, hello: &ClientHello) -> Result<(), Failure> {
         if !leaf::names(hello.server_name.as_deref(), &self.endpoint.host) {
             return Err(Failure {
                 refusal: Refusal::new(Code::SniMismatch, "the TLS server name is not the host of the tunnel"),
@@ -159,10 +217,17 @@ impl Tunnel {
                 last_words: HANDSHAKE_FAILURE.to_vec(),
             });
         }
-        Ok(hello)
+        Ok(())
     }
 
-    async fn intercept(self, stream: TcpStream, hello: ClientHello) {
+    async fn serve(self, stream: impl Stream, hello: ClientHello) {
+        match self.kind {
+            Kind::Intercept => self.intercept(stream, hello).await,
+            Kind::Passthrough(route) => self.pass(stream, hello, route).await,
+        }
+    }
+
+    async fn intercept(self, stream: impl Stream, hello: ClientHello) {
         let Ok(authority) = Authority::try_from(self.endpoint.authority()) else { return };
         let config = self.connection.proxy.leaves.gen_server_config(&authority).await;
         let handshake = TlsAcceptor::from(config).accept(Prefixed::new(hello.bytes, stream));
@@ -186,7 +251,7 @@ impl Tunnel {
         }
     }
 
-    async fn pass(self, mut stream: TcpStream, hello: ClientHello, route: RouteId) {
+    async fn pass(self, mut stream: impl Stream, hello: ClientHello, route: RouteId) {
         let snapshot = Arc::clone(&self.snapshot);
         let subject = subject(self.endpoint.host.as_str().to_owned(), self.endpoint.port);
         let Ok(mut judged) = Judged::begin(&self.connection.proxy, Arc::clone(&snapshot), subject).await
@@ -222,7 +287,7 @@ impl Tunnel {
         judged.entry.event.bytes_down = spliced.down.bytes();
     }
 
-    async fn fail(self, mut stream: TcpStream, failure: Failure) {
+    async fn fail(self, mut stream: impl Stream, failure: Failure) {
         self.record(&failure.refusal).await;
         close(&mut stream, &failure.last_words).await;
     }
@@ -248,7 +313,7 @@ impl From<hello::Error> for Failure {
 }
 
 /// Says the last words and closes, so that the other side reads them.
-async fn close(stream: &mut TcpStream, last_words: &[u8]) {
+async fn close(stream: &mut impl Stream, last_words: &[u8]) {
     let lingering = async {
         stream.write_all(last_words).await?;
         stream.shutdown().await?;

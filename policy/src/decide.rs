@@ -185,6 +185,12 @@ impl Policy {
         Front::Refuse(Misses { expired, ..Misses::default() }.denial(self, host, now))
     }
 
+    /// Is there a route that may allow something on `host`?
+    #[must_use]
+    pub fn names(&self, host: &Host, now: Timestamp) -> bool {
+        self.candidates(host).any(|route| route.verdict == Verdict::Allow && !route.expired(now))
+    }
+
     /// What is in the tunnel cannot be seen, so any deny that could fit refuses all of it.
     fn front_of_passthrough<'p>(
         &'p self,

@@ -3,18 +3,20 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use policy::{AddressDenial, Host, PrivateAllow, address};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::parent::{Parent, ParentError};
 use super::resolve::Resolve;
 
 /// How many look-ups may be under way: each holds a thread of the system resolver.
 const LOOKUPS: usize = 64;
-/// No attempt at one of several addresses is given less than this.
-const ATTEMPT_MINIMUM: Duration = Duration::from_secs(2);
+/// An address is given this long before the next one is tried beside it (RFC 8305).
+const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -72,7 +74,7 @@ impl Dialer {
     ) -> Result<TcpStream, DialError> {
         let dialled = timeout_at(deadline, async {
             let addresses = self.permitted(host, port, allow_private).await?;
-            self.connect(&addresses, deadline).await
+            self.connect(&addresses).await
         });
         let stream = dialled.await.unwrap_or(Err(DialError::Timeout))?;
         stream.set_nodelay(true).map_err(DialError::Connect)?;
@@ -116,25 +118,53 @@ impl Dialer {
         Ok(address)
     }
 
-    async fn connect(&self, addresses: &[SocketAddr], deadline: Instant) -> Result<TcpStream, DialError> {
+    /// The first connection to one of `addresses`, tried in turn and then side by side; those that lose are closed.
+    async fn connect(&self, addresses: &[SocketAddr]) -> Result<TcpStream, DialError> {
         let mut failure = DialError::NoAddress;
-        for (index, &address) in addresses.iter().enumerate() {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let attempts_left = u32::try_from(addresses.len() - index).unwrap_or(u32::MAX);
-            let share = (left / attempts_left).max(ATTEMPT_MINIMUM);
-            let attempt = async {
-                match &self.parent {
-                    Some(parent) => parent.connect(address).await.map_err(DialError::Parent),
-                    None => TcpStream::connect(address).await.map_err(DialError::Connect),
+        let mut left = interleaved(addresses).into_iter();
+        let mut attempts = FuturesUnordered::new();
+        loop {
+            let next = left.next();
+            let was_last = next.is_none();
+            attempts.extend(next.map(|address| self.attempt(address)));
+            let pause = async {
+                match was_last {
+                    true => std::future::pending().await,
+                    false => sleep(ATTEMPT_DELAY).await,
                 }
             };
-            failure = match timeout(share, attempt).await {
-                Ok(Ok(stream)) => return Ok(stream),
-                Ok(Err(error)) => error,
-                Err(_) => DialError::Timeout,
-            };
+            tokio::select! {
+                attempted = attempts.next() => match attempted {
+                    Some(Ok(stream)) => return Ok(stream),
+                    Some(Err(error)) => failure = error,
+                    None => return Err(failure),
+                },
+                () = pause => {}
+            }
         }
-        Err(failure)
+    }
+
+    async fn attempt(&self, address: SocketAddr) -> Result<TcpStream, DialError> {
+        match &self.parent {
+            Some(parent) => parent.connect(address).await.map_err(DialError::Parent),
+            None => TcpStream::connect(address).await.map_err(DialError::Connect),
+        }
+    }
+}
+
+/// The families by turns, beginning with that of the first address, each in its order.
+fn interleaved(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
+    let first = addresses.first().is_some_and(SocketAddr::is_ipv4);
+    let (mut one, mut other) = (
+        addresses.iter().filter(|a| a.is_ipv4() == first),
+        addresses.iter().filter(|a| a.is_ipv4() != first),
+    );
+    let mut order = Vec::with_capacity(addresses.len());
+    loop {
+        match (one.next(), other.next()) {
+            (None, None) => return order,
+            (a, b) => order.extend(a.into_iter().chain(b)),
+        }
     }
 }
 
@@ -191,6 +221,48 @@ mod tests {
         let (dialled, head) = tokio::join!(dialer.dial(&host, 443, &leave, deadline), answer);
         assert!(dialled.is_ok());
         assert_eq!(head, "CONNECT 10.0.0.1:443 HTTP/1.1\r\nhost: 10.0.0.1:443\r\n\r\n");
+    }
+
+    #[tokio::test]
+    async fn a_silent_address_does_not_hold_up_one_that_answers() {
+        // A listener whose queue is full is silent.
+        let silent = tokio::net::TcpSocket::new_v4().unwrap();
+        silent.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let silent = silent.listen(1).unwrap();
+        let silent_address = silent.local_addr().unwrap();
+        let mut full = Vec::new();
+        while let Ok(stream) =
+            timeout_at(Instant::now() + Duration::from_millis(200), TcpStream::connect(silent_address)).await
+        {
+            full.push(stream);
+        }
+        let answering = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = answering.local_addr().unwrap();
+        let dialer = Dialer::new(Arc::new(Private), None, Vec::new());
+        let began = Instant::now();
+        let stream = dialer.connect(&[silent_address, address]).await.unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), address);
+        assert!(began.elapsed() >= ATTEMPT_DELAY, "the first address had its turn");
+    }
+
+    #[tokio::test]
+    async fn an_address_that_refuses_is_followed_by_the_next_and_the_last_failure_is_told() {
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let answering = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let dialer = Dialer::new(Arc::new(Private), None, Vec::new());
+        let address = answering.local_addr().unwrap();
+        assert_eq!(dialer.connect(&[closed, address]).await.unwrap().peer_addr().unwrap(), address);
+        assert!(matches!(dialer.connect(&[closed]).await, Err(DialError::Connect(_))));
+        assert!(matches!(dialer.connect(&[]).await, Err(DialError::NoAddress)));
+    }
+
+    #[test]
+    fn the_families_take_turns() {
+        let parse =
+            |list: &[&str]| list.iter().map(|text| text.parse().unwrap()).collect::<Vec<SocketAddr>>();
+        let resolved = parse(&["[2001:db8::1]:1", "[2001:db8::2]:1", "[2001:db8::3]:1", "192.0.2.1:1"]);
+        let order = parse(&["[2001:db8::1]:1", "192.0.2.1:1", "[2001:db8::2]:1", "[2001:db8::3]:1"]);
+        assert_eq!(interleaved(&resolved), order);
     }
 
     #[test]

@@ -4,7 +4,9 @@
 mod credentials;
 mod forwarding;
 mod front;
+mod http2;
 mod policy;
 mod program;
 mod reload;
 mod support;
+mod transparent;

@@ -14,11 +14,11 @@ use std::sync::{Arc, Mutex};
 use egress::ca::{CertificateAuthority, Existing};
 use egress::journal::Recorder;
 use egress::upstream::{Dialer, Resolve, UpstreamTls};
-use egress::{Parts, Proxy, Secret, SecretStore};
+use egress::{Answers, Doors, Parts, Proxy, Secret, SecretStore};
 use rustls::RootCertStore;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UdpSocket};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -27,6 +27,9 @@ pub(crate) use upstream::{CHUNK, Upstream};
 
 /// The host that the routes of the tests are for.
 pub(crate) const HOST: &str = "api.test";
+
+/// An address that belongs to no one (RFC 5737), where the names of the DNS answers are said to be.
+pub(crate) const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
 
 /// Leads every name to loopback, and remembers the names.
 #[derive(Default)]
@@ -57,6 +60,8 @@ impl Resolve for Resolver {
 pub(crate) struct Bench {
     pub(crate) proxy: Arc<Proxy>,
     pub(crate) address: SocketAddr,
+    pub(crate) transparent: SocketAddr,
+    pub(crate) dns: SocketAddr,
     pub(crate) names: Arc<Names>,
     pub(crate) upstream: Upstream,
     pub(crate) journal: PathBuf,
@@ -80,21 +85,38 @@ impl Bench {
         let names = Arc::<Names>::default();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
+        let led_here = egress::listen_transparent((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let transparent = led_here.local_addr().unwrap();
+        let dns_udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let dns = dns_udp.local_addr().unwrap();
+        let doors = Doors {
+            proxy: vec![listener],
+            transparent: vec![led_here],
+            dns_tcp: vec![TcpListener::bind(dns).await.unwrap()],
+            dns_udp: vec![dns_udp],
+            answers: Answers { v4: Some(ELSEWHERE), v6: None },
+        };
         let journal = egress::journal::path(root);
         let inherited = HashMap::from([("TOKEN".to_owned(), Secret::new(b"real-token".to_vec()))]);
         let parts = Parts {
             authority,
             secrets: SecretStore::new(inherited, secrets.clone()),
-            dialer: Dialer::new(Arc::new(Resolver(Arc::clone(&names))), None, vec![address]),
+            dialer: Dialer::new(
+                Arc::new(Resolver(Arc::clone(&names))),
+                None,
+                vec![address, transparent, dns],
+            ),
             tls: UpstreamTls::new(Some(&upstream.roots)).unwrap(),
             recorder: Recorder::open(&journal).unwrap(),
         };
         let proxy = Arc::new(Proxy::new(parts, &routes(&upstream)).unwrap());
         let stop = CancellationToken::new();
-        let serving = tokio::spawn(egress::serve(Arc::clone(&proxy), vec![listener], stop.clone()));
+        let serving = tokio::spawn(egress::serve(Arc::clone(&proxy), doors, stop.clone()));
         Bench {
             proxy,
             address,
+            transparent,
+            dns,
             names,
             upstream,
             journal,

@@ -3,6 +3,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use http::{HeaderMap, Request, Response, StatusCode};
@@ -15,6 +17,7 @@ use hyper_util::server::conn::auto;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::ServerConfig;
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use sha1::{Digest, Sha1};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
@@ -184,7 +187,9 @@ async fn answer(mut request: Request<Incoming>, memory: Arc<Memory>) -> Response
             response.headers_mut().insert("content-type", "text/event-stream".parse().unwrap());
             response
         }
-        "/v1/socket" => {
+        "/v1/socket" | "/v1/socket-without-proof" => {
+            let key = request.headers().get("sec-websocket-key").map(|key| accept_of(key.as_bytes()));
+            let accept = key.filter(|_| path == "/v1/socket").unwrap_or_else(|| "none".to_owned());
             let upgrade = hyper::upgrade::on(&mut request);
             tokio::spawn(async move {
                 let mut socket = TokioIo::new(upgrade.await.unwrap());
@@ -199,6 +204,7 @@ async fn answer(mut request: Request<Incoming>, memory: Arc<Memory>) -> Response
                 .header("connection", "upgrade")
                 .header("upgrade", "websocket")
                 .header("sec-websocket-protocol", "chat")
+                .header("sec-websocket-accept", accept)
                 .body(Body::empty())
                 .unwrap()
         }
@@ -208,4 +214,10 @@ async fn answer(mut request: Request<Incoming>, memory: Arc<Memory>) -> Response
             .body(Body::from("hello"))
             .unwrap(),
     }
+}
+
+fn accept_of(key: &[u8]) -> String {
+    let digest =
+        Sha1::new().chain_update(key).chain_update("258EAFA5-E914-47DA-95CA-C5AB0DC85B11").finalize();
+    BASE64_STANDARD.encode(digest)
 }

@@ -1,0 +1,75 @@
+//! Connections that were meant for another address and were led here, for clients that ignore proxy variables.
+//!
+//! Of where they were meant to go, the port alone is believed: an address says nothing about a name. The name is the one
+//! in the ClientHello or in Host, and it is resolved here, as any other.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use nix::sys::socket::{getsockopt, setsockopt, sockopt};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::time::timeout;
+use tracing::debug;
+
+use crate::exchange::Via;
+use crate::front::{Connection, HEAD_TIMEOUT, first_bytes};
+use crate::splice::Prefixed;
+use crate::{sys, tunnel};
+
+const TLS_HANDSHAKE: u8 = 22;
+const BACKLOG: u32 = 1024;
+
+/// A listener for connections that netfilter redirects, or, where we may, hands over as they are (TPROXY).
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    let handed_over = match address {
+        SocketAddr::V4(_) => setsockopt(&socket, sockopt::IpTransparent, &true).map_err(io::Error::from),
+        SocketAddr::V6(_) => sys::set_ipv6_transparent(&socket),
+    };
+    match handed_over {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            debug!(%address, "no right to be transparent: what is redirected is served, what is handed over is not");
+        }
+        Err(error) => return Err(error),
+    }
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// Serves one connection to the listener on port `own`: TLS by its ClientHello, everything else as HTTP/1.1.
+pub(crate) async fn serve(connection: Connection, mut stream: TcpStream, own: u16) {
+    let port = match destination(&stream) {
+        Ok(port) if port == own => return debug!("a connection that was meant for the listener itself"),
+        Ok(port) => port,
+        Err(error) => return debug!(%error, "cannot tell where a connection was meant to go"),
+    };
+    let first = tokio::select! {
+        first = timeout(HEAD_TIMEOUT, first_bytes(&mut stream)) => first,
+        () = connection.stop.cancelled() => return,
+    };
+    let Ok(Ok(bytes)) = first else { return };
+    match bytes.first() {
+        None => {}
+        Some(&TLS_HANDSHAKE) => tunnel::led_here(connection, stream, bytes, port).await,
+        Some(_) => connection.serve_http1(Prefixed::new(bytes, stream), Arc::new(Via::LedHere(port))).await,
+    }
+}
+
+/// The port that the connection was meant for.
+fn destination(stream: &TcpStream) -> io::Result<u16> {
+    let local = stream.local_addr()?;
+    let original = match local {
+        SocketAddr::V4(_) => getsockopt(stream, sockopt::OriginalDst).map(|found| found.sin_port),
+        SocketAddr::V6(_) => getsockopt(stream, sockopt::Ip6tOriginalDst).map(|found| found.sin6_port),
+    };
+    match original {
+        Ok(port) => Ok(u16::from_be(port)),
+        // Not redirected, or nothing keeps track of it: then it is as TPROXY leaves it.
+        Err(Errno::ENOENT | Errno::ENOPROTOOPT | Errno::EOPNOTSUPP) => Ok(local.port()),
+        Err(error) => Err(error.into()),
+    }
+}

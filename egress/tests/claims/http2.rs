@@ -1,0 +1,270 @@
+//! HTTP/2 from the bottle: to the proxy itself, tunnels in it, WebSockets over it, and what RFC 9113 forbids.
+
+use bytes::Bytes;
+use http::{Method, Request, StatusCode, Version};
+use hudsucker::Body;
+use hyper::ext::Protocol;
+use hyper_util::rt::TokioIo;
+use rustls_pki_types::ServerName;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::support::{Answer, Bench, HOST, get, http1_on, http2_on, request};
+
+const RULES: &str = "path_allowlist: [/v1/]";
+
+#[tokio::test]
+async fn http2_to_the_proxy_itself_is_judged_as_http1_is() {
+    let bench = Bench::allowing(RULES).await;
+    let mut proxy = http2_on(bench.agent().dial().await).await;
+    let plain = bench.upstream.plain.port();
+    let mut ask = async |target: String| Answer::of(proxy.send_request(get(&target)).await.unwrap()).await;
+    let allowed = ask(format!("http://{HOST}:{plain}/v1/x")).await;
+    assert_eq!((allowed.status, allowed.text()), (StatusCode::OK, "hello"));
+    assert_eq!(ask(format!("http://{HOST}:{plain}/v2/x")).await.refusal(), "path-not-allowed");
+    assert_eq!(ask("http://evil.test/v1/x".to_owned()).await.refusal(), "host-not-allowed");
+    assert_eq!(ask(format!("https://{HOST}:{plain}/v1/x")).await.refusal(), "malformed-target");
+    assert!(ask("http://_egress.local/ca.pem".to_owned()).await.text().contains("BEGIN CERTIFICATE"));
+    assert_eq!(bench.upstream.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn a_preface_that_comes_byte_by_byte_is_http2_and_one_that_turns_away_is_not() {
+    let bench = Bench::allowing(RULES).await;
+    let mut stream = bench.agent().dial().await;
+    for byte in b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0" {
+        stream.write_all(&[*byte]).await.unwrap();
+    }
+    let mut settings = [0; 9];
+    stream.read_exact(&mut settings).await.unwrap();
+    assert_eq!(settings[3], 4, "a SETTINGS frame");
+    let mut stream = bench.agent().dial().await;
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer).await;
+    assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 400"), "{answer:?}");
+}
+
+#[tokio::test]
+async fn many_tunnels_fit_in_one_http2_connection_and_each_is_held_to_its_host() {
+    let bench = Bench::allowing(RULES).await;
+    let agent = bench.agent();
+    let mut proxy = http2_on(agent.dial().await).await;
+    let mut open = async |target: &str| {
+        let connect = Request::connect(target).body(Body::empty()).unwrap();
+        proxy.send_request(connect).await.unwrap()
+    };
+    let name = || ServerName::try_from(HOST).unwrap();
+    let mut senders = Vec::new();
+    for _ in 0..3 {
+        let answer = open(&bench.target()).await;
+        assert_eq!(answer.status(), StatusCode::OK);
+        let stream = TokioIo::new(hyper::upgrade::on(answer).await.unwrap());
+        senders.push(http1_on(agent.tls(&["http/1.1"]).connect(name(), stream).await.unwrap()).await);
+    }
+    for sender in &mut senders {
+        let allowed = sender.send_request(request(Method::GET, "/v1/x", &[("host", &bench.target())])).await;
+        assert_eq!(allowed.unwrap().status(), StatusCode::OK);
+    }
+    let stream = TokioIo::new(hyper::upgrade::on(open(&bench.target()).await).await.unwrap());
+    let wrong = ServerName::try_from("evil.test").unwrap();
+    assert!(agent.tls(&[]).connect(wrong, stream).await.is_err(), "another server name");
+    assert_eq!(Answer::of(open("evil.test:25").await).await.refusal(), "host-not-allowed");
+    // What was refused took nothing else with it.
+    let again = senders[0].send_request(request(Method::GET, "/v1/x", &[("host", &bench.target())])).await;
+    assert_eq!(again.unwrap().status(), StatusCode::OK);
+}
+
+fn websocket(target: &str, path: &str) -> Request<Body> {
+    let mut request = Request::builder()
+        .method(Method::CONNECT)
+        .version(Version::HTTP_2)
+        .uri(format!("https://{target}{path}"))
+        .header("sec-websocket-version", "13")
+        .header("sec-websocket-protocol", "chat")
+        .body(Body::empty())
+        .unwrap();
+    request.extensions_mut().insert(Protocol::from_static("websocket"));
+    request
+}
+
+#[tokio::test]
+async fn a_websocket_opens_over_http2_when_upstream_proves_that_it_agrees() {
+    let bench = Bench::allowing(RULES).await;
+    let target = bench.target();
+    let stream = bench.agent().tunnel(&target, HOST, &["h2"]).await.unwrap();
+    let mut sender = http2_on(stream).await;
+    // By now the proxy has said that it takes extended CONNECT.
+    assert_eq!(sender.send_request(get(&format!("https://{target}/v1/x"))).await.unwrap().status(), 200);
+
+    let opened = sender.send_request(websocket(&target, "/v1/socket")).await.unwrap();
+    assert_eq!(opened.status(), StatusCode::OK);
+    assert_eq!(opened.headers()["sec-websocket-protocol"], "chat");
+    for name in ["connection", "upgrade", "sec-websocket-accept", "sec-websocket-key"] {
+        assert!(!opened.headers().contains_key(name), "{name}");
+    }
+    let mut socket = TokioIo::new(hyper::upgrade::on(opened).await.unwrap());
+    socket.write_all(b"ping").await.unwrap();
+    let mut word = [0; 4];
+    socket.read_exact(&mut word).await.unwrap();
+    assert_eq!(&word, b"gnip");
+    let seen = bench.upstream.last();
+    assert_eq!((seen.version, seen.headers["upgrade"].to_str().unwrap()), (Version::HTTP_11, "websocket"));
+
+    for path in ["/v1/socket-without-proof", "/v1/x"] {
+        let answer = sender.send_request(websocket(&target, path)).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::BAD_GATEWAY, "{path}");
+    }
+    let refused = sender.send_request(websocket(&target, "/v2/socket")).await.unwrap();
+    assert_eq!(Answer::of(refused).await.refusal(), "path-not-allowed");
+    let refused = sender.send_request(websocket("evil.test", "/v1/socket")).await.unwrap();
+    assert_eq!(Answer::of(refused).await.refusal(), "authority-mismatch");
+    let mut other = websocket(&target, "/v1/socket");
+    other.extensions_mut().insert(Protocol::from_static("connect-udp"));
+    let refused = sender.send_request(other).await.unwrap();
+    assert_eq!(Answer::of(refused).await.refusal(), "upgrade-not-supported");
+}
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const GOAWAY: u8 = 7;
+const END_STREAM_AND_HEADERS: u8 = 5;
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// Header fields, each literal and without indexing.
+fn fields(fields: &[(&str, &str)]) -> Vec<u8> {
+    let mut block = Vec::new();
+    for (name, value) in fields {
+        block.push(0);
+        for text in [name, value] {
+            block.push(u8::try_from(text.len()).unwrap());
+            block.extend(text.as_bytes());
+        }
+    }
+    block
+}
+
+/// The kinds of the frames that answer `sent`, until the connection or the stream ends.
+async fn answered(bench: &Bench, sent: &[u8]) -> Vec<u8> {
+    let mut stream = bench.agent().tunnel(&bench.target(), HOST, &["h2"]).await.unwrap();
+    stream.write_all(&[PREFACE, sent].concat()).await.unwrap();
+    let mut kinds = Vec::new();
+    let mut head = [0; 9];
+    while stream.read_exact(&mut head).await.is_ok() {
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        let mut payload = vec![0; length as usize];
+        if stream.read_exact(&mut payload).await.is_err() {
+            break;
+        }
+        kinds.push(head[3]);
+        let ends = matches!(head[3], GOAWAY | RST_STREAM) || (head[3] == HEADERS && head[4] & 1 == 1);
+        if ends || (head[3] == DATA && head[4] & 1 == 1) {
+            break;
+        }
+    }
+    kinds
+}
+
+#[tokio::test]
+async fn frames_that_rfc_9113_forbids_end_the_stream_or_the_connection_and_reach_no_one() {
+    let bench = Bench::allowing(RULES).await;
+    let target = bench.target();
+    let good =
+        [(":method", "GET"), (":scheme", "https"), (":path", "/v1/x"), (":authority", target.as_str())];
+    let with = |more: &[(&str, &str)]| fields(&[&good[..], more].concat());
+    let without = |left_out: &str| {
+        fields(&good.iter().copied().filter(|(name, _)| *name != left_out).collect::<Vec<_>>())
+    };
+    let headers = |block: &[u8]| frame(HEADERS, END_STREAM_AND_HEADERS, 1, block);
+    let allowed = answered(&bench, &headers(&with(&[]))).await;
+    assert!(allowed.contains(&HEADERS), "the control gets an answer: {allowed:?}");
+    assert_eq!(bench.upstream.requests().len(), 1);
+
+    let cases: Vec<(&str, Vec<u8>)> = vec![
+        ("DATA on stream 0", frame(DATA, 0, 0, b"x")),
+        ("HEADERS on stream 0", frame(HEADERS, END_STREAM_AND_HEADERS, 0, &with(&[]))),
+        ("HEADERS on an even stream", frame(HEADERS, END_STREAM_AND_HEADERS, 2, &with(&[]))),
+        ("DATA on an idle stream", frame(DATA, 0, 1, b"x")),
+        ("a frame that is too large", frame(DATA, 0, 1, &[0; 16_385])),
+        ("SETTINGS of a wrong length", frame(SETTINGS, 0, 0, &[0; 5])),
+        ("SETTINGS with a window that is too large", frame(SETTINGS, 0, 0, &[0, 4, 255, 255, 255, 255])),
+        ("SETTINGS on a stream", frame(SETTINGS, 0, 1, &[])),
+        ("PING of a wrong length", frame(6, 0, 0, &[0; 7])),
+        ("PUSH_PROMISE from a client", frame(5, 4, 1, &[0, 0, 0, 2])),
+        ("WINDOW_UPDATE of nothing", frame(8, 0, 0, &[0; 4])),
+        ("RST_STREAM on stream 0", frame(RST_STREAM, 0, 0, &[0; 4])),
+        ("RST_STREAM on an idle stream", frame(RST_STREAM, 0, 1, &[0; 4])),
+        ("CONTINUATION without HEADERS", frame(9, 4, 1, &with(&[]))),
+        (
+            "another frame between HEADERS and CONTINUATION",
+            [frame(HEADERS, 1, 1, &with(&[])), frame(6, 0, 0, &[0; 8])].concat(),
+        ),
+        ("an index that HPACK does not have", headers(&[0xff, 0x80, 0x7f])),
+        ("padding longer than the frame", frame(DATA, 8, 1, &[9, 0])),
+        ("an upper-case name", headers(&with(&[("X-Upper", "1")]))),
+        ("connection", headers(&with(&[("connection", "keep-alive")]))),
+        ("transfer-encoding", headers(&with(&[("transfer-encoding", "chunked")]))),
+        ("te other than trailers", headers(&with(&[("te", "gzip")]))),
+        ("an unknown pseudo-header", headers(&with(&[(":surprise", "1")]))),
+        ("a pseudo-header after a header", headers(&with(&[("a", "b"), (":method", "GET")]))),
+        ("a pseudo-header of answers", headers(&with(&[(":status", "200")]))),
+        ("two paths", headers(&with(&[(":path", "/v1/y")]))),
+        ("no method", headers(&without(":method"))),
+        ("no path", headers(&without(":path"))),
+        ("no scheme", headers(&without(":scheme"))),
+        ("less content than its length says", headers(&with(&[("content-length", "3")]))),
+        (
+            "more content than its length says",
+            [frame(HEADERS, 4, 1, &with(&[("content-length", "1")])), frame(DATA, 1, 1, b"xyz")].concat(),
+        ),
+    ];
+    for (name, bytes) in cases {
+        let kinds = answered(&bench, &bytes).await;
+        let last = kinds.last().copied();
+        assert!(
+            matches!(last, Some(GOAWAY | RST_STREAM) | None | Some(SETTINGS)) && !kinds.contains(&DATA),
+            "{name}: {kinds:?}"
+        );
+    }
+    let reached = bench.upstream.requests().len();
+    assert!(reached <= 2, "at most the one whose length is wrong had begun: {reached}");
+}
+
+#[tokio::test]
+async fn a_flood_of_resets_or_continuations_ends_the_connection() {
+    let bench = Bench::allowing(RULES).await;
+    let block = fields(&[
+        (":method", "GET"),
+        (":scheme", "https"),
+        (":path", "/v1/hold"),
+        (":authority", &bench.target()),
+    ]);
+    let mut resets = Vec::new();
+    for stream in (1..4001).step_by(2) {
+        resets.extend(frame(HEADERS, END_STREAM_AND_HEADERS, stream, &block));
+        resets.extend(frame(RST_STREAM, 0, stream, &[0, 0, 0, 8]));
+    }
+    let mut continuations = frame(HEADERS, 1, 1, &block);
+    for _ in 0..4000 {
+        continuations.extend(frame(9, 0, 1, &fields(&[("x", "y")])));
+    }
+    for (name, bytes) in [("resets", resets), ("continuations", continuations)] {
+        let stream = bench.agent().tunnel(&bench.target(), HOST, &["h2"]).await.unwrap();
+        let (mut read, mut write) = tokio::io::split(stream);
+        let sent = Bytes::from([PREFACE, &bytes].concat());
+        // The connection may end before everything is sent.
+        let sending = tokio::spawn(async move { write.write_all(&sent).await });
+        let mut answer = Vec::new();
+        let _ = read.read_to_end(&mut answer).await;
+        let _ = sending.await;
+        assert!(!answer.is_empty(), "{name}");
+    }
+    let still = bench.agent().send(crate::support::Transport::TunnelHttp2, get("/v1/x")).await;
+    assert_eq!(still.status, StatusCode::OK);
+}
