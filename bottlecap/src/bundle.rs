@@ -29,6 +29,8 @@ use crate::state::{self, Home};
 use crate::sys::descriptors::duplicate_above;
 use crate::sys::process::{self, ListeningImage, Setup, prepare};
 
+/// The daemons' log in a bottle's state.
+pub const LOG: &str = "daemons.log";
 /// The user of egress when root starts the bundle.
 const EGRESS_USER: u32 = 64101;
 /// The user of git-gate when root starts the bundle.
@@ -99,7 +101,7 @@ impl Bundle {
             root: home.root(),
             seen: if as_root { run_dir.with_extension("root") } else { home.root() },
             run_dir: run_dir.to_path_buf(),
-            log: home.path().join("daemons.log"),
+            log: home.path().join(LOG),
             programs,
             as_root,
         })

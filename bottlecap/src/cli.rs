@@ -4,10 +4,13 @@ use std::env;
 use std::ffi::OsString;
 use std::io::Write;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::fault::{Attempted, Fault};
+use crate::init::{self, Preset, Shelf};
+use crate::life::{self, Bottle, Extent};
 use crate::manifest::Name;
 use crate::requests::{Confirm, Desk, Form, Selection};
 use crate::run::{self, Request};
@@ -16,6 +19,8 @@ use crate::{doctor, state};
 
 const AFTER_HELP: &str = "\
 Examples:
+  bottlecap init web --agent claude-code         a bottle of your own, to be changed by hand
+  bottlecap run --bottle web -- claude           the agent, in it
   bottlecap run --bottle bottle.yaml -- bash     a shell that reaches what bottle.yaml allows, and nothing else
   bottlecap requests list                        what the agent asks for
   bottlecap requests approve ID                  shows the change, asks, applies it
@@ -42,11 +47,70 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Show one bottle and its daemons
+    Info {
+        /// The bottle [default: the only one]
+        name: Option<Name>,
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the log of a bottle's daemons
+    Logs {
+        /// The bottle [default: the only one]
+        name: Option<Name>,
+        /// And what comes, until the bottle ends
+        #[arg(long, short)]
+        follow: bool,
+    },
+    /// Ask a bottle's command to end, and end the bottle
+    Stop {
+        /// The bottle [default: the only one]
+        name: Option<Name>,
+        /// What the command is given before it is ended
+        #[arg(long, value_name = "SECONDS", default_value_t = life::GRACE_SECONDS)]
+        grace: u16,
+    },
+    /// Remove what bottles that were killed left behind
+    Cleanup {
+        /// The logs, journals and decisions of bottles that have ended, too
+        #[arg(long)]
+        history: bool,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Show and change what a running bottle may reach
+    #[command(subcommand)]
+    Routes(Routes),
+    /// Write the files of a new bottle
+    #[command(after_help = "Example:\n  bottlecap init web --agent claude-code")]
+    Init {
+        /// Its name
+        name: Name,
+        /// Who is to live in it
+        #[arg(long, value_name = "AGENT", default_value = "shell")]
+        agent: Preset,
+        /// Where [default: bottlecap/bottles/NAME in your configuration, where `run --bottle NAME` finds it]
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
     /// Show and decide what agents ask for
     #[command(subcommand)]
     Requests(Requests),
     /// Say what this host lacks for bottles, and which setting is in the way
     Doctor,
+    /// Print completions for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages
+    Man {
+        /// Where
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+    },
     /// Check a manifest and all that it names
     Check {
         /// The manifest
@@ -57,8 +121,8 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct Run {
-    /// The manifest; without it the bottle may reach nothing
-    #[arg(long, value_name = "FILE", env = "BOTTLECAP_BOTTLE")]
+    /// The manifest, or the name of a bottle that `init` wrote; without it the bottle may reach nothing
+    #[arg(long, value_name = "FILE|NAME", env = "BOTTLECAP_BOTTLE")]
     bottle: Option<PathBuf>,
     /// The bottle's name, over that of the manifest; a bottle without a name leaves no state behind
     #[arg(long, value_name = "NAME")]
@@ -83,6 +147,43 @@ enum Backend {
     Sandbox,
     /// Containers
     Docker,
+}
+
+#[derive(Debug, Subcommand)]
+enum Routes {
+    /// Print the routes in force
+    Show {
+        #[command(flatten)]
+        at: At,
+    },
+    /// Say what a file in their place would change
+    Diff {
+        /// The new routes
+        file: PathBuf,
+        #[command(flatten)]
+        at: At,
+    },
+    /// Show the change, ask, put a file in their place, and wait until egress has it
+    Apply {
+        /// The new routes
+        file: PathBuf,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+        #[command(flatten)]
+        at: At,
+    },
+    /// Open a copy in your editor, and apply it
+    #[command(
+        after_help = "In force until the bottle ends: the next start reads the file that the manifest names again."
+    )]
+    Edit {
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+        #[command(flatten)]
+        at: At,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -161,6 +262,35 @@ impl Cli {
         match self.command {
             Command::Run(run) => run.run(out),
             Command::List { json } => list(form(json), out).map(|()| Outcome::Done),
+            Command::Info { name, json } => {
+                Bottle::find(name.as_ref(), &directories())?.info(form(json), out).map(|()| Outcome::Done)
+            }
+            Command::Logs { name, follow } => {
+                Bottle::find(name.as_ref(), &directories())?.logs(follow, out).map(|()| Outcome::Done)
+            }
+            Command::Stop { name, grace } => {
+                let grace = Duration::from_secs(grace.into());
+                Bottle::find(name.as_ref(), &directories())?.stop(grace, out).map(|()| Outcome::Done)
+            }
+            Command::Cleanup { history, yes } => {
+                let extent = if history { Extent::History } else { Extent::Leftovers };
+                life::cleanup(&directories(), extent, confirm(yes), out).map(|()| Outcome::Done)
+            }
+            Command::Routes(routes) => routes.run(out).map(|()| Outcome::Done),
+            Command::Init { name, agent, dir } => {
+                let directory = match dir {
+                    Some(directory) => directory,
+                    None => shelf()?.directory(&name),
+                };
+                init::init(&directory, &name, agent, out).map(|()| Outcome::Done)
+            }
+            Command::Completions { shell } => {
+                clap_complete::generate(shell, &mut Cli::command(), "bottlecap", out);
+                Ok(Outcome::Done)
+            }
+            Command::Man { directory } => clap_mangen::generate_to(Cli::command(), &directory)
+                .failing(|| format!("cannot write to {}", directory.display()))
+                .map(|()| Outcome::Done),
             Command::Requests(requests) => requests.run(out).map(|()| Outcome::Done),
             Command::Doctor => doctor::report(out).map(|()| Outcome::Done),
             Command::Check { file } => run::check_manifest(&file, out).map(|()| Outcome::Done),
@@ -176,7 +306,7 @@ impl Run {
         }
         let here = || env::current_dir().failing(|| "cannot find the working directory".to_owned());
         let request = Request {
-            manifest: self.bottle,
+            manifest: self.bottle.map(|word| shelf().map(|shelf| shelf.manifest(&word))).transpose()?,
             name: self.name,
             workdir: self.cwd.map_or_else(here, Ok)?,
             command: self.command,
@@ -188,14 +318,26 @@ impl Run {
     }
 }
 
+impl Routes {
+    fn run(self, out: &mut impl Write) -> Result<(), Fault> {
+        match self {
+            Routes::Show { at } => at.desk()?.show_routes(form(at.json), out),
+            Routes::Diff { file, at } => at.desk()?.diff_routes(&file, form(at.json), out),
+            Routes::Apply { file, yes, at } => {
+                at.desk()?.apply_routes(&file, confirm(yes), form(at.json), out)
+            }
+            Routes::Edit { yes, at } => at.desk()?.edit_routes(confirm(yes), form(at.json), out),
+        }
+    }
+}
+
 impl Requests {
     fn run(self, out: &mut impl Write) -> Result<(), Fault> {
         match self {
             Requests::List { at } => at.desk()?.list(form(at.json), out),
             Requests::Show { id, at } => at.desk()?.show(&id, form(at.json), out),
             Requests::Approve { id, ttl, yes, at } => {
-                let confirm = if yes { Confirm::Given } else { Confirm::Ask };
-                at.desk()?.approve(&id, ttl, confirm, form(at.json), out)
+                at.desk()?.approve(&id, ttl, confirm(yes), form(at.json), out)
             }
             Requests::Reject { id, reason, at } => at.desk()?.reject(&id, &reason, form(at.json), out),
         }
@@ -216,6 +358,17 @@ impl At {
 
 fn form(json: bool) -> Form {
     if json { Form::Json } else { Form::Text }
+}
+
+fn confirm(yes: bool) -> Confirm {
+    if yes { Confirm::Given } else { Confirm::Ask }
+}
+
+fn shelf() -> Result<Shelf, Fault> {
+    Shelf::of_user(|name| env::var_os(name).map(PathBuf::from)).ok_or_else(|| {
+        Fault::refused("neither HOME nor XDG_CONFIG_HOME is set")
+            .with_hint("set one of them, or name a manifest by its path")
+    })
 }
 
 fn directories() -> Directories {

@@ -3,8 +3,8 @@
 //! The daemon only keeps the questions. What a yes means is worked out here, from the proposal itself and from the routes
 //! as this host has them; what was shown is what is written, and it counts when egress has acknowledged it.
 
-mod apply;
-mod client;
+pub(crate) mod apply;
+pub(crate) mod client;
 mod show;
 
 use std::io::{self, BufRead, IsTerminal, Write};
@@ -57,7 +57,7 @@ pub enum Form {
 #[derive(Debug)]
 pub struct Desk {
     run_dir: PathBuf,
-    routes: PathBuf,
+    pub(crate) routes: PathBuf,
     journal: Option<PathBuf>,
     reload: Reload,
 }
@@ -137,7 +137,7 @@ impl Desk {
         Ok(Base { present, without })
     }
 
-    fn apply(&self, change: &apply::Change<'_>) -> Result<u64, Fault> {
+    pub(crate) fn apply(&self, change: &apply::Change<'_>) -> Result<u64, Fault> {
         apply::apply(&self.routes, change, &self.reload, &self.run_dir)
     }
 
@@ -188,6 +188,11 @@ impl Desk {
                 Err(other) => Fault::failed(format!("{fault}; and that could not be recorded: {other}")),
             }),
         }
+    }
+
+    /// Adds to this host's journal of decisions.
+    pub(crate) fn keep(&self, entry: &apply::Entry<'_>) -> Result<(), Fault> {
+        apply::keep(self.journal.as_deref(), entry)
     }
 
     fn keep_applied(&self, id: &Id, generation: u64, review: &Review) -> Result<View, Fault> {
@@ -288,7 +293,7 @@ fn running(name: Option<&Name>, directories: &Directories) -> Result<(Name, Path
 }
 
 /// Asks on the terminal. Silence, and anything but yes, is no.
-fn asked(out: &mut impl Write, question: &str) -> Result<bool, Fault> {
+pub(crate) fn asked(out: &mut impl Write, question: &str) -> Result<bool, Fault> {
     if !io::stdin().is_terminal() {
         return Err(Fault::refused("nobody can be asked: standard input is no terminal")
             .with_hint("look at the change with `bottlecap requests show ID`, then add --yes"));
@@ -299,11 +304,11 @@ fn asked(out: &mut impl Write, question: &str) -> Result<bool, Fault> {
     Ok(matches!(line.trim(), "y" | "Y" | "yes"))
 }
 
-fn print(out: &mut impl Write, text: &str) -> Result<(), Fault> {
+pub(crate) fn print(out: &mut impl Write, text: &str) -> Result<(), Fault> {
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).failing(|| "cannot print".to_owned())
 }
 
-fn json<T: serde::Serialize>(out: &mut impl Write, value: &T) -> Result<(), Fault> {
+pub(crate) fn json<T: serde::Serialize>(out: &mut impl Write, value: &T) -> Result<(), Fault> {
     let text = serde_json::to_string(value).failing(|| "cannot print".to_owned())?;
     print(out, &format!("{text}\n"))
 }

@@ -39,11 +39,18 @@ impl Reload {
 /// What the host did, in its own journal.
 #[derive(Debug, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
-pub(super) enum Entry<'a> {
+pub(crate) enum Entry<'a> {
     /// Routes with a grant are in force.
     Applied {
         /// The request.
         id: &'a Id,
+        /// What was written.
+        digest: &'a str,
+        /// What egress counts it as.
+        generation: u64,
+    },
+    /// The whole table was replaced by a person.
+    Replaced {
         /// What was written.
         digest: &'a str,
         /// What egress counts it as.
@@ -59,7 +66,7 @@ pub(super) enum Entry<'a> {
 }
 
 /// Adds to the host's journal, where the bundle cannot write.
-pub(super) fn keep(journal: Option<&Path>, entry: &Entry<'_>) -> Result<(), Fault> {
+pub(crate) fn keep(journal: Option<&Path>, entry: &Entry<'_>) -> Result<(), Fault> {
     let Some(path) = journal else { return Ok(()) };
     let told = || format!("cannot write {}", path.display());
     let (journal, _) = audit::Journal::open(path).failing(told)?;
@@ -73,7 +80,7 @@ const LOOK_INTERVAL_MS: u16 = 20;
 const STATUS_MAX: u64 = 64 << 10;
 
 /// The routes of `directory` as they are.
-pub(super) fn read(directory: &Path) -> Result<String, Fault> {
+pub(crate) fn read(directory: &Path) -> Result<String, Fault> {
     let path = routes_file(directory);
     let told = || format!("cannot read {}", path.display());
     if fs::symlink_metadata(&path).refusing(told)?.is_symlink() {
@@ -87,17 +94,17 @@ pub(super) fn read(directory: &Path) -> Result<String, Fault> {
 }
 
 /// Texts of routes.yaml on the way from one to another.
-pub(super) struct Change<'a> {
+pub(crate) struct Change<'a> {
     /// What has to stand there.
-    pub(super) from: &'a str,
+    pub(crate) from: &'a str,
     /// What is written.
-    pub(super) to: &'a str,
+    pub(crate) to: &'a str,
     /// What is written when egress does not take that.
-    pub(super) fallback: &'a str,
+    pub(crate) fallback: &'a str,
 }
 
 /// Puts the change in force, if the routes still are what it starts from; the generation that egress acknowledged.
-pub(super) fn apply(
+pub(crate) fn apply(
     directory: &Path,
     change: &Change<'_>,
     reload: &Reload,

@@ -23,7 +23,7 @@ const LINE_MAX: u64 = 64 << 20;
 const DAEMONS: RangeInclusive<u32> = 64101..=64103;
 
 /// Asks the daemon at `socket` one thing.
-pub(super) fn ask<T: DeserializeOwned>(socket: &Path, request: &impl Serialize) -> Result<T, Fault> {
+pub(crate) fn ask<T: DeserializeOwned>(socket: &Path, request: &impl Serialize) -> Result<T, Fault> {
     let line = talk(socket, request).map_err(|error| {
         Fault::failed(format!("no answer from {}: {error}", socket.display()))
             .with_hint("is the bottle running? `bottlecap list`; for a compose set-up name its --run-dir")

@@ -1,0 +1,250 @@
+//! `bottlecap routes`: the table of a bottle that runs, shown, compared and replaced as a whole.
+//!
+//! A new table is parsed here with the parser that egress uses, before anything is written; what was shown is what is
+//! written, in one step; and it counts when egress has acknowledged its digest.
+
+use std::collections::BTreeSet;
+use std::env;
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{IsTerminal, Write};
+use std::path::Path;
+use std::process::Command;
+
+use policy::Policy;
+use proposal::digest;
+use similar::TextDiff;
+
+use crate::fault::{Attempted, Fault};
+use crate::requests::apply::{self, Change};
+use crate::requests::{Confirm, Desk, Form, asked, json, print};
+
+/// The editor where the environment names none.
+const EDITOR: &str = "vi";
+
+/// A table that may take the place of the present one.
+struct Candidate {
+    text: String,
+    policy: Policy,
+}
+
+impl Candidate {
+    fn read(file: &Path) -> Result<Candidate, Fault> {
+        let text = fs::read_to_string(file).refusing(|| format!("cannot read {}", file.display()))?;
+        Candidate::parse(&file.display().to_string(), text)
+    }
+
+    fn parse(name: &str, text: String) -> Result<Candidate, Fault> {
+        let policy = Policy::parse(name, &text)?;
+        Ok(Candidate { text, policy })
+    }
+}
+
+/// What a new table allows more and less than an old one.
+#[derive(Debug, PartialEq, Eq)]
+struct Difference {
+    more: Vec<String>,
+    less: Vec<String>,
+    unified: String,
+}
+
+impl Difference {
+    fn between(old: &Candidate, new: &Candidate) -> Difference {
+        let (before, after) = (lines(&old.policy), lines(&new.policy));
+        Difference {
+            more: after.difference(&before).cloned().collect(),
+            less: before.difference(&after).cloned().collect(),
+            unified: TextDiff::from_lines(&old.text, &new.text)
+                .unified_diff()
+                .context_radius(2)
+                .header("routes.yaml", "routes.yaml as it would be")
+                .to_string(),
+        }
+    }
+
+    fn shown(&self, warnings: &[policy::Diagnostic]) -> String {
+        let mut text = String::new();
+        for (word, lines) in [("newly says", &self.more), ("no longer says", &self.less)] {
+            for line in lines {
+                let _ = writeln!(text, "{word}: {line}");
+            }
+        }
+        if self.more.is_empty() && self.less.is_empty() {
+            text.push_str("no route says anything else; options, order or remarks may differ\n");
+        }
+        for warning in warnings {
+            let _ = writeln!(text, "warning: {warning}");
+        }
+        let _ = write!(text, "\n{}", self.unified);
+        text
+    }
+}
+
+/// What a table says, a line for each entry of a route.
+fn lines(policy: &Policy) -> BTreeSet<String> {
+    let with_grant = |route: &policy::Route| {
+        let grant = route.grant().map(|grant| format!(" (grant {grant})")).unwrap_or_default();
+        let described = policy::describe(route);
+        described.lines().map(|line| format!("{line}{grant}")).collect::<Vec<_>>()
+    };
+    policy.routes().iter().flat_map(with_grant).collect()
+}
+
+impl Desk {
+    /// Prints the table that egress was given.
+    pub fn show_routes(&self, form: Form, out: &mut impl Write) -> Result<(), Fault> {
+        let present = self.present()?;
+        match form {
+            Form::Text => print(out, &present.text),
+            Form::Json => {
+                let routes: Vec<String> = lines(&present.policy).into_iter().collect();
+                let value = serde_json::json!({
+                    "file": self.routes.join("routes.yaml"), "digest": digest(&present.text), "routes": routes,
+                });
+                json(out, &value)
+            }
+        }
+    }
+
+    /// Prints what `file` in its place would change.
+    pub fn diff_routes(&self, file: &Path, form: Form, out: &mut impl Write) -> Result<(), Fault> {
+        let (old, new) = (self.present()?, Candidate::read(file)?);
+        let difference = Difference::between(&old, &new);
+        match form {
+            Form::Text if old.text == new.text => print(out, "the same\n"),
+            Form::Text => print(out, &difference.shown(new.policy.warnings())),
+            Form::Json => json(
+                out,
+                &serde_json::json!({
+                    "from": digest(&old.text), "to": digest(&new.text), "more": difference.more,
+                    "less": difference.less, "unified": difference.unified,
+                }),
+            ),
+        }
+    }
+
+    /// Puts `file` in its place, and waits until egress has it.
+    pub fn apply_routes(
+        &self,
+        file: &Path,
+        confirm: Confirm,
+        form: Form,
+        out: &mut impl Write,
+    ) -> Result<(), Fault> {
+        self.replace(&self.present()?, &Candidate::read(file)?, confirm, form, out)
+    }
+
+    /// Lets a person change a copy, until it parses, and puts that in place.
+    pub fn edit_routes(&self, confirm: Confirm, form: Form, out: &mut impl Write) -> Result<(), Fault> {
+        let old = self.present()?;
+        let told = || "cannot make a copy to edit".to_owned();
+        let mut copy = tempfile::Builder::new().prefix("routes-").suffix(".yaml").tempfile().failing(told)?;
+        copy.write_all(old.text.as_bytes()).and_then(|()| copy.flush()).failing(told)?;
+        let new = loop {
+            edit(copy.path())?;
+            // Some editors replace the file: it is read by its name.
+            match Candidate::read(copy.path()) {
+                Ok(new) => break new,
+                Err(fault) => {
+                    print(out, &format!("{fault}\n"))?;
+                    if !std::io::stdin().is_terminal() || !asked(out, "Edit again? [y/N] ")? {
+                        let kept = copy.into_temp_path().keep().failing(told)?;
+                        return Err(Fault::refused("the routes are as they were").with_hint(format!(
+                            "what you wrote is kept: bottlecap routes apply {}",
+                            kept.display()
+                        )));
+                    }
+                }
+            }
+        };
+        self.replace(&old, &new, confirm, form, out)
+    }
+
+    fn present(&self) -> Result<Candidate, Fault> {
+        let name = self.routes.join("routes.yaml").display().to_string();
+        Candidate::parse(&name, apply::read(&self.routes)?)
+    }
+
+    fn replace(
+        &self,
+        old: &Candidate,
+        new: &Candidate,
+        confirm: Confirm,
+        form: Form,
+        out: &mut impl Write,
+    ) -> Result<(), Fault> {
+        if old.text == new.text {
+            return match form {
+                Form::Text => print(out, "the same; nothing to do\n"),
+                Form::Json => json(out, &serde_json::json!({ "changed": false })),
+            };
+        }
+        if form == Form::Text {
+            let difference = Difference::between(old, new);
+            print(out, &difference.shown(new.policy.warnings()))?;
+        }
+        if confirm == Confirm::Ask && !asked(out, "\nPut this in force? [y/N] ")? {
+            return Err(Fault::NotGranted("the routes are as they were".to_owned()));
+        }
+        let change = Change { from: &old.text, to: &new.text, fallback: &old.text };
+        let generation = self.apply(&change)?;
+        let digest = digest(&new.text);
+        self.keep(&apply::Entry::Replaced { digest: &digest, generation })?;
+        match form {
+            Form::Json => {
+                json(out, &serde_json::json!({ "changed": true, "generation": generation, "digest": digest }))
+            }
+            Form::Text => print(out, &format!("egress has it as generation {generation} ({digest})\n")),
+        }
+    }
+}
+
+/// Opens `path` in the person's editor and waits for its end. The variable is split at spaces: no shell.
+fn edit(path: &Path) -> Result<(), Fault> {
+    let named = ["VISUAL", "EDITOR"].into_iter().find_map(env::var_os).filter(|editor| !editor.is_empty());
+    let editor = named.unwrap_or_else(|| OsString::from(EDITOR));
+    let editor = editor.to_string_lossy().into_owned();
+    let mut words = editor.split_whitespace();
+    let program = words.next().unwrap_or(EDITOR);
+    let status = Command::new(program).args(words).arg(path).status().map_err(|error| {
+        Fault::failed(format!("cannot start the editor {program}: {error}"))
+            .with_hint("set EDITOR, or use `bottlecap routes show > FILE` and `bottlecap routes apply FILE`")
+    })?;
+    if status.success() { Ok(()) } else { Err(Fault::refused(format!("the editor ended with {status}"))) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn candidate(text: &str) -> Candidate {
+        Candidate::parse("routes.yaml", text.to_owned()).expect("valid")
+    }
+
+    #[test]
+    fn a_difference_is_told_in_words_before_lines() {
+        let old = candidate("routes:\n  - host: a.test\n  - host: b.test\n");
+        let new = candidate("routes:\n  - host: a.test\n    matches: [{methods: [GET]}]\n  - host: b.test\n");
+        insta::assert_snapshot!(Difference::between(&old, &new).shown(&[]), @r"
+        newly says: GET https://a.test/**
+        no longer says: any method https://a.test/**
+
+        --- routes.yaml
+        +++ routes.yaml as it would be
+        @@ -1,3 +1,4 @@
+         routes:
+           - host: a.test
+        +    matches: [{methods: [GET]}]
+           - host: b.test
+        ");
+    }
+
+    #[test]
+    fn a_remark_alone_is_said_to_change_nothing() {
+        let old = candidate("routes: [{host: a.test}]\n");
+        let new = candidate("# why\nroutes: [{host: a.test}]\n");
+        let shown = Difference::between(&old, &new).shown(&[]);
+        assert!(shown.starts_with("no route says anything else"), "{shown}");
+    }
+}
