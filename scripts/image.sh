@@ -19,7 +19,8 @@ context=$(mktemp -d)
 trap 'rm -rf "$context"' EXIT
 mkdir "$context/bin"
 for program in "${programs[@]}"; do
-    install -m 0755 "$binaries/$program" "$context/bin/$program"
+    # A program that its daemon's user cannot read makes a process that nobody but root looks into, from its first instruction.
+    install -m 0711 "$binaries/$program" "$context/bin/$program"
     [ "${PROFILE:-dist}" != dev ] || strip "$context/bin/$program"
 done
 say "docker build $tag (base $base)"

@@ -29,7 +29,10 @@ say "installing into $prefix/lib/bottlecap"
 [ -d "$prefix" ] || mkdir -p "$prefix" 2>/dev/null || as_root mkdir -p "$prefix"
 into install -d "$prefix/bin" "$prefix/lib/bottlecap"
 for program in "${programs[@]}"; do
-    into install -m 0755 "$binaries/$program" "$prefix/lib/bottlecap/$program"
+    # A daemon of a program that its user cannot read is closed to everybody but root, from its first instruction.
+    mode=0711
+    [ "$program" != bottlecap ] || mode=0755
+    into install -m "$mode" "$binaries/$program" "$prefix/lib/bottlecap/$program"
 done
 into ln -sfn ../lib/bottlecap/bottlecap "$prefix/bin/bottlecap"
 generated=$(mktemp -d)

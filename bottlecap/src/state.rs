@@ -23,8 +23,8 @@ const AUDIT: &str = "var/lib/sidecars/audit";
 const PRIVATE: u32 = 0o700;
 /// Others may pass through but not look: daemons with a user of their own.
 const PASSABLE: u32 = 0o711;
-/// `sun_path`, less the longest name of a socket in it.
-const RUN_DIR_MAX: usize = 107 - "/egress.status.json".len();
+/// `sun_path`, less the longest name of a socket below it.
+const RUN_DIR_MAX: usize = 107 - "/supervise/supervise.sock".len();
 
 /// The directories of this user's bottles.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -135,7 +135,11 @@ impl State {
             return Err(ConfigError::Path { path: repo_dir });
         }
         let gate = GateDir::new(repo_dir.join(".git-gate"));
-        let program = std::env::current_exe().map_err(failed(Path::new("/proc/self/exe")))?;
+        // A process that was started from a copy of the program in memory is told where the program is.
+        let program = match std::env::var_os("BOTTLECAP_PROGRAM") {
+            Some(path) => path.into(),
+            None => std::env::current_exe().map_err(failed(Path::new("/proc/self/exe")))?,
+        };
         for link in [gate.hooks().join("pre-receive"), gate.ssh_program()] {
             relink(&program, &link).map_err(failed(&link))?;
         }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::bundle::children::{Purpose, Running, Stream};
+use crate::bundle::children::{Running, Stream};
 use crate::control::{ClientId, Control};
 use crate::daemon::Daemon;
 use crate::logs::Logs;
@@ -21,6 +21,7 @@ use crate::secrets::Delivery;
 use crate::setup::{Setup, SetupError, refuse_second};
 use crate::sys::signals::Signals;
 use crate::sys::{self, Ended, sockets};
+use crate::walls::Purpose;
 
 mod children;
 mod service;
@@ -79,10 +80,10 @@ impl Bundle {
         signals: Signals,
     ) -> Result<Self, SetupError> {
         let started = Instant::now();
-        let listening = setup.open_sockets()?;
-        setup.prepare_run_dir()?;
         let (control_path, notify_path) = (control_path(&setup.paths.run), notify_path(&setup.paths.run));
+        let listening = setup.open_sockets()?;
         refuse_second(&control_path)?;
+        setup.prepare_run_dir()?;
         for path in [&control_path, &notify_path] {
             remove(path);
         }
@@ -98,6 +99,9 @@ impl Bundle {
         let mut logs = Logs::new(setup.log);
         for (daemon, _, address) in &listening {
             logs.say(Level::Info, format!("{daemon} listens on {address}"));
+        }
+        for gap in setup.strength.gaps(setup.reach) {
+            logs.say(Level::Warn, gap);
         }
         for problem in setup.prepare_state_dirs() {
             logs.say(Level::Warn, problem);

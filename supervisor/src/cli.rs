@@ -62,6 +62,10 @@ pub(crate) struct Cli {
     #[arg(long, env = "BOTTLECAP_CA_INIT", value_parser = FalseyValueParser::new())]
     pub(crate) ca_init: bool,
 
+    /// A file or directory that a daemon may read beside its own, such as git-gate=/home/me/keys; repeatable
+    #[arg(long, value_name = "NAME=PATH", env = "BOTTLECAP_READABLE", value_delimiter = ',', value_parser = readable)]
+    pub(crate) readable: Vec<Readable>,
+
     /// Form of the log lines
     #[arg(long, value_name = "FORM", env = "BOTTLECAP_LOG", default_value = "text")]
     pub(crate) log: LogFormat,
@@ -134,6 +138,30 @@ fn descriptor(text: &str) -> Result<i32, &'static str> {
         Ok(number @ (0 | 3..)) => Ok(number),
         Ok(_) | Err(_) => Err("expected 0 (standard input) or a descriptor from 3 on"),
     }
+}
+
+/// A path that a daemon may read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Readable {
+    pub(crate) daemon: Daemon,
+    pub(crate) path: PathBuf,
+}
+
+/// Why a permission to read is refused.
+#[derive(Debug, thiserror::Error)]
+enum ReadableError {
+    #[error("`{0}` is not NAME=PATH with an absolute path, such as git-gate=/home/me/keys")]
+    Form(String),
+    #[error(transparent)]
+    Daemon(#[from] UnknownDaemon),
+}
+
+fn readable(text: &str) -> Result<Readable, ReadableError> {
+    let (name, path) = text
+        .split_once('=')
+        .filter(|(_, path)| path.starts_with('/'))
+        .ok_or_else(|| ReadableError::Form(text.to_owned()))?;
+    Ok(Readable { daemon: Daemon::parse(name)?, path: path.into() })
 }
 
 fn listen(text: &str) -> Result<Listen, AddressError> {

@@ -166,6 +166,9 @@ fn print_status(status: &Status, out: &mut impl Write) -> io::Result<()> {
     for daemon in &status.daemons {
         print_daemon(daemon, out)?;
     }
+    for daemon in status.daemons.iter().filter(|daemon| !daemon.walls.is_empty()) {
+        writeln!(out, "{}: confined by {}", daemon.name, daemon.walls.join(", "))?;
+    }
     for daemon in &status.daemons {
         if let Some(error) = &daemon.reload_error {
             writeln!(out, "{}: last reload refused: {error}", daemon.name)?;
@@ -221,6 +224,7 @@ mod tests {
 DAEMON     STATE          PID    UPTIME RESTARTS GENERATION  LAST EXIT
 egress     ready           12        5s        1          3  signal 9
 git-gate   backoff          -         -        2          -  not started: cannot execute the program: Permission denied (os error 13)
+egress: confined by uid 64101, landlock 7, seccomp, one exec
 egress: last reload refused: routes.yaml:5:5: unknown field `metods`, expected one of `host`, `methods`
 "
         );

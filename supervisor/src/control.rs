@@ -127,6 +127,9 @@ pub(crate) struct DaemonStatus {
     pub(crate) generation: Option<u64>,
     pub(crate) digest: Option<String>,
     pub(crate) reload_error: Option<String>,
+    /// What its process is confined by.
+    #[serde(default)]
+    pub(crate) walls: Vec<String>,
 }
 
 impl From<View> for DaemonStatus {
@@ -141,6 +144,7 @@ impl From<View> for DaemonStatus {
             generation: view.report.generation,
             digest: view.report.digest,
             reload_error: view.report.reload_error,
+            walls: Vec::new(),
         }
     }
 }

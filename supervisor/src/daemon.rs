@@ -49,6 +49,16 @@ impl Paths {
         self.root.join("git")
     }
 
+    /// The directory that `daemon` has for its sockets and its status, and that it alone writes to.
+    pub(crate) fn run_of(&self, daemon: Daemon) -> PathBuf {
+        self.run.join(daemon.name())
+    }
+
+    /// The directory of the journal of `daemon`.
+    pub(crate) fn journal(&self, daemon: Daemon) -> PathBuf {
+        self.state().join("audit").join(daemon.name())
+    }
+
     /// The program of `daemon`.
     pub(crate) fn program(&self, daemon: Daemon) -> PathBuf {
         self.bin.join(daemon.name())
@@ -110,6 +120,23 @@ impl Daemon {
         }
     }
 
+    /// What it leaves in its directory that others look for in the directory above.
+    pub(crate) const fn published(self) -> &'static [&'static str] {
+        match self {
+            Self::Egress => &["egress.status.json", "egress.sock"],
+            Self::GitGate => &["git-gate.sock"],
+            Self::Supervise => &["supervise.sock"],
+        }
+    }
+
+    /// Files of another that it looks for in its own directory.
+    pub(crate) const fn consulted(self) -> &'static [(Self, &'static str)] {
+        match self {
+            Self::Egress | Self::GitGate => &[],
+            Self::Supervise => &[(Self::Egress, "egress.status.json")],
+        }
+    }
+
     /// Whether SIGHUP makes it read its configuration again.
     pub(crate) const fn reloads(self) -> bool {
         match self {
@@ -138,7 +165,7 @@ impl Daemon {
             }
             Self::Supervise => flag("--config", &paths.root.join("etc/egress")),
         }
-        flag("--run-dir", &paths.run);
+        flag("--run-dir", &paths.run_of(self));
         flag("--state-dir", &paths.state());
         flag("--log", Path::new(log.as_str()));
         arguments
@@ -192,7 +219,7 @@ mod tests {
         assert_eq!(
             words.join(" "),
             "--config /r/etc/egress --ca-dir /r/var/lib/sidecars/egress/ca --secrets-dir /r/run/secrets \
-             --run-dir /r/run/sidecars --state-dir /r/var/lib/sidecars --log text"
+             --run-dir /r/run/sidecars/egress --state-dir /r/var/lib/sidecars --log text"
         );
     }
 }

@@ -20,6 +20,7 @@ mod secrets;
 mod setup;
 mod start;
 mod sys;
+mod walls;
 
 const EXIT_USAGE: u8 = 64;
 const EXIT_FAILED: u8 = 70;

@@ -8,7 +8,7 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as 
 use std::path::{Path, PathBuf};
 
 use crate::address::{self, AddressError, Standing};
-use crate::cli::{Cli, LogFormat};
+use crate::cli::{Cli, LogFormat, Readable};
 use crate::daemon::{Daemon, Paths, UnknownDaemon};
 use crate::plan::Role;
 use crate::sys;
@@ -51,6 +51,8 @@ pub(crate) enum SetupError {
     },
     #[error("cannot make the sockets between the daemons")]
     Peers(#[source] io::Error),
+    #[error("without root the daemons share a uid, and this kernel has no Landlock to keep them apart")]
+    NothingBetween,
     #[error("another supervisor runs on {0}")]
     AlreadyRunning(PathBuf),
 }
@@ -72,6 +74,11 @@ impl SetupError {
             Self::RunDir { .. } => {
                 Some("choose a writable directory with a short path with --run-dir DIR".to_owned())
             }
+            Self::NothingBetween => Some(
+                "Linux 5.19 or newer with landlock in /sys/kernel/security/lsm has it (boot option lsm=landlock,...); \
+                 started by root, each daemon gets a uid of its own"
+                    .to_owned(),
+            ),
             Self::AlreadyRunning(_) => {
                 Some("stop it with `supervisor stop`, or use another --run-dir".to_owned())
             }
@@ -120,6 +127,39 @@ pub(crate) struct Setup {
     pub(crate) members: Vec<Member>,
     pub(crate) reach: Reach,
     pub(crate) ca_init: bool,
+    pub(crate) strength: Strength,
+    pub(crate) readable: Vec<Readable>,
+}
+
+/// The walls that this kernel has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Strength {
+    /// The version of Landlock.
+    pub(crate) landlock: Option<i32>,
+    /// Whether system calls can be filtered.
+    pub(crate) filters: bool,
+}
+
+impl Strength {
+    fn find() -> Self {
+        Self { landlock: sys::landlock::abi(), filters: sys::fence::has_filters() }
+    }
+
+    /// What is missing on this kernel, each with what follows from it.
+    pub(crate) fn gaps(self, reach: Reach) -> Vec<&'static str> {
+        let mut gaps = Vec::new();
+        match self.landlock {
+            None => gaps.push("no Landlock: what a daemon may open is bounded by its uid alone"),
+            Some(abi) if abi < sys::landlock::SCOPES_ABI && reach == Reach::OwnUid => {
+                gaps.push("Landlock is older than ABI 6: git-gate could signal its siblings");
+            }
+            Some(_) => {}
+        }
+        if !self.filters {
+            gaps.push("no seccomp: a daemon may make every system call");
+        }
+        gaps
+    }
 }
 
 impl Setup {
@@ -127,6 +167,10 @@ impl Setup {
     pub(crate) fn new(cli: &Cli) -> Result<Self, SetupError> {
         let paths = cli.paths().map_err(SetupError::Place)?;
         let root = nix::unistd::geteuid().is_root();
+        let strength = Strength::find();
+        if !root && strength.landlock.is_none() {
+            return Err(SetupError::NothingBetween);
+        }
         let mut inherited = inherited_sockets()?;
         let mut members = Vec::new();
         for daemon in cli.daemons() {
@@ -149,6 +193,8 @@ impl Setup {
             members,
             reach: if root { Reach::EveryUid } else { Reach::OwnUid },
             ca_init: cli.ca_init,
+            strength,
+            readable: cli.readable.clone(),
         })
     }
 
@@ -192,20 +238,28 @@ impl Setup {
         Ok(open)
     }
 
-    /// Makes the directory of the sockets, with the rights that the daemons' uids need.
+    /// Makes the directory of the sockets, ours alone to write to, and in it one directory for each daemon, its alone to write to. What
+    /// others look for in the directory itself is a link there.
     pub(crate) fn prepare_run_dir(&self) -> Result<(), SetupError> {
-        let failed = |source| SetupError::RunDir { path: self.paths.run.clone(), source };
-        std::fs::create_dir_all(&self.paths.run).map_err(failed)?;
-        let mode = match self.reach {
-            Reach::OwnUid => 0o700,
-            Reach::EveryUid => 0o1777,
-        };
-        let present = std::fs::metadata(&self.paths.run).map_err(failed)?.permissions().mode() & 0o7777;
-        if present != mode {
-            std::fs::set_permissions(&self.paths.run, std::fs::Permissions::from_mode(mode))
-                .map_err(failed)?;
+        let run = &self.paths.run;
+        let failed = |source| SetupError::RunDir { path: run.clone(), source };
+        std::fs::create_dir_all(run).map_err(failed)?;
+        // Daemons of other uids make their directories themselves, because in a hardened container we may not give one away. None of them
+        // runs yet.
+        set_mode(run, if self.reach == Reach::EveryUid { 0o1777 } else { 0o700 }).map_err(failed)?;
+        for member in &self.members {
+            let own = self.paths.run_of(member.daemon);
+            let failed = |source| SetupError::RunDir { path: own.clone(), source };
+            sys::as_owner(member.uid, || own_directory(&own, member.uid)).map_err(failed)?;
+            for (other, name) in member.daemon.consulted() {
+                let target = Path::new("..").join(other.name()).join(name);
+                sys::as_owner(member.uid, || link(&target, &own.join(name))).map_err(failed)?;
+            }
+            for name in member.daemon.published() {
+                link(&Path::new(member.daemon.name()).join(name), &run.join(name)).map_err(failed)?;
+            }
         }
-        Ok(())
+        set_mode(run, if self.reach == Reach::EveryUid { 0o755 } else { 0o700 }).map_err(failed)
     }
 
     /// Makes the directories that daemons write to, owned by them. What could not be done is returned as text: the
@@ -215,7 +269,7 @@ impl Setup {
         let mut wanted = vec![(state.clone(), None, 0o755), (state.join("audit"), None, 0o755)];
         for member in &self.members {
             let owner = member.uid;
-            wanted.push((state.join("audit").join(member.daemon.name()), owner, 0o700));
+            wanted.push((self.paths.journal(member.daemon), owner, 0o700));
             match member.daemon {
                 Daemon::Egress => wanted.push((state.join("egress"), owner, 0o755)),
                 Daemon::GitGate => wanted.push((self.paths.mirrors(), owner, 0o700)),
@@ -289,6 +343,39 @@ fn is_program(path: &Path) -> bool {
     std::fs::metadata(path).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
 }
 
+fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
+    let present = std::fs::metadata(path)?.permissions().mode() & 0o7777;
+    if present == mode {
+        Ok(())
+    } else {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+    }
+}
+
+/// A directory that is there and belongs to that uid, or is made.
+fn own_directory(path: &Path, owner: Option<u32>) -> io::Result<()> {
+    match std::fs::DirBuilder::new().mode(0o755).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        other => return other,
+    }
+    let found = std::fs::symlink_metadata(path)?;
+    if !found.is_dir() || owner.is_some_and(|uid| found.uid() != uid) {
+        return Err(io::Error::other("it is there and does not belong to the daemon"));
+    }
+    Ok(())
+}
+
+/// A link with that target, in place of whatever has its name.
+fn link(target: &Path, path: &Path) -> io::Result<()> {
+    if std::fs::read_link(path).is_ok_and(|found| found == target) {
+        return Ok(());
+    }
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => std::os::unix::fs::symlink(target, path),
+    }
+}
+
 fn prepare_dir(path: &Path, owner: Option<u32>, mode: u32) -> io::Result<()> {
     match std::fs::DirBuilder::new().recursive(true).mode(0o755).create(path) {
         Ok(()) => {}
@@ -310,11 +397,19 @@ fn prepare_dir(path: &Path, owner: Option<u32>, mode: u32) -> io::Result<()> {
     }
 }
 
-/// The environment of a daemon: nothing but what is listed.
-pub(crate) fn environment(daemon: Daemon, notify: &Path) -> Vec<(&'static str, OsString)> {
+/// Where a daemon looks for programs.
+pub(crate) fn search_path() -> OsString {
     const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-    let path = std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
-    let mut variables = vec![("PATH", path), ("NOTIFY_SOCKET", notify.as_os_str().to_owned())];
+    std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into())
+}
+
+/// The environment of a daemon: nothing but what is listed.
+pub(crate) fn environment(daemon: Daemon, paths: &Paths, notify: &Path) -> Vec<(&'static str, OsString)> {
+    let mut variables = vec![("PATH", search_path()), ("NOTIFY_SOCKET", notify.as_os_str().to_owned())];
+    if daemon == Daemon::GitGate {
+        // It runs from a copy without a path, and its hooks are links to itself.
+        variables.push(("BOTTLECAP_PROGRAM", paths.program(daemon).into()));
+    }
     for name in daemon.inherited_variables() {
         variables.extend(std::env::var_os(name).map(|value| (*name, value)));
     }
@@ -346,8 +441,10 @@ mod tests {
 
     #[test]
     fn the_environment_is_a_short_list() {
-        let names: Vec<_> =
-            environment(Daemon::GitGate, Path::new("/n")).into_iter().map(|(name, _)| name).collect();
-        assert!(names.iter().all(|name| ["PATH", "NOTIFY_SOCKET", "LANG", "TZ"].contains(name)), "{names:?}");
+        let paths = Paths { root: "/r".into(), run: "/run".into(), bin: "/b".into() };
+        let names = |daemon| environment(daemon, &paths, Path::new("/n")).into_iter().map(|(name, _)| name);
+        let plain = ["PATH", "NOTIFY_SOCKET", "LANG", "TZ"];
+        assert!(names(Daemon::Supervise).all(|name| plain.contains(&name)));
+        assert!(names(Daemon::GitGate).all(|name| plain.contains(&name) || name == "BOTTLECAP_PROGRAM"));
     }
 }

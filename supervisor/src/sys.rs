@@ -11,6 +11,10 @@ use std::sync::atomic::{Ordering, compiler_fence};
 use nix::sys::prctl;
 
 pub(crate) mod environment;
+pub(crate) mod fence;
+pub(crate) mod image;
+pub(crate) mod landlock;
+mod report;
 pub(crate) mod signals;
 pub(crate) mod sockets;
 pub(crate) mod spawn;
@@ -34,6 +38,23 @@ pub(crate) fn wipe(bytes: &mut [u8]) {
         unsafe { std::ptr::write_volatile(byte, 0) };
     }
     compiler_fence(Ordering::SeqCst);
+}
+
+/// Does something with files as this uid and gid, which then own what is made; nothing else of us changes.
+pub(crate) fn as_owner<T>(uid: Option<u32>, act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let Some(uid) = uid else { return act() };
+    let own = nix::unistd::geteuid().as_raw();
+    let become_owner = |uid: u32| {
+        // SAFETY: plain numbers. The calls never fail by their result; the second one tells which uid is in force.
+        unsafe {
+            libc::setfsgid(uid);
+            libc::setfsuid(uid);
+            u32::try_from(libc::setfsuid(u32::MAX)).ok() == Some(uid)
+        }
+    };
+    let outcome = if become_owner(uid) { act() } else { Err(io::ErrorKind::PermissionDenied.into()) };
+    become_owner(own);
+    outcome
 }
 
 /// How a child ended.

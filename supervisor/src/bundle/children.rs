@@ -4,15 +4,18 @@ use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io::{self, Read as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 
 use super::{Bundle, chain, exit, notify_path};
 use crate::daemon::Daemon;
 use crate::logs::Lines;
 use crate::notify::{self, Message};
 use crate::plan::{Event, Level};
-use crate::setup::environment;
+use crate::setup::{Strength, environment, search_path};
+use crate::sys::fence::{Execs, Fence};
 use crate::sys::spawn::{Child, Command, spawn};
-use crate::sys::{self, Ended, sockets};
+use crate::sys::{self, Ended, landlock, sockets};
+use crate::walls::{self, Purpose, Surroundings};
 
 /// Bytes read from one daemon before the others have their turn.
 const READ_TURN: usize = 64 * 1024;
@@ -30,14 +33,8 @@ pub(super) struct Running {
     pub(super) pid: i32,
     pub(super) pidfd: Option<OwnedFd>,
     pub(super) first_line: u64,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Purpose {
-    /// It is the daemon.
-    Serve,
-    /// It makes the CA and ends.
-    MakeCa,
+    /// What it is confined by, in words.
+    pub(super) walls: Vec<String>,
 }
 
 /// The output of a process of ours.
@@ -69,27 +66,57 @@ impl Bundle {
             descriptors.extend(memory.iter().map(|(name, fd)| (name.clone(), fd.as_fd())));
             descriptors.extend(self.peers.of(daemon));
         }
-        let child = spawn(&Command {
+        let uid =
+            self.setup.members.iter().find(|member| member.daemon == daemon).and_then(|member| member.uid);
+        let fence = self
+            .fence(daemon, purpose)
+            .map_err(|error| format!("cannot prepare its walls: {}", chain(&error)))?;
+        let mut walls = standing(&fence, uid, self.setup.strength);
+        let child = spawn(&mut Command {
             program: &self.setup.paths.program(daemon),
             name: daemon.name(),
             arguments,
-            environment: &environment(daemon, &notify_path(&self.setup.paths.run)),
+            environment: &environment(daemon, &self.setup.paths, &notify_path(&self.setup.paths.run)),
             descriptors: &descriptors,
-            uid: self
-                .setup
-                .members
-                .iter()
-                .find(|member| member.daemon == daemon)
-                .and_then(|member| member.uid),
+            uid,
+            fence,
         })
         .map_err(|error| chain(&error))?;
-        let Child { pid, stdout, stderr } = child;
+        let Child { pid, stdout, stderr, executes_once } = child;
+        walls.extend(executes_once.then(|| "one exec".to_owned()));
         for fd in [stdout, stderr] {
             self.streams.push(Stream { daemon, file: fd.into(), lines: Lines::default() });
         }
         let first_line = self.logs.next();
-        self.running.push(Running { daemon, purpose, pid, pidfd: sys::pidfd(pid).ok(), first_line });
+        self.running.push(Running { daemon, purpose, pid, pidfd: sys::pidfd(pid).ok(), first_line, walls });
         Ok(pid)
+    }
+
+    /// The walls of a new process of this daemon, as far as this kernel has them.
+    fn fence(&self, daemon: Daemon, purpose: Purpose) -> io::Result<Fence> {
+        let setup = &self.setup;
+        let search = search_path();
+        let own = setup.readable.iter().filter(|readable| readable.daemon == daemon);
+        let around = Surroundings {
+            paths: &setup.paths,
+            search: &search,
+            upstream_ca: std::env::var_os("EGRESS_UPSTREAM_CA").map(PathBuf::from),
+            readable: own.map(|readable| readable.path.clone()).collect(),
+        };
+        let domain = match setup.strength.landlock {
+            Some(_) => landlock::ruleset(&walls::files(daemon, purpose, &around))?,
+            None => None,
+        };
+        let calls = if setup.strength.filters {
+            Some(walls::calls::filter(daemon).map_err(io::Error::other)?)
+        } else {
+            None
+        };
+        let execs = match daemon {
+            Daemon::Egress | Daemon::Supervise => Execs::Once,
+            Daemon::GitGate => Execs::Many,
+        };
+        Ok(Fence { domain, calls, execs })
     }
 
     /// Fresh memory files of the secrets of this daemon.
@@ -202,4 +229,15 @@ impl Bundle {
             self.logs.say(Level::Error, format!("cannot send signal {number} to {daemon}: {error}"));
         }
     }
+}
+
+/// The walls in words, as `status` shows them.
+fn standing(fence: &Fence, uid: Option<u32>, strength: Strength) -> Vec<String> {
+    let mut walls = Vec::new();
+    walls.extend(uid.map(|uid| format!("uid {uid}")));
+    if let (Some(_), Some(abi)) = (&fence.domain, strength.landlock) {
+        walls.push(format!("landlock {abi}"));
+    }
+    walls.extend(fence.calls.as_ref().map(|_| "seccomp".to_owned()));
+    walls
 }

@@ -9,7 +9,7 @@ use crate::control::{
 };
 use crate::daemon::Daemon;
 use crate::logs::Source;
-use crate::plan::{Event, Outcome, StopCause, Ticket};
+use crate::plan::{Event, Outcome, StopCause, Ticket, View};
 
 /// Lines in the answer to `logs` without follow.
 const KEPT_LINES: usize = 5000;
@@ -81,7 +81,14 @@ impl Bundle {
             (false, true) => BundleState::Running,
             (false, false) => BundleState::Starting,
         };
-        Status { state, daemons: self.plan.views(self.now()).into_iter().map(DaemonStatus::from).collect() }
+        let views = self.plan.views(self.now());
+        Status { state, daemons: views.into_iter().map(|view| self.daemon_status(view)).collect() }
+    }
+
+    fn daemon_status(&self, view: View) -> DaemonStatus {
+        let process = self.running.iter().find(|child| child.daemon == view.daemon);
+        let walls = process.map(|child| child.walls.clone()).unwrap_or_default();
+        DaemonStatus { walls, ..DaemonStatus::from(view) }
     }
 
     fn health(&self) -> Result<Healthy, Failure> {

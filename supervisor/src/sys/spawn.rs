@@ -5,17 +5,19 @@
 
 use std::ffi::{CString, OsStr, OsString, c_char, c_int, c_uint};
 use std::fmt;
-use std::io::{self, Read as _};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::Mode;
 use nix::unistd::pipe2;
+
+use super::fence::{self, Failed, Fence};
+use super::image;
+use super::report::{self, Ended, REPORT_BYTES};
 
 /// First descriptor that is handed over.
 const FIRST_FD: RawFd = 3;
@@ -25,8 +27,6 @@ const OPEN_FILES: libc::rlim_t = 65_536;
 const PID_ROOM: usize = 12;
 /// How long a child may take from the fork to the exec.
 const EXEC_TIMEOUT: Duration = Duration::from_secs(5);
-/// The step that failed, and its error number.
-const REPORT_BYTES: usize = 5;
 
 /// The program to run and everything it gets.
 #[derive(Debug)]
@@ -43,6 +43,8 @@ pub(crate) struct Command<'a> {
     pub(crate) descriptors: &'a [(String, BorrowedFd<'a>)],
     /// The uid and gid to run as, where they are not ours.
     pub(crate) uid: Option<u32>,
+    /// What it is confined to.
+    pub(crate) fence: Fence,
 }
 
 /// A process that runs the program.
@@ -51,6 +53,8 @@ pub(crate) struct Child {
     pub(crate) pid: i32,
     pub(crate) stdout: OwnedFd,
     pub(crate) stderr: OwnedFd,
+    /// It can execute nothing any more.
+    pub(crate) executes_once: bool,
 }
 
 /// Why there is none.
@@ -84,11 +88,14 @@ pub(crate) enum Step {
     Privileges,
     Limits,
     DeathSignal,
+    Domain,
+    Calls,
     Exec,
 }
 
 impl Step {
-    fn from_number(number: u8) -> Self {
+    /// The step of that number; no step has 0.
+    pub(super) fn from_number(number: u8) -> Option<Self> {
         [
             Self::Session,
             Self::Descriptors,
@@ -98,10 +105,12 @@ impl Step {
             Self::Privileges,
             Self::Limits,
             Self::DeathSignal,
+            Self::Domain,
+            Self::Calls,
+            Self::Exec,
         ]
         .into_iter()
         .find(|step| *step as u8 == number)
-        .unwrap_or(Self::Exec)
     }
 }
 
@@ -116,6 +125,8 @@ impl fmt::Display for Step {
             Self::Privileges => "set no_new_privs",
             Self::Limits => "set the resource limits",
             Self::DeathSignal => "tie its life to ours",
+            Self::Domain => "enter its Landlock domain",
+            Self::Calls => "put up the filter of its system calls",
             Self::Exec => "execute the program",
         })
     }
@@ -137,20 +148,29 @@ struct Prepared {
     parent: libc::pid_t,
     files: libc::rlimit,
     last_capability: c_int,
+    image: Image,
+}
+
+/// Which file is executed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Image {
+    /// The program itself, which its uid cannot read.
+    Itself,
+    /// A copy that can only be executed.
+    Copy,
 }
 
 /// Runs the command. The caller reaps the process, also that of a failed exec.
-pub(crate) fn spawn(command: &Command<'_>) -> Result<Child, SpawnError> {
+pub(crate) fn spawn(command: &mut Command<'_>) -> Result<Child, SpawnError> {
     let prepare = |what| move |source: io::Error| SpawnError::Prepare { what, source };
     let above = FIRST_FD + RawFd::try_from(command.descriptors.len()).unwrap_or(RawFd::MAX / 2);
-    let program = nix::fcntl::open(command.program, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
-        .map_err(|error| prepare("open the program")(error.into()))?;
+    let (program, image) = image(command).map_err(prepare("open the program"))?;
     let null = nix::fcntl::open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())
         .map_err(|error| prepare("open /dev/null")(error.into()))?;
     let pipe = || pipe2(OFlag::O_CLOEXEC).map_err(|error| prepare("make a pipe")(error.into()));
     let (stdout, child_stdout) = pipe()?;
     let (stderr, child_stderr) = pipe()?;
-    let (report, child_report) = pipe()?;
+    let (report, child_report) = super::sockets::packet_pair().map_err(prepare("make a pipe"))?;
     for fd in [&stdout, &stderr] {
         super::set_nonblocking(fd).map_err(prepare("make a pipe"))?;
     }
@@ -192,17 +212,29 @@ pub(crate) fn spawn(command: &Command<'_>) -> Result<Child, SpawnError> {
         parent: nix::unistd::getpid().as_raw(),
         files: open_files().map_err(prepare("read the resource limits"))?,
         last_capability: last_capability(),
+        image,
     };
-    let pid = fork(&prepared).map_err(SpawnError::Fork)?;
+    let pid = fork(&prepared, &mut command.fence).map_err(SpawnError::Fork)?;
     drop((prepared, child_report, child_stdout, child_stderr));
-    match read_report(report, EXEC_TIMEOUT) {
-        None => Ok(Child { pid, stdout, stderr }),
-        Some((step, source)) => {
+    match report::follow(&report, EXEC_TIMEOUT) {
+        Ended::Executed { once } => Ok(Child { pid, stdout, stderr, executes_once: once }),
+        Ended::Failed(step, source) => {
             // One that is late must not run after all; the pid is its own until it is reaped.
             super::kill_child(pid);
             Err(SpawnError::Child { step, source })
         }
     }
+}
+
+/// What to execute: the program if the uid of the process cannot read it, and else a copy that nobody can read.
+fn image(command: &Command<'_>) -> io::Result<(OwnedFd, Image)> {
+    let uid = command.uid.unwrap_or_else(|| nix::unistd::geteuid().as_raw());
+    let program = nix::fcntl::open(command.program, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
+    if image::is_unreadable(&std::fs::File::from(program.try_clone()?), uid)? {
+        return Ok((program, Image::Itself));
+    }
+    let mut file = std::fs::File::open(command.program)?;
+    Ok((image::execute_only(&mut file, command.name)?, Image::Copy))
 }
 
 fn c_string(text: impl AsRef<OsStr>) -> io::Result<CString> {
@@ -245,7 +277,7 @@ fn last_capability() -> c_int {
     text.trim().parse().unwrap_or(63)
 }
 
-fn fork(prepared: &Prepared) -> io::Result<i32> {
+fn fork(prepared: &Prepared, fence: &mut Fence) -> io::Result<i32> {
     use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
     // A handler of ours must not run in the child: it would write into our own wake-up pipe.
     let mut before = SigSet::empty();
@@ -254,44 +286,18 @@ fn fork(prepared: &Prepared) -> io::Result<i32> {
     let pid = unsafe { libc::fork() };
     if pid == 0 {
         // SAFETY: we are the child, right after the fork.
-        unsafe { child(prepared) }
+        unsafe { child(prepared, fence) }
     }
     let error = io::Error::last_os_error();
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&before), None)?;
     if pid < 0 { Err(error) } else { Ok(pid) }
 }
 
-/// What the child reports. Its end of the pipe closes at exec or when it ends; only a program on a file system that hangs, or a child
-/// that someone stopped, keeps it open, and must not keep us.
-fn read_report(report: OwnedFd, patience: Duration) -> Option<(Step, io::Error)> {
-    let until = Instant::now() + patience;
-    loop {
-        let left = PollTimeout::try_from(until.saturating_duration_since(Instant::now()));
-        let mut fds = [PollFd::new(report.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut fds, left.unwrap_or(PollTimeout::ZERO)) {
-            Ok(0) => return Some((Step::Exec, io::ErrorKind::TimedOut.into())),
-            Ok(_) => break,
-            Err(Errno::EINTR) => {}
-            Err(error) => return Some((Step::Exec, error.into())),
-        }
-    }
-    // The report is one write, shorter than what a pipe takes at once.
-    let mut bytes = [0; REPORT_BYTES];
-    match std::fs::File::from(report).read(&mut bytes) {
-        Ok(0) => None,
-        Ok(_) => {
-            let [step, errno @ ..] = bytes;
-            Some((Step::from_number(step), io::Error::from_raw_os_error(i32::from_ne_bytes(errno))))
-        }
-        Err(error) => Some((Step::Exec, error)),
-    }
-}
-
 /// # Safety
 /// Only in a freshly forked child of a process with one thread. Nothing here allocates, locks or returns.
-unsafe fn child(prepared: &Prepared) -> ! {
+unsafe fn child(prepared: &Prepared, fence: &mut Fence) -> ! {
     // SAFETY: system calls on descriptors that `prepared` owns and memory that it points to.
-    let failed = unsafe { become_daemon(prepared) };
+    let failed = unsafe { become_daemon(prepared, fence) };
     // SAFETY: errno of this thread; the report is a plain array; _exit runs no destructors of the parent's copies.
     unsafe {
         let errno = (*libc::__errno_location()).to_ne_bytes();
@@ -305,7 +311,7 @@ unsafe fn child(prepared: &Prepared) -> ! {
 ///
 /// # Safety
 /// As [`child`].
-unsafe fn become_daemon(prepared: &Prepared) -> Step {
+unsafe fn become_daemon(prepared: &Prepared, fence: &mut Fence) -> Step {
     // SAFETY: see above; every pointer handed to the kernel is into `prepared` or this frame.
     unsafe {
         reset_signals();
@@ -351,10 +357,17 @@ unsafe fn become_daemon(prepared: &Prepared) -> Step {
         }
         write_pid(prepared.listen_pid);
         libc::chdir(c"/".as_ptr());
+        match fence::put_up(fence, prepared.report.as_raw_fd()) {
+            Ok(()) => {}
+            Err(Failed::Domain) => return Step::Domain,
+            Err(Failed::Calls) => return Step::Calls,
+        }
         let (argv, envp) = (prepared.argv.as_ptr(), prepared.envp.as_ptr());
-        libc::execve(prepared.path.as_ptr(), argv, envp);
-        if *libc::__errno_location() == libc::EACCES {
-            // The daemon's uid may not walk the path to the program; the opened program itself it may run.
+        if prepared.image == Image::Itself {
+            libc::execve(prepared.path.as_ptr(), argv, envp);
+        }
+        if prepared.image == Image::Copy || *libc::__errno_location() == libc::EACCES {
+            // The copy has no path, and the daemon's uid may not walk every path; the opened file itself it may run.
             let empty = c"".as_ptr();
             libc::syscall(
                 libc::SYS_execveat,
@@ -443,33 +456,5 @@ unsafe fn write_pid(place: *mut c_char) {
     for at in 0..count {
         // SAFETY: `at` is below PID_ROOM - 1, and the place was zeroed.
         unsafe { *place.add(at) = digits[count - 1 - at] as c_char };
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::io::Write as _;
-
-    use super::*;
-
-    fn report(bytes: &[u8]) -> (Option<(Step, io::ErrorKind)>, OwnedFd) {
-        let (read, write) = pipe2(OFlag::O_CLOEXEC).unwrap();
-        let mut write = std::fs::File::from(write);
-        write.write_all(bytes).unwrap();
-        let told = read_report(read, Duration::from_millis(1));
-        (told.map(|(step, error)| (step, error.kind())), write.into())
-    }
-
-    #[test]
-    fn a_child_that_neither_executes_nor_ends_is_not_waited_for_without_end() {
-        let (told, _open) = report(&[]);
-        assert_eq!(told, Some((Step::Exec, io::ErrorKind::TimedOut)));
-    }
-
-    #[test]
-    fn a_report_names_the_step_and_the_error() {
-        let [a, b, c, d] = libc::ENOENT.to_ne_bytes();
-        let (told, _open) = report(&[Step::Groups as u8, a, b, c, d]);
-        assert_eq!(told, Some((Step::Groups, io::ErrorKind::NotFound)));
     }
 }
