@@ -3,7 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -37,11 +37,22 @@ pub(crate) struct Progress {
     start: Instant,
     bytes: AtomicU64,
     last_millis: AtomicU64,
+    too_large: AtomicBool,
 }
 
 impl Progress {
     pub(crate) fn new() -> Arc<Progress> {
-        Arc::new(Progress { start: Instant::now(), bytes: AtomicU64::new(0), last_millis: AtomicU64::new(0) })
+        Arc::new(Progress {
+            start: Instant::now(),
+            bytes: AtomicU64::new(0),
+            last_millis: AtomicU64::new(0),
+            too_large: AtomicBool::new(false),
+        })
+    }
+
+    /// Whether the body was cut because it is larger than it may be.
+    pub(crate) fn is_too_large(&self) -> bool {
+        self.too_large.load(Ordering::Relaxed)
     }
 
     pub(crate) fn bytes(&self) -> u64 {
@@ -77,6 +88,8 @@ impl Progress {
 pub(crate) struct Limits {
     /// The longest silence.
     pub(crate) idle: Duration,
+    /// The most bytes that a request may have.
+    pub(crate) request_body: Option<u64>,
     /// What allows it.
     pub(crate) lease: Arc<Lease>,
 }
@@ -85,6 +98,7 @@ struct Metered {
     inner: Incoming,
     meter: Meter,
     idle: Duration,
+    request_body: Option<u64>,
     waiting_since: Option<Instant>,
     silence: Pin<Box<Sleep>>,
     end: Pin<Box<dyn Future<Output = Denial> + Send + Sync>>,
@@ -99,6 +113,7 @@ pub(crate) fn metered(inner: Incoming, meter: Meter, limits: &Limits) -> Body {
         inner,
         meter,
         idle: limits.idle,
+        request_body: limits.request_body,
         waiting_since: None,
         silence: Box::pin(sleep_until(Instant::now() + limits.idle)),
         end: Box::pin(Arc::clone(&limits.lease).ended()),
@@ -122,11 +137,23 @@ pub(crate) async fn pass_over(mut incoming: Incoming) {
 }
 
 impl Metered {
-    fn count(&mut self, bytes: usize) {
+    /// Counts what goes through; an error where it would be more than may go through, of which then nothing does.
+    fn count(&mut self, bytes: usize) -> Result<(), Error> {
         match &mut self.meter {
-            Meter::Up(progress) => progress.note(bytes),
+            Meter::Up(progress) => {
+                let most = self.request_body.unwrap_or(u64::MAX);
+                if progress.bytes().saturating_add(bytes as u64) > most {
+                    progress.too_large.store(true, Ordering::Relaxed);
+                    return Err(Error::Io(io::Error::new(
+                        io::ErrorKind::FileTooLarge,
+                        "the body is too large",
+                    )));
+                }
+                progress.note(bytes);
+            }
             Meter::Down(entry) => entry.event.bytes_down += bytes as u64,
         }
+        Ok(())
     }
 
     /// Trailers of a request end here: upstream may take them for headers, and they come too late to be judged.
@@ -166,8 +193,9 @@ impl HttpBody for Metered {
                 let frame = frame.filter(|frame| this.passes(frame));
                 if let Some(Ok(frame)) = &frame
                     && let Some(data) = frame.data_ref()
+                    && let Err(error) = this.count(data.len())
                 {
-                    this.count(data.len());
+                    return Poll::Ready(Some(Err(error)));
                 }
                 Poll::Ready(frame.map(|frame| frame.map_err(Error::from)))
             }

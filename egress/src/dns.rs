@@ -6,7 +6,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use policy::Host;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
@@ -169,7 +168,7 @@ fn reply(header: &[u8], outcome: Outcome, question: &[u8], address: Option<IpAdd
 }
 
 fn is_allowed(proxy: &Proxy, host: &Host) -> bool {
-    host.as_str() == local::NAME || proxy.snapshot().policy.names(host, Timestamp::now())
+    host.as_str() == local::NAME || proxy.snapshot().policy.names(host, proxy.now())
 }
 
 /// Answers datagrams for as long as it is polled.

@@ -1,6 +1,7 @@
 //! One request: bound to its host, judged, forwarded with our credential, answered.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use audit::Decision as Recorded;
 use http::header::{EXPECT, HOST};
@@ -11,7 +12,6 @@ use hudsucker::Body;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use jiff::Timestamp;
 use policy::{CanonicalPath, Decision, Denial, LogLevel, Route, Scheme};
 use tracing::{info, warn};
 
@@ -24,10 +24,11 @@ use crate::journal::Entry;
 use crate::lease::{Asked, Lease, RequestAsked};
 use crate::local;
 use crate::proxy::Proxy;
-use crate::refusal::{Code, Refusal, Subject};
+use crate::refusal::{Code, Form, Refusal, Subject};
 use crate::snapshot::Snapshot;
 use crate::splice::{Spliced, splice};
 use crate::upstream::{self, UpstreamClient};
+use crate::uses::NoUse;
 
 /// The only protocol that a connection may be upgraded to.
 const WEBSOCKET: &str = "websocket";
@@ -77,6 +78,7 @@ fn rough_subject(via: &Via, request: &Request<Incoming>) -> Subject {
         port,
         method: request.method().to_string(),
         path: request.uri().path().escape_default().to_string(),
+        form: Form::of(request.method(), request.headers()),
     }
 }
 
@@ -113,8 +115,8 @@ impl Judged {
     pub(crate) fn refuse(&mut self, refusal: &Refusal) -> Response<Body> {
         self.entry.refused(refusal);
         if self.snapshot.policy.log() >= LogLevel::Refusals {
-            let Subject { scheme, host, port, method, path } = &self.subject;
-            let Refusal { code, block_id, hint, cause } = refusal;
+            let Subject { scheme, host, port, method, path, form: _ } = &self.subject;
+            let Refusal { code, block_id, hint, cause, retry_after: _ } = refusal;
             warn!(%code, scheme, host, port, method, path, block_id, hint, cause, "refused");
         }
         refusal.answer(&self.subject)
@@ -133,8 +135,9 @@ impl Judged {
     }
 
     /// What `route` gives to what was asked.
-    pub(crate) fn lease(&self, asked: Asked, route: &Route, now: Timestamp) -> Arc<Lease> {
-        Arc::new(Lease::new(asked, self.proxy.snapshots.watch(), &self.snapshot, route, now))
+    pub(crate) fn lease(&self, asked: Asked, route: &Route) -> Arc<Lease> {
+        let proxy = &self.proxy;
+        Arc::new(Lease::new(asked, proxy.snapshots.watch(), &self.snapshot, route, proxy.uses.clock()))
     }
 
     async fn run(mut self, via: &Via, after: After, mut request: Request<Incoming>) -> Response<Body> {
@@ -143,6 +146,10 @@ impl Judged {
         let waits_for_leave = parts.headers.contains_key(EXPECT);
         let snapshot = Arc::clone(&self.snapshot);
         let plan = match self.judge(&snapshot, via, &mut parts, &incoming) {
+            Ok(plan) => self.count(plan).await,
+            Err(refusal) => Err(refusal),
+        };
+        let plan = match plan {
             Ok(plan) => plan,
             Err(refusal) => {
                 if !waits_for_leave {
@@ -181,7 +188,6 @@ impl Judged {
         }
         let wanted = headers::upgrade(&parts.headers);
         headers::towards_upstream(&mut parts.headers);
-        let now = Timestamp::now();
         let asked = Box::new(RequestAsked {
             endpoint,
             method: parts.method.clone(),
@@ -189,13 +195,20 @@ impl Judged {
             query: parts.uri.query().map(str::to_owned),
             headers: parts.headers.clone(),
         });
-        let route = match snapshot.policy.decide(&asked.head(), now) {
+        let spent = |route: &Route| self.proxy.uses.is_spent(route);
+        let route = match snapshot.policy.decide_unless(&asked.head(), self.proxy.now(), &spent) {
             Decision::Allow(route) => route,
             Decision::Deny(denial) => return Err(denial.into()),
         };
         self.entry.event.route = Some(route.id().to_string());
         self.entry.event.grant = route.grant().map(ToString::to_string);
         let upgrade = judge_upgrade(wanted.as_deref(), parts, incoming)?;
+        let request_body = route.limits().request_body;
+        if let Some(most) = request_body
+            && incoming.size_hint().lower() > most
+        {
+            return Err(too_large(most));
+        }
         let query = self.exchange_credentials(route, parts)?;
         let client = snapshot.client(route);
         let client = match upgrade {
@@ -207,8 +220,25 @@ impl Judged {
         };
         let idle = snapshot.policy.defaults().idle_timeout;
         let uri = target(&asked.endpoint, &asked.path, query.as_deref())?;
-        let limits = Limits { idle, lease: self.lease(Asked::Request(asked), route, now) };
-        Ok(Plan { client, uri, limits, upgrade })
+        let limits = Limits { idle, request_body, lease: self.lease(Asked::Request(asked), route) };
+        Ok(Plan { route, client, uri, limits, upgrade })
+    }
+
+    /// Counts the request, as the last thing before it goes out: against the route's bounds, then as a use.
+    async fn count<'s>(&mut self, plan: Plan<'s>) -> Result<Plan<'s>, Refusal> {
+        let gauge = self.snapshot.gauge(plan.route);
+        self.entry.held = Some(gauge.request(plan.route.limits(), Instant::now())?);
+        match self.proxy.uses.take(plan.route).await {
+            Ok(()) => Ok(plan),
+            Err(NoUse::UsedUp) => {
+                let hint = "what allowed this is used up".to_owned();
+                Err(Denial { code: policy::Code::GrantUsedUp, hint }.into())
+            }
+            Err(NoUse::Write(error)) => {
+                let hint = "uses cannot be counted now; try again later";
+                Err(Refusal::new(Code::AuditUnavailable, hint).because(&error))
+            }
+        }
     }
 
     async fn send(
@@ -233,7 +263,10 @@ impl Judged {
             }
             denial = plan.limits.lease.ended() => return Err(denial.into()),
         };
-        let response = answered.map_err(|error| upstream::refusal_of_request(&error))?;
+        let response = answered.map_err(|error| match plan.limits.request_body {
+            Some(most) if progress.is_too_large() => too_large(most),
+            Some(_) | None => upstream::refusal_of_request(&error),
+        })?;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS && plan.upgrade == Upgrade::None {
             return Err(Refusal::new(Code::UpstreamFailed, "the upstream host changed the protocol unasked"));
         }
@@ -278,10 +311,11 @@ impl Judged {
         let status = response.status();
         self.entry.event.status = Some(status.as_u16());
         if self.snapshot.policy.log() >= LogLevel::Requests {
-            let Subject { scheme, host, port, method, path } = &self.subject;
+            let Subject { scheme, host, port, method, path, form: _ } = &self.subject;
             info!(status = status.as_u16(), scheme, host, port, method, path, "passed");
         }
         headers::towards_agent(response.headers_mut());
+        headers::remove_all(response.headers_mut(), |name| name.as_str().starts_with("x-bottlecap-"));
         if status == StatusCode::SWITCHING_PROTOCOLS {
             let upstream_side = hyper::upgrade::on(&mut response);
             headers::ask_upgrade(response.headers_mut(), WEBSOCKET);
@@ -299,10 +333,15 @@ impl Judged {
 
 /// What was decided about a request that is let out.
 struct Plan<'s> {
+    route: &'s Route,
     client: &'s UpstreamClient,
     uri: Uri,
     limits: Limits,
     upgrade: Upgrade,
+}
+
+fn too_large(most: u64) -> Refusal {
+    Refusal::new(Code::BodyTooLarge, format!("this route allows bodies of at most {most} bytes"))
 }
 
 fn bind(via: &Via, request: &request::Parts) -> Result<Endpoint, Refusal> {

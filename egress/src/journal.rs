@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout};
 use tracing::{error, info, warn};
 
 use crate::body::Progress;
+use crate::limits::Held;
 use crate::refusal::{Refusal, Subject};
 
 /// How many requests may be open or waiting to be recorded.
@@ -96,7 +97,7 @@ impl Recorder {
             bytes_down: 0,
             millis: 0,
         };
-        Some(Entry { event, up: None, started: Instant::now(), place: Some(place) })
+        Some(Entry { event, up: None, held: None, started: Instant::now(), place: Some(place) })
     }
 
     /// Whether the last record could not be written.
@@ -162,6 +163,8 @@ pub(crate) struct Entry {
     pub(crate) event: RequestEvent,
     /// The request's body, which may still be on its way.
     pub(crate) up: Option<Arc<Progress>>,
+    /// Its place among the requests that its route may answer at once.
+    pub(crate) held: Option<Held>,
     started: Instant,
     place: Option<OwnedPermit<Message>>,
 }

@@ -1,15 +1,20 @@
 //! How long what was allowed stays allowed: until its route ends, or until new routes refuse it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderMap, Method};
 use jiff::Timestamp;
 use policy::{CanonicalPath, Decision, Denial, Front, Host, RequestHead, Route};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::sleep;
 
 use crate::authority::Endpoint;
+use crate::clock::Clock;
 use crate::snapshot::Snapshot;
+
+/// How often an end is looked at.
+const STEP: Duration = Duration::from_millis(500);
 
 /// What was asked for, kept to be judged again.
 pub(crate) enum Asked {
@@ -47,7 +52,8 @@ pub(crate) struct Lease {
     asked: Asked,
     snapshots: watch::Receiver<Arc<Snapshot>>,
     generation: u64,
-    until: Option<Instant>,
+    until: Option<Timestamp>,
+    clock: Clock,
 }
 
 impl Lease {
@@ -57,9 +63,9 @@ impl Lease {
         snapshots: watch::Receiver<Arc<Snapshot>>,
         snapshot: &Snapshot,
         route: &Route,
-        now: Timestamp,
+        clock: Clock,
     ) -> Lease {
-        Lease { asked, snapshots, generation: snapshot.generation, until: end_of(route, now) }
+        Lease { asked, snapshots, generation: snapshot.generation, until: route.expires_at(), clock }
     }
 
     /// Returns with the reason once it is no longer allowed.
@@ -69,9 +75,10 @@ impl Lease {
         let mut generation = self.generation;
         loop {
             let newest = Arc::clone(&snapshots.borrow_and_update());
-            if newest.generation != generation || until.is_some_and(|until| until <= Instant::now()) {
+            let now = self.clock.now();
+            if newest.generation != generation || until.is_some_and(|until| until <= now) {
                 generation = newest.generation;
-                match self.judge(&newest, Timestamp::now()) {
+                match self.judge(&newest, now) {
                     Ok(end) => until = end,
                     Err(denial) => return denial,
                 }
@@ -79,7 +86,8 @@ impl Lease {
             drop(newest);
             let end = async {
                 match until {
-                    Some(until) => sleep_until(until).await,
+                    // In steps, because a timer does not see the wall clock being set, nor the time asleep.
+                    Some(until) => sleep(left(until, now).min(STEP)).await,
                     None => std::future::pending().await,
                 }
             };
@@ -90,7 +98,7 @@ impl Lease {
         }
     }
 
-    fn judge(&self, snapshot: &Snapshot, now: Timestamp) -> Result<Option<Instant>, Denial> {
+    fn judge(&self, snapshot: &Snapshot, now: Timestamp) -> Result<Option<Timestamp>, Denial> {
         let policy = &snapshot.policy;
         let route = match &self.asked {
             Asked::Request(request) => match policy.decide(&request.head(), now) {
@@ -106,11 +114,10 @@ impl Lease {
                 }
             },
         };
-        Ok(end_of(route, now))
+        Ok(route.expires_at())
     }
 }
 
-fn end_of(route: &Route, now: Timestamp) -> Option<Instant> {
-    let left = route.expires_at()?.duration_since(now);
-    Some(Instant::now() + left.try_into().unwrap_or_default())
+fn left(until: Timestamp, now: Timestamp) -> Duration {
+    until.duration_since(now).try_into().unwrap_or_default()
 }

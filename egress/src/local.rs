@@ -4,7 +4,6 @@ use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, HOST, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Uri};
 use hudsucker::Body;
-use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::proxy::Proxy;
@@ -37,7 +36,7 @@ fn is_our_name(authority: &str) -> bool {
 pub(crate) fn answer(proxy: &Proxy, snapshot: &Snapshot, method: &Method, uri: &Uri) -> Response<Body> {
     let (content_type, body) = match uri.path() {
         "/allowlist" => {
-            let allowlist = snapshot.policy.allowlist(Timestamp::now());
+            let allowlist = snapshot.policy.allowlist(proxy.now());
             let answer =
                 AllowlistAnswer { generation: snapshot.generation, digest: &snapshot.digest, allowlist };
             let text = serde_json::to_vec(&answer).expect("an allowlist always has a JSON form");

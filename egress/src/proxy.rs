@@ -14,6 +14,7 @@ use crate::tasks::Tasks;
 use crate::tls::ca::CertificateAuthority;
 use crate::tls::leaf::LeafAuthority;
 use crate::upstream::{Dialer, UpstreamTls};
+use crate::uses::Uses;
 
 /// What a proxy is made of.
 pub struct Parts {
@@ -27,6 +28,8 @@ pub struct Parts {
     pub tls: UpstreamTls,
     /// Where requests are recorded.
     pub recorder: Recorder,
+    /// How often counted routes were used.
+    pub uses: Uses,
 }
 
 /// Why a proxy cannot be made.
@@ -57,6 +60,7 @@ pub struct Proxy {
     pub(crate) secrets: SecretStore,
     pub(crate) open: OpenSide,
     pub(crate) recorder: Recorder,
+    pub(crate) uses: Uses,
     pub(crate) snapshots: Snapshots,
     reloading: Mutex<()>,
 }
@@ -66,12 +70,13 @@ impl Proxy {
     pub fn new(parts: Parts, text: &str) -> Result<Proxy, Error> {
         let open = OpenSide { dialer: Arc::new(parts.dialer), tls: parts.tls, tasks: Tasks::default() };
         let leaves = LeafAuthority::new(parts.authority).map_err(|error| Error::Tls(error.to_string()))?;
-        let first = Snapshot::parse(text, 1, &open).map_err(Error::Routes)?;
+        let first = Snapshot::parse(text, None, &open).map_err(Error::Routes)?;
         let proxy = Proxy {
             leaves,
             secrets: parts.secrets,
             open,
             recorder: parts.recorder,
+            uses: parts.uses,
             snapshots: Snapshots::new(first),
             reloading: Mutex::default(),
         };
@@ -90,7 +95,7 @@ impl Proxy {
 
     fn replace(&self, text: &str) -> Result<(), Diagnostics> {
         let _one_at_a_time = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
-        let next = Snapshot::parse(text, self.snapshot().generation + 1, &self.open)?;
+        let next = Snapshot::parse(text, Some(&self.snapshot()), &self.open)?;
         self.secrets.refresh();
         self.snapshots.replace(next);
         self.warn();
@@ -111,8 +116,16 @@ impl Proxy {
         self.snapshots.current()
     }
 
+    /// The time by which grants end.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.uses.clock().now()
+    }
+
     /// Returns when the last records are written.
     pub async fn flush(&self) {
+        if let Err(error) = self.uses.settle().await {
+            warn!(%error, "what was reserved of counted routes and not used is spent");
+        }
         self.recorder.flush().await;
     }
 

@@ -1,10 +1,11 @@
 //! Every answer that is not upstream's own: the stable codes and their form.
 
 use std::fmt;
+use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
-use http::{Response, StatusCode};
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use http::{HeaderMap, Method, Response, StatusCode};
 use hudsucker::Body;
 use policy::Denial;
 use serde::Serialize;
@@ -16,6 +17,8 @@ use crate::tls::{hex, random};
 const DENIED: HeaderName = HeaderName::from_static("x-bottlecap-denied");
 /// Carries the code of a failure that is not a refusal.
 const FAILED: HeaderName = HeaderName::from_static("x-bottlecap-failed");
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 /// What an agent can do about a refusal by policy.
 const PROPOSE: &str = "mcp tool propose_route";
 
@@ -44,6 +47,14 @@ pub enum Code {
     HandshakeFailed,
     /// The secret of the route is not to be had.
     CredentialUnavailable,
+    /// The route has had its requests for now.
+    RateLimit,
+    /// The route answers as many requests as it may at once.
+    ConcurrencyLimit,
+    /// The route has as many connections to upstream as it may have.
+    ConnectionLimit,
+    /// The body is larger than the route allows.
+    BodyTooLarge,
     /// The journal cannot be written, so nothing may go out.
     AuditUnavailable,
     /// Upstream's name could not be resolved.
@@ -72,6 +83,10 @@ pub const CODES: &[Code] = &[
     Code::EncryptedHello,
     Code::HandshakeFailed,
     Code::CredentialUnavailable,
+    Code::RateLimit,
+    Code::ConcurrencyLimit,
+    Code::ConnectionLimit,
+    Code::BodyTooLarge,
     Code::AuditUnavailable,
     Code::UpstreamUnresolved,
     Code::UpstreamUnreachable,
@@ -96,6 +111,10 @@ impl Code {
             Code::EncryptedHello => "encrypted-hello",
             Code::HandshakeFailed => "handshake-failed",
             Code::CredentialUnavailable => "credential-unavailable",
+            Code::RateLimit => "rate-limit",
+            Code::ConcurrencyLimit => "concurrency-limit",
+            Code::ConnectionLimit => "connection-limit",
+            Code::BodyTooLarge => "body-too-large",
             Code::AuditUnavailable => "audit-unavailable",
             Code::UpstreamUnresolved => "upstream-unresolved",
             Code::UpstreamUnreachable => "upstream-unreachable",
@@ -120,6 +139,8 @@ impl Code {
             | Code::EncryptedHello
             | Code::HandshakeFailed
             | Code::CredentialUnavailable => StatusCode::FORBIDDEN,
+            Code::RateLimit | Code::ConcurrencyLimit | Code::ConnectionLimit => StatusCode::TOO_MANY_REQUESTS,
+            Code::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Code::AuditUnavailable => StatusCode::SERVICE_UNAVAILABLE,
             Code::UpstreamUnresolved
             | Code::UpstreamUnreachable
@@ -127,6 +148,52 @@ impl Code {
             | Code::UpstreamFailed => StatusCode::BAD_GATEWAY,
             Code::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
             Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// Whether it was decided here that this may not be, and not that it went wrong.
+    pub(crate) fn is_refusal(self) -> bool {
+        matches!(
+            self.status(),
+            StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS | StatusCode::PAYLOAD_TOO_LARGE
+        )
+    }
+
+    /// Which side of a failure failed.
+    fn failed_side(self) -> Option<&'static str> {
+        match self {
+            Code::UpstreamUnresolved
+            | Code::UpstreamUnreachable
+            | Code::UpstreamTls
+            | Code::UpstreamTimeout
+            | Code::UpstreamFailed => Some("upstream"),
+            Code::AuditUnavailable | Code::Internal => Some("egress"),
+            Code::Policy(_)
+            | Code::MalformedTarget
+            | Code::AuthorityMismatch
+            | Code::NestedConnect
+            | Code::UpgradeNotSupported
+            | Code::OverrideRefused
+            | Code::TunnelNotTls
+            | Code::SniMismatch
+            | Code::EncryptedHello
+            | Code::HandshakeFailed
+            | Code::CredentialUnavailable
+            | Code::RateLimit
+            | Code::ConcurrencyLimit
+            | Code::ConnectionLimit
+            | Code::BodyTooLarge => None,
+        }
+    }
+
+    /// The status of gRPC that says the same.
+    fn grpc_status(self) -> &'static str {
+        match self.status() {
+            StatusCode::FORBIDDEN => "7",
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::PAYLOAD_TOO_LARGE => "8",
+            StatusCode::GATEWAY_TIMEOUT => "4",
+            StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE => "14",
+            _ => "13",
         }
     }
 
@@ -139,6 +206,7 @@ impl Code {
                     | policy::Code::MethodNotAllowed
                     | policy::Code::RequestNotAllowed
                     | policy::Code::GrantExpired
+                    | policy::Code::GrantUsedUp
             )
         );
         asks.then_some(PROPOSE)
@@ -151,6 +219,25 @@ impl fmt::Display for Code {
     }
 }
 
+/// The form in which the client can read our answer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// A body of JSON.
+    #[default]
+    Json,
+    /// A gRPC status in headers alone.
+    Grpc,
+}
+
+impl Form {
+    /// As method and content type of the request have it.
+    pub(crate) fn of(method: &Method, headers: &HeaderMap) -> Form {
+        let content_type = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+        let grpc = method == Method::POST && content_type.starts_with(b"application/grpc");
+        if grpc { Form::Grpc } else { Form::Json }
+    }
+}
+
 /// What was asked for, as far as it was understood.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Subject {
@@ -159,6 +246,7 @@ pub(crate) struct Subject {
     pub(crate) port: u16,
     pub(crate) method: String,
     pub(crate) path: String,
+    pub(crate) form: Form,
 }
 
 /// One refusal, or one failure that is told in the same form.
@@ -167,6 +255,8 @@ pub(crate) struct Refusal {
     pub(crate) code: Code,
     pub(crate) hint: String,
     pub(crate) block_id: String,
+    /// When it is worth trying again, in seconds.
+    pub(crate) retry_after: Option<u64>,
     /// For our log alone.
     pub(crate) cause: Option<String>,
 }
@@ -186,12 +276,20 @@ struct AnswerError<'a> {
     block_id: &'a str,
     hint: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
+    failed: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     propose: Option<&'a str>,
 }
 
 impl Refusal {
     pub(crate) fn new(code: Code, hint: impl Into<String>) -> Refusal {
-        Refusal { code, hint: hint.into(), block_id: hex(&random::<6>()), cause: None }
+        Refusal { code, hint: hint.into(), block_id: hex(&random::<6>()), retry_after: None, cause: None }
+    }
+
+    /// The same, with the time after which it is worth trying again.
+    pub(crate) fn retry_after(self, wait: Duration) -> Refusal {
+        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        Refusal { retry_after: Some(seconds.max(1)), ..self }
     }
 
     /// The same, with what our log says about it.
@@ -207,6 +305,41 @@ impl Refusal {
 
     /// The answer that the agent reads.
     pub(crate) fn answer(&self, subject: &Subject) -> Response<Body> {
+        let mut response = match subject.form {
+            Form::Json => self.json(subject),
+            Form::Grpc => self.grpc(),
+        };
+        let headers = response.headers_mut();
+        let marker = if self.code.is_refusal() { DENIED } else { FAILED };
+        headers.insert(marker, HeaderValue::from_static(self.code.as_str()));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Some(seconds) = self.retry_after {
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+
+    /// Trailers-Only, as the gRPC protocol calls it: a client does not read the body of another answer.
+    fn grpc(&self) -> Response<Body> {
+        let message = format!("{}: {} (block_id {})", self.code, self.hint, self.block_id);
+        let mut escaped = String::with_capacity(message.len());
+        for byte in message.bytes() {
+            match byte {
+                b' '..=b'~' if byte != b'%' => escaped.push(char::from(byte)),
+                _ => escaped.push_str(&format!("%{byte:02X}")),
+            }
+        }
+        let mut response = Response::new(Body::empty());
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert(GRPC_STATUS, HeaderValue::from_static(self.code.grpc_status()));
+        if let Ok(message) = HeaderValue::from_str(&escaped) {
+            headers.insert(GRPC_MESSAGE, message);
+        }
+        response
+    }
+
+    fn json(&self, subject: &Subject) -> Response<Body> {
         let error = AnswerError {
             code: self.code.as_str(),
             host: &subject.host,
@@ -214,18 +347,17 @@ impl Refusal {
             path: &subject.path,
             block_id: &self.block_id,
             hint: &self.hint,
+            failed: self.code.failed_side(),
             propose: self.code.propose(),
         };
         let mut text = serde_json::to_vec(&Answer { error }).expect("strings always have a JSON form");
         text.push(b'\n');
-        let status = self.code.status();
-        let marker = if status == StatusCode::FORBIDDEN { DENIED } else { FAILED };
+        let length = text.len();
         let mut response = Response::new(Body::from(Bytes::from(text)));
-        *response.status_mut() = status;
+        *response.status_mut() = self.code.status();
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        headers.insert(marker, HeaderValue::from_static(self.code.as_str()));
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
         response
     }
 }
@@ -267,6 +399,7 @@ mod tests {
             code: Code::Policy(policy::Code::MethodNotAllowed),
             hint: "allowed here: GET".to_owned(),
             block_id: "b10c".to_owned(),
+            retry_after: None,
             cause: None,
         };
         let subject = Subject {
@@ -275,6 +408,7 @@ mod tests {
             port: 443,
             method: "POST".to_owned(),
             path: "/v1".to_owned(),
+            form: Form::Json,
         };
         let (status, marker, text) = text(&refusal, &subject).await;
         assert_eq!((status, marker.to_str().unwrap()), (StatusCode::FORBIDDEN, "method-not-allowed"));
@@ -292,6 +426,29 @@ mod tests {
         let response = refusal.answer(&Subject::default());
         assert_eq!(response.status(), StatusCode::BAD_GATEWAY);
         assert!(!response.headers().contains_key(DENIED));
+    }
+
+    #[test]
+    fn a_grpc_client_is_told_in_headers_alone() {
+        let refusal = Refusal::new(Code::Policy(policy::Code::MethodNotAllowed), "100 % café\n");
+        let response = refusal.answer(&Subject { form: Form::Grpc, ..Subject::default() });
+        assert_eq!(response.status(), StatusCode::OK);
+        assert_eq!(response.headers()["grpc-status"], "7");
+        let message = response.headers()["grpc-message"].to_str().unwrap();
+        assert!(message.starts_with("method-not-allowed: 100 %25 caf%C3%A9%0A (block_id "), "{message}");
+        assert_eq!(response.headers()[DENIED], "method-not-allowed");
+        assert!(http_body::Body::is_end_stream(response.body()));
+    }
+
+    #[test]
+    fn a_limit_says_when_to_try_again() {
+        let refusal = Refusal::new(Code::RateLimit, "wait").retry_after(Duration::from_millis(1_001));
+        let response = refusal.answer(&Subject::default());
+        assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(
+            (&response.headers()[RETRY_AFTER], &response.headers()[DENIED]),
+            (&HeaderValue::from(2), &HeaderValue::from_static("rate-limit"))
+        );
     }
 
     #[test]

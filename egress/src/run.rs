@@ -22,6 +22,7 @@ use crate::journal::{self, Recorder};
 use crate::notify::Notifier;
 use crate::proxy::{self, Parts, Proxy};
 use crate::upstream::{Dialer, Parent, ParseParentError, SystemResolver, TlsError, UpstreamTls};
+use crate::uses::{self, Uses};
 use status::StatusFile;
 
 /// A file of routes larger than this is a mistake.
@@ -69,6 +70,9 @@ pub enum Error {
     /// The journal cannot be opened.
     #[error(transparent)]
     Journal(#[from] journal::Error),
+    /// The counted uses cannot be read.
+    #[error(transparent)]
+    Uses(#[from] uses::Error),
     /// A signal handler cannot be installed.
     #[error("cannot wait for signals")]
     Signals(#[source] io::Error),
@@ -92,6 +96,7 @@ impl Error {
             | Error::Listen { .. }
             | Error::Inherited(_)
             | Error::Journal(_)
+            | Error::Uses(_)
             | Error::Signals(_) => None,
         }
     }
@@ -105,7 +110,11 @@ impl Error {
             | Error::UpstreamTls(_)
             | Error::NoDnsAnswer
             | Error::Parent(_) => 64,
-            Error::Listen { .. } | Error::Inherited(_) | Error::Journal(_) | Error::Signals(_) => 70,
+            Error::Listen { .. }
+            | Error::Inherited(_)
+            | Error::Journal(_)
+            | Error::Uses(_)
+            | Error::Signals(_) => 70,
         }
     }
 }
@@ -129,6 +138,7 @@ pub async fn run(settings: &Settings, mut inheritance: Inheritance) -> Result<()
         dialer: Dialer::new(Arc::new(SystemResolver), parent, addresses.clone()),
         tls,
         recorder: Recorder::open(&journal::path(&settings.state_dir))?,
+        uses: Uses::open(&uses::path(&settings.state_dir))?,
     };
     let proxy = Arc::new(Proxy::new(parts, &text)?);
     for address in addresses {

@@ -1,12 +1,15 @@
 //! The routes in force, and all that hangs on them. A request is judged and forwarded by one snapshot.
 
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
-use policy::{Diagnostics, Policy, Route};
+use policy::{Credential, Defaults, Diagnostics, GrantId, HostPattern, Policy, PrivateAllow, Route, Scheme};
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
+use crate::limits::Gauge;
 use crate::tasks::Tasks;
 use crate::tls::hex;
 use crate::upstream::{Dialer, RouteClient, UpstreamTls};
@@ -27,19 +30,83 @@ pub(crate) struct Snapshot {
     pub(crate) generation: u64,
     pub(crate) digest: String,
     pub(crate) loaded_at: Timestamp,
-    clients: Vec<RouteClient>,
+    lanes: Vec<Lane>,
+}
+
+/// What a route has besides its rules: connections and counts. It goes over to the next generation when the route's upstream
+/// is unchanged.
+#[derive(Clone)]
+struct Lane {
+    upstream: Upstream,
+    client: RouteClient,
+    gauge: Arc<Gauge>,
+}
+
+/// What two routes must have in common for connections of the one to be good for the other. Routes with the same upstream are
+/// told apart by their order: nothing is shared between two routes of one generation.
+#[derive(Clone, PartialEq)]
+struct Upstream {
+    host: HostPattern,
+    scheme: Scheme,
+    ports: Vec<u16>,
+    allow_private: Vec<PrivateAllow>,
+    connect_timeout: Duration,
+    grant: Option<GrantId>,
+    credential: Option<Credential>,
+}
+
+impl Upstream {
+    fn of(route: &Route, defaults: &Defaults) -> Upstream {
+        Upstream {
+            host: route.host().clone(),
+            scheme: route.scheme(),
+            ports: route.ports().to_vec(),
+            allow_private: route.allow_private().to_vec(),
+            connect_timeout: defaults.connect_timeout,
+            grant: route.grant().cloned(),
+            credential: route.credential().cloned(),
+        }
+    }
 }
 
 impl Snapshot {
-    pub(crate) fn parse(text: &str, generation: u64, open: &OpenSide) -> Result<Snapshot, Diagnostics> {
+    /// The routes in `text`, the first ones or those after `previous`.
+    pub(crate) fn parse(
+        text: &str,
+        previous: Option<&Snapshot>,
+        open: &OpenSide,
+    ) -> Result<Snapshot, Diagnostics> {
         let policy = Policy::parse(FILE, text)?;
-        let client = |route| RouteClient::new(route, policy.defaults(), &open.dialer, &open.tls, &open.tasks);
-        let clients = policy.routes().iter().map(client).collect();
-        Ok(Snapshot { clients, policy, generation, digest: digest(text), loaded_at: Timestamp::now() })
+        let mut kept: HashMap<String, VecDeque<&Lane>> = HashMap::new();
+        for lane in previous.iter().flat_map(|previous| &previous.lanes) {
+            kept.entry(lane.upstream.host.to_string()).or_default().push_back(lane);
+        }
+        let lanes = policy.routes().iter().map(|route| {
+            let upstream = Upstream::of(route, policy.defaults());
+            let like = kept.get_mut(&upstream.host.to_string());
+            let lane = like.and_then(|lanes| {
+                let place = lanes.iter().position(|lane| lane.upstream == upstream)?;
+                lanes.remove(place).cloned()
+            });
+            let lane = lane.unwrap_or_else(|| {
+                let gauge = Gauge::new();
+                let client = RouteClient::new(route, policy.defaults(), open, &gauge);
+                Lane { upstream, client, gauge }
+            });
+            lane.gauge.bound(route.limits());
+            lane
+        });
+        let lanes = lanes.collect();
+        let generation = previous.map_or(1, |previous| previous.generation + 1);
+        Ok(Snapshot { lanes, policy, generation, digest: digest(text), loaded_at: Timestamp::now() })
     }
 
     pub(crate) fn client(&self, route: &Route) -> &RouteClient {
-        &self.clients[route.id().index()]
+        &self.lanes[route.id().index()].client
+    }
+
+    pub(crate) fn gauge(&self, route: &Route) -> &Arc<Gauge> {
+        &self.lanes[route.id().index()].gauge
     }
 }
 

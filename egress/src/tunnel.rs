@@ -24,7 +24,7 @@ use crate::body::{Limits, Progress};
 use crate::exchange::{Judged, Via};
 use crate::front::{After, Connection};
 use crate::lease::Asked;
-use crate::refusal::{Code, Refusal, Subject};
+use crate::refusal::{Code, Form, Refusal, Subject};
 use crate::snapshot::Snapshot;
 use crate::splice::{Prefixed, Spliced, Stream, splice};
 use crate::tls::hello::{self, ClientHello, EncryptedHello};
@@ -81,7 +81,7 @@ pub(crate) async fn open(connection: Connection, mut request: Request<Incoming>)
             return refuse(&connection, snapshot, subject(host, 0), &error.into()).await;
         }
     };
-    let kind = match kind(&snapshot, &host, port) {
+    let kind = match kind(&snapshot, &host, port, connection.proxy.now()) {
         Ok(kind) => kind,
         Err(denial) => {
             let subject = subject(host.as_str().to_owned(), port);
@@ -107,6 +107,7 @@ fn subject(host: String, port: u16) -> Subject {
         port,
         method: Method::CONNECT.to_string(),
         path: String::new(),
+        form: Form::Json,
     }
 }
 
@@ -126,7 +127,9 @@ async fn refuse(
 pub(crate) async fn led_here(connection: Connection, mut stream: TcpStream, already: Vec<u8>, port: u16) {
     let snapshot = connection.proxy.snapshot();
     let met = match hello::read(&mut stream, already).await {
-        Ok(hello) => meet(&snapshot, &hello, port).map(|(host, kind)| (hello, host, kind)),
+        Ok(hello) => {
+            meet(&snapshot, &hello, port, connection.proxy.now()).map(|(host, kind)| (hello, host, kind))
+        }
         Err(error) => Err(Box::new(Stranger { name: String::new(), failure: error.into() })),
     };
     match met {
@@ -153,7 +156,12 @@ struct Stranger {
 }
 
 /// The host that a ClientHello names, and what is done with its TLS.
-fn meet(snapshot: &Snapshot, hello: &ClientHello, port: u16) -> Result<(Host, Kind), Box<Stranger>> {
+fn meet(
+    snapshot: &Snapshot,
+    hello: &ClientHello,
+    port: u16,
+    now: Timestamp,
+) -> Result<(Host, Kind), Box<Stranger>> {
     let name = hello.server_name.as_deref().unwrap_or_default();
     let stranger = |refusal, last_words: &[u8]| {
         let failure = Failure { refusal, last_words: last_words.to_vec() };
@@ -165,12 +173,12 @@ fn meet(snapshot: &Snapshot, hello: &ClientHello, port: u16) -> Result<(Host, Ki
     }
     let refused = |denial: policy::Denial| stranger(denial.into(), ACCESS_DENIED);
     let host = Host::parse(name).map_err(|error| refused(error.into()))?;
-    let kind = kind(snapshot, &host, port).map_err(refused)?;
+    let kind = kind(snapshot, &host, port, now).map_err(refused)?;
     Ok((host, kind))
 }
 
-fn kind(snapshot: &Snapshot, host: &Host, port: u16) -> Result<Kind, policy::Denial> {
-    match snapshot.policy.front(host, port, Timestamp::now()) {
+fn kind(snapshot: &Snapshot, host: &Host, port: u16, now: Timestamp) -> Result<Kind, policy::Denial> {
+    match snapshot.policy.front(host, port, now) {
         Front::Intercept => Ok(Kind::Intercept),
         Front::Passthrough(route) => Ok(Kind::Passthrough(route.id())),
         Front::Refuse(denial) => Err(denial),
@@ -265,7 +273,14 @@ impl Tunnel {
         let endpoint = &self.endpoint;
         let asked = Asked::Tunnel(endpoint.host.clone(), endpoint.port);
         let limits =
-            Limits { idle: defaults.idle_timeout, lease: judged.lease(asked, route, Timestamp::now()) };
+            Limits { idle: defaults.idle_timeout, request_body: None, lease: judged.lease(asked, route) };
+        let _place = match snapshot.gauge(route).connection() {
+            Ok(place) => place,
+            Err(error) => {
+                judged.refuse(&error.into());
+                return close(&mut stream, HANDSHAKE_FAILURE).await;
+            }
+        };
         let dialled = tokio::select! {
             // First, because the routes may be others since CONNECT was answered.
             biased;

@@ -23,8 +23,9 @@ use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
+use crate::limits::Gauge;
 use crate::refusal::{Code, Refusal};
-use crate::tasks::Tasks;
+use crate::snapshot::OpenSide;
 use crate::tls::provider;
 use connector::Connector;
 
@@ -37,6 +38,8 @@ const STREAM_WINDOW: u32 = 512 * 1024;
 const CONNECTION_WINDOW: u32 = 2 * 1024 * 1024;
 /// What a head from upstream may take.
 const HEAD_LIMIT: usize = 256 * 1024;
+/// How many headers an answer may have; more than hyper's own 100, because real services send more.
+const HEADERS_LIMIT: usize = 512;
 const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(30);
 const HTTP2_PING_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -108,30 +111,31 @@ impl RouteClient {
     pub(crate) fn new(
         route: &Route,
         defaults: &Defaults,
-        dialer: &Arc<Dialer>,
-        tls: &UpstreamTls,
-        tasks: &Tasks,
+        open: &OpenSide,
+        gauge: &Arc<Gauge>,
     ) -> RouteClient {
         let client = |tls: &Arc<ClientConfig>| {
             let connector = Connector::new(
-                Arc::clone(dialer),
+                Arc::clone(&open.dialer),
                 route.allow_private().to_vec(),
                 Arc::clone(tls),
                 defaults.connect_timeout,
+                Arc::clone(gauge),
             );
-            Client::builder(tasks.clone())
+            Client::builder(open.tasks.clone())
                 .timer(TokioTimer::new())
                 .pool_timer(TokioTimer::new())
                 .pool_idle_timeout(POOL_IDLE_TIMEOUT)
                 .pool_max_idle_per_host(POOL_IDLE_PER_HOST)
                 .http1_max_buf_size(HEAD_LIMIT)
+                .http1_max_headers(HEADERS_LIMIT)
                 .http2_initial_stream_window_size(STREAM_WINDOW)
                 .http2_initial_connection_window_size(CONNECTION_WINDOW)
                 .http2_keep_alive_interval(HTTP2_PING_INTERVAL)
                 .http2_keep_alive_timeout(HTTP2_PING_TIMEOUT)
                 .build(connector)
         };
-        RouteClient { pooled: client(&tls.any), upgrading: client(&tls.http1) }
+        RouteClient { pooled: client(&open.tls.any), upgrading: client(&open.tls.http1) }
     }
 
     /// For requests.
@@ -164,6 +168,7 @@ pub(crate) fn refusal_of_dial(error: &DialError) -> Refusal {
             Code::UpstreamUnreachable,
             "the parent proxy did not open a connection to the upstream host",
         ),
+        DialError::TooMany(error) => (*error).into(),
         DialError::Timeout => Refusal::new(Code::UpstreamTimeout, "the upstream host did not answer in time"),
         DialError::Tls(_) => {
             Refusal::new(Code::UpstreamTls, "the certificate or TLS of the upstream host is not acceptable")
@@ -179,6 +184,12 @@ pub(crate) fn refusal_of_request(error: &legacy::Error) -> Refusal {
     while let Some(cause) = source {
         if let Some(dial) = cause.downcast_ref::<DialError>() {
             return refusal_of_dial(dial);
+        }
+        if cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse_too_large) {
+            let hint = format!(
+                "the head of the upstream host's answer is too large: at most {HEADERS_LIMIT} headers and {HEAD_LIMIT} bytes"
+            );
+            return Refusal::new(Code::UpstreamFailed, hint).because(error);
         }
         source = cause.source();
     }

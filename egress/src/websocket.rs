@@ -10,7 +10,7 @@ use hudsucker::Body;
 use hyper::ext::Protocol;
 use sha1::{Digest, Sha1};
 
-use crate::refusal::{Code, Refusal, Subject};
+use crate::refusal::{Code, Form, Refusal, Subject};
 use crate::tls::random;
 
 /// RFC 6455, section 1.3.
@@ -39,6 +39,7 @@ pub(crate) fn unfold<B>(mut request: Request<B>) -> (Request<B>, Shape) {
         port: request.uri().port_u16().unwrap_or(443),
         method: Method::CONNECT.to_string(),
         path: request.uri().path().escape_default().to_string(),
+        form: Form::Json,
     };
     let key = BASE64_STANDARD.encode(random::<16>());
     let accept = accept_of(key.as_bytes());

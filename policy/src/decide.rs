@@ -77,6 +77,8 @@ pub enum Code {
     DeniedByRule,
     /// What allowed it has ended.
     GrantExpired,
+    /// What allowed it was used as often as it may be.
+    GrantUsedUp,
     /// The path can be read in two ways.
     AmbiguousPath,
     /// The host can be read in two ways, or is none.
@@ -100,6 +102,7 @@ impl Code {
             Code::RequestNotAllowed => "request-not-allowed",
             Code::DeniedByRule => "denied-by-rule",
             Code::GrantExpired => "grant-expired",
+            Code::GrantUsedUp => "grant-used-up",
             Code::AmbiguousPath => "ambiguous-path",
             Code::MalformedHost => "malformed-host",
             Code::AddressNotAllowed => "address-not-allowed",
@@ -140,14 +143,25 @@ impl From<crate::address::AddressDenial> for Denial {
 }
 
 impl Policy {
-    /// Does the request pass, and by which route? The rules are in the crate's documentation.
+    /// Does the request pass, and by which route? The rules are in the crate's documentation. No route counts as used up.
     #[must_use]
     pub fn decide<'p>(&'p self, head: &RequestHead<'_>, now: Timestamp) -> Decision<'p> {
+        self.decide_unless(head, now, &|_| false)
+    }
+
+    /// The same, where the counted routes that are `spent` allow nothing more.
+    #[must_use]
+    pub fn decide_unless<'p>(
+        &'p self,
+        head: &RequestHead<'_>,
+        now: Timestamp,
+        spent: &dyn Fn(&Route) -> bool,
+    ) -> Decision<'p> {
         let mut misses = Misses::default();
         let service = git::service(head);
         for pass in [Pass::Base, Pass::Grants] {
             let routes = self.candidates_of(pass, head.host);
-            match judge(routes, head, service, now, &mut misses) {
+            match judge(routes, head, service, Moment { now, spent }, &mut misses) {
                 Judgement::Allow(route) => return Decision::Allow(route),
                 Judgement::Deny => {
                     let hint = "a deny rule of the operator refuses this request".to_owned();
@@ -228,6 +242,13 @@ enum Pass {
     Grants,
 }
 
+/// What changes between two requests that are alike.
+#[derive(Clone, Copy)]
+struct Moment<'a> {
+    now: Timestamp,
+    spent: &'a dyn Fn(&Route) -> bool,
+}
+
 enum Judgement<'p> {
     Allow(&'p Route),
     Deny,
@@ -251,7 +272,7 @@ fn judge<'p>(
     routes: impl Iterator<Item = &'p Route>,
     head: &RequestHead<'_>,
     service: Option<GitService>,
-    now: Timestamp,
+    moment: Moment<'_>,
     misses: &mut Misses,
 ) -> Judgement<'p> {
     let mut allows: Vec<(Rank, &Route)> = Vec::new();
@@ -263,13 +284,14 @@ fn judge<'p>(
         let entry = match route.fit(head) {
             Fit::Full(entry) => entry,
             miss => {
-                misses.note(route, miss, now);
+                misses.note(route, miss, moment.now);
                 continue;
             }
         };
         let rank = Rank { host: route.host.rank(), entry };
         match route.verdict {
-            _ if route.expired(now) => misses.expired |= route.verdict == Verdict::Allow,
+            _ if route.expired(moment.now) => misses.expired |= route.verdict == Verdict::Allow,
+            _ if route.max_uses.is_some() && (moment.spent)(route) => misses.used_up = true,
             Verdict::Deny => denies.push(rank),
             Verdict::Allow => match service {
                 Some(GitService::ReceivePack) => misses.git_push = true,
@@ -307,6 +329,7 @@ impl Route {
 struct Misses {
     nearest: Option<Fit>,
     expired: bool,
+    used_up: bool,
     git_push: bool,
     git_fetch: bool,
 }
@@ -331,6 +354,9 @@ impl Misses {
         }
         if self.expired {
             return Denial::new(Code::GrantExpired, format!("what allowed this has expired; {allowed}"));
+        }
+        if self.used_up {
+            return Denial::new(Code::GrantUsedUp, format!("what allowed this is used up; {allowed}"));
         }
         let code = match self.nearest {
             Some(Fit::RequestMiss | Fit::Full(_)) => Code::RequestNotAllowed,

@@ -5,8 +5,8 @@
 //!
 //! # Precedence
 //!
-//! 1. Only routes whose host pattern, scheme and port fit the request, and which have not expired, are
-//!    looked at. Inside a route the entries of `matches` are alternatives; a route without `matches` fits
+//! 1. Only routes whose host pattern, scheme and port fit the request, and which have neither expired nor been
+//!    used up, are looked at. Inside a route the entries of `matches` are alternatives; a route without `matches` fits
 //!    every request.
 //! 2. Base routes (those without `grant`) are judged first, alone. A grant can therefore only add: it never
 //!    takes a request away from a base route, and so never strips the credential that route injects.

@@ -18,6 +18,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::dial::{DialError, Dialer};
+use crate::limits::{Gauge, Held};
 
 /// Makes the connections of one route.
 #[derive(Clone)]
@@ -26,6 +27,7 @@ pub(crate) struct Connector {
     allow_private: Arc<[PrivateAllow]>,
     tls: TlsConnector,
     time_limit: Duration,
+    gauge: Arc<Gauge>,
 }
 
 impl Connector {
@@ -34,25 +36,35 @@ impl Connector {
         allow_private: Vec<PrivateAllow>,
         tls: Arc<ClientConfig>,
         time_limit: Duration,
+        gauge: Arc<Gauge>,
     ) -> Connector {
-        Connector { dialer, allow_private: allow_private.into(), tls: TlsConnector::from(tls), time_limit }
+        Connector {
+            dialer,
+            allow_private: allow_private.into(),
+            tls: TlsConnector::from(tls),
+            time_limit,
+            gauge,
+        }
     }
 
     async fn connect(self, uri: Uri) -> Result<UpstreamStream, DialError> {
         let deadline = Instant::now() + self.time_limit;
+        let place = self.gauge.connection()?;
         let host = uri.host().and_then(|host| Host::parse(host).ok()).ok_or(DialError::Name)?;
         let tls = uri.scheme() == Some(&Scheme::HTTPS);
         let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
         let stream = self.dialer.dial(&host, port, &self.allow_private, deadline).await?;
         if !tls {
-            return Ok(UpstreamStream::Plain(TokioIo::new(stream)));
+            return Ok(UpstreamStream { io: UpstreamIo::Plain(TokioIo::new(stream)), _place: place });
         }
         let name = match host.ip() {
             Some(ip) => ServerName::from(ip),
             None => ServerName::try_from(host.as_str().to_owned()).map_err(|_| DialError::Name)?,
         };
         match timeout_at(deadline, self.tls.connect(name, stream)).await {
-            Ok(Ok(stream)) => Ok(UpstreamStream::Tls(Box::new(TokioIo::new(stream)))),
+            Ok(Ok(stream)) => {
+                Ok(UpstreamStream { io: UpstreamIo::Tls(Box::new(TokioIo::new(stream))), _place: place })
+            }
             Ok(Err(error)) => Err(DialError::Tls(error)),
             Err(_) => Err(DialError::Timeout),
         }
@@ -73,17 +85,22 @@ impl tower_service::Service<Uri> for Connector {
     }
 }
 
-/// A connection to upstream.
-pub(crate) enum UpstreamStream {
+/// A connection to upstream, counted as long as it is open.
+pub(crate) struct UpstreamStream {
+    io: UpstreamIo,
+    _place: Held,
+}
+
+enum UpstreamIo {
     Plain(TokioIo<TcpStream>),
     Tls(Box<TokioIo<TlsStream<TcpStream>>>),
 }
 
 impl Connection for UpstreamStream {
     fn connected(&self) -> Connected {
-        match self {
-            UpstreamStream::Plain(_) => Connected::new(),
-            UpstreamStream::Tls(stream) => match stream.inner().get_ref().1.alpn_protocol() {
+        match &self.io {
+            UpstreamIo::Plain(_) => Connected::new(),
+            UpstreamIo::Tls(stream) => match stream.inner().get_ref().1.alpn_protocol() {
                 Some(b"h2") => Connected::new().negotiated_h2(),
                 Some(_) | None => Connected::new(),
             },
@@ -97,39 +114,39 @@ impl Read for UpstreamStream {
         context: &mut Context<'_>,
         buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            UpstreamStream::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
-            UpstreamStream::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
+        match &mut self.get_mut().io {
+            UpstreamIo::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
+            UpstreamIo::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
         }
     }
 }
 
 impl Write for UpstreamStream {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            UpstreamStream::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
-            UpstreamStream::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
+        match &mut self.get_mut().io {
+            UpstreamIo::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
+            UpstreamIo::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            UpstreamStream::Plain(stream) => Pin::new(stream).poll_flush(context),
-            UpstreamStream::Tls(stream) => Pin::new(stream).poll_flush(context),
+        match &mut self.get_mut().io {
+            UpstreamIo::Plain(stream) => Pin::new(stream).poll_flush(context),
+            UpstreamIo::Tls(stream) => Pin::new(stream).poll_flush(context),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            UpstreamStream::Plain(stream) => Pin::new(stream).poll_shutdown(context),
-            UpstreamStream::Tls(stream) => Pin::new(stream).poll_shutdown(context),
+        match &mut self.get_mut().io {
+            UpstreamIo::Plain(stream) => Pin::new(stream).poll_shutdown(context),
+            UpstreamIo::Tls(stream) => Pin::new(stream).poll_shutdown(context),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
-        match self {
-            UpstreamStream::Plain(stream) => stream.is_write_vectored(),
-            UpstreamStream::Tls(stream) => stream.is_write_vectored(),
+        match &self.io {
+            UpstreamIo::Plain(stream) => stream.is_write_vectored(),
+            UpstreamIo::Tls(stream) => stream.is_write_vectored(),
         }
     }
 
@@ -138,9 +155,9 @@ impl Write for UpstreamStream {
         context: &mut Context<'_>,
         buffers: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            UpstreamStream::Plain(stream) => Pin::new(stream).poll_write_vectored(context, buffers),
-            UpstreamStream::Tls(stream) => Pin::new(stream).poll_write_vectored(context, buffers),
+        match &mut self.get_mut().io {
+            UpstreamIo::Plain(stream) => Pin::new(stream).poll_write_vectored(context, buffers),
+            UpstreamIo::Tls(stream) => Pin::new(stream).poll_write_vectored(context, buffers),
         }
     }
 }

@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::parent::{Parent, ParentError};
 use super::resolve::Resolve;
+use crate::limits::TooManyConnections;
 
 /// How many look-ups may be under way: each holds a thread of the system resolver.
 const LOOKUPS: usize = 64;
@@ -39,6 +40,9 @@ pub enum DialError {
     /// The parent proxy did not connect.
     #[error("cannot connect through the parent proxy")]
     Parent(#[source] ParentError),
+    /// The route has all the connections that it may have.
+    #[error(transparent)]
+    TooMany(#[from] TooManyConnections),
     /// It took too long.
     #[error("took too long to connect")]
     Timeout,

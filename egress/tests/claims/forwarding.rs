@@ -209,3 +209,24 @@ async fn a_passed_request_is_recorded_with_its_route_and_its_bytes() {
     );
     assert_eq!(event["digest"], bench.proxy.in_force().digest);
 }
+
+#[tokio::test]
+async fn upstream_cannot_speak_in_our_name() {
+    let bench = Bench::allowing(EVERYTHING).await;
+    for transport in Transport::ALL {
+        let answer = bench.agent().send(transport, get("/v1/liar")).await;
+        assert_eq!(answer.text(), "hello");
+        assert!(answer.headers.keys().all(|name| !name.as_str().starts_with("x-bottlecap")), "{transport:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_with_many_headers_passes_and_one_with_too_many_is_told_as_that() {
+    let bench = Bench::allowing(EVERYTHING).await;
+    let many = bench.agent().send(Transport::Plain, get("/v1/headers/300")).await;
+    assert_eq!((many.status.as_u16(), many.headers.get_all("x-number-299").iter().count()), (200, 1));
+    let too_many = bench.agent().send(Transport::Plain, get("/v1/headers/600")).await;
+    assert_eq!(too_many.status, 502);
+    assert!(too_many.text().contains("at most 512 headers"), "{}", too_many.text());
+    assert!(too_many.text().contains("\"failed\":\"upstream\""), "{}", too_many.text());
+}

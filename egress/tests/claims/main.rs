@@ -5,6 +5,7 @@ mod credentials;
 mod forwarding;
 mod front;
 mod http2;
+mod limits;
 mod policy;
 mod program;
 mod reload;

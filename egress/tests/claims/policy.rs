@@ -137,3 +137,18 @@ async fn our_own_listener_is_refused_even_with_leave() {
     .await;
     assert!(text.contains("x-bottlecap-denied: address-not-allowed"), "{text}");
 }
+
+#[tokio::test]
+async fn a_grpc_client_is_refused_in_trailers_alone() {
+    for transport in Transport::ALL {
+        let bench = Bench::allowing("matches: [{methods: [GET]}]").await;
+        let call = request(Method::POST, "/pkg.Service/Call", &[("content-type", "application/grpc+proto")]);
+        let answer = bench.agent().send(transport, call).await;
+        assert_eq!((answer.status.as_u16(), &answer.headers["grpc-status"]), (200, &"7".parse().unwrap()));
+        let message = answer.headers["grpc-message"].to_str().unwrap();
+        assert!(message.starts_with("method-not-allowed: "), "{message}");
+        assert_eq!(answer.headers["x-bottlecap-denied"], "method-not-allowed");
+        assert!(answer.body.is_empty());
+        assert_eq!(bench.events().await[0]["code"], "method-not-allowed");
+    }
+}

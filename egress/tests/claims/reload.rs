@@ -110,3 +110,23 @@ async fn a_widening_lets_the_refused_request_pass() {
     bench.proxy.reload(&bench.upstream.routes("deny: false")).await.unwrap();
     assert_eq!(bench.agent().send(Transport::TunnelHttp1, get("/v1/models")).await.status, 200);
 }
+
+#[tokio::test]
+async fn connections_to_upstream_outlive_a_reload_that_leaves_the_upstream_as_it_is() {
+    for transport in [Transport::Plain, Transport::TunnelHttp1] {
+        let bench = Bench::allowing("deny: false").await;
+        let connections = || bench.upstream.memory.connections.get();
+        assert_eq!(bench.agent().send(transport, get("/v1/models")).await.status, 200);
+        let before = connections();
+        for methods in ["[GET]", "[GET, POST]", "[GET]"] {
+            let routes = bench.upstream.routes(&format!("matches: [{{methods: {methods}}}]"));
+            bench.proxy.reload(&format!("{routes}  - host: more.test\n")).await.unwrap();
+            assert_eq!(bench.agent().send(transport, get("/v1/models")).await.status, 200);
+        }
+        assert_eq!(connections(), before, "{transport:?}");
+        let elsewhere = bench.upstream.routes("deny: false").replace("127.0.0.0/8", "127.0.0.1");
+        bench.proxy.reload(&elsewhere).await.unwrap();
+        assert_eq!(bench.agent().send(transport, get("/v1/models")).await.status, 200);
+        assert_eq!(connections(), before + 1, "{transport:?}");
+    }
+}

@@ -416,3 +416,21 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_route_that_is_used_up_allows_nothing_and_leaves_the_request_to_the_next() {
+    let policy = policy(
+        "  - {host: a.example.com, path_allowlist: [/v1], max_uses: 1, grant: g}
+  - {host: a.example.com, path_allowlist: [/v1], max_uses: 1, grant: h}
+",
+    );
+    let ask = Ask::new("GET", "https://a.example.com/v1");
+    let head = ask.head();
+    let decided = |spent: &[&str]| {
+        let is_spent = |route: &policy::Route| spent.contains(&route.grant().unwrap().as_str());
+        in_short(&policy.decide_unless(&head, super::now(), &is_spent))
+    };
+    assert_eq!(decided(&[]), "allow routes[0]");
+    assert_eq!(decided(&["g"]), "allow routes[1]");
+    assert_eq!(decided(&["g", "h"]), "grant-used-up");
+}

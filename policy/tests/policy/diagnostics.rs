@@ -20,7 +20,7 @@ fn routes_must_be_there_but_may_be_empty() {
 fn an_unknown_field_names_the_fields_that_are_expected() {
     insta::assert_snapshot!(refused("routes:\n  - host: a.example.com\n    matches:\n      - metods: [GET]\n"), @"routes.yaml:4:9: unknown field `metods`, expected one of `paths`, `methods`, `headers`, `query`; did you mean `methods`?");
     insta::assert_snapshot!(refused("route: []\n"), @"routes.yaml:1:1: unknown field `route`, expected one of `log`, `defaults`, `routes`; did you mean `routes`?");
-    insta::assert_snapshot!(refused_route("colour: red"), @"routes.yaml:3:5: unknown field `colour`, expected one of `host`, `scheme`, `ports`, `matches`, `deny`, `path_allowlist`, `auth_scheme`, `token_env`, `token_file`, `own_credential_only`, `git`, `tls`, `allow_private`, `expires_at`, `grant`");
+    insta::assert_snapshot!(refused_route("colour: red"), @"routes.yaml:3:5: unknown field `colour`, expected one of `host`, `scheme`, `ports`, `matches`, `deny`, `path_allowlist`, `auth_scheme`, `token_env`, `token_file`, `own_credential_only`, `git`, `tls`, `allow_private`, `expires_at`, `grant`, `limits`, `max_uses`");
 }
 
 #[test]
@@ -136,12 +136,10 @@ fn contradictions_are_refused() {
 
 #[test]
 fn what_this_version_does_not_enforce_is_refused() {
-    insta::assert_snapshot!(refused_route("limits: {requests_per_minute: 600}\ndlp:\n  outbound_on_match: block\nmax_uses: 100\nplaceholder_in: [header:authorization]\nauth_scheme: sigv4\ntoken_env: A"), @r"
-    routes.yaml:3:5: `limits` is not supported by this version
-    routes.yaml:4:5: `dlp` is not supported by this version
-    routes.yaml:6:5: `max_uses` is not supported by this version
-    routes.yaml:7:5: `placeholder_in` is not supported by this version
-    routes.yaml:8:18: `auth_scheme: sigv4` is not supported by this version
+    insta::assert_snapshot!(refused_route("dlp:\n  outbound_on_match: block\nplaceholder_in: [header:authorization]\nauth_scheme: sigv4\ntoken_env: A"), @r"
+    routes.yaml:3:5: `dlp` is not supported by this version
+    routes.yaml:5:5: `placeholder_in` is not supported by this version
+    routes.yaml:6:18: `auth_scheme: sigv4` is not supported by this version
     ");
 }
 
@@ -160,4 +158,26 @@ fn a_huge_or_deep_file_is_refused_quickly() {
     let bomb = "a: &a [x, x, x, x, x, x, x, x, x]\nb: &b [*a, *a, *a, *a, *a, *a, *a, *a]\nroutes: [*b, *b, *b, *b, *b]\n";
     assert!(refused(bomb).starts_with("routes.yaml:"));
     assert!(refused(&"#".repeat(9 * 1024 * 1024)).contains("larger than 8 MiB"));
+}
+
+#[test]
+fn bounds_that_make_no_sense_are_refused() {
+    insta::assert_snapshot!(refused_route("limits: {requests_per_minute: 0, request_body: 5 MEGA, connections: many, concurrency: -1}\nmax_uses: 0"), @r"
+    routes.yaml:3:35: `requests_per_minute` is `0`, expected a whole number from 1
+    routes.yaml:3:52: `request_body`: `5 MEGA` is not a size: write a whole number and a unit, as `64KiB`, `50MiB` or `1GiB`
+    routes.yaml:3:73: `connections` is `many`, expected a whole number from 1
+    routes.yaml:3:92: `concurrency` is `-1`, expected a whole number from 1
+    routes.yaml:4:15: `max_uses` is `0`, expected a whole number from 1
+    ");
+    insta::assert_snapshot!(refused_route("limits: {}"), @"routes.yaml:3:13: `limits` needs one of `requests_per_minute`, `request_body`, `connections`, `concurrency`");
+    insta::assert_snapshot!(refused_route("limits: {requests_per_minut: 5}"), @"routes.yaml:3:14: unknown field `requests_per_minut`, expected one of `requests_per_minute`, `request_body`, `connections`, `concurrency`; did you mean `requests_per_minute`?");
+    insta::assert_snapshot!(refused_route("deny: true\nlimits: {concurrency: 1}\nmax_uses: 1"), @r"
+    routes.yaml:4:5: `limits` contradicts `deny: true`: a refused request is not sent
+    routes.yaml:5:5: `max_uses` contradicts `deny: true`: a refused request is not sent
+    ");
+    insta::assert_snapshot!(refused_route("tls: passthrough\nlimits: {requests_per_minute: 1, request_body: 1MiB, connections: 2}\nmax_uses: 1"), @r"
+    routes.yaml:4:14: `requests_per_minute` contradicts `tls: passthrough`: what is in the tunnel cannot be seen or changed
+    routes.yaml:4:38: `request_body` contradicts `tls: passthrough`: what is in the tunnel cannot be seen or changed
+    routes.yaml:5:5: `max_uses` contradicts `tls: passthrough`: what is in the tunnel cannot be seen or changed
+    ");
 }

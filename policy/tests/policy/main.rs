@@ -80,7 +80,11 @@ impl Ask {
     }
 
     fn at<'p>(&self, policy: &'p Policy, now: Timestamp) -> Decision<'p> {
-        let head = RequestHead {
+        policy.decide(&self.head(), now)
+    }
+
+    fn head(&self) -> RequestHead<'_> {
+        RequestHead {
             scheme: self.scheme,
             host: &self.host,
             port: self.port,
@@ -88,8 +92,7 @@ impl Ask {
             path: &self.path,
             query: self.query.as_deref(),
             headers: &self.headers,
-        };
-        policy.decide(&head, now)
+        }
     }
 }
 

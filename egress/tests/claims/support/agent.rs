@@ -161,7 +161,8 @@ pub(crate) async fn http1_on<S>(stream: S) -> http1::SendRequest<Body>
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
-    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+    let connecting = http1::Builder::new().max_headers(1024).handshake(TokioIo::new(stream));
+    let (sender, connection) = connecting.await.unwrap();
     tokio::spawn(connection.with_upgrades());
     sender
 }

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex};
 use egress::ca::{CertificateAuthority, Existing};
 use egress::journal::Recorder;
 use egress::upstream::{Dialer, Resolve, UpstreamTls};
+use egress::uses::Uses;
 use egress::{Answers, Doors, Parts, Proxy, Secret, SecretStore};
 use rustls::RootCertStore;
 use rustls_pki_types::CertificateDer;
@@ -108,6 +109,7 @@ impl Bench {
             ),
             tls: UpstreamTls::new(Some(&upstream.roots)).unwrap(),
             recorder: Recorder::open(&journal).unwrap(),
+            uses: Uses::open(&egress::uses::path(root)).unwrap(),
         };
         let proxy = Arc::new(Proxy::new(parts, &routes(&upstream)).unwrap());
         let stop = CancellationToken::new();

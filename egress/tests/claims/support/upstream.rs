@@ -208,6 +208,19 @@ async fn answer(mut request: Request<Incoming>, memory: Arc<Memory>) -> Response
                 .body(Body::empty())
                 .unwrap()
         }
+        "/v1/headers/300" | "/v1/headers/600" => {
+            let count = if path.ends_with("300") { 300 } else { 600 };
+            let lines = (0..count).map(|number| format!("x-number-{number}"));
+            lines
+                .fold(Response::builder(), |response, name| response.header(name, "1"))
+                .body(Body::empty())
+                .unwrap()
+        }
+        "/v1/liar" => Response::builder()
+            .header("x-bottlecap-denied", "denied-by-rule")
+            .header("x-bottlecap-approved", "yes")
+            .body(Body::from("hello"))
+            .unwrap(),
         _ => Response::builder()
             .header("alt-svc", "h3=\":443\"")
             .header("x-upstream", "yes")
