@@ -1,12 +1,13 @@
 //! What a match must satisfy beyond its pattern.
 
 use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 
 use crate::entropy::shannon;
 use crate::placeholder::is_placeholder;
 
 const KEY_BODY_MAX_BYTES: usize = 16 * 1024;
+const DASHES: &[u8] = b"-----";
 const KEY_RUN_MIN: usize = 40;
 const CHECKSUM_CHARS: usize = 6;
 
@@ -23,23 +24,43 @@ pub(crate) enum Check {
     KeyBody,
     /// The password of a URL.
     Password,
+    /// A password beside its name: of several kinds of characters, and no word.
+    Passphrase,
+    /// Base64 of `user:password`.
+    BasicPair,
+    /// Letters of both cases and digits, as chance draws them.
+    Mixed,
     /// A value of unknown format beside a telling name.
     Generic,
 }
 
+/// What is known of a match so far.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It is none.
+    No,
+    /// More bytes are needed.
+    Open,
+    /// It is one, and ends here.
+    Ends(usize),
+}
+
 impl Check {
-    /// The end of the secret in `text` when the secret at `start..end` is one.
-    pub(crate) fn accept(self, text: &[u8], start: usize, end: usize) -> Option<usize> {
+    /// Judges the secret at `start..end` of `text`; `complete` when no more text can matter.
+    pub(crate) fn judge(self, text: &[u8], start: usize, end: usize, complete: bool) -> Verdict {
         let value = &text[start..end];
         let good = match self {
-            Self::KeyBody => return key_body_end(text, end),
+            Self::KeyBody => return key_body(text, end, complete),
             Self::Entropy(bits) => shannon(value) >= bits,
             Self::Crc32 => has_checksum(value),
             Self::Jwt => has_jwt_header(value),
             Self::Password => is_password(value),
+            Self::Passphrase => is_passphrase(value),
+            Self::BasicPair => is_basic_pair(value),
+            Self::Mixed => is_mixed(value),
             Self::Generic => is_generic_secret(value),
         };
-        (good && !is_placeholder(value)).then_some(end)
+        if good && !is_placeholder(value) { Verdict::Ends(end) } else { Verdict::No }
     }
 }
 
@@ -82,10 +103,16 @@ fn has_jwt_header(token: &[u8]) -> bool {
     json.starts_with(b"{") && json.windows(5).any(|w| w == b"\"alg\"")
 }
 
-/// The end of the key material that follows a `BEGIN … PRIVATE KEY` line, when there is any.
-fn key_body_end(text: &[u8], header_end: usize) -> Option<usize> {
+/// The key material that follows a `BEGIN … PRIVATE KEY` line: there is some, and it ends.
+fn key_body(text: &[u8], header_end: usize, complete: bool) -> Verdict {
+    let complete = complete || text.len() - header_end >= KEY_BODY_MAX_BYTES;
     let rest = &text[header_end..text.len().min(header_end + KEY_BODY_MAX_BYTES)];
-    let marker = rest.windows(8).position(|w| w == b"-----END" || w == b"-----BEG");
+    let marker = memchr::memmem::find(rest, DASHES);
+    let after = marker.map_or(rest.len(), |at| at + DASHES.len());
+    let closing = memchr::memmem::find(&rest[after..], DASHES).map(|at| after + at + DASHES.len());
+    if !complete && closing.is_none() {
+        return Verdict::Open;
+    }
     let body = &rest[..marker.unwrap_or(rest.len())];
     let in_key = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/' | b'=');
     let mut last = None;
@@ -96,13 +123,10 @@ fn key_body_end(text: &[u8], header_end: usize) -> Option<usize> {
         }
         start += run.len() + 1;
     }
-    last?;
+    let Some(last) = last else { return Verdict::No };
     let closed = marker.filter(|at| rest[*at..].starts_with(b"-----END"));
-    let end = match closed {
-        Some(at) => at + rest[at..].iter().position(|b| *b == b'\n').unwrap_or(rest.len() - at),
-        None => last?,
-    };
-    Some(header_end + end)
+    let end = closed.map_or(last, |_| closing.unwrap_or(last.max(after)));
+    Verdict::Ends(header_end + end)
 }
 
 /// Whether the password of a URL is one that somebody keeps secret.
@@ -135,6 +159,43 @@ fn is_password(value: &[u8]) -> bool {
     let letters = lower.iter().copied().filter(u8::is_ascii_alphabetic).collect::<Vec<u8>>();
     let common = COMMON.iter().any(|w| lower == w.as_bytes() || letters == w.as_bytes());
     !common && !value.iter().any(|b| b"[]{}()|*".contains(b)) && shannon(value) >= 2.0
+}
+
+/// Whether a value beside the name of a password is one: short ones are told from words by their characters.
+fn is_passphrase(value: &[u8]) -> bool {
+    let has = |kind: fn(&u8) -> bool| usize::from(value.iter().any(kind));
+    let kinds = has(u8::is_ascii_lowercase)
+        + has(u8::is_ascii_uppercase)
+        + has(u8::is_ascii_digit)
+        + has(|b| b"!@#$%^&*+?~".contains(b));
+    kinds >= 3
+        && has(u8::is_ascii_digit) == 1
+        && shannon(value) >= 2.8
+        && is_password(value)
+        && !is_uuid(value)
+        && !is_hash(value)
+        && !is_words(value)
+}
+
+/// Whether a value is the base64 of a user and a password that somebody keeps secret.
+fn is_basic_pair(value: &[u8]) -> bool {
+    let unpadded = value.iter().rposition(|b| *b != b'=').map_or(&value[..0], |last| &value[..=last]);
+    let Ok(pair) = STANDARD_NO_PAD.decode(unpadded) else { return false };
+    let Some(colon) = pair.iter().position(|b| *b == b':') else { return false };
+    let password = &pair[colon + 1..];
+    colon > 0
+        && password.len() >= 6
+        && pair.iter().all(|b| b.is_ascii_graphic() || *b == b' ')
+        && is_password(password)
+        && !is_placeholder(password)
+}
+
+fn is_mixed(value: &[u8]) -> bool {
+    let count = |kind: fn(&u8) -> bool| value.iter().filter(|byte| kind(byte)).count();
+    count(u8::is_ascii_digit) >= 2
+        && count(u8::is_ascii_uppercase) >= 2
+        && count(u8::is_ascii_lowercase) >= 2
+        && shannon(value) >= 3.7
 }
 
 /// Whether a value of unknown format is drawn by chance, and is no well-known public thing.

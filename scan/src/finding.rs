@@ -1,5 +1,9 @@
 //! A place where a rule matched.
 
+use std::fmt;
+
+use memchr::{memchr_iter, memrchr};
+
 /// A place where a rule matched: never the match itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Finding {
@@ -13,40 +17,123 @@ pub struct Finding {
     pub column: u32,
     /// Offset of the first byte in the input.
     pub offset: usize,
+    /// What had to be undone to see it. Line, column and offset are then those of what was undone.
+    pub through: Through,
 }
 
-/// Turns positions into lines and columns, in increasing order of position.
-pub(crate) struct Lines<'t> {
-    text: &'t [u8],
-    position: usize,
-    line: u32,
-    line_start: usize,
+/// What had to be undone to see a secret, from the outside in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Through([Option<Coding>; Through::MOST]);
+
+/// One thing that hides a text from whoever looks for words in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Coding {
+    /// Zero bytes between the characters.
+    Utf16,
+    /// `%41`.
+    Percent,
+    /// Base64 in either alphabet.
+    Base64,
+    /// Hexadecimal digits.
+    Hex,
+    /// gzip.
+    Gzip,
+    /// zlib, as HTTP's `deflate`; or deflate without its header.
+    Deflate,
+    /// Zstandard.
+    Zstd,
+    /// Brotli.
+    Brotli,
+    /// A member of a zip archive.
+    Zip,
 }
 
-impl<'t> Lines<'t> {
-    pub(crate) fn new(text: &'t [u8]) -> Self {
-        Self { text, position: 0, line: 1, line_start: 0 }
+impl Through {
+    pub(crate) const MOST: usize = 6;
+
+    /// Whether the secret stands there as it is.
+    pub fn is_nothing(&self) -> bool {
+        self.0[0].is_none()
     }
 
-    /// Line and column of a position that is not before the last one asked for.
-    pub(crate) fn locate(&mut self, position: usize) -> (u32, u32) {
-        for (i, byte) in self.text[self.position..position].iter().enumerate() {
-            if *byte == b'\n' {
-                self.line = self.line.saturating_add(1);
-                self.line_start = self.position + i + 1;
+    /// How many things had to be undone.
+    pub(crate) fn depth(&self) -> usize {
+        self.0.iter().flatten().count()
+    }
+
+    /// One more thing, if there is room.
+    pub(crate) fn and(mut self, coding: Coding) -> Option<Self> {
+        *self.0.iter_mut().find(|place| place.is_none())? = Some(coding);
+        Some(self)
+    }
+}
+
+impl fmt::Display for Coding {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Utf16 => "utf-16",
+            Self::Percent => "percent",
+            Self::Base64 => "base64",
+            Self::Hex => "hex",
+            Self::Gzip => "gzip",
+            Self::Deflate => "deflate",
+            Self::Zstd => "zstd",
+            Self::Brotli => "br",
+            Self::Zip => "zip",
+        })
+    }
+}
+
+impl fmt::Display for Through {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, coding) in self.0.iter().flatten().enumerate() {
+            if i > 0 {
+                formatter.write_str("/")?;
             }
+            coding.fmt(formatter)?;
+        }
+        Ok(())
+    }
+}
+
+/// A position for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) line: u32,
+    pub(crate) column: u32,
+    pub(crate) offset: u64,
+}
+
+/// Turns positions into lines and columns, forwards.
+#[derive(Debug, Clone)]
+pub(crate) struct Lines {
+    pub(crate) position: u64,
+    line: u32,
+    line_start: u64,
+}
+
+impl Lines {
+    /// Begins at a position that stands in this line and column.
+    pub(crate) fn at(position: u64, line: u32, column: u32) -> Self {
+        Self { position, line, line_start: position.saturating_sub(u64::from(column.saturating_sub(1))) }
+    }
+
+    /// Line and column of a position that is not before the last one, in `text` that starts at the position `base`.
+    pub(crate) fn locate(&mut self, text: &[u8], base: u64, position: u64) -> (u32, u32) {
+        let between = &text[index(self.position - base)..index(position - base)];
+        if let Some(last) = memrchr(b'\n', between) {
+            self.line = self.line.saturating_add(clamp(memchr_iter(b'\n', between).count() as u64));
+            self.line_start = self.position + last as u64 + 1;
         }
         self.position = position;
-        (self.line, clamp(position - self.line_start + 1))
-    }
-
-    /// The line of a later position, without moving there.
-    pub(crate) fn line_at(&self, position: usize) -> u32 {
-        let more = self.text[self.position..position].iter().filter(|b| **b == b'\n').count();
-        self.line.saturating_add(clamp(more))
+        (self.line, clamp(position - self.line_start).saturating_add(1))
     }
 }
 
-fn clamp(n: usize) -> u32 {
+fn index(distance: u64) -> usize {
+    usize::try_from(distance).expect("a distance inside a text fits")
+}
+
+fn clamp(n: u64) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
 }

@@ -1,4 +1,4 @@
-//! Finds secrets in bytes: rules for published token formats, and where they match. No I/O.
+//! Finds secrets in bytes: rules for published token formats, secrets known by value, and where they are. No I/O.
 //!
 //! A keyword search over the whole input decides where the rules look at all; each rule then runs
 //! on windows around its own keywords. What matched is checked further (checksums, entropy,
@@ -10,14 +10,25 @@
 //! let rules = scan::Rules::builtin();
 //! assert!(rules.scan(b"nothing to see").is_empty());
 //! ```
+//!
+//! A [`Scanner`] takes the input in pieces of any size and comes to the same result; it also looks into what is encoded,
+//! compressed or packed, within [`Bounds`], and says when it could not. A [`Scrubber`] replaces known secrets in a stream.
 
 mod builtin;
 mod check;
+mod codec;
 mod entropy;
 mod finding;
+mod known;
+mod layer;
 mod placeholder;
 mod rules;
-mod text;
+mod scanner;
+mod scrub;
 
-pub use finding::Finding;
-pub use rules::{RULES_VERSION, Rules};
+pub use codec::Encoding;
+pub use finding::{Coding, Finding, Through};
+pub use known::{KNOWN_MAX_BYTES, KNOWN_MIN_BYTES, KNOWN_MIN_ENTROPY, KNOWN_RULE, Known, KnownError};
+pub use rules::{RULES_VERSION, Rules, RulesError};
+pub use scanner::{Bounds, Report, Scanner, Uninspectable};
+pub use scrub::Scrubber;

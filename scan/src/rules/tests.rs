@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::finding::{Coding, Through};
 
 /// Characters that look drawn by chance, the same on each run.
 fn random(alphabet: &str, length: usize) -> String {
@@ -120,6 +121,114 @@ fn specimens() -> Vec<(&'static str, String)> {
         ("basic-auth-url", format!("https://deploy:{}@git.acme.test/x", alnum(14))),
         ("npmrc-auth-token", format!("//registry.acme.test/:_auth{}={}", "Token", alnum(30))),
         ("netrc-password", format!("machine git.acme.test login me password {}", alnum(16))),
+        ("gitlab-scim-token", format!("glso{}{}", "at-", alnum(20))),
+        ("gitlab-feature-flag-client-token", format!("glff{}{}", "ct-", alnum(20))),
+        ("gitlab-incoming-mail-token", format!("glim{}{}", "t-", alnum(25))),
+        ("gitlab-kubernetes-agent-token", format!("glag{}{}", "ent-", alnum(50))),
+        ("gitlab-oauth-app-secret", format!("glo{}{}", "as-", hex(64))),
+        ("gitlab-runner-registration-token", format!("GR13{}{}", "48941", alnum(20))),
+        ("buildkite-token", format!("bk{}{}", "ua_", hex(40))),
+        ("circleci-token", format!("CCI{}{}_{}", "PAT_", alnum(22), hex(40))),
+        ("sourcegraph-access-token", format!("sg{}{}_{}", "p_", hex(16), hex(40))),
+        ("sonar-token", format!("sq{}{}", "p_", hex(40))),
+        ("harness-token", format!("pa{}{}.{}.{}", "t.", alnum(22), hex(24), alnum(20))),
+        ("octopus-api-key", format!("AP{}{}", "I-", random(UPPER, 26))),
+        ("aws-bedrock-api-key", format!("AB{}{}", "SK", alnum(120))),
+        ("aws-session-token", format!("aws_session_tok{}: {}", "en", alnum(300))),
+        ("gcp-oauth-access-token", format!("ya{}{}", "29.", alnum(120))),
+        ("gcp-oauth-refresh-token", format!("1/{}{}", "/0", alnum(60))),
+        ("azure-devops-pat", format!("{}AZ{}{}", alnum(76), "DO", alnum(4))),
+        ("azure-shared-access-key", format!("SharedAccess{}{}=", "Key=", alnum(43))),
+        ("azure-sas-signature", format!("https://x.blob.test/c?sv=1&si{}{}%3D", "g=", alnum(43))),
+        ("alibaba-access-key-id", format!("LT{}{}", "AI", alnum(20))),
+        ("tencent-secret-id", format!("AK{}{}", "ID", alnum(32))),
+        ("yandex-api-key", format!("AQ{}{}", "VN", alnum(36))),
+        ("heroku-api-key", format!("HRKU{}{}", "-AA", alnum(58))),
+        ("netlify-access-token", format!("nf{}{}", "p_", alnum(40))),
+        ("render-api-key", format!("rn{}{}", "d_", alnum(32))),
+        ("supabase-access-token", format!("sb{}{}", "p_", hex(40))),
+        ("supabase-secret-key", format!("sb_se{}{}", "cret_", alnum(31))),
+        ("neon-api-key", format!("na{}{}", "pi_", random("abcdefghijklmnopqrstuvwxyz0123456789", 64))),
+        ("flyio-macaroon", format!("fm{}{}", "2_", alnum(200))),
+        ("doppler-service-token", format!("dp{}dev.{}", ".st.", alnum(40))),
+        ("vault-legacy-token", format!("s{}{}", ".", "q8Zr2LkT0vWcN5mYx1JdB7sH")),
+        ("onepassword-service-token", format!("op{}{}", "s_eyJ", alnum(300))),
+        ("onepassword-secret-key", format!("A3{}ASWWYB-798JRYLJVD4-23DC2-86TVM-H43EB", "-")),
+        ("prefect-api-key", format!("pn{}{}", "u_", alnum(36))),
+        ("infracost-api-key", format!("ic{}{}", "o-", alnum(32))),
+        ("openrouter-api-key", format!("sk-o{}{}", "r-v1-", hex(64))),
+        ("deepseek-api-key", format!("s{}{}", "k-", hex(32))),
+        ("langsmith-api-key", format!("lsv{}{}_{}", "2_pt_", hex(32), hex(10))),
+        ("nvidia-api-key", format!("nva{}{}", "pi-", alnum(64))),
+        ("together-api-key", format!("tg{}{}", "p_v1_", alnum(43))),
+        ("fireworks-api-key", format!("f{}{}", "w_", "q8Zr2LkT0vWcN5mYx1JdB7sH")),
+        ("pinecone-api-key", format!("pc{}{}_{}", "sk_", alnum(6), alnum(63))),
+        ("nuget-api-key", format!("o{}{}", "y2", random("abcdefghijklmnopqrstuvwxyz0123456789", 43))),
+        ("clojars-api-token", format!("CLO{}{}", "JARS_", hex(60))),
+        ("artifactory-api-key", format!("AK{}{}", "Cp", alnum(69))),
+        ("artifactory-reference-token", format!("cmVm{}{}", "dGtu", alnum(56))),
+        ("packagist-token", format!("packa{}{}", "gist_ort_", hex(68))),
+        ("stripe-webhook-secret", format!("wh{}{}", "sec_", alnum(32))),
+        ("square-production-token", format!("EA{}{}", "AA", alnum(60))),
+        (
+            "braintree-access-token",
+            format!(
+                "access_to{}{}${}",
+                "ken$production$",
+                random("abcdefghijklmnopqrstuvwxyz0123456789", 16),
+                hex(32)
+            ),
+        ),
+        (
+            "plaid-access-token",
+            format!("access-sand{}{}-{}-{}-{}-{}", "box-", hex(8), hex(4), hex(4), hex(4), hex(12)),
+        ),
+        ("flutterwave-secret-key", format!("FLW{}{}-X", "SECK-", alnum(32))),
+        ("shippo-api-token", format!("ship{}{}", "po_live_", hex(40))),
+        ("easypost-api-token", format!("EZ{}{}", "AK", alnum(54))),
+        ("duffel-api-token", format!("duff{}{}", "el_live_", alnum(43))),
+        ("slack-legacy-token", format!("xo{}-2-{}-{}", "xs", "1234098765", alnum(24))),
+        ("slack-config-token", format!("xo{}xoxp-1-{}", "xe.", alnum(163))),
+        ("slack-refresh-token", format!("xo{}{}", "xe-1-", alnum(147))),
+        (
+            "teams-webhook-url",
+            format!(
+                "https://acme.web{}/webhookb2/{}@{}/IncomingWebhook/{}/{}",
+                "hook.office.com",
+                hex(36),
+                hex(36),
+                hex(32),
+                hex(36)
+            ),
+        ),
+        ("zapier-webhook-url", format!("https://hooks{}/hooks/catch/1234567/b7xq2kd/", ".zapier.com")),
+        ("mailchimp-api-key", format!("{}-us{}", hex(32), 12)),
+        ("brevo-api-key", format!("xkey{}{}-{}", "sib-", hex(64), alnum(16))),
+        ("notion-api-token", format!("nt{}{}", "n_", alnum(46))),
+        ("notion-integration-token", format!("sec{}{}", "ret_", alnum(43))),
+        ("figma-access-token", format!("fi{}{}", "gd_", alnum(40))),
+        ("airtable-access-token", format!("pa{}{}.{}", "t", alnum(14), hex(64))),
+        ("typeform-api-token", format!("tf{}{}", "p_", alnum(59))),
+        ("contentful-access-token", format!("CF{}{}", "PAT-", alnum(43))),
+        ("readme-api-token", format!("rd{}{}", "me_", random("abcdefghijklmnopqrstuvwxyz0123456789", 70))),
+        ("posthog-api-key", format!("ph{}{}", "x_", alnum(43))),
+        (
+            "honeycomb-ingest-key",
+            format!("hca{}{}", "ik_", random("abcdefghijklmnopqrstuvwxyz0123456789", 58)),
+        ),
+        ("new-relic-insert-key", format!("NR{}{}", "II-", alnum(32))),
+        ("launchdarkly-sdk-key", format!("sd{}a1f3c9d2-6b7e-4c1a-9d3f-0b8e7a6c5d4f", "k-")),
+        ("dropbox-access-token", format!("s{}{}", "l.", alnum(140))),
+        ("twitter-bearer-token", format!("{}{}", "A".repeat(21), alnum(90))),
+        ("linkedin-client-secret", format!("WPL{}{}.a8Zq1x==", "_AP1.", alnum(16))),
+        ("discord-bot-token", format!("DISCORD_KEY=M{}.{}.{}", alnum(23), alnum(6), alnum(38))),
+        ("basic-authorization", format!("Authorization: Basic {}", "ZGVwbG95OnE4WnIyTGtUMHZXYzVt")),
+        ("docker-config-auth", format!("\"auth\": \"{}\"", "ZGVwbG95OnE4WnIyTGtUMHZXYzVt")),
+        ("bearer-authorization", format!("Authorization: Bearer {}", alnum(40))),
+        ("command-line-password", "curl -u deploy:q8Zr2LkT0vWc https://x.test".to_owned()),
+        ("generic-assignment", format!("APP_SECRET={}", alnum(32))),
+        ("generic-password", "password: \"q8Zr2LkT0vWc\"".to_owned()),
+        ("password-assignment", "DB_PASSWORD=q8Zr2!LkT0vWc".to_owned()),
         ("generic-api-key", format!("api_key = \"{}\"", alnum(32))),
     ]
 }
@@ -163,7 +272,17 @@ fn github_tokens_count_only_with_a_right_checksum() {
 fn a_position_names_lines_and_bytes_from_one() {
     let key = private_key("RSA ");
     let findings = Rules::builtin().scan(format!("a\nb\n  {key}").as_bytes());
-    assert_eq!(findings, [Finding { rule: "private-key", line: 3, line_end: 6, column: 3, offset: 6 }]);
+    assert_eq!(
+        findings,
+        [Finding {
+            rule: "private-key",
+            line: 3,
+            line_end: 6,
+            column: 3,
+            offset: 6,
+            through: Through::default()
+        }]
+    );
 }
 
 #[test]
@@ -181,8 +300,9 @@ fn utf16_text_is_read_in_both_orders_with_and_without_a_mark() {
     let little: Vec<u8> = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
     let big: Vec<u8> = text.encode_utf16().flat_map(u16::to_be_bytes).collect();
     let marked = [&[0xff, 0xfe][..], &little].concat();
+    let wide = Through::default().and(Coding::Utf16).unwrap_or_default();
     for (bytes, offset) in [(&little, 18), (&big, 18), (&marked, 20)] {
-        let expected = Finding { rule: "gitlab-pat", line: 2, line_end: 2, column: 6, offset };
+        let expected = Finding { rule: "gitlab-pat", line: 2, line_end: 2, column: 6, offset, through: wide };
         assert_eq!(Rules::builtin().scan(bytes), [expected]);
     }
 }
@@ -283,7 +403,7 @@ proptest! {
         let at = before.len() + 1;
         let line = text[..at].matches('\n').count() as u32 + 1;
         let column = (at - text[..at].rfind('\n').map_or(0, |n| n + 1)) as u32 + 1;
-        let expected = Finding { rule: "gitlab-pat", line, line_end: line, column, offset: at };
+        let expected = Finding { rule: "gitlab-pat", line, line_end: line, column, offset: at, through: Through::default() };
         prop_assert_eq!(findings[0], expected);
     }
 }

@@ -1,0 +1,241 @@
+//! Decompression, a bounded step at a time.
+
+use brotli_decompressor::{BrotliDecompressStream, BrotliResult, BrotliState, StandardAlloc};
+use flate2::{Decompress, FlushDecompress, Status};
+use zstd::stream::raw::{Decoder, InBuffer, Operation, OutBuffer};
+
+use crate::finding::Coding;
+
+/// An encoding that a message names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encoding {
+    /// `gzip`, `x-gzip`
+    Gzip,
+    /// `deflate`
+    Deflate,
+    /// `br`
+    Brotli,
+    /// `zstd`
+    Zstd,
+}
+
+impl Encoding {
+    /// The encoding of this name, if it can be undone here.
+    pub fn named(name: &str) -> Option<Self> {
+        const NAMES: [(&str, Encoding); 5] = [
+            ("gzip", Encoding::Gzip),
+            ("x-gzip", Encoding::Gzip),
+            ("deflate", Encoding::Deflate),
+            ("br", Encoding::Brotli),
+            ("zstd", Encoding::Zstd),
+        ];
+        NAMES.iter().find(|(known, _)| name.trim().eq_ignore_ascii_case(known)).map(|(_, encoding)| *encoding)
+    }
+
+    pub(crate) fn coding(self) -> Coding {
+        match self {
+            Self::Gzip => Coding::Gzip,
+            Self::Deflate => Coding::Deflate,
+            Self::Brotli => Coding::Brotli,
+            Self::Zstd => Coding::Zstd,
+        }
+    }
+}
+
+/// What one step came to.
+pub(crate) struct Step {
+    pub(crate) read: usize,
+    pub(crate) written: usize,
+    pub(crate) ended: bool,
+}
+
+/// The compressed data is damaged.
+#[derive(Debug)]
+pub(crate) struct Damaged;
+
+/// Something compressed, on its way.
+pub(crate) enum Codec {
+    /// The header of gzip comes first, byte by byte.
+    Gzip(GzipHeader, Decompress),
+    Deflate(Decompress),
+    /// zlib or bare deflate: its first two bytes say which.
+    Unsure(Vec<u8>),
+    /// The same, with the bytes that were looked at still to come.
+    Replay(Vec<u8>, Decompress),
+    Zstd(Box<Decoder<'static>>),
+    Brotli(Box<BrotliState<StandardAlloc, StandardAlloc, StandardAlloc>>),
+}
+
+impl Codec {
+    pub(crate) fn new(encoding: Encoding) -> Option<Self> {
+        Some(match encoding {
+            Encoding::Gzip => Self::Gzip(GzipHeader::default(), Decompress::new(false)),
+            Encoding::Deflate => Self::Unsure(Vec::new()),
+            Encoding::Zstd => Self::Zstd(Box::new(Decoder::new().ok()?)),
+            Encoding::Brotli => {
+                let alloc = StandardAlloc::default;
+                Self::Brotli(Box::new(BrotliState::new(alloc(), alloc(), alloc())))
+            }
+        })
+    }
+
+    /// Deflate without a header, as in zip.
+    pub(crate) fn bare() -> Self {
+        Self::Deflate(Decompress::new(false))
+    }
+
+    /// Takes some of `input` and writes some of `output`; neither read nor written means that there is no more.
+    pub(crate) fn step(&mut self, input: &[u8], output: &mut [u8]) -> Result<Step, Damaged> {
+        match self {
+            Self::Gzip(header, inflate) => match header.take(input)? {
+                Some(read) => Ok(Step { read, written: 0, ended: false }),
+                None => inflated(inflate, input, output),
+            },
+            Self::Deflate(inflate) => inflated(inflate, input, output),
+            Self::Unsure(seen) => {
+                let Some(byte) = input.first() else { return Ok(Step { read: 0, written: 0, ended: false }) };
+                seen.push(*byte);
+                if let [first, second] = seen[..] {
+                    let zlib = first & 15 == 8 && (u16::from(first) << 8 | u16::from(second)) % 31 == 0;
+                    *self = Self::Replay(vec![first, second], Decompress::new(zlib));
+                }
+                Ok(Step { read: 1, written: 0, ended: false })
+            }
+            Self::Replay(seen, inflate) => {
+                let held = std::mem::take(seen);
+                let mut inflate = std::mem::replace(inflate, Decompress::new(false));
+                let step = inflated(&mut inflate, &held, output)?;
+                *self = if step.read < held.len() && !step.ended {
+                    Self::Replay(held[step.read..].to_vec(), inflate)
+                } else {
+                    Self::Deflate(inflate)
+                };
+                Ok(Step { read: 0, ..step })
+            }
+            Self::Zstd(decoder) => {
+                let mut from = InBuffer::around(input);
+                let mut to = OutBuffer::around(output);
+                let hint = decoder.run(&mut from, &mut to).map_err(|_| Damaged)?;
+                Ok(Step { read: from.pos(), written: to.pos(), ended: hint == 0 })
+            }
+            Self::Brotli(state) => {
+                let (mut available_in, mut read) = (input.len(), 0);
+                let (mut available_out, mut written) = (output.len(), 0);
+                let mut total = 0;
+                let result = BrotliDecompressStream(
+                    &mut available_in,
+                    &mut read,
+                    input,
+                    &mut available_out,
+                    &mut written,
+                    output,
+                    &mut total,
+                    state,
+                );
+                match result {
+                    BrotliResult::ResultFailure => Err(Damaged),
+                    BrotliResult::ResultSuccess => Ok(Step { read, written, ended: true }),
+                    BrotliResult::NeedsMoreInput | BrotliResult::NeedsMoreOutput => {
+                        Ok(Step { read, written, ended: false })
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether bytes are left to be written although no more are read.
+    pub(crate) fn replays(&self) -> bool {
+        matches!(self, Self::Replay(..))
+    }
+}
+
+fn inflated(inflate: &mut Decompress, input: &[u8], output: &mut [u8]) -> Result<Step, Damaged> {
+    let (read, written) = (inflate.total_in(), inflate.total_out());
+    let status = inflate.decompress(input, output, FlushDecompress::None).map_err(|_| Damaged)?;
+    let moved = |now: u64, before: u64| usize::try_from(now - before).expect("no more than the buffers hold");
+    Ok(Step {
+        read: moved(inflate.total_in(), read),
+        written: moved(inflate.total_out(), written),
+        ended: status == Status::StreamEnd,
+    })
+}
+
+/// The header of a gzip member, passed over.
+#[derive(Debug, Default)]
+pub(crate) struct GzipHeader {
+    seen: usize,
+    flags: u8,
+    extra: usize,
+    part: Part,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    #[default]
+    Fixed,
+    ExtraLength(u8),
+    Extra,
+    Name,
+    Comment,
+    Checksum(u8),
+    Done,
+}
+
+impl GzipHeader {
+    const FIXED: usize = 10;
+
+    /// Takes one byte of the header; nothing when it is over.
+    fn take(&mut self, input: &[u8]) -> Result<Option<usize>, Damaged> {
+        if self.part == Part::Done {
+            return Ok(None);
+        }
+        let Some(byte) = input.first().copied() else { return Ok(Some(0)) };
+        match self.part {
+            Part::Fixed => {
+                let expected = [0x1f, 0x8b, 8].get(self.seen);
+                if expected.is_some_and(|expected| *expected != byte) {
+                    return Err(Damaged);
+                }
+                if self.seen == 3 {
+                    self.flags = byte;
+                }
+                self.seen += 1;
+                if self.seen == Self::FIXED {
+                    self.part = self.after(0);
+                }
+            }
+            Part::ExtraLength(0) => {
+                self.extra = usize::from(byte);
+                self.part = Part::ExtraLength(1);
+            }
+            Part::ExtraLength(_) => {
+                self.extra |= usize::from(byte) << 8;
+                self.part = if self.extra == 0 { self.after(1) } else { Part::Extra };
+            }
+            Part::Extra => {
+                self.extra -= 1;
+                if self.extra == 0 {
+                    self.part = self.after(1);
+                }
+            }
+            Part::Name if byte == 0 => self.part = self.after(2),
+            Part::Comment if byte == 0 => self.part = self.after(3),
+            Part::Name | Part::Comment => {}
+            Part::Checksum(0) => self.part = Part::Checksum(1),
+            Part::Checksum(_) => self.part = Part::Done,
+            Part::Done => {}
+        }
+        Ok(Some(1))
+    }
+
+    fn after(&self, done: u8) -> Part {
+        let parts = [
+            (1, 4, Part::ExtraLength(0)),
+            (2, 8, Part::Name),
+            (3, 16, Part::Comment),
+            (4, 2, Part::Checksum(0)),
+        ];
+        let next = parts.iter().find(|(order, flag, _)| *order > done && self.flags & flag != 0);
+        next.map_or(Part::Done, |(_, _, part)| *part)
+    }
+}

@@ -1,0 +1,360 @@
+//! Secrets that are known by value, looked for in every form that software commonly gives them.
+//!
+//! A form is kept as a chain of keyed fingerprints, one for each of its prefixes, so that a place can be followed byte by
+//! byte and the values themselves are not kept. The characters of a form may be escaped one by one, each in its own way.
+
+use std::hash::{BuildHasher, RandomState};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+use zeroize::Zeroizing;
+
+use crate::entropy::shannon;
+
+/// A value that is shorter occurs by chance, or could be guessed by watching what is masked.
+pub const KNOWN_MIN_BYTES: usize = 16;
+/// A longer value is no credential.
+pub const KNOWN_MAX_BYTES: usize = 8 * 1024;
+/// What a value must look like, in bits per byte.
+pub const KNOWN_MIN_ENTROPY: f32 = 2.5;
+/// The rule of a finding that is a known secret.
+pub const KNOWN_RULE: &str = "known-secret";
+
+const REPEATED_ESCAPES_MAX: usize = 8;
+
+/// Why a value is not looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum KnownError {
+    /// It is too short.
+    #[error("it has {0} bytes; a secret that is looked for has at least {KNOWN_MIN_BYTES}")]
+    Short(usize),
+    /// It is too long.
+    #[error("it has {0} bytes; a secret that is looked for has at most {KNOWN_MAX_BYTES}")]
+    Long(usize),
+    /// It could stand in a text that means something else.
+    #[error("it looks like a word or a pattern, not like chance: it could not be told from other text")]
+    Plain,
+}
+
+/// Known secrets, as fingerprints.
+pub struct Known {
+    key: u64,
+    forms: Vec<Form>,
+    /// Whether a form can begin with this pair of bytes.
+    pairs: Box<[u64; 1024]>,
+    /// Forms by their first byte.
+    by_first: Vec<(u8, Vec<usize>)>,
+}
+
+struct Form {
+    /// The fingerprint of each prefix, from one byte on.
+    chain: Vec<u64>,
+    /// Whether line ends may stand inside.
+    wraps: bool,
+}
+
+/// What stands at a position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Seen {
+    /// No form.
+    Nothing,
+    /// The beginning of one, up to the end of the text.
+    Open,
+    /// A form that ends here.
+    Ends(usize),
+}
+
+/// What is read as one character.
+enum Unit {
+    Byte(u8, usize),
+    Open,
+    Plain,
+}
+
+impl std::fmt::Debug for Known {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "Known({} forms)", self.forms.len())
+    }
+}
+
+impl Default for Known {
+    fn default() -> Self {
+        Self {
+            key: RandomState::new().hash_one(0_u8) | 1,
+            forms: Vec::new(),
+            pairs: Box::new([0; 1024]),
+            by_first: Vec::new(),
+        }
+    }
+}
+
+impl Known {
+    /// Looks for this value too.
+    pub fn add(&mut self, value: &[u8]) -> Result<(), KnownError> {
+        acceptable(value)?;
+        self.add_form(value, false);
+        let once = encodings(value);
+        for text in &once {
+            self.add_form(text, true);
+            for twice in encodings(text) {
+                self.add_form(&twice, true);
+            }
+        }
+        for digits in [b"0123456789abcdef", b"0123456789ABCDEF"] {
+            let hex: Zeroizing<Vec<u8>> = Zeroizing::new(
+                value.iter().flat_map(|b| [b >> 4, b & 15]).map(|n| digits[usize::from(n)]).collect(),
+            );
+            self.add_form(&hex, true);
+        }
+        let wide: Zeroizing<Vec<u8>> = Zeroizing::new(value.iter().flat_map(|b| [*b, 0]).collect());
+        self.add_form(&wide[..wide.len() - 1], false);
+        Ok(())
+    }
+
+    /// Whether nothing is looked for.
+    pub fn is_empty(&self) -> bool {
+        self.forms.is_empty()
+    }
+
+    fn add_form(&mut self, text: &[u8], wraps: bool) {
+        let mut fingerprint = self.key;
+        let chain: Vec<u64> = text
+            .iter()
+            .map(|byte| {
+                fingerprint = self.step(fingerprint, *byte);
+                fingerprint
+            })
+            .collect();
+        if self.forms.iter().any(|form| form.chain == chain) {
+            return;
+        }
+        let (first, second) = (text[0], text[1]);
+        self.mark(first, second);
+        for intro in INTROS {
+            self.mark(first, intro);
+            (0..=255).for_each(|any| self.mark(intro, any));
+        }
+        if wraps {
+            self.mark(first, b'\r');
+            self.mark(first, b'\n');
+        }
+        let number = self.forms.len();
+        match self.by_first.iter_mut().find(|(byte, _)| *byte == first) {
+            Some((_, forms)) => forms.push(number),
+            None => self.by_first.push((first, vec![number])),
+        }
+        self.forms.push(Form { chain, wraps });
+    }
+
+    fn mark(&mut self, first: u8, second: u8) {
+        let pair = usize::from(first) << 8 | usize::from(second);
+        self.pairs[pair >> 6] |= 1 << (pair & 63);
+    }
+
+    fn step(&self, fingerprint: u64, byte: u8) -> u64 {
+        let mixed = (fingerprint ^ u64::from(byte)).wrapping_mul(0x9e37_79b9_7f4a_7c15 ^ self.key << 1);
+        (mixed ^ mixed >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9)
+    }
+
+    /// Whether a form can begin with this byte.
+    pub(crate) fn may_begin(&self, byte: u8) -> bool {
+        INTROS.contains(&byte) && !self.forms.is_empty()
+            || self.by_first.iter().any(|(first, _)| *first == byte)
+    }
+
+    /// The next position in `text`, from `from` on and before its last byte, where a form may begin.
+    pub(crate) fn next_start(&self, text: &[u8], from: usize) -> Option<usize> {
+        if self.forms.is_empty() || text.len() < 2 {
+            return None;
+        }
+        let mut at = from;
+        let last = text.len() - 1;
+        while at < last {
+            let pair = usize::from(text[at]) << 8 | usize::from(text[at + 1]);
+            if self.pairs[pair >> 6] >> (pair & 63) & 1 == 1 {
+                return Some(at);
+            }
+            at += 1;
+        }
+        None
+    }
+
+    /// What stands at `start`: the longest form, or the beginning of one while more text may come.
+    pub(crate) fn at(&self, text: &[u8], start: usize, complete: bool) -> Seen {
+        let first = match unit(text, start, complete) {
+            Unit::Byte(byte, _) => byte,
+            Unit::Open => return Seen::Open,
+            Unit::Plain => text[start],
+        };
+        let mut best = Seen::Nothing;
+        for first in [first, text[start]] {
+            let Some((_, forms)) = self.by_first.iter().find(|(byte, _)| *byte == first) else { continue };
+            for form in forms {
+                match (self.follow(&self.forms[*form], text, start, complete), best) {
+                    (Seen::Open, _) => return Seen::Open,
+                    (Seen::Ends(end), Seen::Nothing) => best = Seen::Ends(end),
+                    (Seen::Ends(end), Seen::Ends(other)) => best = Seen::Ends(end.max(other)),
+                    _ => {}
+                }
+            }
+            if first == text[start] {
+                break;
+            }
+        }
+        best
+    }
+
+    fn follow(&self, form: &Form, text: &[u8], start: usize, complete: bool) -> Seen {
+        let mut fingerprint = self.key;
+        let mut at = start;
+        for (matched, expected) in form.chain.iter().enumerate() {
+            let mut line_ended = false;
+            loop {
+                let Some(byte) = text.get(at) else {
+                    return if complete { Seen::Nothing } else { Seen::Open };
+                };
+                let unit = unit(text, at, complete);
+                if let Unit::Byte(byte, length) = unit
+                    && self.step(fingerprint, byte) == *expected
+                {
+                    fingerprint = *expected;
+                    at += length;
+                    break;
+                }
+                if matches!(unit, Unit::Open) {
+                    return Seen::Open;
+                }
+                if self.step(fingerprint, *byte) == *expected {
+                    fingerprint = *expected;
+                    at += 1;
+                    break;
+                }
+                let (read, length) = match unit {
+                    Unit::Byte(read, length) => (read, length),
+                    Unit::Open | Unit::Plain => (*byte, 1),
+                };
+                // One line end, as wrapped base64 has: an empty line is the end of a message.
+                if !form.wraps || matched == 0 || line_ended || !matches!(read, b'\r' | b'\n') {
+                    return Seen::Nothing;
+                }
+                line_ended = read == b'\n';
+                at += length;
+            }
+        }
+        Seen::Ends(at)
+    }
+}
+
+fn acceptable(value: &[u8]) -> Result<(), KnownError> {
+    match value.len() {
+        length if length < KNOWN_MIN_BYTES => Err(KnownError::Short(length)),
+        length if length > KNOWN_MAX_BYTES => Err(KnownError::Long(length)),
+        _ if shannon(value) < KNOWN_MIN_ENTROPY => Err(KnownError::Plain),
+        _ => Ok(()),
+    }
+}
+
+/// The characters of base64, in both alphabets, that depend on the value alone, wherever it stands in what is encoded.
+fn encodings(value: &[u8]) -> Vec<Zeroizing<Vec<u8>>> {
+    let mut texts: Vec<Zeroizing<Vec<u8>>> = Vec::new();
+    for before in 0..3 {
+        let padded = Zeroizing::new([&[0_u8; 2][..before], value].concat());
+        let from = (before * 8).div_ceil(6);
+        let to = padded.len() * 8 / 6;
+        for engine in [&STANDARD_NO_PAD, &URL_SAFE_NO_PAD] {
+            let text = Zeroizing::new(engine.encode(&*padded).into_bytes());
+            let core = Zeroizing::new(text[from..to].to_vec());
+            if !texts.contains(&core) {
+                texts.push(core);
+            }
+        }
+    }
+    texts
+}
+
+/// What escapes begin with.
+const INTROS: [u8; 3] = [b'%', b'\\', b'&'];
+
+/// Reads `%41`, `%2541`, `\/`, `\u0041`, `\x41`, `&amp;`, `&#65;` and their like as one character.
+fn unit(text: &[u8], at: usize, complete: bool) -> Unit {
+    match text[at] {
+        b'%' => percent(text, at, complete),
+        b'\\' => backslash(text, at, complete),
+        b'&' => entity(text, at, complete),
+        _ => Unit::Plain,
+    }
+}
+
+fn short(complete: bool) -> Unit {
+    if complete { Unit::Plain } else { Unit::Open }
+}
+
+fn hex(digits: &[u8]) -> Option<u32> {
+    digits.iter().try_fold(0_u32, |value, digit| Some(value << 4 | char::from(*digit).to_digit(16)?))
+}
+
+fn percent(text: &[u8], at: usize, complete: bool) -> Unit {
+    let mut digits = at + 1;
+    for _ in 0..REPEATED_ESCAPES_MAX {
+        let Some(pair) = text.get(digits..digits + 2) else { return short(complete) };
+        match hex(pair) {
+            Some(0x25) if text.get(digits + 2).is_none() && !complete => return Unit::Open,
+            // `%25` may be a percent sign, or one that was itself escaped.
+            Some(0x25) if text.get(digits + 2..digits + 4).and_then(hex).is_some() => digits += 2,
+            Some(0x25) if text.len() < digits + 4 && !complete => return Unit::Open,
+            Some(value) => return Unit::Byte(u8::try_from(value).unwrap_or(b'%'), digits + 2 - at),
+            None => return Unit::Plain,
+        }
+    }
+    Unit::Plain
+}
+
+fn backslash(text: &[u8], at: usize, complete: bool) -> Unit {
+    let run = text[at..].iter().take(REPEATED_ESCAPES_MAX).take_while(|byte| **byte == b'\\').count();
+    let Some(letter) = text.get(at + run) else { return short(complete) };
+    let coded = |digits: usize| match text.get(at + run + 1..at + run + 1 + digits) {
+        Some(code) => match hex(code).and_then(|value| u8::try_from(value).ok()) {
+            Some(byte) => Unit::Byte(byte, run + 1 + digits),
+            None => Unit::Plain,
+        },
+        None => short(complete),
+    };
+    match letter {
+        b'u' => coded(4),
+        b'x' => coded(2),
+        b'n' => Unit::Byte(b'\n', run + 1),
+        b'r' => Unit::Byte(b'\r', run + 1),
+        b'/' | b'"' | b'\'' => Unit::Byte(*letter, run + 1),
+        _ if run > 1 => Unit::Byte(b'\\', run),
+        _ => Unit::Plain,
+    }
+}
+
+fn entity(text: &[u8], at: usize, complete: bool) -> Unit {
+    const LONGEST: usize = 10;
+    const NAMED: [(&[u8], u8); 7] = [
+        (b"amp", b'&'),
+        (b"lt", b'<'),
+        (b"gt", b'>'),
+        (b"quot", b'"'),
+        (b"apos", b'\''),
+        (b"sol", b'/'),
+        (b"equals", b'='),
+    ];
+    let rest = &text[at + 1..text.len().min(at + LONGEST)];
+    let Some(end) = rest.iter().position(|byte| !(byte.is_ascii_alphanumeric() || *byte == b'#')) else {
+        return if rest.len() + 1 < LONGEST { short(complete) } else { Unit::Plain };
+    };
+    if rest[end] != b';' {
+        return Unit::Plain;
+    }
+    let name = &rest[..end];
+    let value = match name {
+        [b'#', b'x' | b'X', digits @ ..] if !digits.is_empty() => {
+            hex(digits).and_then(|v| u8::try_from(v).ok())
+        }
+        [b'#', digits @ ..] => std::str::from_utf8(digits).ok().and_then(|text| text.parse().ok()),
+        _ => NAMED.iter().find(|(named, _)| *named == name).map(|(_, byte)| *byte),
+    };
+    value.map_or(Unit::Plain, |byte| Unit::Byte(byte, end + 2))
+}

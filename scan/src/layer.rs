@@ -1,0 +1,349 @@
+//! One text as a stream: what the rules and the known secrets say of it, and what lies hidden in it.
+//!
+//! Everything here depends on positions in the stream alone, never on how it was cut into pieces.
+
+mod marks;
+mod packed;
+mod runs;
+mod words;
+
+use std::ops::Range;
+
+use crate::finding::{Coding, Lines, Place, Through};
+use crate::known::{Known, Seen};
+use crate::rules::{AROUND_BYTES, Judgement, Rules, Woken};
+use crate::scanner::{Bounds, Uninspectable};
+use packed::Packed;
+use runs::Runs;
+use words::{Percents, Zeros};
+
+/// How much is taken at once.
+const PIECE_BYTES: usize = 16 * 1024;
+/// What stays in sight behind everything that was looked at.
+const BEHIND_BYTES: usize = 512;
+/// How many findings are kept; more say nothing more.
+const HITS_MAX: usize = 4096;
+/// The number of the rule for known secrets.
+pub(crate) const KNOWN: u16 = u16::MAX;
+
+/// A secret, before rules are weighed against each other.
+#[derive(Debug, Clone)]
+pub(crate) struct Hit {
+    pub(crate) rule: u16,
+    pub(crate) place: Place,
+    pub(crate) line_end: u32,
+    /// Where what hides it begins; 0 when nothing does.
+    pub(crate) carrier: u64,
+    /// Where it lies in what was hidden.
+    pub(crate) span: Range<u64>,
+    pub(crate) through: Through,
+}
+
+/// What all layers of one scan share.
+pub(crate) struct Shared<'a> {
+    pub(crate) rules: Option<&'a Rules>,
+    pub(crate) known: Option<&'a Known>,
+    pub(crate) bounds: Bounds,
+    pub(crate) state: &'a mut State,
+}
+
+/// What a scan has come to.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    pub(crate) fed: u64,
+    pub(crate) expanded: u64,
+    pub(crate) hits: Vec<Hit>,
+    pub(crate) uninspectable: Option<Uninspectable>,
+}
+
+impl State {
+    pub(crate) fn cannot(&mut self, reason: Uninspectable) {
+        self.uninspectable.get_or_insert(reason);
+    }
+
+    /// Whether so many more bytes may come out of what is compressed.
+    pub(crate) fn expand(&mut self, bytes: usize, bounds: Bounds) -> bool {
+        self.expanded += bytes as u64;
+        let by_ratio = self.fed.saturating_mul(u64::from(bounds.ratio)).saturating_add(bounds.ratio_free);
+        let within = self.expanded <= bounds.expanded.min(by_ratio);
+        if !within {
+            self.cannot(Uninspectable::Size);
+        }
+        within
+    }
+}
+
+/// A place where a rule needs more bytes.
+struct Open {
+    rule: u16,
+    start: u64,
+    /// Where the keyword ends: what may not go on before the rule has spoken begins here.
+    held: u64,
+}
+
+/// One text.
+pub(crate) struct Layer {
+    through: Through,
+    decodes: bool,
+    bytes: Vec<u8>,
+    base: u64,
+    /// At `base`, and at the last position asked for.
+    floor: Lines,
+    lines: Lines,
+    searched: u64,
+    open: Vec<Open>,
+    around: Vec<(u16, u64)>,
+    around_until: Vec<(u16, u64)>,
+    everywhere: u64,
+    known_at: u64,
+    known_open: bool,
+    woken: Vec<Woken>,
+    runs: Runs,
+    percents: Percents,
+    zeros: Zeros,
+    packed: Packed,
+}
+
+impl Layer {
+    /// A text that needs `through` to be seen; `decodes` when what is hidden in it is looked for.
+    pub(crate) fn new(through: Through, decodes: bool) -> Self {
+        Self {
+            through,
+            decodes,
+            bytes: Vec::new(),
+            base: 0,
+            floor: Lines::at(0, 1, 1),
+            lines: Lines::at(0, 1, 1),
+            searched: 0,
+            open: Vec::new(),
+            around: Vec::new(),
+            around_until: Vec::new(),
+            everywhere: 0,
+            known_at: 0,
+            known_open: false,
+            woken: Vec::new(),
+            runs: Runs::default(),
+            percents: Percents::default(),
+            zeros: Zeros::default(),
+            packed: Packed::default(),
+        }
+    }
+
+    /// A text inside this one, unless that is deeper than the bounds allow.
+    fn inner(&self, coding: Coding, bounds: Bounds) -> Option<Box<Layer>> {
+        if self.through.depth() >= usize::from(bounds.depth) {
+            return None;
+        }
+        Some(Box::new(Layer::new(self.through.and(coding)?, true)))
+    }
+
+    pub(crate) fn feed(&mut self, shared: &mut Shared<'_>, bytes: &[u8]) {
+        for piece in bytes.chunks(PIECE_BYTES) {
+            self.bytes.extend_from_slice(piece);
+            self.advance(shared, false);
+            self.forget();
+        }
+    }
+
+    /// The text ends here.
+    pub(crate) fn finish(&mut self, shared: &mut Shared<'_>) {
+        self.advance(shared, true);
+    }
+
+    /// Forgets the text, so that another can begin in its place.
+    fn reset(&mut self) {
+        let mut bytes = std::mem::take(&mut self.bytes);
+        bytes.clear();
+        *self = Layer { bytes, ..Layer::new(self.through, self.decodes) };
+    }
+
+    pub(crate) fn end(&self) -> u64 {
+        self.base + self.bytes.len() as u64
+    }
+
+    /// From where on bytes may belong to a secret that is not yet whole.
+    pub(crate) fn held_from(&self) -> u64 {
+        let rules = self.open.iter().map(|open| open.held).min();
+        let known = self.known_open.then_some(self.known_at);
+        let hidden = [
+            self.runs.held_from(),
+            self.percents.held_from(),
+            self.zeros.held_from(),
+            self.packed.held_from(),
+        ];
+        let hidden = hidden.into_iter().flatten().min();
+        [rules, known, hidden].into_iter().flatten().min().unwrap_or(u64::MAX).min(self.end())
+    }
+
+    pub(crate) fn is_held(&self) -> bool {
+        self.held_from() < self.end()
+    }
+
+    fn index(&self, position: u64) -> usize {
+        usize::try_from(position.saturating_sub(self.base)).unwrap_or(usize::MAX).min(self.bytes.len())
+    }
+
+    fn position(&self, index: usize) -> u64 {
+        self.base + index as u64
+    }
+
+    fn advance(&mut self, shared: &mut Shared<'_>, complete: bool) {
+        if let Some(rules) = shared.rules {
+            self.ask_again(rules, shared, complete);
+            self.wake(rules, shared, complete);
+            self.look_around(rules, shared, complete);
+        }
+        if let Some(known) = shared.known {
+            self.look_for_known(known, shared, complete);
+        }
+        if self.decodes {
+            self.decode_runs(shared, complete);
+            self.decode_percents(shared, complete);
+            self.skip_zeros(shared, complete);
+            self.unpack(shared, complete);
+        }
+    }
+
+    fn ask_again(&mut self, rules: &Rules, shared: &mut Shared<'_>, complete: bool) {
+        let mut open = std::mem::take(&mut self.open);
+        open.retain(|place| self.ask(rules, shared, place.rule, place.start, complete));
+        self.open = open;
+    }
+
+    /// Whether the rule needs more bytes to judge the place.
+    fn ask(&mut self, rules: &Rules, shared: &mut Shared<'_>, rule: u16, start: u64, complete: bool) -> bool {
+        match rules.judge(rule, &self.bytes, self.index(start), complete) {
+            Judgement::Open => return true,
+            Judgement::Secret(secret) => self.found(shared.state, rule, secret),
+            Judgement::Nothing => {}
+        }
+        false
+    }
+
+    fn wake(&mut self, rules: &Rules, shared: &mut Shared<'_>, complete: bool) {
+        let from = self.index(self.searched.saturating_sub(rules.longest_keyword() as u64));
+        let mut woken = std::mem::take(&mut self.woken);
+        rules.wake(&self.bytes, from, self.index(self.searched), |place| woken.push(place));
+        self.searched = self.end();
+        for Woken { rule, start, end } in woken.drain(..) {
+            let Some((least, most)) = rules.lead(rule) else {
+                self.queue_around(rule, self.position(start));
+                continue;
+            };
+            for lead in least..=most {
+                if let Some(start) = start.checked_sub(lead) {
+                    let start = self.position(start);
+                    if self.ask(rules, shared, rule, start, complete) {
+                        let held = self.position(end);
+                        self.open.push(Open { rule, start, held });
+                    }
+                }
+            }
+        }
+        self.woken = woken;
+    }
+
+    /// A rule of somebody else's looks around each of its keywords once, in parts that overlap.
+    fn queue_around(&mut self, rule: u16, at: u64) {
+        let next = at + AROUND_BYTES as u64 / 2;
+        match self.around_until.iter_mut().find(|(known, _)| *known == rule) {
+            Some((_, until)) if at < *until => return,
+            Some((_, until)) => *until = next,
+            None => self.around_until.push((rule, next)),
+        }
+        self.around.push((rule, at));
+    }
+
+    fn look_around(&mut self, rules: &Rules, shared: &mut Shared<'_>, complete: bool) {
+        const AROUND: u64 = AROUND_BYTES as u64;
+        while !rules.everywhere().is_empty() && self.everywhere < self.end() {
+            rules.everywhere().iter().for_each(|rule| self.around.push((*rule, self.everywhere)));
+            self.everywhere += AROUND / 2;
+        }
+        let mut around = std::mem::take(&mut self.around);
+        around.retain(|(rule, at)| {
+            if !complete && at + AROUND >= self.end() {
+                return true;
+            }
+            let part = self.index(at.saturating_sub(AROUND))..self.index(at + AROUND);
+            let mut found = Vec::new();
+            rules.look_around(*rule, &self.bytes, part, |secret| found.push(secret));
+            found.into_iter().for_each(|secret| self.found(shared.state, *rule, secret));
+            false
+        });
+        self.around = around;
+    }
+
+    fn look_for_known(&mut self, known: &Known, shared: &mut Shared<'_>, complete: bool) {
+        self.known_open = false;
+        let mut from = self.index(self.known_at);
+        while let Some(start) = known.next_start(&self.bytes, from) {
+            match known.at(&self.bytes, start, complete) {
+                Seen::Nothing => from = start + 1,
+                Seen::Ends(end) => {
+                    self.found(shared.state, KNOWN, start..end);
+                    from = end;
+                }
+                Seen::Open => {
+                    self.known_at = self.position(start);
+                    self.known_open = true;
+                    return;
+                }
+            }
+        }
+        let last = self.bytes.len().saturating_sub(1).max(from);
+        self.known_at = self.position(last);
+        self.known_open = self.bytes.get(last).is_some_and(|byte| !complete && known.may_begin(*byte));
+    }
+
+    fn found(&mut self, state: &mut State, rule: u16, secret: Range<usize>) {
+        if state.hits.len() >= HITS_MAX {
+            return;
+        }
+        let span = self.position(secret.start)..self.position(secret.end);
+        let (place, line_end) = self.locate(&span);
+        state.hits.push(Hit { rule, place, line_end, carrier: 0, span, through: self.through });
+    }
+
+    fn locate(&mut self, span: &Range<u64>) -> (Place, u32) {
+        if self.lines.position > span.start {
+            self.lines = self.floor.clone();
+        }
+        let (line, column) = self.lines.locate(&self.bytes, self.base, span.start);
+        let mut ahead = self.lines.clone();
+        let (line_end, _) = ahead.locate(&self.bytes, self.base, span.end.min(self.end()));
+        (Place { line, column, offset: span.start }, line_end)
+    }
+
+    fn forget(&mut self) {
+        let open = self.open.iter().map(|open| open.start).min();
+        let around = self.around.iter().map(|(_, at)| at.saturating_sub(AROUND_BYTES as u64)).min();
+        let everywhere = self.everywhere.saturating_sub(AROUND_BYTES as u64);
+        let known = self.known_at;
+        let hidden = [self.runs.needs(), self.percents.needs(), self.zeros.needs(), self.packed.needs()];
+        let hidden = if self.decodes { hidden.into_iter().min() } else { None };
+        let needed = [open, around, hidden].into_iter().flatten().min().unwrap_or(u64::MAX);
+        let everywhere = if self.everywhere == 0 { u64::MAX } else { everywhere };
+        let known = if known == 0 { u64::MAX } else { known };
+        let needed = needed.min(everywhere).min(known).min(self.end()).saturating_sub(BEHIND_BYTES as u64);
+        if needed < self.base + PIECE_BYTES as u64 {
+            return;
+        }
+        self.floor.locate(&self.bytes, self.base, needed);
+        if self.lines.position < needed {
+            self.lines = self.floor.clone();
+        }
+        let gone = self.index(needed);
+        self.bytes.drain(..gone);
+        self.base = needed;
+    }
+}
+
+/// Findings of a text inside another, from the one numbered `first` on, stand where what hides it begins.
+fn stand_at(state: &mut State, first: usize, place: Place) {
+    for hit in &mut state.hits[first..] {
+        hit.place = place;
+        hit.line_end = place.line;
+        hit.carrier = place.offset + 1;
+    }
+}

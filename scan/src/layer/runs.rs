@@ -1,0 +1,351 @@
+//! Base64 and hexadecimal: long runs of their characters, decoded at each alignment where text comes out.
+
+use crate::finding::{Coding, Place};
+use crate::layer::{Layer, Shared, stand_at};
+
+/// A shorter run hides nothing that a rule would find.
+const RUN_MIN_BYTES: usize = 20;
+/// What is decoded before it is asked whether it is text.
+const BLOCK_BYTES: usize = 48;
+/// In a longer run an alignment that has given no text yet is given up, but for the first.
+const TRIED_CHARS: u64 = 4096;
+/// A line of a wrapped text is not shorter, but for the last.
+const WRAP_MIN_CHARS: u64 = 40;
+/// What may stand between two lines of a wrapped text.
+const GAP_MAX_BYTES: usize = 24;
+
+/// The runs of a text.
+#[derive(Default)]
+pub(super) struct Runs {
+    at: u64,
+    run: Option<Run>,
+    /// A layer to be used again.
+    spare: Option<Box<Layer>>,
+}
+
+struct Run {
+    chars: u64,
+    line_chars: u64,
+    lanes: Vec<Lane>,
+}
+
+/// One way to read a run.
+struct Lane {
+    coding: Coding,
+    is_first: bool,
+    skip: u8,
+    bits: u32,
+    count: u8,
+    block: [u8; BLOCK_BYTES],
+    length: usize,
+    /// Where the characters of the block begin.
+    block_at: u64,
+    state: Text,
+    child: Option<Box<Layer>>,
+    place: Place,
+    /// Where the last block began after which the child waited for nothing.
+    settled: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Text {
+    /// No text has come out yet.
+    Unseen,
+    /// The last block was text.
+    On,
+    /// The last block was none, the one before was.
+    Ending,
+    /// It was text once.
+    Off,
+    /// It began like something compressed.
+    Packed,
+}
+
+/// What follows the characters of a run.
+enum Gap {
+    Continues(usize),
+    Ends,
+    Waits,
+}
+
+const fn classes() -> [u8; 256] {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut table = [255; 256];
+    let mut i = 0;
+    while i < 64 {
+        table[ALPHABET[i] as usize] = i as u8;
+        i += 1;
+    }
+    table[b'-' as usize] = 62;
+    table[b'_' as usize] = 63;
+    table
+}
+
+/// The value of each character in either alphabet of base64; 255 for all others.
+static CLASSES: [u8; 256] = classes();
+
+fn value(byte: u8) -> Option<u8> {
+    Some(CLASSES[usize::from(byte)]).filter(|value| *value < 64)
+}
+
+impl Runs {
+    pub(super) fn held_from(&self) -> Option<u64> {
+        let run = self.run.as_ref()?;
+        let waiting = run.lanes.iter().filter_map(Lane::held_from).min();
+        Some(waiting.unwrap_or(self.at))
+    }
+
+    pub(super) fn needs(&self) -> u64 {
+        let lanes = self.run.iter().flat_map(|run| &run.lanes);
+        lanes.filter(|lane| lane.length > 0).map(|lane| lane.block_at).min().unwrap_or(self.at)
+    }
+}
+
+impl Layer {
+    pub(super) fn decode_runs(&mut self, shared: &mut Shared<'_>, complete: bool) {
+        let mut runs = std::mem::take(&mut self.runs);
+        loop {
+            let at = self.index(runs.at);
+            let Some(mut run) = runs.run.take() else {
+                match next_run(&self.bytes, at) {
+                    Ok(start) => {
+                        runs.at = self.position(start);
+                        runs.run = Some(Run::new(runs.at));
+                        continue;
+                    }
+                    Err(rest) => {
+                        runs.at = self.position(rest);
+                        break;
+                    }
+                }
+            };
+            let left = self.bytes.len() - at;
+            let length = self.bytes[at..].iter().position(|byte| value(*byte).is_none()).unwrap_or(left);
+            self.read(&mut run, &mut runs.spare, runs.at, length, shared);
+            runs.at += length as u64;
+            let gap = if length == left && !complete {
+                Gap::Waits
+            } else {
+                gap(&self.bytes[at + length..], run.line_chars, complete)
+            };
+            match gap {
+                Gap::Waits => {
+                    runs.run = Some(run);
+                    break;
+                }
+                Gap::Continues(length) => {
+                    runs.at += length as u64;
+                    run.line_chars = 0;
+                    runs.run = Some(run);
+                }
+                Gap::Ends => {
+                    for mut lane in run.lanes {
+                        self.end_lane(&mut lane, &mut runs.spare, shared);
+                    }
+                    if self.index(runs.at) >= self.bytes.len() {
+                        break;
+                    }
+                    // What ends a run is no part of the next.
+                    runs.at += 1;
+                }
+            }
+        }
+        self.runs = runs;
+    }
+
+    fn read(
+        &mut self,
+        run: &mut Run,
+        spare: &mut Option<Box<Layer>>,
+        from: u64,
+        length: usize,
+        shared: &mut Shared<'_>,
+    ) {
+        let start = self.index(from);
+        let mut lanes = std::mem::take(&mut run.lanes);
+        for lane in &mut lanes {
+            if lane.coding == Coding::Hex
+                && !self.bytes[start..start + length].iter().all(u8::is_ascii_hexdigit)
+            {
+                lane.length = 0;
+                self.end_lane(lane, spare, shared);
+                lane.state = Text::Off;
+                continue;
+            }
+            for at in start..start + length {
+                if lane.take(self.bytes[at], self.base + at as u64) {
+                    self.block(lane, spare, shared);
+                }
+            }
+        }
+        run.chars += length as u64;
+        run.line_chars += length as u64;
+        lanes.retain(|lane| {
+            let gone = lane.coding == Coding::Hex && lane.state == Text::Off;
+            !gone && (run.chars < TRIED_CHARS || lane.is_first || lane.state != Text::Unseen)
+        });
+        run.lanes = lanes;
+    }
+
+    /// Judges a block, and passes it on when it is text.
+    fn block(&mut self, lane: &mut Lane, spare: &mut Option<Box<Layer>>, shared: &mut Shared<'_>) {
+        let block = &lane.block[..lane.length];
+        let text = is_text(block);
+        let fresh = matches!(lane.state, Text::Unseen | Text::Off);
+        lane.state = match lane.state {
+            Text::Packed => Text::Packed,
+            Text::Unseen if is_packed(block) => Text::Packed,
+            _ if text => Text::On,
+            Text::On => Text::Ending,
+            Text::Ending => {
+                self.settle(lane, spare, shared);
+                Text::Off
+            }
+            same => same,
+        };
+        if matches!(lane.state, Text::On | Text::Ending | Text::Packed) {
+            if fresh {
+                lane.place = self.locate(&(lane.block_at..lane.block_at)).0;
+                lane.child = match spare.take() {
+                    Some(mut child) => self.through.and(lane.coding).map(|through| {
+                        child.through = through;
+                        child
+                    }),
+                    None => self.inner(lane.coding, shared.bounds),
+                };
+            }
+            if let Some(child) = &mut lane.child {
+                let first = shared.state.hits.len();
+                child.feed(shared, &lane.block[..lane.length]);
+                stand_at(shared.state, first, lane.place);
+                if !child.is_held() {
+                    lane.settled = lane.block_at;
+                }
+            }
+        }
+        lane.length = 0;
+    }
+
+    fn settle(&mut self, lane: &mut Lane, spare: &mut Option<Box<Layer>>, shared: &mut Shared<'_>) {
+        if let Some(mut child) = lane.child.take() {
+            let first = shared.state.hits.len();
+            child.finish(shared);
+            stand_at(shared.state, first, lane.place);
+            child.reset();
+            *spare = Some(child);
+        }
+    }
+
+    fn end_lane(&mut self, lane: &mut Lane, spare: &mut Option<Box<Layer>>, shared: &mut Shared<'_>) {
+        if lane.length > 0 {
+            self.block(lane, spare, shared);
+        }
+        self.settle(lane, spare, shared);
+    }
+}
+
+impl Run {
+    fn new(start: u64) -> Self {
+        let lane = |coding, skip| Lane {
+            coding,
+            is_first: skip == 0,
+            skip,
+            bits: 0,
+            count: 0,
+            block: [0; BLOCK_BYTES],
+            length: 0,
+            block_at: start,
+            state: Text::Unseen,
+            child: None,
+            place: Place { line: 1, column: 1, offset: start },
+            settled: start,
+        };
+        let mut lanes: Vec<Lane> = (0..4).map(|skip| lane(Coding::Base64, skip)).collect();
+        lanes.push(lane(Coding::Hex, 0));
+        Self { chars: 0, line_chars: 0, lanes }
+    }
+}
+
+impl Lane {
+    fn held_from(&self) -> Option<u64> {
+        let waits = self.child.as_ref().is_some_and(|child| child.is_held());
+        let waits = waits.then_some(self.settled);
+        let undecoded = (self.length > 0).then_some(self.block_at);
+        [waits, undecoded].into_iter().flatten().min()
+    }
+
+    /// Takes one character; whether the block is full.
+    fn take(&mut self, byte: u8, position: u64) -> bool {
+        if self.skip > 0 {
+            self.skip -= 1;
+            return false;
+        }
+        if self.length == 0 {
+            self.block_at = position;
+        }
+        let (value, width) = match self.coding {
+            Coding::Hex => (char::from(byte).to_digit(16).unwrap_or(0), 4),
+            _ => (u32::from(CLASSES[usize::from(byte)]), 6),
+        };
+        self.bits = self.bits << width | value;
+        self.count += width;
+        if self.count >= 8 {
+            self.count -= 8;
+            self.block[self.length] = (self.bits >> self.count) as u8;
+            self.bits &= (1 << self.count) - 1;
+            self.length += 1;
+        }
+        self.length == BLOCK_BYTES
+    }
+}
+
+/// The start of the next run from `from` on, or where to go on when more has come.
+fn next_run(bytes: &[u8], from: usize) -> Result<usize, usize> {
+    let mut start = from;
+    while start + RUN_MIN_BYTES <= bytes.len() {
+        let window = &bytes[start..start + RUN_MIN_BYTES];
+        match window.iter().rposition(|byte| value(*byte).is_none()) {
+            Some(other) => start += other + 1,
+            None => return Ok(start),
+        }
+    }
+    Err(start)
+}
+
+/// What the bytes after a run say: line ends, spaces of an indentation, or their escapes, and then more of it.
+fn gap(bytes: &[u8], line_chars: u64, complete: bool) -> Gap {
+    if line_chars < WRAP_MIN_CHARS {
+        return Gap::Ends;
+    }
+    let mut at = 0;
+    let mut lines = 0;
+    while at < GAP_MAX_BYTES {
+        match bytes.get(at..) {
+            Some([b'\r' | b'\n', ..]) => {
+                lines += 1;
+                at += 1;
+            }
+            Some([b' ' | b'\t', ..]) if lines > 0 => at += 1,
+            Some([b'\\', b'r' | b'n', ..]) => {
+                lines += 1;
+                at += 2;
+            }
+            Some([b'\\']) | Some([]) | None if !complete => return Gap::Waits,
+            Some([next, ..]) if lines > 0 && value(*next).is_some() => return Gap::Continues(at),
+            _ => return Gap::Ends,
+        }
+    }
+    Gap::Ends
+}
+
+fn is_text(block: &[u8]) -> bool {
+    let printable = |byte: &&u8| matches!(**byte, b' '..=b'~' | b'\n' | b'\r' | b'\t');
+    let wide = block.len() >= 8 && block.iter().skip(1).step_by(2).all(|byte| *byte == 0);
+    let texts = block.iter().filter(printable).count();
+    wide || texts * 5 >= block.len() * 3
+}
+
+fn is_packed(block: &[u8]) -> bool {
+    const MAGIC: [&[u8]; 4] = [&[0x1f, 0x8b, 8], b"PK\x03\x04", &[0x28, 0xb5, 0x2f, 0xfd], &[0x78, 0x9c]];
+    MAGIC.iter().any(|magic| block.starts_with(magic))
+}

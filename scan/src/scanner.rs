@@ -1,0 +1,286 @@
+//! The scanner: input in pieces, findings out.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::codec::{Codec, Encoding};
+use crate::finding::{Finding, Through};
+use crate::known::{KNOWN_RULE, Known};
+use crate::layer::{Hit, KNOWN, Layer, Shared, State};
+use crate::rules::Rules;
+
+const OUT_BYTES: usize = 16 * 1024;
+const GZIP_TRAILER_BYTES: usize = 8;
+
+/// How far a scan goes into what hides something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// How many codings one in another are undone; at most six.
+    pub depth: u8,
+    /// How many bytes may come out of what is compressed.
+    pub expanded: u64,
+    /// How many times the input may come out of it, once `ratio_free` is used up.
+    pub ratio: u32,
+    /// What may come out whatever the ratio.
+    pub ratio_free: u64,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { depth: 5, expanded: 512 << 20, ratio: 200, ratio_free: 8 << 20 }
+    }
+}
+
+/// Why some of the input could not be looked into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Uninspectable {
+    /// A content coding that cannot be undone here.
+    #[error("its encoding is not one that can be undone")]
+    Encoding,
+    /// An archive of a kind that is not opened.
+    #[error("it is, or holds, an archive of a kind that is not opened")]
+    Archive,
+    /// An encrypted archive.
+    #[error("it is, or holds, an encrypted archive")]
+    Encrypted,
+    /// More comes out of it than the bounds allow.
+    #[error("more comes out of it than may")]
+    Size,
+    /// It is packed more often than the bounds allow.
+    #[error("it is packed too many times over")]
+    Depth,
+    /// It is not what it says it is compressed with.
+    #[error("it is not compressed as it says, or damaged")]
+    Damaged,
+}
+
+/// What a scan came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// What was found, in the order of the input.
+    pub findings: Vec<Finding>,
+    /// Why something may have been missed.
+    pub uninspectable: Option<Uninspectable>,
+}
+
+/// A scan in progress. It does not matter how the input is cut into pieces.
+pub struct Scanner<'r> {
+    rules: Option<&'r Rules>,
+    known: Option<Arc<Known>>,
+    bounds: Bounds,
+    state: State,
+    layer: Layer,
+    outer: Option<Outer>,
+}
+
+/// The coding that the whole input is in.
+struct Outer {
+    encoding: Encoding,
+    codec: Codec,
+    /// How much of a trailer is still to come.
+    trailer: usize,
+    ended: bool,
+    settled: u64,
+}
+
+impl std::fmt::Debug for Scanner<'_> {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "Scanner({} bytes)", self.state.fed)
+    }
+}
+
+impl<'r> Scanner<'r> {
+    /// Looks for what `rules` know and for the `known` secrets, also in what hides them.
+    pub fn new(rules: impl Into<Option<&'r Rules>>, known: Option<Arc<Known>>, bounds: Bounds) -> Self {
+        let (rules, state) = (rules.into(), State::default());
+        Self { rules, known, bounds, state, layer: Layer::new(Through::default(), true), outer: None }
+    }
+
+    /// The same, in the input as it stands: nothing is decoded.
+    pub fn plain(rules: impl Into<Option<&'r Rules>>, known: Option<Arc<Known>>) -> Self {
+        let plain = Layer::new(Through::default(), false);
+        Self { layer: plain, ..Self::new(rules, known, Bounds::default()) }
+    }
+
+    /// The whole input is in this coding.
+    #[must_use]
+    pub fn encoded(mut self, encoding: Encoding) -> Self {
+        let through = Through::default().and(encoding.coding()).unwrap_or_default();
+        self.layer = Layer::new(through, true);
+        match Codec::new(encoding) {
+            Some(codec) => {
+                self.outer = Some(Outer { encoding, codec, trailer: 0, ended: false, settled: 0 });
+            }
+            None => self.state.cannot(Uninspectable::Encoding),
+        }
+        self
+    }
+
+    /// Takes the next piece of the input.
+    pub fn feed(&mut self, bytes: &[u8]) {
+        let mut shared = Shared {
+            rules: self.rules,
+            known: self.known.as_deref(),
+            bounds: self.bounds,
+            state: &mut self.state,
+        };
+        shared.state.fed += bytes.len() as u64;
+        match &mut self.outer {
+            None => self.layer.feed(&mut shared, bytes),
+            Some(outer) => outer.feed(&mut self.layer, &mut shared, bytes),
+        }
+    }
+
+    /// How many of the last bytes may belong to a secret that is not yet whole.
+    pub fn held(&self) -> u64 {
+        match &self.outer {
+            None => self.layer.end() - self.layer.held_from(),
+            Some(outer) if self.layer.is_held() => self.state.fed - outer.settled,
+            Some(_) => 0,
+        }
+    }
+
+    /// The rule of something that was found so far.
+    pub fn found(&self) -> Option<&'static str> {
+        self.state.hits.first().map(|hit| self.id(hit.rule))
+    }
+
+    /// Why something may have been missed so far.
+    pub fn uninspectable(&self) -> Option<Uninspectable> {
+        self.state.uninspectable
+    }
+
+    /// Where the secrets lie that were found since the last call. Nothing when one of them is hidden in something: then no
+    /// part of the input is the secret itself.
+    pub fn take_spans(&mut self) -> Option<Vec<Range<u64>>> {
+        let hits = std::mem::take(&mut self.state.hits);
+        let plain = hits.iter().all(|hit| hit.carrier == 0 && hit.through.is_nothing());
+        plain.then(|| hits.into_iter().map(|hit| hit.span).collect())
+    }
+
+    /// The input ends here.
+    pub fn finish(mut self) -> Report {
+        self.end();
+        self.report()
+    }
+
+    /// The input ends here; what is left to be asked for are the findings.
+    pub fn end(&mut self) {
+        let mut shared = Shared {
+            rules: self.rules,
+            known: self.known.as_deref(),
+            bounds: self.bounds,
+            state: &mut self.state,
+        };
+        if let Some(outer) = &self.outer
+            && !outer.ended
+            && shared.state.fed > 0
+        {
+            shared.state.cannot(Uninspectable::Damaged);
+        }
+        self.layer.finish(&mut shared);
+    }
+
+    pub(crate) fn whole(mut self, input: &[u8]) -> Report {
+        self.feed(input);
+        self.finish()
+    }
+
+    fn id(&self, rule: u16) -> &'static str {
+        match self.rules {
+            Some(rules) if rule != KNOWN => rules.id(rule),
+            _ => KNOWN_RULE,
+        }
+    }
+
+    fn report(mut self) -> Report {
+        let hits = weigh(std::mem::take(&mut self.state.hits));
+        let finding = |hit: Hit| Finding {
+            rule: self.id(hit.rule),
+            line: hit.place.line,
+            line_end: hit.line_end,
+            column: hit.place.column,
+            offset: usize::try_from(hit.place.offset).unwrap_or(usize::MAX),
+            through: hit.through,
+        };
+        Report { findings: hits.into_iter().map(finding).collect(), uninspectable: self.state.uninspectable }
+    }
+}
+
+impl Outer {
+    fn feed(&mut self, layer: &mut Layer, shared: &mut Shared<'_>, bytes: &[u8]) {
+        let mut rest = bytes;
+        let mut out = vec![0; OUT_BYTES];
+        loop {
+            let trailer = rest.len().min(self.trailer);
+            self.trailer -= trailer;
+            rest = &rest[trailer..];
+            if self.ended && !rest.is_empty() {
+                // Another member follows, or something that nobody announced.
+                match (self.encoding, Codec::new(self.encoding)) {
+                    (Encoding::Gzip | Encoding::Zstd, Some(codec)) => {
+                        self.codec = codec;
+                        self.ended = false;
+                    }
+                    _ => return shared.state.cannot(Uninspectable::Damaged),
+                }
+            }
+            if shared.state.uninspectable.is_some() || rest.is_empty() && !self.codec.replays() {
+                return;
+            }
+            let replayed = self.codec.replays();
+            let Ok(step) = self.codec.step(rest, &mut out) else {
+                return shared.state.cannot(Uninspectable::Damaged);
+            };
+            rest = &rest[step.read..];
+            if !shared.state.expand(step.written, shared.bounds) {
+                return;
+            }
+            layer.feed(shared, &out[..step.written]);
+            if !layer.is_held() {
+                self.settled = shared.state.fed - rest.len() as u64;
+            }
+            if step.ended {
+                self.ended = true;
+                self.trailer = if self.encoding == Encoding::Gzip { GZIP_TRAILER_BYTES } else { 0 };
+            } else if step.read == 0 && step.written == 0 && !replayed {
+                return;
+            }
+        }
+    }
+}
+
+/// Sorts by place and keeps, of those that overlap, the rule that stands first in the table; what is seen in several ways
+/// is told once, in the way that needs the least.
+fn weigh(mut hits: Vec<Hit>) -> Vec<Hit> {
+    hits.sort_by(|a, b| {
+        let key = |hit: &Hit| (hit.carrier, hit.through, hit.span.start, hit.rule, hit.span.end);
+        key(a).cmp(&key(b))
+    });
+    let mut kept: Vec<Hit> = Vec::with_capacity(hits.len());
+    for hit in hits {
+        match kept.last_mut() {
+            Some(last)
+                if (last.carrier, last.through) == (hit.carrier, hit.through)
+                    && last.span.end > hit.span.start =>
+            {
+                if hit.rule < last.rule {
+                    *last = hit;
+                }
+            }
+            _ => kept.push(hit),
+        }
+    }
+    kept.sort_by_key(|hit| (hit.place.offset, hit.through.depth(), hit.rule, hit.carrier, hit.span.start));
+    let mut told: Vec<Hit> = Vec::with_capacity(kept.len());
+    for hit in kept {
+        let again =
+            told.iter().rev().take_while(|other| other.place.offset == hit.place.offset).any(|other| {
+                other.rule == hit.rule && (other.through != hit.through || other.span == hit.span)
+            });
+        if !again {
+            told.push(hit);
+        }
+    }
+    told
+}

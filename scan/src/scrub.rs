@@ -1,0 +1,86 @@
+//! Known secrets in a stream, replaced by a mask of the same length.
+
+use std::sync::Arc;
+
+use crate::known::{Known, Seen};
+
+/// What stands in place of each byte of a secret.
+const MASK: u8 = b'*';
+
+/// A stream on its way. Only bytes that may be the beginning of a known form wait for what follows.
+#[derive(Debug)]
+pub struct Scrubber {
+    known: Arc<Known>,
+    held: Vec<u8>,
+    hits: u64,
+}
+
+impl Scrubber {
+    /// Takes these secrets out.
+    pub fn new(known: Arc<Known>) -> Self {
+        Self { known, held: Vec::new(), hits: 0 }
+    }
+
+    /// How many forms of a secret have been replaced.
+    pub fn hits(&self) -> u64 {
+        self.hits
+    }
+
+    /// Takes the next piece, and gives what may go on; nothing when the piece goes on as it is.
+    pub fn feed(&mut self, bytes: &[u8]) -> Option<Vec<u8>> {
+        if self.held.is_empty() && self.is_harmless(bytes) {
+            return None;
+        }
+        let mut text = std::mem::take(&mut self.held);
+        text.extend_from_slice(bytes);
+        let open = self.mask(&mut text, false);
+        self.held = text.split_off(open);
+        Some(text)
+    }
+
+    /// The stream ends here; what waited goes on.
+    pub fn finish(&mut self) -> Vec<u8> {
+        let mut text = std::mem::take(&mut self.held);
+        self.mask(&mut text, true);
+        text
+    }
+
+    /// The text without the secrets, taken for the whole; nothing when none is in it.
+    pub fn whole(&mut self, text: &[u8]) -> Option<Vec<u8>> {
+        let before = self.hits;
+        let mut scrubbed = text.to_vec();
+        self.mask(&mut scrubbed, true);
+        (self.hits > before).then_some(scrubbed)
+    }
+
+    fn is_harmless(&self, bytes: &[u8]) -> bool {
+        let mut from = 0;
+        while let Some(start) = self.known.next_start(bytes, from) {
+            if self.known.at(bytes, start, false) != Seen::Nothing {
+                return false;
+            }
+            from = start + 1;
+        }
+        bytes.last().is_none_or(|last| !self.known.may_begin(*last))
+    }
+
+    /// Masks what is there; where something begins that is not yet whole.
+    fn mask(&mut self, text: &mut [u8], complete: bool) -> usize {
+        let mut from = 0;
+        while let Some(start) = self.known.next_start(text, from) {
+            match self.known.at(text, start, complete) {
+                Seen::Nothing => from = start + 1,
+                Seen::Ends(end) => {
+                    text[start..end].fill(MASK);
+                    self.hits += 1;
+                    from = end;
+                }
+                Seen::Open => return start,
+            }
+        }
+        match text.last() {
+            Some(last) if !complete && from < text.len() && self.known.may_begin(*last) => text.len() - 1,
+            _ => text.len(),
+        }
+    }
+}

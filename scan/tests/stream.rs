@@ -1,0 +1,358 @@
+//! The scanner as a stream: what hides a secret, how the input is cut, and where it stops.
+#![allow(clippy::unwrap_used)]
+
+use std::io::Write as _;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use proptest::prelude::*;
+use scan::{Bounds, Encoding, Known, KnownError, Report, Rules, Scanner, Scrubber, Uninspectable};
+
+/// A secret, made at run time so that no scanner trips over this file.
+fn token() -> String {
+    format!("glpat{}q8Zr2LkT0vWcN5mYx1Jd", "-")
+}
+
+const VALUE: &str = "kV9/xQ+2mZ=7pL4&wR8\"tY1%uN6";
+
+fn known() -> Arc<Known> {
+    let mut known = Known::default();
+    known.add(VALUE.as_bytes()).unwrap();
+    Arc::new(known)
+}
+
+fn scan_in_pieces<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Report {
+    let mut scanner = Scanner::new(Rules::builtin(), Some(known()), Bounds::default());
+    pieces.into_iter().for_each(|piece| scanner.feed(piece));
+    scanner.finish()
+}
+
+fn rules_and_ways(input: &[u8]) -> Vec<(&'static str, String)> {
+    let report = scan_in_pieces([input]);
+    assert_eq!(report.uninspectable, None);
+    report.findings.into_iter().map(|finding| (finding.rule, finding.through.to_string())).collect()
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn zlib(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn deflate(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn zstd(bytes: &[u8]) -> Vec<u8> {
+    zstd::stream::encode_all(bytes, 3).unwrap()
+}
+
+/// One member of a zip archive, as a stream has it.
+fn zip_member(flags: u16, method: u16, data: &[u8]) -> Vec<u8> {
+    let name = b"notes.txt";
+    let mut member = b"PK\x03\x04\x14\x00".to_vec();
+    member.extend(flags.to_le_bytes());
+    member.extend(method.to_le_bytes());
+    member.extend([0; 8]);
+    member.extend(u32::try_from(data.len()).unwrap().to_le_bytes());
+    member.extend([0; 4]);
+    member.extend(u16::try_from(name.len()).unwrap().to_le_bytes());
+    member.extend([0; 2]);
+    member.extend(name);
+    member.extend(data);
+    member
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn percent(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("%{byte:02X}")).collect()
+}
+
+#[test]
+fn a_secret_is_seen_through_each_coding_and_not_without_it() {
+    let text = format!("{}key: {}\nand after it\n", "some text before\n".repeat(8), token());
+    let base64 = STANDARD.encode(&text);
+    let wrapped: String = base64
+        .as_bytes()
+        .chunks(60)
+        .map(|line| format!("  {}\n", std::str::from_utf8(line).unwrap()))
+        .collect();
+    let tar_like = [&[b'x'; 512][..], &gzip(text.as_bytes()), &[0; 512]].concat();
+    for (way, input) in [
+        ("base64", format!("data: {base64}\n").into_bytes()),
+        ("base64", format!("data: {}\n", URL_SAFE_NO_PAD.encode(&text)).into_bytes()),
+        ("base64", format!("path/a{base64}").into_bytes()),
+        ("base64", format!("path/ab{base64}").into_bytes()),
+        ("base64", format!("path/abc{base64}").into_bytes()),
+        ("base64", format!("data: |\n{wrapped}end").into_bytes()),
+        ("base64/base64", STANDARD.encode(&base64).into_bytes()),
+        ("hex", format!("x = '{}'", hex(text.as_bytes())).into_bytes()),
+        ("percent", format!("q={}&a=b", percent(text.as_bytes())).into_bytes()),
+        ("percent/percent", format!("q={}", percent(percent(text.as_bytes()).as_bytes())).into_bytes()),
+        ("gzip", gzip(text.as_bytes())),
+        ("gzip/gzip", gzip(&gzip(text.as_bytes()))),
+        ("gzip", tar_like),
+        ("deflate", zlib(text.as_bytes())),
+        ("zstd", zstd(text.as_bytes())),
+        ("zip", zip_member(8, 8, &deflate(text.as_bytes()))),
+        ("base64/gzip", STANDARD.encode(gzip(text.as_bytes())).into_bytes()),
+        ("base64/zip/gzip", STANDARD.encode(zip_member(0, 8, &deflate(&gzip(text.as_bytes())))).into_bytes()),
+        ("gzip/utf-16", gzip(&text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<_>>())),
+    ] {
+        // Short texts may stand in compressed data as they are.
+        let seen = rules_and_ways(&input);
+        assert!(seen.contains(&("gitlab-pat", way.to_owned())), "{way}: {seen:?}");
+    }
+    // The same carriers without the secret.
+    for input in [
+        base64.replace("Z2xwYXQ", "Z2xwYXI").into_bytes(),
+        gzip(b"nothing"),
+        zip_member(0, 8, &deflate(b"x")),
+    ] {
+        assert_eq!(rules_and_ways(&input), []);
+    }
+}
+
+#[test]
+fn a_declared_encoding_is_undone_and_must_be_true() {
+    let text = format!("key: {}\n", token());
+    for (encoding, bytes) in [
+        (Encoding::Gzip, [gzip(b"first"), gzip(text.as_bytes())].concat()),
+        (Encoding::Deflate, zlib(text.as_bytes())),
+        (Encoding::Deflate, deflate(text.as_bytes())),
+        (Encoding::Zstd, zstd(text.as_bytes())),
+    ] {
+        for size in [1, 7, 1000] {
+            let mut scanner = Scanner::new(Rules::builtin(), None, Bounds::default()).encoded(encoding);
+            bytes.chunks(size).for_each(|piece| scanner.feed(piece));
+            let report = scanner.finish();
+            assert_eq!(report.uninspectable, None, "{encoding:?}");
+            assert_eq!(report.findings.len(), 1, "{encoding:?} in pieces of {size}");
+        }
+        for damaged in [
+            &bytes[..bytes.len() / 2],
+            b"plain text, which it is not, whatever was said",
+            &[&bytes[..], b"more"].concat(),
+        ] {
+            let mut scanner = Scanner::new(Rules::builtin(), None, Bounds::default()).encoded(encoding);
+            scanner.feed(damaged);
+            assert_eq!(scanner.finish().uninspectable, Some(Uninspectable::Damaged), "{encoding:?}");
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_looked_into_is_said() {
+    let bomb = gzip(&vec![0; 64 << 20]);
+    let deep = (0..8).fold(b"text".to_vec(), |inner, _| gzip(&inner));
+    for (reason, input) in [
+        (Uninspectable::Encrypted, zip_member(1, 8, b"????????????????")),
+        (Uninspectable::Archive, zip_member(0, 14, b"????????????????")),
+        (Uninspectable::Archive, b"7z\xbc\xaf\x27\x1c and so on".to_vec()),
+        (Uninspectable::Size, bomb),
+        (Uninspectable::Depth, deep),
+    ] {
+        assert_eq!(scan_in_pieces([&input[..]]).uninspectable, Some(reason));
+    }
+    assert_eq!(scan_in_pieces([&gzip(&vec![0; 1 << 20])[..]]).uninspectable, None);
+}
+
+/// Every common way to write the value down.
+fn forms() -> Vec<String> {
+    let json = serde_like_json(VALUE);
+    let mut forms = vec![
+        VALUE.to_owned(),
+        percent(VALUE.as_bytes()),
+        percent(VALUE.as_bytes()).to_lowercase(),
+        VALUE.replace('%', "%25").replace('/', "%2F").replace('+', "%2B").replace('"', "%22"),
+        json.clone(),
+        json.replace('/', "\\/"),
+        json.replace('&', "\\u0026").replace('=', "\\u003d"),
+        serde_like_json(&json),
+        VALUE.replace('&', "&amp;").replace('"', "&quot;"),
+        VALUE.replace('&', "&#38;").replace('"', "&#x22;"),
+        hex(VALUE.as_bytes()),
+        hex(VALUE.as_bytes()).to_uppercase(),
+        STANDARD.encode(STANDARD.encode(VALUE)),
+    ];
+    for before in ["", "a", "ab"] {
+        forms.push(STANDARD.encode(format!("{before}{VALUE} after")));
+        forms.push(URL_SAFE_NO_PAD.encode(format!("{before}{VALUE} after")));
+        forms.push(percent(STANDARD.encode(format!("{before}{VALUE} after")).as_bytes()));
+    }
+    let encoded = STANDARD.encode(format!("user:{VALUE}"));
+    forms.push(format!("{}\r\n{}", &encoded[..20], &encoded[20..]));
+    forms
+}
+
+fn serde_like_json(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"")
+}
+
+/// What of the secret is left in a text, read in each way.
+fn shows_secret(text: &[u8]) -> bool {
+    let mut scanner = Scanner::new(None, Some(known()), Bounds::default());
+    scanner.feed(text);
+    !scanner.finish().findings.is_empty()
+        || text.windows(VALUE.len()).any(|window| window == VALUE.as_bytes())
+}
+
+#[test]
+fn every_form_of_a_known_secret_is_masked_however_it_is_cut() {
+    for form in forms() {
+        let text = format!("before \\% & {form} after & \\");
+        assert!(shows_secret(text.as_bytes()), "{form}");
+        for size in 1..text.len() {
+            let mut scrubber = Scrubber::new(known());
+            let mut out = Vec::new();
+            for piece in text.as_bytes().chunks(size) {
+                out.extend(scrubber.feed(piece).unwrap_or_else(|| piece.to_vec()));
+            }
+            out.extend(scrubber.finish());
+            assert_eq!(out.len(), text.len(), "{form}");
+            assert_eq!(scrubber.hits(), 1, "{form} in pieces of {size}");
+            assert!(out.starts_with(b"before \\% & ") && out.ends_with(b" after & \\") || form.len() > 36);
+            assert!(!shows_secret(&out), "{form} in pieces of {size}: {}", String::from_utf8_lossy(&out));
+        }
+    }
+}
+
+#[test]
+fn only_the_beginning_of_a_secret_waits() {
+    let mut scrubber = Scrubber::new(known());
+    assert_eq!(scrubber.feed(b"data: {\"text\":\"hello\"}\n\n"), None);
+    assert_eq!(scrubber.feed(b"data: kV9").unwrap(), b"data: ");
+    assert_eq!(scrubber.feed(b"X\n").unwrap(), b"kV9X\n");
+    assert_eq!(scrubber.hits(), 0);
+}
+
+#[test]
+fn a_value_that_is_short_or_plain_is_not_looked_for() {
+    let mut known = Known::default();
+    assert_eq!(known.add(b"short"), Err(KnownError::Short(5)));
+    assert_eq!(known.add(b"aaaaaaaaaaaaaaaaaaaaaaaa"), Err(KnownError::Plain));
+    assert_eq!(known.add(&[b'x'; 9000]), Err(KnownError::Long(9000)));
+    assert!(known.is_empty());
+}
+
+#[test]
+fn what_is_held_back_is_enough_that_no_secret_goes_out_in_pieces() {
+    let key = format!(
+        "-----BEGIN PRIVATE {}-----\n{}\n{}\n",
+        "KEY", "q8Zr2LkT0vWcN5mYx1JdB7sHfG3aPeq8Zr2LkT0vWcN5mYx1JdB7sHfG3aPe1234", "x"
+    );
+    for secret in [
+        token(),
+        VALUE.to_owned(),
+        STANDARD.encode(format!("a {} z", token())),
+        percent(token().as_bytes()),
+        key,
+    ] {
+        let text = format!("{{\"a\":\"{secret}\"}}\n");
+        let mut scanner = Scanner::new(Rules::builtin(), Some(known()), Bounds::default());
+        let mut released = 0;
+        for (at, byte) in text.as_bytes().iter().enumerate() {
+            scanner.feed(&[*byte]);
+            if scanner.found().is_some() {
+                break;
+            }
+            released = released.max(at + 1 - usize::try_from(scanner.held()).unwrap());
+        }
+        scanner.end();
+        assert!(scanner.found().is_some(), "{secret}");
+        let out = released.saturating_sub(6);
+        assert!(out < secret.len() / 2, "{out} of {} bytes of {secret} went out", secret.len());
+    }
+}
+
+#[test]
+fn ordinary_messages_are_not_held_back() {
+    for text in ["{\"role\":\"user\",\"content\":\"hi\"}\n", "data: x\n\n", "a line of text.\n", "}"] {
+        let mut scanner = Scanner::new(Rules::builtin(), Some(known()), Bounds::default());
+        scanner.feed(text.as_bytes());
+        assert_eq!(scanner.held(), 0, "{text}");
+    }
+}
+
+/// Parts that mean something to some decoder or rule.
+fn part() -> impl Strategy<Value = Vec<u8>> {
+    let text = format!("key: {} and words\n", token());
+    let wide: Vec<u8> = text.encode_utf16().flat_map(u16::to_be_bytes).collect();
+    let fixed = vec![
+        text.clone().into_bytes(),
+        STANDARD.encode(&text).into_bytes(),
+        STANDARD.encode(STANDARD.encode(&text)).into_bytes(),
+        hex(text.as_bytes()).into_bytes(),
+        percent(text.as_bytes()).into_bytes(),
+        gzip(text.as_bytes()),
+        zstd(text.as_bytes()),
+        zip_member(0, 8, &deflate(text.as_bytes())),
+        wide,
+        VALUE.as_bytes().to_vec(),
+        STANDARD.encode(VALUE).into_bytes(),
+        b"-----BEGIN PRIVATE KEY-----\n".to_vec(),
+        b"q8Zr2LkT0vWcN5mYx1JdB7sHfG3aPeq8Zr2LkT0vWcN5mYx1JdB7sHfG3aPe1234\n".to_vec(),
+        b"-----END PRIVATE KEY-----\n".to_vec(),
+        b"secret_token = \"".to_vec(),
+        b"eyJ".to_vec(),
+        b"://user:".to_vec(),
+        b"\"\n".to_vec(),
+        b"%4".to_vec(),
+        b"\\".to_vec(),
+        b"\0".to_vec(),
+        b"PK\x03\x04".to_vec(),
+        b"\x1f\x8b\x08".to_vec(),
+    ];
+    prop_oneof![
+        prop::sample::select(fixed),
+        prop::collection::vec(any::<u8>(), 0..60),
+        "[ a-zA-Z0-9+/=\n]{0,200}".prop_map(String::into_bytes),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn a_whole_says_the_same_as_any_split(parts in prop::collection::vec(part(), 0..12), cuts in prop::collection::vec(1_usize..300, 1..40)) {
+        let input = parts.concat();
+        let whole = scan_in_pieces([&input[..]]);
+        let mut pieces = Vec::new();
+        let mut rest = &input[..];
+        for cut in cuts.iter().cycle() {
+            if rest.is_empty() {
+                break;
+            }
+            let (piece, after) = rest.split_at((*cut).min(rest.len()));
+            pieces.push(piece);
+            rest = after;
+        }
+        prop_assert_eq!(scan_in_pieces(pieces), whole.clone());
+        prop_assert_eq!(scan_in_pieces(input.chunks(1)), whole);
+    }
+
+    #[test]
+    fn a_scrubbed_stream_is_the_scrubbed_whole(parts in prop::collection::vec(part(), 0..12), size in 1_usize..50) {
+        let input = parts.concat();
+        let mut scrubber = Scrubber::new(known());
+        let mut out = Vec::new();
+        for piece in input.chunks(size) {
+            out.extend(scrubber.feed(piece).unwrap_or_else(|| piece.to_vec()));
+        }
+        out.extend(scrubber.finish());
+        let whole = Scrubber::new(known()).whole(&input).unwrap_or_else(|| input.clone());
+        prop_assert_eq!(out, whole);
+    }
+}
