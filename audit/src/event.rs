@@ -13,6 +13,8 @@ pub enum Event {
     Reload(ReloadEvent),
     /// A read through the git gate.
     Fetch(FetchEvent),
+    /// A push that the git gate is about to forward.
+    PushBegun(PushBegunEvent),
     /// A push through the git gate.
     Push(PushEvent),
 }
@@ -91,10 +93,27 @@ pub struct FetchEvent {
     pub repo: String,
     /// `served`, or why not, as a stable word.
     pub outcome: String,
+    /// How old the data was, in seconds, where upstream did not answer and older data may be served.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stale_seconds: Option<u64>,
     /// Body bytes towards the agent.
     pub bytes_down: u64,
     /// From the request to its end.
     pub millis: u64,
+}
+
+/// A push that was judged and is about to be forwarded. Without this record nothing is; the [`PushEvent`] that follows says how it
+/// ended, and where none follows the gate ended first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename = "push_begun")]
+pub struct PushBegunEvent {
+    /// The repository.
+    pub repo: String,
+    /// What is to be changed.
+    pub refs: Vec<RefUpdate>,
+    /// The grants that it uses up.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub grants: Vec<String>,
 }
 
 /// One push through the git gate.
@@ -107,6 +126,15 @@ pub struct PushEvent {
     pub refs: Vec<RefUpdate>,
     /// `forwarded`, or why not, as a stable word.
     pub outcome: String,
+    /// How many new objects were judged.
+    #[serde(default)]
+    pub objects: u64,
+    /// Body bytes from the agent.
+    #[serde(default)]
+    pub bytes_up: u64,
+    /// The grants that it used up, or would have.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub grants: Vec<String>,
     /// What the scanner found.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub findings: Vec<Finding>,

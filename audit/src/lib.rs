@@ -21,7 +21,8 @@ mod storage;
 
 pub use chain::{Broken, Fault, Hash};
 pub use event::{
-    Decision, Event, FetchEvent, Finding, PushEvent, Recovered, RefUpdate, ReloadEvent, RequestEvent,
+    Decision, Event, FetchEvent, Finding, PushBegunEvent, PushEvent, Recovered, RefUpdate, ReloadEvent,
+    RequestEvent,
 };
 pub use journal::{Durability, Journal, Record, Recovery};
 pub use read::{Head, Replay, Replayed, replay, verify};

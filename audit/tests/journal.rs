@@ -182,6 +182,9 @@ fn typed_events_come_back_as_they_were_written() {
             new: "1".repeat(40),
         }],
         outcome: "refused".to_owned(),
+        objects: 3,
+        bytes_up: 9,
+        grants: Vec::new(),
         findings: vec![audit::Finding {
             rule: "private-key".to_owned(),
             commit: None,
@@ -191,8 +194,13 @@ fn typed_events_come_back_as_they_were_written() {
         upstream_answer: None,
         millis: 40,
     };
-    let fetch =
-        FetchEvent { repo: "acme-web".to_owned(), outcome: "served".to_owned(), bytes_down: 9, millis: 2 };
+    let fetch = FetchEvent {
+        repo: "acme-web".to_owned(),
+        outcome: "served".to_owned(),
+        stale_seconds: None,
+        bytes_down: 9,
+        millis: 2,
+    };
     {
         let (journal, _) = Journal::open(&path).unwrap();
         journal.append(&request, Durability::Buffered).unwrap();

@@ -13,10 +13,10 @@ use crate::sys;
 const FIRST_FD: RawFd = 3;
 const FDS_MAX: RawFd = 256;
 
-/// Takes the listening sockets named `name`; other descriptors of the list are closed.
+/// Takes the listening sockets with one of these names; other descriptors of the list are closed.
 ///
 /// Call once, before any thread exists.
-pub fn listeners(name: &str) -> io::Result<Vec<TcpListener>> {
+pub fn listeners(wanted: &[&str]) -> io::Result<Vec<TcpListener>> {
     let variables = sys::take_listen_variables();
     let ours = variables.pid.as_deref() == Some(std::process::id().to_string().as_str());
     let count =
@@ -26,7 +26,7 @@ pub fn listeners(name: &str) -> io::Result<Vec<TcpListener>> {
     let mut found = Vec::new();
     for number in (FIRST_FD..).take(count.unwrap_or(0).unsigned_abs() as usize) {
         let fd: OwnedFd = sys::adopt(number)?;
-        if names.next() == Some(name) {
+        if names.next().is_some_and(|name| wanted.contains(&name)) {
             found.push(TcpListener::from(fd));
         }
     }
@@ -45,8 +45,8 @@ impl Notifier {
     }
 
     /// The configuration of this generation is in force.
-    pub fn ready(&self, generation: u64) -> io::Result<()> {
-        self.send(&format!("READY=1\nX_GENERATION={generation}\n"))
+    pub fn ready(&self, generation: u64, digest: &str) -> io::Result<()> {
+        self.send(&format!("READY=1\nX_GENERATION={generation}\nX_DIGEST={digest}\n"))
     }
 
     /// A new configuration is being read.
@@ -55,9 +55,9 @@ impl Notifier {
     }
 
     /// The new configuration was refused; the old generation stays.
-    pub fn reload_failed(&self, generation: u64, error: &str) -> io::Result<()> {
+    pub fn reload_failed(&self, generation: u64, digest: &str, error: &str) -> io::Result<()> {
         let error = error.lines().next().unwrap_or_default();
-        self.send(&format!("READY=1\nX_GENERATION={generation}\nX_RELOAD_ERROR={error}\n"))
+        self.send(&format!("READY=1\nX_GENERATION={generation}\nX_DIGEST={digest}\nX_RELOAD_ERROR={error}\n"))
     }
 
     fn send(&self, message: &str) -> io::Result<()> {
@@ -85,10 +85,10 @@ mod tests {
         let abstract_name = SocketAddr::from_abstract_name(&name).expect("a name");
         let by_name = UnixDatagram::bind_addr(&abstract_name).expect("a socket");
         for (socket, address) in [(by_path, path.into_os_string()), (by_name, format!("@{name}").into())] {
-            Notifier { address: Some(address) }.ready(7).expect("sent");
+            Notifier { address: Some(address) }.ready(7, "sha256:ab").expect("sent");
             let mut buffer = [0; 64];
             let n = socket.recv(&mut buffer).expect("received");
-            assert_eq!(&buffer[..n], b"READY=1\nX_GENERATION=7\n");
+            assert_eq!(&buffer[..n], b"READY=1\nX_GENERATION=7\nX_DIGEST=sha256:ab\n");
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write as _};
 use std::net::TcpListener as StdListener;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
@@ -15,12 +15,16 @@ use tracing::{error, info, warn};
 
 use crate::activation::Notifier;
 use crate::cli::Serve;
+use crate::door::Keyring;
 use crate::front::Front;
 use crate::journal::Ledger;
-use crate::state::{self, State};
+use crate::state::{self, Loaded, State};
+use crate::{control, metrics};
 
 /// How long sessions may go on after the signal to stop.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often what is kept is looked through.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
 /// How long to wait after an accept that failed for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -57,21 +61,37 @@ impl Signals {
 /// Serves until told to stop.
 pub async fn run(options: &Serve, sockets: Vec<StdListener>, signals: Signals) -> Result<(), Failure> {
     let allow = if options.allow_local_upstream { Allow::LocalUpstream } else { Allow::SshUpstream };
-    let repos = state::load(&options.config, allow).map_err(configuration)?;
+    let Loaded { repos, digest } = state::load(&options.config, allow).map_err(configuration)?;
     if options.check {
         return summary(&repos).context("cannot print the summary").map_err(Failure::Broken);
     }
     state::check_programs(&repos).map_err(configuration)?;
-    let state = State::prepare(&options.repo_dir).map_err(configuration)?;
+    let keyring = Keyring { secrets_dir: options.secrets_dir.clone(), roots: options.upstream_ca.clone() };
+    let state = State::prepare(&options.repo_dir, keyring).map_err(configuration)?;
     state.put(&repos).map_err(configuration)?;
     let ledger = Ledger::open(&options.state_dir).map_err(|error| Failure::Broken(error.into()))?;
     let listeners = listen(options, sockets).await?;
+    let metrics = metrics_listener(options, &listeners).await?;
     let notifier = Notifier::from_environment();
     let front = Arc::new(Front::new(state, ledger));
-    tell(notifier.ready(1));
-    let mut daemon = Daemon { front, options, allow, notifier, generation: 1, signals };
-    daemon.serve(listeners).await;
+    let force = Arc::new(RwLock::new(InForce { generation: 1, digest, error: None }));
+    tell(notifier.ready(1, &in_force(&force).digest));
+    let mut daemon = Daemon { front, options, allow, notifier, force, signals };
+    daemon.serve(listeners, metrics).await;
     Ok(())
+}
+
+/// Which configuration is in force.
+#[derive(Debug, Clone)]
+pub(crate) struct InForce {
+    pub(crate) generation: u64,
+    pub(crate) digest: String,
+    /// Why the last reload was refused, until one succeeds.
+    pub(crate) error: Option<String>,
+}
+
+fn in_force(force: &RwLock<InForce>) -> InForce {
+    force.read().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
 struct Daemon<'a> {
@@ -79,21 +99,36 @@ struct Daemon<'a> {
     options: &'a Serve,
     allow: Allow,
     notifier: Notifier,
-    generation: u64,
+    force: Arc<RwLock<InForce>>,
     signals: Signals,
 }
 
 impl Daemon<'_> {
-    async fn serve(&mut self, listeners: Vec<TcpListener>) {
+    async fn serve(&mut self, listeners: Vec<TcpListener>, metrics: Option<TcpListener>) {
         let mut accepting = JoinSet::new();
         for listener in listeners {
             accepting.spawn(accept(listener, self.front.clone()));
         }
+        if let Some(listener) = metrics {
+            accepting.spawn(metrics::serve(listener, self.front.clone()));
+        }
+        match control::bind(&self.options.run_dir) {
+            Ok(listener) => {
+                let (front, force) = (self.front.clone(), self.force.clone());
+                accepting.spawn(control::serve(listener, front, move || in_force(&force)));
+            }
+            Err(error) => {
+                let dir = self.options.run_dir.display();
+                warn!(%dir, %error, "no control socket: `git-gate status` will not work");
+            }
+        }
+        let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
         loop {
             tokio::select! {
                 _ = self.signals.hangup.recv() => self.reload(),
                 _ = self.signals.terminate.recv() => break,
                 _ = self.signals.interrupt.recv() => break,
+                _ = sweep.tick() => self.front.state.warm.sweep(),
             }
         }
         info!("stopping");
@@ -107,19 +142,41 @@ impl Daemon<'_> {
     fn reload(&mut self) {
         tell(self.notifier.reloading());
         let loaded = state::load(&self.options.config, self.allow);
-        match loaded.and_then(|repos| self.front.state.put(&repos)) {
-            Ok(()) => {
-                self.generation += 1;
-                info!(generation = self.generation, "repositories reloaded");
-                tell(self.notifier.ready(self.generation));
+        let put = loaded.and_then(|loaded| self.front.state.put(&loaded.repos).map(|()| loaded.digest));
+        let mut force = self.force.write().unwrap_or_else(PoisonError::into_inner);
+        match put {
+            Ok(digest) => {
+                *force = InForce { generation: force.generation + 1, digest, error: None };
+                info!(generation = force.generation, digest = force.digest, "repositories reloaded");
+                tell(self.notifier.ready(force.generation, &force.digest));
             }
             Err(error) => {
                 let error = format!("{:#}", anyhow!(error));
                 error!(%error, "reload refused; the old repositories stay");
-                tell(self.notifier.reload_failed(self.generation, &error));
+                tell(self.notifier.reload_failed(force.generation, &force.digest, &error));
+                force.error = Some(error);
             }
         }
     }
+}
+
+/// The socket of the metrics, if it is wanted, and where no bottle reaches it.
+async fn metrics_listener(
+    options: &Serve,
+    listeners: &[TcpListener],
+) -> Result<Option<TcpListener>, Failure> {
+    let Some(address) = options.metrics else { return Ok(None) };
+    let ours =
+        |l: &TcpListener| l.local_addr().is_ok_and(|l| l.ip() == address.ip() || l.ip().is_unspecified());
+    if !address.ip().is_loopback() && (address.ip().is_unspecified() || listeners.iter().any(ours)) {
+        let error = anyhow!("--metrics {address} could be reached from a bottle");
+        return Err(Failure::Advised(
+            error,
+            "take 127.0.0.1, or an address of a network that no bottle is on",
+        ));
+    }
+    let bound = TcpListener::bind(address).await;
+    bound.with_context(|| format!("cannot listen on {address}")).map_err(Failure::Broken).map(Some)
 }
 
 async fn accept(listener: TcpListener, front: Arc<Front>) {

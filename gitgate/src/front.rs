@@ -1,22 +1,26 @@
-//! Connections: from the request line to the end of the session.
+//! Connections over git://, and the sessions of both transports.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use repos::Upstream;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use jiff::Timestamp;
+use repos::{Moment, RepoName, Upstream};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
-use crate::git::{Objects, Reach};
-use crate::journal::{AUDIT_UNAVAILABLE, Ledger, PushOutcome, UNRECORDED};
+use crate::git::Objects;
+use crate::http;
+use crate::journal::{AUDIT_UNAVAILABLE, Ledger, PushOutcome, Pushed, Read, UNRECORDED};
+use crate::mirror::Freshness;
 use crate::pktline::{self, PktError};
-use crate::receive::{self, Push};
-use crate::request::{Request, Service};
-use crate::session::{self, Hangup, SessionError};
+use crate::receive::{self, Received};
+use crate::request::{Asked, Request, Service, Shape};
+use crate::session::{self, Client, Hangup, SessionError};
 use crate::state::{Served, State};
 
 /// How many connections may be between accept and their request line.
@@ -27,6 +31,8 @@ const SESSIONS_MAX: usize = 64;
 const PUSHES_MAX: usize = 8;
 /// What a client sends that has nothing to push.
 const NOTHING_BYTES: u64 = 4;
+/// How long a client may take for its first byte.
+const FIRST_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a refused client may take to read why.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -34,10 +40,22 @@ const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
 pub(crate) struct Front {
     pub(crate) state: State,
     pub(crate) ledger: Ledger,
+    pub(crate) counts: Counts,
     greetings: Semaphore,
     sessions: Semaphore,
     pushes: Semaphore,
     running: Mutex<JoinSet<()>>,
+}
+
+/// What went through since the start.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) reads: AtomicU64,
+    pub(crate) reads_refused: AtomicU64,
+    pub(crate) bytes_down: AtomicU64,
+    pub(crate) pushes: AtomicU64,
+    pub(crate) pushes_refused: AtomicU64,
+    pub(crate) findings: AtomicU64,
 }
 
 impl Front {
@@ -45,6 +63,7 @@ impl Front {
         Self {
             state,
             ledger,
+            counts: Counts::default(),
             greetings: Semaphore::new(GREETINGS_MAX),
             sessions: Semaphore::new(SESSIONS_MAX),
             pushes: Semaphore::new(PUSHES_MAX),
@@ -55,7 +74,22 @@ impl Front {
     /// Takes a connection on.
     pub(crate) fn admit(self: Arc<Self>, stream: TcpStream) {
         let front = self.clone();
-        self.running().spawn(front.serve(stream));
+        self.spawn(front.serve(stream));
+    }
+
+    /// Runs something that the end of the daemon waits for.
+    pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.running().spawn(work);
+    }
+
+    /// A place among the connections that have not asked for anything yet.
+    pub(crate) fn greeting(&self) -> Option<SemaphorePermit<'_>> {
+        self.greetings.try_acquire().ok()
+    }
+
+    /// How many sessions run.
+    pub(crate) fn sessions(&self) -> usize {
+        SESSIONS_MAX - self.sessions.available_permits()
     }
 
     /// Waits until no connection is left.
@@ -74,6 +108,9 @@ impl Front {
     /// Serves one connection to its end.
     async fn serve(self: Arc<Self>, mut stream: TcpStream) {
         let _ = stream.set_nodelay(true);
+        if speaks_http(&stream).await {
+            return http::serve(self, stream).await;
+        }
         match self.greet(&mut stream).await {
             Ok((request, served)) => self.session(&mut stream, &request, &served).await,
             Err(Some(message)) => {
@@ -86,7 +123,7 @@ impl Front {
 
     /// Reads the request line; what to tell the client where there is nothing to serve.
     async fn greet(&self, stream: &mut TcpStream) -> Result<(Request, Arc<Served>), Option<String>> {
-        let Ok(_permit) = self.greetings.try_acquire() else {
+        let Some(_permit) = self.greeting() else {
             return Err(Some("git-gate: too many connections at once; try again in a moment".to_owned()));
         };
         let line = match pktline::read(stream).await {
@@ -97,40 +134,83 @@ impl Front {
             }
         };
         let request = Request::parse(&line).map_err(|error| Some(format!("git-gate: {error}")))?;
-        match request.name().and_then(|name| self.state.find(&name)) {
-            Some(served) => Ok((request, served)),
-            None => Err(Some(format!(
-                "git-gate: no repository `{}` here; the operator names repositories in repos.yaml, and they are served as /NAME.git",
-                request.path.escape_debug()
-            ))),
+        match self.served(&request.path) {
+            Ok(served) => Ok((request, served)),
+            Err(message) => Err(Some(message)),
         }
+    }
+
+    /// The repository that a path names, or what to tell the client.
+    pub(crate) fn served(&self, path: &str) -> Result<Arc<Served>, String> {
+        crate::request::name(path).and_then(|name: RepoName| self.state.find(&name)).ok_or_else(|| {
+            format!(
+                "git-gate: no repository `{}` here; the operator names repositories in repos.yaml, and they are served as /NAME.git",
+                path.escape_debug()
+            )
+        })
     }
 
     async fn session(&self, stream: &mut TcpStream, request: &Request, served: &Served) {
-        let started = Instant::now();
-        let places = match self.admission(request.service, served).await {
-            Ok(places) => places,
-            Err(Refusal { word, message }) => {
-                let repo = served.repo.name.as_str();
-                warn!(repo, service = %request.service, outcome = word, "request refused");
-                match request.service {
-                    Service::UploadPack => self.ledger.fetch(repo, word, 0, started.elapsed()).await,
-                    Service::ReceivePack => {
-                        self.ledger.push(repo, &[], &PushOutcome::Refused(word), started.elapsed()).await;
-                    }
-                }
-                return refuse(stream, &format!("git-gate: {repo}: {message}")).await;
+        let asked = Asked { protocol: request.protocol, shape: Shape::Conversation };
+        match self.admission(request.service, served, Since::Now).await {
+            Ok(admitted) => {
+                let (reader, writer) = stream.split();
+                self.converse(Client { reader, writer }, request.service, asked, served, &admitted).await;
             }
-        };
-        match request.service {
-            Service::UploadPack => self.upload(stream, request, served, started).await,
-            Service::ReceivePack => self.receive(stream, request, served, started).await,
+            Err(message) => refuse(stream, &message).await,
         }
-        drop(places);
     }
 
-    /// Whether a session may begin; its mirror is fresh then.
-    async fn admission(&self, service: Service, served: &Served) -> Result<Places<'_>, Refusal> {
+    /// Runs git between a client and a mirror, and records what came of it.
+    pub(crate) async fn converse(
+        &self,
+        client: Client<impl AsyncRead + Unpin, impl AsyncWrite + Unpin>,
+        service: Service,
+        asked: Asked,
+        served: &Served,
+        admitted: &Admitted<'_>,
+    ) {
+        match service {
+            Service::UploadPack => self.upload(client, asked, served, admitted).await,
+            Service::ReceivePack => self.receive(client, asked, served, admitted).await,
+        }
+    }
+
+    /// Whether a session may begin; its mirror is fresh then. What to tell the client if not, which is on the record.
+    pub(crate) async fn admission(
+        &self,
+        service: Service,
+        served: &Served,
+        since: Since,
+    ) -> Result<Admitted<'_>, String> {
+        let started = Instant::now();
+        let Refusal { word, message } = match self.places(service, served, since).await {
+            Ok((places, freshness)) => return Ok(Admitted { places, freshness, started }),
+            Err(refusal) => refusal,
+        };
+        let repo = served.repo.name.as_str();
+        warn!(repo, %service, outcome = word, "request refused");
+        match service {
+            Service::UploadPack => {
+                let took = started.elapsed();
+                self.counts.reads_refused.fetch_add(1, Ordering::Relaxed);
+                self.ledger.fetch(Read { repo, outcome: word, stale: None, bytes_down: 0, took }).await;
+            }
+            Service::ReceivePack => {
+                self.counts.pushes_refused.fetch_add(1, Ordering::Relaxed);
+                let pushed = Pushed { outcome: PushOutcome::Refused(word), ..Pushed::default() };
+                self.ledger.push(repo, &pushed, started.elapsed()).await;
+            }
+        }
+        Err(format!("git-gate: {repo}: {message}"))
+    }
+
+    async fn places(
+        &self,
+        service: Service,
+        served: &Served,
+        since: Since,
+    ) -> Result<(Places<'_>, Freshness), Refusal> {
         if self.ledger.is_broken() {
             return Err(Refusal { word: AUDIT_UNAVAILABLE, message: UNRECORDED.to_owned() });
         }
@@ -140,29 +220,59 @@ impl Front {
                 "nothing may be pushed to this repository; the operator sets `push` in repos.yaml".to_owned();
             return Err(Refusal { word: "denied", message });
         }
+        self.granted(service, served)?;
         let session = self.sessions.try_acquire().map_err(|_| Refusal::busy(SESSIONS_MAX, "sessions"))?;
         let push = if pushes {
             Some(self.pushes.try_acquire().map_err(|_| Refusal::busy(PUSHES_MAX, "pushes"))?)
         } else {
             None
         };
-        served.mirror.refresh(&served.repo, &self.state.gate).await.map_err(|error| Refusal {
+        let places = Places { _session: session, _push: push };
+        if let Since::Within(age) = since
+            && served.mirror.seen_within(age)
+        {
+            return Ok((places, Freshness::Fresh));
+        }
+        let (mirror, tools) = (&served.mirror, self.state.tools());
+        let refreshed = if pushes {
+            mirror.refresh(&served.repo, tools).await.map(|()| Freshness::Fresh)
+        } else {
+            mirror.refresh_or_stale(&served.repo, tools).await
+        };
+        let freshness = refreshed.map_err(|error| Refusal {
             word: "refresh-failed",
             message: format!(
                 "cannot refresh from {}: {error}. Old data is not served; try again when upstream answers",
                 shown(&served.repo.upstream)
             ),
         })?;
-        Ok(Places { _session: session, _push: push })
+        Ok((places, freshness))
     }
 
-    async fn upload(&self, stream: &mut TcpStream, request: &Request, served: &Served, started: Instant) {
+    /// Whether the permission to read or to push still holds.
+    fn granted(&self, service: Service, served: &Served) -> Result<(), Refusal> {
+        let used = self.ledger.used();
+        let moment = Moment { now: Timestamp::now(), used: &used };
+        let held = served.repo.grant.holds(&moment).and_then(|()| match service {
+            Service::UploadPack => Ok(()),
+            Service::ReceivePack => served.repo.push.holds(&moment),
+        });
+        held.map_err(|end| Refusal { word: "expired", message: end.to_string() })
+    }
+
+    async fn upload(
+        &self,
+        client: Client<impl AsyncRead + Unpin, impl AsyncWrite + Unpin>,
+        asked: Asked,
+        served: &Served,
+        admitted: &Admitted<'_>,
+    ) {
         let repo = served.repo.name.as_str();
         let path = served.mirror.path();
-        let mut command = self.state.gate.git(path, Reach::Nowhere, Objects::Own);
-        command.args(["upload-pack", "--strict"]).arg(path);
-        command.envs(request.protocol.variable().map(|value| ("GIT_PROTOCOL", value)));
-        let (outcome, bytes) = match session::run(stream, command, Hangup::Kills).await {
+        let mut command = self.state.gate.git(path, Objects::Own);
+        command.args(["upload-pack", "--strict"]).args(asked.shape.arguments()).arg(path);
+        command.envs(asked.protocol.variable().map(|value| ("GIT_PROTOCOL", value)));
+        let (outcome, bytes_down) = match session::run(client, command, Hangup::Kills).await {
             Ok(moved) => {
                 info!(repo, bytes = moved.down, "read served");
                 ("served", moved.down)
@@ -173,31 +283,86 @@ impl Front {
                 ("failed", 0)
             }
         };
-        self.ledger.fetch(repo, outcome, bytes, started.elapsed()).await;
+        // Over HTTP the first answer of a conversation is not yet a read.
+        if asked.shape == Shape::Advertisement && outcome == "served" {
+            return;
+        }
+        self.counts.reads.fetch_add(1, Ordering::Relaxed);
+        self.counts.bytes_down.fetch_add(bytes_down, Ordering::Relaxed);
+        let stale = match &admitted.freshness {
+            Freshness::Fresh => None,
+            Freshness::Stale { age, .. } => Some(*age),
+        };
+        self.ledger.fetch(Read { repo, outcome, stale, bytes_down, took: admitted.started.elapsed() }).await;
     }
 
-    async fn receive(&self, stream: &mut TcpStream, request: &Request, served: &Served, started: Instant) {
+    async fn receive(
+        &self,
+        client: Client<impl AsyncRead + Unpin, impl AsyncWrite + Unpin>,
+        asked: Asked,
+        served: &Served,
+        admitted: &Admitted<'_>,
+    ) {
         let repo = served.repo.name.as_str();
-        let Push { updates, mut outcome, session } =
-            receive::receive(stream, served, &self.state, &self.ledger, request).await;
+        let Received { mut pushed, session } =
+            receive::receive(client, served, &self.state, &self.ledger, asked).await;
         match &session {
-            Ok(moved) if outcome == PushOutcome::Abandoned => {
-                if updates.is_empty() && moved.up <= NOTHING_BYTES {
+            Ok(moved) if pushed.outcome == PushOutcome::Abandoned => {
+                if pushed.updates.is_empty() && moved.up <= NOTHING_BYTES {
                     return debug!(repo, "nothing to push");
                 }
-                outcome = PushOutcome::Failed;
+                pushed.outcome = PushOutcome::Failed;
             }
             Ok(_) => {}
             Err(error) => {
                 warn!(repo, %error, "push session failed");
-                if outcome == PushOutcome::Abandoned && matches!(error, SessionError::Git(_)) {
-                    outcome = PushOutcome::Failed;
+                if pushed.outcome == PushOutcome::Abandoned && matches!(error, SessionError::Git(_)) {
+                    pushed.outcome = PushOutcome::Failed;
                 }
             }
         }
-        info!(repo, refs = updates.len(), outcome = outcome.word(), "push ended");
-        self.ledger.push(repo, &updates, &outcome, started.elapsed()).await;
+        let counter = match &pushed.outcome {
+            PushOutcome::Forwarded(_) => &self.counts.pushes,
+            _ => &self.counts.pushes_refused,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+        if let PushOutcome::Secrets(places) = &pushed.outcome {
+            self.counts.findings.fetch_add(places.len() as u64, Ordering::Relaxed);
+        }
+        info!(repo, refs = pushed.updates.len(), outcome = pushed.outcome.word(), "push ended");
+        self.ledger.push(repo, &pushed, admitted.started.elapsed()).await;
     }
+}
+
+/// From when on a refresh counts for a request.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Since {
+    /// From its arrival.
+    Now,
+    /// It continues a conversation: one that is no older than this will do.
+    Within(Duration),
+}
+
+/// The right to a session.
+pub(crate) struct Admitted<'f> {
+    places: Places<'f>,
+    pub(crate) freshness: Freshness,
+    started: Instant,
+}
+
+impl Admitted<'_> {
+    /// Gives the places back, now.
+    pub(crate) fn end(self) {
+        drop(self.places);
+    }
+}
+
+/// Whether a client begins with an HTTP method and not with the length of a pkt-line.
+async fn speaks_http(stream: &TcpStream) -> bool {
+    let mut first = [0];
+    let peeked = timeout(FIRST_TIMEOUT, stream.peek(&mut first)).await;
+    // The letters of a length in hexadecimal could stand first only in a line longer than is taken.
+    matches!(peeked, Ok(Ok(1))) && first[0].is_ascii_uppercase()
 }
 
 /// A session's places among those that run, given back at its end.
@@ -223,7 +388,7 @@ impl Refusal {
 /// Upstream as a client may know it: where it is, not how we enter.
 fn shown(upstream: &Upstream) -> String {
     match upstream {
-        Upstream::Ssh(ssh) => ssh.url(),
+        Upstream::Ssh(_) | Upstream::Https(_) => upstream.url(),
         Upstream::File(_) => "its local upstream".to_owned(),
     }
 }

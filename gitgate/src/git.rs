@@ -1,25 +1,15 @@
 //! Git as a child process: nothing in its environment or configuration but what is written here.
 
 use std::ffi::OsStr;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::ssh;
+use crate::door::Door;
 
 /// Where the gate keeps what its children need: the hook, the ssh wrapper, ssh configurations.
 #[derive(Debug, Clone)]
 pub(crate) struct GateDir(PathBuf);
-
-/// How a child reaches upstream.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Reach<'a> {
-    /// Not at all.
-    Nowhere,
-    /// OpenSSH with this configuration file.
-    Ssh(&'a Path),
-    /// A directory of this machine.
-    Local,
-}
 
 /// The objects a child sees.
 #[derive(Debug, Clone, Copy)]
@@ -42,7 +32,7 @@ const CONFIG: [&str; 16] = [
     "receive.autogc=false",
     "receive.fsckObjects=true",
     "receive.shallowUpdate=false",
-    "receive.advertisePushOptions=false",
+    "transfer.credentialsInUrl=die",
     "receive.denyCurrentBranch=ignore",
     "receive.denyDeleteCurrent=ignore",
     "receive.keepAlive=5",
@@ -71,6 +61,16 @@ impl GateDir {
         self.0.join("bin/ssh")
     }
 
+    /// The program that git asks for a password.
+    pub(crate) fn askpass_program(&self) -> PathBuf {
+        self.0.join("bin/askpass")
+    }
+
+    /// The directory of the sockets of upstream sessions.
+    pub(crate) fn sockets(&self) -> PathBuf {
+        self.0.join("m")
+    }
+
     /// The ssh configuration of a repository.
     pub(crate) fn ssh_config(&self, name: &repos::RepoName) -> PathBuf {
         self.0.join("ssh").join(format!("{name}.config"))
@@ -81,39 +81,35 @@ impl GateDir {
         self.0.join("ssh").join(format!("{name}.known_hosts"))
     }
 
-    /// A git command on a repository.
-    pub(crate) fn git(&self, repository: &Path, reach: Reach<'_>, objects: Objects<'_>) -> Command {
+    /// A git command on a repository. It reaches no other.
+    pub(crate) fn git(&self, repository: &Path, objects: Objects<'_>) -> Command {
         let mut command = Command::new("git");
         bare_environment(&mut command);
-        command.env("GIT_DIR", repository).current_dir(repository);
+        command.env("GIT_DIR", repository).current_dir(repository).env("GIT_ALLOW_PROTOCOL", "");
         for setting in CONFIG {
             command.args(["-c", setting]);
         }
         let mut hooks = std::ffi::OsString::from("core.hooksPath=");
         hooks.push(self.hooks());
         command.arg("-c").arg(hooks);
-        match reach {
-            Reach::Nowhere => {
-                command.env("GIT_ALLOW_PROTOCOL", "");
-            }
-            Reach::Ssh(config) => {
-                command
-                    .env("GIT_ALLOW_PROTOCOL", "ssh")
-                    .args(["-c", "protocol.ssh.allow=always"])
-                    .env("GIT_SSH", self.ssh_program())
-                    .env("GIT_SSH_VARIANT", "ssh")
-                    .env(ssh::CONFIG_VARIABLE, config);
-            }
-            Reach::Local => {
-                command.env("GIT_ALLOW_PROTOCOL", "file").args(["-c", "protocol.file.allow=always"]);
-            }
-        }
         if let Objects::Quarantine(quarantine) = objects {
             command
                 .env("GIT_OBJECT_DIRECTORY", quarantine)
                 .env("GIT_ALTERNATE_OBJECT_DIRECTORIES", repository.join("objects"));
         }
         command
+    }
+
+    /// A git command that reaches upstream through its door and nothing else.
+    pub(crate) fn git_through(
+        &self,
+        repository: &Path,
+        objects: Objects<'_>,
+        door: &Door,
+    ) -> io::Result<Command> {
+        let mut command = self.git(repository, objects);
+        door.open(&mut command, self)?;
+        Ok(command)
     }
 }
 
@@ -157,7 +153,7 @@ mod tests {
     #[test]
     fn a_child_sees_nothing_of_our_environment() {
         let gate = GateDir::new("/gate".into());
-        let command = gate.git(Path::new("/r"), Reach::Nowhere, Objects::Own);
+        let command = gate.git(Path::new("/r"), Objects::Own);
         let names: Vec<_> = command.get_envs().map(|(name, _)| name.to_string_lossy().into_owned()).collect();
         let expected = [
             "GIT_ALLOW_PROTOCOL",

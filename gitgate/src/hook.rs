@@ -13,14 +13,17 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow, bail};
 use git2::{Oid, Repository};
 
-use crate::git::{GateDir, Objects, Reach, printable};
-use crate::wire::{Change, FromHook, HOOK_FD, LINE_MAX_BYTES, Place, ToHook, Update};
-use crate::{inspect, report, ssh, sys};
+use crate::door::Door;
+use crate::git::{GateDir, Objects, printable};
+use crate::inspect::{self, Asked, Judgement};
+use crate::wire::{Bounds, Change, FromHook, HOOK_FD, LINE_MAX_BYTES, Options, ToHook, Update};
+use crate::{configuring, report, ssh, sys};
 
 /// How long the daemon may take for an answer: the lock may be held by another push.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(360);
 const STDIN_MAX_BYTES: u64 = 8 << 20;
 const WORDS_MAX_BYTES: u64 = 64 << 10;
+const OPTIONS_MAX: usize = 64;
 
 /// Runs the hook: exit 0 lets git take the push into the mirror, anything else refuses it.
 pub fn run() -> ExitCode {
@@ -47,37 +50,39 @@ fn judge() -> anyhow::Result<Verdict> {
     let scene = Scene::open()?;
     let updates = scene.updates()?;
     daemon.say(&FromHook::Updates { updates: updates.clone() })?;
-    match daemon.hear()? {
-        ToHook::Inspect => {}
+    let bounds = match daemon.hear()? {
+        ToHook::Inspect { bounds } => bounds,
         ToHook::Deny { reasons } => return Ok(Verdict::Refuse(report::denied(&reasons))),
         ToHook::Forward { .. } => bail!("the daemon answered out of turn"),
-    }
-    match scene.inspect(&updates) {
-        Ok(places) if places.is_empty() => {}
-        Ok(places) => {
-            daemon.say(&FromHook::Found { findings: places.clone() })?;
-            return Ok(Verdict::Refuse(report::secrets(&places)));
-        }
+    };
+    let options = scene.options(&bounds)?;
+    let judgement = match scene.inspect(&updates, &options, &bounds) {
+        Ok(judgement) => judgement,
         Err(error) => {
             let reason = format!("{error:#}");
             daemon.say(&FromHook::Unjudged { reason: reason.clone() })?;
             return Ok(Verdict::Refuse(report::unjudged(&reason)));
         }
+    };
+    let Judgement { places, objections, objects, .. } = judgement;
+    if !places.is_empty() {
+        daemon.say(&FromHook::Found { findings: places.clone() })?;
+        return Ok(Verdict::Refuse(report::secrets(&places, bounds.on_secret)));
     }
-    daemon.say(&FromHook::Clean)?;
-    let (accepted, words) = match daemon.hear()? {
-        ToHook::Forward { url, gate_dir, ssh_config, local } => {
-            let reach = match (&ssh_config, local) {
-                (Some(config), _) => Reach::Ssh(config),
-                (None, true) => Reach::Local,
-                (None, false) => Reach::Nowhere,
-            };
-            scene.forward(&updates, &url, &GateDir::new(gate_dir), reach)?
+    if !objections.is_empty() {
+        daemon.say(&FromHook::Objected { reasons: objections.clone() })?;
+        return Ok(Verdict::Refuse(report::denied(&objections)));
+    }
+    daemon.say(&FromHook::Clean { objects })?;
+    let answer = match daemon.hear()? {
+        ToHook::Forward { url, gate_dir, door } => {
+            scene.forward(&updates, &options, &url, &GateDir::new(gate_dir), &door)?
         }
         ToHook::Deny { reasons } => return Ok(Verdict::Refuse(report::denied(&reasons))),
-        ToHook::Inspect => bail!("the daemon answered out of turn"),
+        ToHook::Inspect { .. } => bail!("the daemon answered out of turn"),
     };
-    daemon.say(&FromHook::Answered { accepted, words: words.clone() })?;
+    let Answer { accepted, words, refs } = answer;
+    daemon.say(&FromHook::Answered { accepted, words: words.clone(), refs })?;
     if accepted {
         say(&words);
         return Ok(Verdict::Take);
@@ -124,6 +129,11 @@ struct Scene {
 
 impl Scene {
     fn open() -> anyhow::Result<Self> {
+        if std::env::var_os("GIT_PUSH_CERT").is_some() {
+            bail!(
+                "a signed push cannot be forwarded: its signature is for another host; push without --signed"
+            );
+        }
         let here = std::env::current_dir()?;
         let path = |name: &str| std::env::var_os(name).map(|value| here.join(value));
         let git_dir = path("GIT_DIR").context("git gave the hook no repository")?.canonicalize()?;
@@ -164,19 +174,41 @@ impl Scene {
         descendant == ancestor || self.repo.graph_descendant_of(descendant, ancestor).unwrap_or(false)
     }
 
-    fn inspect(&self, updates: &[Update]) -> anyhow::Result<Vec<Place>> {
-        let mut places: Vec<Place> =
-            updates.iter().flat_map(|u| inspect::name(&u.name, "(ref name)")).collect();
+    /// The push options, if they may be passed on.
+    fn options(&self, bounds: &Bounds) -> anyhow::Result<Vec<String>> {
+        let count =
+            std::env::var("GIT_PUSH_OPTION_COUNT").ok().and_then(|n| n.parse().ok()).unwrap_or(0_usize);
+        if count > 0 && bounds.options == Options::Refuse {
+            bail!("push options are not passed on to this upstream; push without --push-option");
+        }
+        if count > OPTIONS_MAX {
+            bail!("more than {OPTIONS_MAX} push options");
+        }
+        (0..count)
+            .map(|n| std::env::var(format!("GIT_PUSH_OPTION_{n}")).context("a push option is not text"))
+            .collect()
+    }
+
+    fn inspect(&self, updates: &[Update], options: &[String], bounds: &Bounds) -> anyhow::Result<Judgement> {
+        let asked = Asked {
+            max_file: bounds.max_file,
+            author_domains: bounds.author_domains.clone(),
+            lfs: bounds.lfs,
+        };
         let mut tips = Vec::new();
         for update in updates.iter().filter(|u| u.change != Change::Delete) {
             tips.push(Oid::from_str(&update.new)?);
         }
         let known = self.upstream_tips()?;
-        places.extend(match &self.quarantine {
-            Some(path) => inspect::quarantined(&self.repo, path, &tips, &known)?,
-            None => inspect::new_objects(&self.repo, &tips, &known)?,
-        });
-        Ok(places)
+        let mut judgement = match &self.quarantine {
+            Some(path) => inspect::quarantined(&self.repo, path, &tips, &known, &asked)?,
+            None => inspect::new_objects(&self.repo, &tips, &known, &asked)?,
+        };
+        let names = updates.iter().flat_map(|u| inspect::name(&u.name, "(ref name)"));
+        judgement.places.extend(names);
+        judgement.places.extend(options.iter().flat_map(|o| inspect::name(o, "(push option)")));
+        judgement.objections.extend(configuring::objections(&self.repo, &judgement.configuring, bounds.lfs)?);
+        Ok(judgement)
     }
 
     /// What upstream has, as the mirror's refs show it.
@@ -192,10 +224,11 @@ impl Scene {
     fn forward(
         &self,
         updates: &[Update],
+        options: &[String],
         url: &str,
         gate: &GateDir,
-        reach: Reach<'_>,
-    ) -> anyhow::Result<(bool, String)> {
+        door: &Door,
+    ) -> anyhow::Result<Answer> {
         for update in updates {
             let now = self.repo.refname_to_id(&update.name).unwrap_or(Oid::ZERO_SHA1);
             if now.to_string() != update.old {
@@ -203,14 +236,18 @@ impl Scene {
                     "git-gate: {} moved upstream in the meantime; fetch, then push again\n",
                     printable(&update.name)
                 );
-                return Ok((false, words));
+                let refs = vec![(update.name.clone(), "moved upstream; fetch first".to_owned())];
+                return Ok(Answer { accepted: false, words, refs });
             }
         }
         let objects = self.quarantine.as_deref().map_or(Objects::Own, Objects::Quarantine);
-        let mut command = gate.git(&self.git_dir, reach, objects);
+        let mut command = gate.git_through(&self.git_dir, objects, door)?;
         command.args(["push", "--porcelain", "--quiet", "--no-verify", "--no-signed"]);
         if updates.len() > 1 {
             command.arg("--atomic");
+        }
+        for option in options {
+            command.arg(format!("--push-option={option}"));
         }
         for update in updates {
             let expected = if update.change == Change::Create { "" } else { &update.old };
@@ -227,9 +264,20 @@ impl Scene {
         let porcelain = std::thread::spawn(move || bounded_text(&mut stdout));
         let words = relay(stderr);
         let porcelain = porcelain.join().unwrap_or_default();
-        let accepted = child.wait()?.success();
-        Ok((accepted, if accepted { words.upstream } else { refusal(&words, &porcelain) }))
+        if child.wait()?.success() {
+            return Ok(Answer { accepted: true, words: words.upstream, refs: Vec::new() });
+        }
+        let refs = refused(&porcelain);
+        Ok(Answer { accepted: false, words: refusal(&words, &refs), refs })
     }
+}
+
+/// What upstream made of a push.
+struct Answer {
+    accepted: bool,
+    words: String,
+    /// Its word on each ref that it refused.
+    refs: Vec<(String, String)>,
 }
 
 /// What a push wrote to its standard error.
@@ -254,19 +302,28 @@ fn relay(stream: impl io::Read) -> Words {
     words
 }
 
-/// Upstream's own words, and its verdict on each ref.
-fn refusal(words: &Words, porcelain: &str) -> String {
-    let mut text = words.upstream.clone();
+/// Upstream's verdict on each ref, from the output of `git push --porcelain`.
+fn refused(porcelain: &str) -> Vec<(String, String)> {
     let refused = porcelain.lines().filter_map(|line| line.strip_prefix("!\t"));
-    let mut any = false;
-    for line in refused {
-        any = true;
+    let parts = refused.map(|line| {
         let mut fields = line.splitn(2, '\t');
         let name = fields.next().and_then(|f| f.split_once(':')).map_or("", |(_, name)| name);
-        text.push_str(&format!("git-gate: upstream: {name}: {}\n", fields.next().unwrap_or_default()));
+        (name.to_owned(), fields.next().unwrap_or_default().to_owned())
+    });
+    parts.collect()
+}
+
+/// Upstream's own words, and its verdict on each ref.
+fn refusal(words: &Words, refs: &[(String, String)]) -> String {
+    let mut text = words.upstream.clone();
+    for (name, verdict) in refs {
+        text.push_str(&format!("git-gate: upstream: {name}: {verdict}\n"));
     }
-    if !any {
-        text.push_str(&format!("git-gate: upstream cannot be pushed to: {}\n", ssh::explain(&words.own)));
+    if refs.is_empty() {
+        text.push_str(&format!(
+            "git-gate: upstream cannot be pushed to: {}\n",
+            ssh::explain(&words.own).words
+        ));
     }
     text
 }

@@ -11,10 +11,15 @@ use std::time::{Duration, Instant};
 use git2::{ObjectType, Oid, Repository, Sort, Tree};
 use scan::{Finding, Rules};
 
-use crate::wire::Place;
+use crate::wire::{Lfs, Place};
 
-/// The largest object that is judged; a larger one is refused.
-const OBJECT_MAX_BYTES: usize = 64 << 20;
+/// The largest object that is judged where no rules say otherwise.
+const OBJECT_MAX_BYTES: u64 = 64 << 20;
+/// A pointer of git-lfs is shorter.
+const LFS_POINTER_MAX_BYTES: usize = 1024;
+const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/v1\n";
+/// How many objections are kept, and how many files that configure git.
+const OBJECTIONS_MAX: usize = 20;
 /// How much is judged in one push.
 const TOTAL_MAX_BYTES: usize = 8 << 30;
 /// How many objects are judged in one push.
@@ -23,6 +28,9 @@ const OBJECTS_MAX: usize = 500_000;
 const DEPTH_MAX: usize = 256;
 /// How long judging may take.
 const TIME_MAX: Duration = Duration::from_secs(600);
+/// Files at the root that git and git-lfs read as configuration.
+const CONFIGURING: [&str; 2] = [".gitmodules", ".lfsconfig"];
+const SHORT_ID: usize = 10;
 /// How many findings are kept; more say nothing more.
 const PLACES_MAX: usize = 200;
 
@@ -31,8 +39,8 @@ const PLACES_MAX: usize = 200;
 pub(crate) enum InspectError {
     #[error("cannot read the new objects")]
     Git(#[from] git2::Error),
-    #[error("{file} has {size} bytes; the gate judges objects of at most {OBJECT_MAX_BYTES} bytes")]
-    ObjectSize { file: String, size: usize },
+    #[error("{file} has {size} bytes; at most {max} are taken (`max_file`)")]
+    ObjectSize { file: String, size: usize, max: u64 },
     #[error(
         "the push brings more than {OBJECTS_MAX} objects or {TOTAL_MAX_BYTES} bytes; push in smaller parts"
     )]
@@ -47,13 +55,41 @@ pub(crate) enum InspectError {
     Time,
 }
 
+/// What the new objects came to.
+#[derive(Debug, Default)]
+pub(crate) struct Judgement {
+    pub(crate) places: Vec<Place>,
+    /// What the rules of the repository do not let through.
+    pub(crate) objections: Vec<String>,
+    /// Blobs that git reads as configuration, and their names.
+    pub(crate) configuring: Vec<(Oid, &'static str)>,
+    /// How many objects there are.
+    pub(crate) objects: u64,
+}
+
+/// What is asked of objects beside that they hold no secret.
+#[derive(Debug, Clone)]
+pub(crate) struct Asked {
+    pub(crate) max_file: u64,
+    pub(crate) author_domains: Vec<String>,
+    pub(crate) lfs: Lfs,
+}
+
+impl Asked {
+    /// Nothing but the bound that judging needs.
+    pub(crate) fn nothing() -> Self {
+        Self { max_file: OBJECT_MAX_BYTES, author_domains: Vec::new(), lfs: Lfs::Pass }
+    }
+}
+
 /// What is found in the objects that `tips` reach and `known` do not.
 pub(crate) fn new_objects(
     repo: &Repository,
     tips: &[Oid],
     known: &[Oid],
-) -> Result<Vec<Place>, InspectError> {
-    Ok(inspect(repo, tips, known)?.places)
+    asked: &Asked,
+) -> Result<Judgement, InspectError> {
+    Ok(inspect(repo, tips, known, asked)?.judgement())
 }
 
 /// The same for a push, whose objects lie in a directory of their own beside the repository's.
@@ -64,25 +100,35 @@ pub(crate) fn quarantined(
     quarantine: &Path,
     tips: &[Oid],
     known: &[Oid],
-) -> Result<Vec<Place>, InspectError> {
+    asked: &Asked,
+) -> Result<Judgement, InspectError> {
     let own = Repository::open_bare(repo.path())?;
     let own = own.odb()?;
-    let Inspection { seen, places, .. } = inspect(repo, tips, known)?;
+    let inspection = inspect(repo, tips, known, asked)?;
     let brought = git2::Odb::new()?;
     brought.add_disk_alternate(&quarantine.to_string_lossy())?;
     let mut strays = 0;
     brought.foreach(|oid| {
-        strays += usize::from(!seen.contains(oid) && !own.exists(*oid));
+        strays += usize::from(!inspection.seen.contains(oid) && !own.exists(*oid));
         true
     })?;
-    if strays > 0 && places.is_empty() { Err(InspectError::Strays(strays)) } else { Ok(places) }
+    let judgement = inspection.judgement();
+    if strays > 0 && judgement.places.is_empty() { Err(InspectError::Strays(strays)) } else { Ok(judgement) }
 }
 
-fn inspect<'r>(repo: &'r Repository, tips: &[Oid], known: &'r [Oid]) -> Result<Inspection<'r>, InspectError> {
+fn inspect<'r>(
+    repo: &'r Repository,
+    tips: &[Oid],
+    known: &'r [Oid],
+    asked: &'r Asked,
+) -> Result<Inspection<'r>, InspectError> {
     let mut inspection = Inspection {
         repo,
         odb: repo.odb()?,
         known,
+        asked,
+        objections: Vec::new(),
+        configuring: Vec::new(),
         upstream_blobs: None,
         seen: known.iter().copied().collect(),
         places: Vec::new(),
@@ -117,6 +163,9 @@ struct Inspection<'r> {
     repo: &'r Repository,
     odb: git2::Odb<'r>,
     known: &'r [Oid],
+    asked: &'r Asked,
+    objections: Vec<String>,
+    configuring: Vec<(Oid, &'static str)>,
     /// Blobs of upstream's newest trees; read when the first finding asks for them.
     upstream_blobs: Option<HashSet<Oid>>,
     seen: HashSet<Oid>,
@@ -126,6 +175,16 @@ struct Inspection<'r> {
 }
 
 impl Inspection<'_> {
+    fn judgement(self) -> Judgement {
+        let objects = self.seen.len() - self.known.iter().collect::<HashSet<_>>().len();
+        Judgement {
+            places: self.places,
+            objections: self.objections,
+            configuring: self.configuring,
+            objects: objects as u64,
+        }
+    }
+
     /// Judges what a ref points to directly; the commit it leads to, if any.
     fn tip(&mut self, tip: Oid) -> Result<Option<Oid>, InspectError> {
         let mut oid = tip;
@@ -142,7 +201,11 @@ impl Inspection<'_> {
                     if self.first_sight(oid)? {
                         self.object(oid, kind, "(tag)", None)?;
                     }
-                    oid = self.repo.find_tag(oid)?.target_id();
+                    let tag = self.repo.find_tag(oid)?;
+                    if let Some(tagger) = tag.tagger() {
+                        self.address(tagger.email_bytes(), "tagger", oid);
+                    }
+                    oid = tag.target_id();
                 }
                 _ => {
                     if self.first_sight(oid)? {
@@ -156,7 +219,10 @@ impl Inspection<'_> {
 
     fn commit(&mut self, oid: Oid) -> Result<(), InspectError> {
         self.first_sight(oid)?;
+        self.size(oid, "(commit)")?;
         let commit = self.repo.find_commit(oid)?;
+        self.address(commit.author().email_bytes(), "author", oid);
+        self.address(commit.committer().email_bytes(), "committer", oid);
         // The bytes as they are stored: what parses a commit stops at a zero byte.
         let raw = self.odb.read(oid)?.data().to_vec();
         let end = raw.windows(2).position(|w| w == b"\n\n").map_or(raw.len(), |at| at + 2);
@@ -198,8 +264,13 @@ impl Inspection<'_> {
                     let subtree = self.repo.find_tree(entry.id())?;
                     self.tree(&subtree, &parents, &format!("{path}/"), commit, depth + 1)?;
                 }
-                Some(ObjectType::Blob) if self.first_sight(entry.id())? => {
-                    self.object(entry.id(), ObjectType::Blob, &path, commit)?;
+                Some(ObjectType::Blob) => {
+                    if let Some(name) = CONFIGURING.into_iter().find(|name| path.eq_ignore_ascii_case(name)) {
+                        self.configuring.push((entry.id(), name));
+                    }
+                    if self.first_sight(entry.id())? {
+                        self.object(entry.id(), ObjectType::Blob, &path, commit)?;
+                    }
                 }
                 // Seen before, or a submodule: the name of a commit in another repository.
                 _ => {}
@@ -215,22 +286,60 @@ impl Inspection<'_> {
         file: &str,
         commit: Option<Oid>,
     ) -> Result<(), InspectError> {
-        let (size, found) = self.odb.read_header(oid)?;
-        if found != kind {
+        if self.size(oid, file)? != kind {
             return Err(InspectError::Kind { file: file.to_owned() });
         }
-        if size > OBJECT_MAX_BYTES {
-            return Err(InspectError::ObjectSize { file: file.to_owned(), size });
+        let (pointer, findings) = {
+            let object = self.odb.read(oid)?;
+            let bytes = object.data();
+            let pointer = bytes.len() < LFS_POINTER_MAX_BYTES && bytes.starts_with(LFS_POINTER);
+            (pointer, Rules::builtin().scan(bytes))
+        };
+        if pointer && self.asked.lfs == Lfs::Refuse {
+            self.object_to(format!(
+                "{file} is a pointer of git-lfs, whose content does not go through this gate; commit the file itself \
+                 (git lfs migrate export), or ask the operator for `lfs: true`"
+            ));
         }
-        self.bytes = self.bytes.saturating_add(size);
-        if self.bytes > TOTAL_MAX_BYTES {
-            return Err(InspectError::Amount);
-        }
-        let findings = Rules::builtin().scan(self.odb.read(oid)?.data());
         if !findings.is_empty() && !self.upstream_has(oid)? {
             self.add(findings.into_iter().map(|finding| place(finding, commit, Some(oid), file)));
         }
         Ok(())
+    }
+
+    /// Counts an object in, if it is not too large; its kind.
+    fn size(&mut self, oid: Oid, file: &str) -> Result<ObjectType, InspectError> {
+        let (size, kind) = self.odb.read_header(oid)?;
+        let max = self.asked.max_file;
+        if size as u64 > max {
+            return Err(InspectError::ObjectSize { file: file.to_owned(), size, max });
+        }
+        self.bytes = self.bytes.saturating_add(size);
+        if self.bytes > TOTAL_MAX_BYTES { Err(InspectError::Amount) } else { Ok(kind) }
+    }
+
+    /// Asks whose address it is.
+    fn address(&mut self, email: &[u8], role: &str, commit: Oid) {
+        let domains = &self.asked.author_domains;
+        if domains.is_empty() {
+            return;
+        }
+        let email = String::from_utf8_lossy(email).to_ascii_lowercase();
+        let domain = email.rsplit_once('@').map_or("", |(_, domain)| domain);
+        if !domains.iter().any(|allowed| allowed == domain) {
+            let (id, all) = (commit.to_string(), domains.join(", "));
+            self.object_to(format!(
+                "the {role} of {} has an address outside of {all}; set user.email and rewrite it \
+                 (git commit --amend --reset-author)",
+                &id[..SHORT_ID]
+            ));
+        }
+    }
+
+    fn object_to(&mut self, objection: String) {
+        if self.objections.len() < OBJECTIONS_MAX && !self.objections.contains(&objection) {
+            self.objections.push(objection);
+        }
     }
 
     fn text(&mut self, bytes: &[u8], label: &str, commit: Oid) {

@@ -1,11 +1,12 @@
 //! What went through the gate, on the record.
 
+use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use audit::{Durability, FetchEvent, Journal, PushEvent, RefUpdate};
+use audit::{Durability, Event, FetchEvent, Journal, PushBegunEvent, PushEvent, RefUpdate};
 use scan::Rules;
 use tracing::{error, info};
 
@@ -17,6 +18,8 @@ pub(crate) const AUDIT_UNAVAILABLE: &str = "audit-unavailable";
 /// The same for the client.
 pub(crate) const UNRECORDED: &str = "audit-unavailable: requests cannot be recorded now; try again later";
 
+const FORWARDED: &str = "forwarded";
+
 /// How much of a name is recorded.
 const NAME_MAX_CHARS: usize = 256;
 
@@ -24,12 +27,35 @@ const NAME_MAX_CHARS: usize = 256;
 pub(crate) struct Ledger {
     journal: Arc<Journal>,
     broken: AtomicBool,
+    /// How often each grant was used: pushes that were begun, without those that came to nothing.
+    used: Mutex<BTreeMap<String, u64>>,
+}
+
+/// One read, for the record.
+pub(crate) struct Read<'a> {
+    pub(crate) repo: &'a str,
+    pub(crate) outcome: &'a str,
+    pub(crate) stale: Option<Duration>,
+    pub(crate) bytes_down: u64,
+    pub(crate) took: Duration,
+}
+
+/// One push, for the record.
+#[derive(Debug, Default)]
+pub(crate) struct Pushed {
+    pub(crate) updates: Vec<Update>,
+    pub(crate) outcome: PushOutcome,
+    pub(crate) objects: u64,
+    pub(crate) bytes_up: u64,
+    /// The grants that were counted for it.
+    pub(crate) grants: Vec<String>,
 }
 
 /// How a push ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) enum PushOutcome {
     /// The client went away, or stood still for too long.
+    #[default]
     Abandoned,
     /// Refused before git was asked, for a reason with this word.
     Refused(&'static str),
@@ -49,8 +75,15 @@ pub(crate) enum PushOutcome {
 
 impl Ledger {
     pub(crate) fn open(state_dir: &Path) -> Result<Self, audit::Error> {
-        let (journal, _) = Journal::open(state_dir.join("audit/git-gate/journal.jsonl"))?;
-        Ok(Self { journal: Arc::new(journal), broken: AtomicBool::new(false) })
+        let path = state_dir.join("audit/git-gate/journal.jsonl");
+        let (journal, _) = Journal::open(&path)?;
+        let used = used(audit::replay(&path)?)?;
+        Ok(Self { journal: Arc::new(journal), broken: AtomicBool::new(false), used: used.into() })
+    }
+
+    /// How often each grant was used.
+    pub(crate) fn used(&self) -> MutexGuard<'_, BTreeMap<String, u64>> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the last event could not be written.
@@ -58,22 +91,32 @@ impl Ledger {
         self.broken.load(Ordering::Relaxed)
     }
 
-    pub(crate) async fn fetch(&self, repo: &str, outcome: &str, bytes_down: u64, took: Duration) {
+    pub(crate) async fn fetch(&self, read: Read<'_>) {
         let event = FetchEvent {
-            repo: repo.to_owned(),
-            outcome: outcome.to_owned(),
-            bytes_down,
-            millis: millis(took),
+            repo: read.repo.to_owned(),
+            outcome: read.outcome.to_owned(),
+            stale_seconds: read.stale.map(|age| age.as_secs()),
+            bytes_down: read.bytes_down,
+            millis: millis(read.took),
         };
         self.append(event, Durability::Buffered).await;
     }
 
-    pub(crate) async fn push(&self, repo: &str, updates: &[Update], outcome: &PushOutcome, took: Duration) {
-        let refs = updates.iter().map(|u| RefUpdate {
-            name: shown(&u.name),
-            old: u.old.clone(),
-            new: u.new.clone(),
-        });
+    /// Records that a push is about to be forwarded; whether that could be done. Without it the push must not be.
+    pub(crate) async fn push_begins(&self, repo: &str, updates: &[Update], grants: &[String]) -> bool {
+        let event = PushBegunEvent { repo: repo.to_owned(), refs: refs(updates), grants: grants.to_vec() };
+        if !self.append(event, Durability::Synced).await {
+            return false;
+        }
+        count(&mut self.used(), grants, Count::Up);
+        true
+    }
+
+    pub(crate) async fn push(&self, repo: &str, pushed: &Pushed, took: Duration) {
+        let Pushed { updates, outcome, objects, bytes_up, grants } = pushed;
+        if !matches!(outcome, PushOutcome::Forwarded(_)) {
+            count(&mut self.used(), grants, Count::Down);
+        }
         let (findings, upstream_answer) = match outcome {
             PushOutcome::Secrets(places) => (places.iter().map(finding).collect(), None),
             PushOutcome::Rejected(words) | PushOutcome::Forwarded(words) => (Vec::new(), Some(words.clone())),
@@ -85,8 +128,11 @@ impl Ledger {
         };
         let event = PushEvent {
             repo: repo.to_owned(),
-            refs: refs.collect(),
+            refs: refs(updates),
             outcome: outcome.word().to_owned(),
+            objects: *objects,
+            bytes_up: *bytes_up,
+            grants: grants.clone(),
             findings,
             upstream_answer,
             millis: millis(took),
@@ -94,7 +140,7 @@ impl Ledger {
         self.append(event, Durability::Synced).await;
     }
 
-    async fn append(&self, event: impl serde::Serialize + Send + 'static, durability: Durability) {
+    async fn append(&self, event: impl serde::Serialize + Send + 'static, durability: Durability) -> bool {
         let journal = self.journal.clone();
         let written = tokio::task::spawn_blocking(move || journal.append(&event, durability)).await;
         match written {
@@ -102,6 +148,7 @@ impl Ledger {
                 if self.broken.swap(false, Ordering::Relaxed) {
                     info!("the journal is written again");
                 }
+                true
             }
             Ok(Err(error)) => {
                 if !self.broken.swap(true, Ordering::Relaxed) {
@@ -109,8 +156,12 @@ impl Ledger {
                         std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
                     error!(%error, cause, "the journal cannot be written: requests are refused");
                 }
+                false
             }
-            Err(error) => error!(%error, "the work on the journal was cut short"),
+            Err(error) => {
+                error!(%error, "the work on the journal was cut short");
+                false
+            }
         }
     }
 }
@@ -126,9 +177,42 @@ impl PushOutcome {
             Self::Secrets(_) => "secrets",
             Self::Unjudged => "unjudged",
             Self::Rejected(_) => "rejected",
-            Self::Forwarded(_) => "forwarded",
+            Self::Forwarded(_) => FORWARDED,
         }
     }
+}
+
+/// Counts the uses of grants in what was recorded.
+fn used(events: audit::Replay<Event>) -> Result<BTreeMap<String, u64>, audit::Error> {
+    let mut used = BTreeMap::new();
+    for replayed in events {
+        match replayed?.event {
+            Event::PushBegun(begun) => count(&mut used, &begun.grants, Count::Up),
+            Event::Push(push) if push.outcome != FORWARDED => count(&mut used, &push.grants, Count::Down),
+            Event::Push(_) | Event::Fetch(_) | Event::Request(_) | Event::Reload(_) => {}
+        }
+    }
+    Ok(used)
+}
+
+enum Count {
+    Up,
+    Down,
+}
+
+fn count(used: &mut BTreeMap<String, u64>, grants: &[String], count: Count) {
+    for grant in grants {
+        let uses = used.entry(grant.clone()).or_default();
+        *uses = match count {
+            Count::Up => uses.saturating_add(1),
+            Count::Down => uses.saturating_sub(1),
+        };
+    }
+}
+
+fn refs(updates: &[Update]) -> Vec<RefUpdate> {
+    let update = |u: &Update| RefUpdate { name: shown(&u.name), old: u.old.clone(), new: u.new.clone() };
+    updates.iter().map(update).collect()
 }
 
 fn finding(place: &Place) -> audit::Finding {

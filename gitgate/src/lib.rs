@@ -1,23 +1,30 @@
-//! git-gate: repositories for a bottle over `git://`, without keys in the bottle.
+//! git-gate: repositories for a bottle over `git://` and smart HTTP, without keys in the bottle.
 //!
 //! A read refreshes a bare mirror from its upstream first and is refused when that fails. A push is
 //! received into quarantine; a hook (this same program) scans every object that upstream does not
 //! have and forwards the push under lease, so that the agent's push succeeds exactly when upstream
 //! took it. The agent speaks to `git upload-pack` and `git receive-pack` run with nothing but the
-//! environment and configuration given here; upstream is OpenSSH with a pinned host key.
+//! environment and configuration given here; upstream is OpenSSH with a pinned host key, or https with a
+//! token that git is handed in a sealed memory file.
 
 pub mod activation;
 pub mod cli;
+pub mod control;
 pub mod daemon;
+pub mod door;
 pub mod hook;
+pub mod plain;
 pub mod scanning;
 pub mod ssh;
 pub mod sys;
 
+mod configuring;
 mod front;
 mod git;
+mod http;
 mod inspect;
 mod journal;
+mod metrics;
 mod mirror;
 mod pktline;
 mod receive;
@@ -25,4 +32,6 @@ mod report;
 mod request;
 mod session;
 mod state;
+mod status;
+mod warm;
 mod wire;

@@ -8,7 +8,7 @@ use clap::error::ErrorKind;
 use gitgate::cli::{Cli, Command, Log, Serve};
 use gitgate::daemon::{Failure, Signals};
 use gitgate::scanning::Outcome;
-use gitgate::{activation, daemon, hook, scanning, ssh, sys};
+use gitgate::{activation, control, daemon, door, hook, plain, scanning, ssh, sys};
 use tracing_subscriber::EnvFilter;
 
 const FOUND: u8 = 1;
@@ -27,12 +27,15 @@ fn main() -> ExitCode {
     match std::path::Path::new(&name).file_name().and_then(|n| n.to_str()) {
         Some("pre-receive") => hook::run(),
         Some("ssh") => ssh::run(arguments),
+        Some("askpass") => door::askpass(arguments),
+        _ if arguments.next().is_some_and(|first| first == "--plain") => plain::run(),
         _ => start().unwrap_or_else(|failure| report(&failure)),
     }
 }
 
 fn start() -> Result<ExitCode, Failure> {
-    let sockets = activation::listeners("git-gate").context("cannot take the sockets of the supervisor");
+    let sockets = activation::listeners(&["git-gate", "git-gate-http"])
+        .context("cannot take the sockets of the supervisor");
     let sockets = sockets.map_err(Failure::Broken)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.context("cannot start the runtime").map_err(Failure::Broken)?;
@@ -53,6 +56,10 @@ fn start() -> Result<ExitCode, Failure> {
             Outcome::Clean => Ok(ExitCode::SUCCESS),
             Outcome::Found => Ok(ExitCode::from(FOUND)),
         },
+        Some(Command::Status(options)) => {
+            control::show(&options)?;
+            Ok(ExitCode::SUCCESS)
+        }
         None => {
             log(&cli.serve);
             runtime.block_on(daemon::run(&cli.serve, sockets, signals))?;

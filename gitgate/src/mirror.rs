@@ -3,41 +3,85 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use git2::Repository;
-use repos::{FetchRules, Repo, Upstream};
+use git2::{Oid, Repository};
+use jiff::Timestamp;
+use repos::{FetchRules, Repo, Stale, Upstream};
 use tokio::io::AsyncReadExt as _;
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::Mutex;
 use tokio::time::timeout;
 use tracing::warn;
 
-use crate::git::{GateDir, Objects, Reach, printable};
-use crate::ssh;
+use crate::door::{self, Keyring, TokenError};
+use crate::git::{GateDir, Objects, printable};
+use crate::ssh::{self, Fault, FaultKind};
+use crate::warm::Warm;
 
 /// How long a refresh may take, waiting for a push included.
 const REFRESH_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long the first copy of a repository may take.
 const FIRST_TIMEOUT: Duration = Duration::from_secs(900);
-const OUTPUT_MAX_BYTES: u64 = 64 << 20;
+const OUTPUT_MAX_BYTES: u64 = 256 << 20;
+const WORDS_MAX_BYTES: u64 = 64 << 10;
+/// Of how many moved refs it is asked whether they moved forward.
+const CONTAINED_MAX: usize = 200;
+/// The name of an object in a repository of the newer format.
+const SHA256_DIGITS: usize = 64;
 
 /// Why a mirror does not show what upstream has now. The text is meant for the client.
 #[derive(Debug, Clone, thiserror::Error)]
 pub(crate) enum RefreshError {
-    #[error("{0}")]
-    Upstream(String),
+    #[error("{}", .0.words)]
+    Upstream(Fault),
     #[error("it took longer than {} s", .0.as_secs())]
     Timeout(Duration),
     #[error("the mirror cannot be used: {0}")]
     Mirror(String),
+    #[error("its objects are named by SHA-256, which this gate cannot judge yet")]
+    ObjectFormat,
+    #[error("it shows more than {} MiB of refs; narrow `fetch.allow`", OUTPUT_MAX_BYTES >> 20)]
+    Refs,
+    #[error(transparent)]
+    Token(#[from] TokenError),
+}
+
+/// What the mirror shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Freshness {
+    /// What upstream has.
+    Fresh,
+    /// What upstream had; it does not answer now.
+    Stale {
+        /// How long ago.
+        age: Duration,
+        /// Why not now.
+        reason: String,
+    },
 }
 
 /// One mirror and the turn-taking around it.
 pub(crate) struct Mirror {
     path: PathBuf,
     turn: Mutex<Turn>,
-    begun: std::sync::atomic::AtomicU64,
+    begun: AtomicU64,
+    moved: AtomicU64,
+    record: std::sync::Mutex<Record>,
+}
+
+/// What is known of the refreshes so far.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Record {
+    /// When upstream was last seen, and how long that took.
+    pub(crate) seen: Option<(Instant, Timestamp, Duration)>,
+    /// Why the last refresh failed, if it did.
+    pub(crate) error: Option<String>,
+    pub(crate) refreshes: u64,
+    pub(crate) failures: u64,
+    /// Whether objects may be there that no ref reaches.
+    pub(crate) leftovers: bool,
 }
 
 /// The last refresh, and by being locked the right to change the mirror.
@@ -48,13 +92,23 @@ pub(crate) struct Turn {
 }
 
 /// The right to change upstream and mirror; a refresh waits until it is dropped.
-pub(crate) type Lock<'m> = MutexGuard<'m, Turn>;
+pub(crate) type Lock<'m> = tokio::sync::MutexGuard<'m, Turn>;
+
+/// What a refresh works with.
+#[derive(Clone, Copy)]
+pub(crate) struct Tools<'a> {
+    pub(crate) gate: &'a GateDir,
+    pub(crate) keyring: &'a Keyring,
+    pub(crate) warm: &'a Warm,
+}
 
 impl Mirror {
     pub(crate) fn new(repo_dir: &Path, repo: &Repo) -> Self {
         let path = repo_dir.join(format!("{}.git", repo.name));
         clear(&path);
-        Self { path, turn: Mutex::default(), begun: 0.into() }
+        // An earlier gate may have left objects that no ref reaches.
+        let record = Record { leftovers: true, ..Record::default() };
+        Self { path, turn: Mutex::default(), begun: 0.into(), moved: 0.into(), record: record.into() }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -66,11 +120,57 @@ impl Mirror {
         self.turn.lock().await
     }
 
+    /// Takes note that the mirror was changed, or is about to be.
+    pub(crate) fn moving(&self) {
+        self.moved.fetch_add(1, SeqCst);
+    }
+
+    pub(crate) fn record(&self) -> MutexGuard<'_, Record> {
+        self.record.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was seen so far is no longer what is mirrored.
+    pub(crate) fn forget(&self) {
+        self.moving();
+        *self.record() = Record { leftovers: true, ..Record::default() };
+    }
+
+    /// Whether upstream was seen within this time.
+    pub(crate) fn seen_within(&self, age: Duration) -> bool {
+        self.record().seen.is_some_and(|(seen, ..)| seen.elapsed() <= age)
+    }
+
+    /// Makes the mirror show what upstream has, or had a moment ago where the rules of the repository allow that.
+    pub(crate) async fn refresh_or_stale(
+        &self,
+        repo: &Repo,
+        tools: Tools<'_>,
+    ) -> Result<Freshness, RefreshError> {
+        let error = match self.refresh(repo, tools).await {
+            Ok(()) => return Ok(Freshness::Fresh),
+            Err(error) => error,
+        };
+        let silent = match &error {
+            RefreshError::Upstream(fault) => fault.kind == FaultKind::Unreachable,
+            RefreshError::Timeout(_) => true,
+            RefreshError::Mirror(_)
+            | RefreshError::ObjectFormat
+            | RefreshError::Refs
+            | RefreshError::Token(_) => false,
+        };
+        let seen = self.record().seen.map(|(seen, ..)| seen.elapsed());
+        match (repo.fetch.stale, seen) {
+            (Stale::Allow(most), Some(age)) if silent && age <= most => {
+                Ok(Freshness::Stale { age, reason: error.to_string() })
+            }
+            _ => Err(error),
+        }
+    }
+
     /// Makes the mirror show what upstream has, seen at a moment after this call.
     ///
     /// Callers that wait at the same time share one refresh, if it began after they came.
-    pub(crate) async fn refresh(&self, repo: &Repo, gate: &GateDir) -> Result<(), RefreshError> {
-        use std::sync::atomic::Ordering::SeqCst;
+    pub(crate) async fn refresh(&self, repo: &Repo, tools: Tools<'_>) -> Result<(), RefreshError> {
         let bound = if is_empty(&self.path) { FIRST_TIMEOUT } else { REFRESH_TIMEOUT };
         let seen = self.begun.load(SeqCst);
         let mut turn = timeout(bound, self.turn.lock()).await.map_err(|_| RefreshError::Timeout(bound))?;
@@ -80,20 +180,37 @@ impl Mirror {
         turn.number = self.begun.fetch_add(1, SeqCst) + 1;
         // Whoever comes after a refresh that was cut short must not see an older result.
         turn.result = None;
-        let work = Refresh { path: &self.path, repo, gate };
+        let work = Refresh { mirror: self, repo, tools };
+        let began = (Instant::now(), Timestamp::now());
         let result = match timeout(bound, work.run()).await {
             Ok(result) => result,
             Err(_) => Err(RefreshError::Timeout(bound)),
         };
+        self.note(began, &result);
         turn.result = Some(result.clone());
         result
+    }
+
+    fn note(&self, (began, at): (Instant, Timestamp), result: &Result<(), RefreshError>) {
+        let mut record = self.record();
+        record.refreshes += 1;
+        match result {
+            Ok(()) => {
+                record.seen = Some((began, at, began.elapsed()));
+                record.error = None;
+            }
+            Err(error) => {
+                record.failures += 1;
+                record.error = Some(error.to_string());
+            }
+        }
     }
 }
 
 struct Refresh<'a> {
-    path: &'a Path,
+    mirror: &'a Mirror,
     repo: &'a Repo,
-    gate: &'a GateDir,
+    tools: Tools<'a>,
 }
 
 /// What upstream shows.
@@ -105,40 +222,74 @@ struct Listing {
 
 impl Refresh<'_> {
     async fn run(&self) -> Result<(), RefreshError> {
-        let path = self.path.to_owned();
+        let path = self.mirror.path.clone();
         on_thread(move || make(&path)).await?;
-        let listing = Arc::new(self.list().await?);
-        let (path, wanted) = (self.path.to_owned(), listing.clone());
-        if on_thread(move || follow(&path, &wanted)).await? == Missing::Objects {
+        let listing = Arc::new(self.seen().await?);
+        let (path, wanted) = (self.mirror.path.clone(), listing.clone());
+        let followed = on_thread(move || follow(&path, &wanted)).await?;
+        let leftovers = self.mirror.record().leftovers;
+        if followed.removed || followed.missing {
+            self.mirror.moving();
+            // Until it is known better: a fetch that is cut short leaves objects too.
+            self.mirror.record().leftovers = true;
+        }
+        if followed.missing {
             self.fetch().await?;
         }
-        let (path, wanted) = (self.path.to_owned(), listing);
-        on_thread(move || set_head(&path, &wanted)).await
+        if !leftovers && !followed.removed {
+            let (path, replaced) = (self.mirror.path.clone(), followed.replaced);
+            self.mirror.record().leftovers = !on_thread(move || contained(&path, &replaced)).await?;
+        }
+        let path = self.mirror.path.clone();
+        on_thread(move || set_head(&path, &listing)).await
+    }
+
+    /// What upstream shows; a kept session that fails is given up, and upstream is asked once more without it.
+    async fn seen(&self) -> Result<Listing, RefreshError> {
+        let Upstream::Ssh(ssh) = &self.repo.upstream else {
+            return self.list().await;
+        };
+        let warm = self.tools.warm.check(ssh);
+        let listed = match self.list().await {
+            Err(RefreshError::Upstream(_)) if warm => {
+                self.tools.warm.end(ssh);
+                self.list().await
+            }
+            listed => listed,
+        };
+        if listed.is_ok() {
+            self.tools.warm.keep(self.tools.gate, ssh, &self.tools.gate.ssh_config(&self.repo.name));
+        }
+        listed
     }
 
     async fn list(&self) -> Result<Listing, RefreshError> {
-        let mut command = self.git();
-        command.args(["ls-remote", "--symref", "--"]).arg(self.repo.upstream.url());
+        let mut command = self.git()?;
+        command.args(["ls-remote", "--symref", "--"]).arg(door::url(&self.repo.upstream));
         let output = run(command).await?;
-        Ok(Listing::parse(&output, &self.repo.fetch))
+        if output.len() as u64 >= OUTPUT_MAX_BYTES {
+            return Err(RefreshError::Refs);
+        }
+        let listing = Listing::parse(&output, &self.repo.fetch);
+        if listing.refs.values().any(|name| name.len() == SHA256_DIGITS) {
+            return Err(RefreshError::ObjectFormat);
+        }
+        Ok(listing)
     }
 
     async fn fetch(&self) -> Result<(), RefreshError> {
-        let mut command = self.git();
+        let mut command = self.git()?;
         command.args(["fetch", "--quiet", "--atomic", "--force", "--no-tags", "--no-write-fetch-head"]);
         command.args(["--no-auto-maintenance", "--no-recurse-submodules", "--refmap=", "--"]);
-        command.arg(self.repo.upstream.url());
+        command.arg(door::url(&self.repo.upstream));
         command.args(self.repo.fetch.allow.iter().map(|p| format!("+{p}:{p}")));
         run(command).await.map(drop)
     }
 
-    fn git(&self) -> Command {
-        let config = self.gate.ssh_config(&self.repo.name);
-        let reach = match &self.repo.upstream {
-            Upstream::Ssh(_) => Reach::Ssh(&config),
-            Upstream::File(_) => Reach::Local,
-        };
-        self.gate.git(self.path, reach, Objects::Own)
+    fn git(&self) -> Result<Command, RefreshError> {
+        let door = self.tools.keyring.door(self.tools.gate, self.repo)?;
+        let command = self.tools.gate.git_through(&self.mirror.path, Objects::Own, &door);
+        command.map_err(|error| RefreshError::Mirror(error.to_string()))
     }
 }
 
@@ -169,10 +320,15 @@ fn is_empty(path: &Path) -> bool {
     Repository::open_bare(path).and_then(references).unwrap_or(true)
 }
 
+/// What a mirror lacks and lost.
 #[derive(Debug, PartialEq, Eq)]
-enum Missing {
-    Nothing,
-    Objects,
+struct Followed {
+    /// Refs point elsewhere upstream, or are new there.
+    missing: bool,
+    /// Refs were removed.
+    removed: bool,
+    /// Refs that point elsewhere upstream, and where they point here.
+    replaced: Vec<(String, Oid)>,
 }
 
 /// Removes what pushes and refreshes left that were cut short by the end of an earlier gate.
@@ -205,22 +361,39 @@ fn make(path: &Path) -> Result<(), git2::Error> {
         .map_err(|error| git2::Error::from_str(&format!("cannot make {}: {error}", path.display())))
 }
 
-/// Removes the refs that upstream no longer has; says whether any has to be fetched.
-fn follow(path: &Path, wanted: &Listing) -> Result<Missing, git2::Error> {
+/// Removes the refs that upstream no longer has.
+fn follow(path: &Path, wanted: &Listing) -> Result<Followed, git2::Error> {
     let repo = Repository::open_bare(path)?;
-    let mut have = BTreeMap::new();
+    let mut same = 0;
+    let (mut gone, mut replaced) = (Vec::new(), Vec::new());
     for reference in repo.references()? {
-        let mut reference = reference?;
+        let reference = reference?;
         let Some(name) = reference.name().ok().map(str::to_owned) else {
             continue;
         };
-        if wanted.refs.contains_key(&name) {
-            have.insert(name, reference.target().map(|oid| oid.to_string()).unwrap_or_default());
-        } else {
-            reference.delete()?;
+        match (wanted.refs.get(&name), reference.target()) {
+            (Some(value), Some(oid)) if oid.to_string() == *value => same += 1,
+            (Some(_), Some(oid)) => replaced.push((name, oid)),
+            (Some(_), None) => {}
+            (None, _) => gone.push(name),
         }
     }
-    Ok(if have == wanted.refs { Missing::Nothing } else { Missing::Objects })
+    for name in &gone {
+        repo.find_reference(name)?.delete()?;
+    }
+    Ok(Followed { missing: same != wanted.refs.len(), removed: !gone.is_empty(), replaced })
+}
+
+/// Whether each of these refs still contains what it pointed to. Of very many it is not asked.
+fn contained(path: &Path, replaced: &[(String, Oid)]) -> Result<bool, git2::Error> {
+    if replaced.len() > CONTAINED_MAX {
+        return Ok(false);
+    }
+    let repo = Repository::open_bare(path)?;
+    Ok(replaced.iter().all(|(name, old)| {
+        let new = repo.refname_to_id(name);
+        new.is_ok_and(|new| new == *old || repo.graph_descendant_of(new, *old).unwrap_or(false))
+    }))
 }
 
 fn set_head(path: &Path, wanted: &Listing) -> Result<(), git2::Error> {
@@ -251,7 +424,7 @@ async fn run(command: Command) -> Result<String, RefreshError> {
         return Err(RefreshError::Mirror("git has no output".to_owned()));
     };
     let (mut output, mut words) = (Vec::new(), Vec::new());
-    let (mut stdout, mut stderr) = (stdout.take(OUTPUT_MAX_BYTES), stderr.take(OUTPUT_MAX_BYTES));
+    let (mut stdout, mut stderr) = (stdout.take(OUTPUT_MAX_BYTES), stderr.take(WORDS_MAX_BYTES));
     let read = async { tokio::join!(stdout.read_to_end(&mut output), stderr.read_to_end(&mut words)) };
     let (read_output, read_words) = read.await;
     read_output.and(read_words).map_err(spoiled)?;
@@ -269,7 +442,10 @@ mod tests {
     const LISTING: &str = "ref: refs/heads/main\tHEAD\n1111\tHEAD\n1111\trefs/heads/main\n2222\trefs/pull/1/head\n3333\trefs/tags/v1\n4444\trefs/tags/v1^{}\n";
 
     fn rules(patterns: &[&str]) -> FetchRules {
-        FetchRules { allow: patterns.iter().filter_map(|p| repos::RefPattern::parse(p).ok()).collect() }
+        FetchRules {
+            allow: patterns.iter().filter_map(|p| repos::RefPattern::parse(p).ok()).collect(),
+            stale: Stale::Refuse,
+        }
     }
 
     #[test]

@@ -34,9 +34,14 @@ pub(crate) fn error(message: &str) -> Vec<u8> {
     while !message.is_char_boundary(end) {
         end -= 1;
     }
-    let payload = format!("ERR {}\n", &message[..end]);
-    let length = payload.len() + 4;
-    format!("{length:04x}{payload}").into_bytes()
+    line(format!("ERR {}\n", &message[..end]).as_bytes())
+}
+
+/// A short payload in its frame.
+pub(crate) fn line(payload: &[u8]) -> Vec<u8> {
+    let mut line = format!("{:04x}", payload.len() + 4).into_bytes();
+    line.extend_from_slice(payload);
+    line
 }
 
 async fn read_line(stream: &mut (impl AsyncRead + Unpin)) -> Result<Vec<u8>, PktError> {

@@ -1,22 +1,26 @@
 //! The daemon's side of a push: which refs, whose turn, and what came of it.
 
+use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::process::Command;
 use std::time::Duration;
 
-use repos::Upstream;
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::net::TcpStream;
+use jiff::Timestamp;
+use repos::Moment;
+use tokio::io::{
+    AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader,
+};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::timeout;
 use tracing::debug;
 
-use crate::git::{GateDir, Objects, Reach, printable};
-use crate::journal::{AUDIT_UNAVAILABLE, Ledger, PushOutcome, UNRECORDED};
-use crate::session::{self, Hangup, Moved, SessionError};
+use crate::git::{GateDir, Objects, printable};
+use crate::journal::{AUDIT_UNAVAILABLE, Ledger, PushOutcome, Pushed, UNRECORDED};
+use crate::request::Asked;
+use crate::session::{self, Client, Hangup, Moved, SessionError};
 use crate::state::{Served, State};
-use crate::wire::{FromHook, HOOK_FD, LINE_MAX_BYTES, ToHook, Update};
-use crate::{request::Request, sys};
+use crate::wire::{Bounds, FromHook, HOOK_FD, LINE_MAX_BYTES, ToHook, Update};
+use crate::{door, sys};
 
 /// How long a push waits for its turn.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(300);
@@ -27,47 +31,50 @@ const MEMORY_MAX_BYTES: u64 = 2 << 30;
 
 const BUSY: &str = "another push to this repository takes too long; try again";
 
-/// A push as the record wants it.
-pub(crate) struct Push {
-    pub(crate) updates: Vec<Update>,
-    pub(crate) outcome: PushOutcome,
+/// A push and how its session went.
+pub(crate) struct Received {
+    pub(crate) pushed: Pushed,
     pub(crate) session: Result<Moved, SessionError>,
 }
 
 /// Receives a push. The mirror was refreshed a moment ago.
 pub(crate) async fn receive(
-    stream: &mut TcpStream,
+    client: Client<impl AsyncRead + Unpin, impl AsyncWrite + Unpin>,
     served: &Served,
     state: &State,
     ledger: &Ledger,
-    request: &Request,
-) -> Push {
-    let mut updates = Vec::new();
-    let mut outcome = PushOutcome::Abandoned;
-    let session = match command(served, &state.gate, request) {
+    asked: Asked,
+) -> Received {
+    let mut pushed = Pushed::default();
+    let session = match command(served, &state.gate, asked) {
         Ok((command, socket)) => {
-            let talk = Talk { served, state, ledger, updates: &mut updates, outcome: &mut outcome };
-            let session = session::run(stream, command, Hangup::LeavesTheChild);
+            let talk = Talk { served, state, ledger, pushed: &mut pushed };
+            let session = session::run(client, command, Hangup::LeavesTheChild);
             tokio::join!(session, talk.run(socket)).0
         }
         Err(error) => Err(SessionError::Spawn(error)),
     };
-    Push { updates, outcome, session }
+    if let Ok(moved) = &session {
+        pushed.bytes_up = moved.up;
+    }
+    Received { pushed, session }
 }
 
 /// `git receive-pack` with one end of a socket for its hook, and the other end.
 fn command(
     served: &Served,
     gate: &GateDir,
-    request: &Request,
+    asked: Asked,
 ) -> std::io::Result<(Command, tokio::net::UnixStream)> {
     let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
     ours.set_nonblocking(true)?;
     let path = served.mirror.path();
-    let mut command = gate.git(path, Reach::Nowhere, Objects::Own);
-    command.arg("-c").arg(format!("receive.maxInputSize={}", served.repo.push.max_pack()));
-    command.arg("receive-pack").arg(path);
-    command.envs(request.protocol.variable().map(|value| ("GIT_PROTOCOL", value)));
+    let mut command = gate.git(path, Objects::Own);
+    let rules = &served.repo.push;
+    command.arg("-c").arg(format!("receive.maxInputSize={}", rules.max_pack()));
+    command.arg("-c").arg(format!("receive.advertisePushOptions={}", rules.push_options()));
+    command.arg("receive-pack").args(asked.shape.arguments()).arg(path);
+    command.envs(asked.protocol.variable().map(|value| ("GIT_PROTOCOL", value)));
     let number = sys::inherit(&mut command, OwnedFd::from(theirs));
     command.env(HOOK_FD, number.to_string());
     sys::bound_memory(&mut command, MEMORY_MAX_BYTES);
@@ -79,64 +86,50 @@ struct Talk<'a> {
     served: &'a Served,
     state: &'a State,
     ledger: &'a Ledger,
-    updates: &'a mut Vec<Update>,
-    outcome: &'a mut PushOutcome,
+    pushed: &'a mut Pushed,
 }
 
 impl Talk<'_> {
     /// Answers until the hook and `git receive-pack` are both gone; the lock is held as long.
-    async fn run(self, socket: tokio::net::UnixStream) {
+    async fn run(mut self, socket: tokio::net::UnixStream) {
         let (reader, mut writer) = socket.into_split();
         let mut reader = BufReader::new(reader);
         let mut lock = None;
         while let Some(message) = hear(&mut reader).await {
             let answer = match message {
-                FromHook::Updates { updates } => {
-                    let reasons = self.denials(&updates);
-                    *self.updates = updates;
-                    self.updates.truncate(REFS_MAX);
-                    if reasons.is_empty() {
-                        Some(ToHook::Inspect)
-                    } else {
-                        *self.outcome = PushOutcome::Denied;
-                        Some(ToHook::Deny { reasons })
-                    }
-                }
-                FromHook::Clean => {
+                FromHook::Updates { updates } => Some(self.updates(updates)),
+                FromHook::Clean { objects } => {
+                    self.pushed.objects = objects;
                     lock = timeout(LOCK_TIMEOUT, self.served.mirror.lock()).await.ok();
-                    // The rules may have changed while the objects were judged.
-                    let reasons = self.denials(self.updates);
-                    let refusal = if self.ledger.is_broken() {
-                        Some((PushOutcome::Refused(AUDIT_UNAVAILABLE), vec![UNRECORDED.to_owned()]))
-                    } else if lock.is_none() {
-                        Some((PushOutcome::Refused("busy"), vec![BUSY.to_owned()]))
-                    } else if !reasons.is_empty() {
-                        Some((PushOutcome::Denied, reasons))
-                    } else {
-                        None
-                    };
-                    Some(match refusal {
-                        Some((outcome, reasons)) => {
-                            *self.outcome = outcome;
+                    Some(match self.turn(lock.is_some()).await {
+                        Ok(forward) => {
+                            self.served.mirror.moving();
+                            forward
+                        }
+                        Err((outcome, reasons)) => {
+                            self.pushed.outcome = outcome;
                             ToHook::Deny { reasons }
                         }
-                        None => self.forward(),
                     })
                 }
                 FromHook::Found { findings } => {
-                    *self.outcome = PushOutcome::Secrets(findings);
+                    self.pushed.outcome = PushOutcome::Secrets(findings);
+                    None
+                }
+                FromHook::Objected { .. } => {
+                    self.pushed.outcome = PushOutcome::Denied;
                     None
                 }
                 FromHook::Unjudged { .. } => {
-                    *self.outcome = PushOutcome::Unjudged;
+                    self.pushed.outcome = PushOutcome::Unjudged;
                     None
                 }
-                FromHook::Answered { accepted: true, words } => {
-                    *self.outcome = PushOutcome::Forwarded(words);
+                FromHook::Answered { accepted: true, words, .. } => {
+                    self.pushed.outcome = PushOutcome::Forwarded(words);
                     None
                 }
-                FromHook::Answered { accepted: false, words } => {
-                    *self.outcome = PushOutcome::Rejected(words);
+                FromHook::Answered { accepted: false, words, .. } => {
+                    self.pushed.outcome = PushOutcome::Rejected(words);
                     None
                 }
             };
@@ -149,35 +142,78 @@ impl Talk<'_> {
         drop(lock);
     }
 
-    /// Why the rules in force now refuse these updates; the connection may be older than they are.
-    fn denials(&self, updates: &[Update]) -> Vec<String> {
+    fn updates(&mut self, updates: Vec<Update>) -> ToHook {
+        let judged = self.judge(&updates);
+        self.pushed.updates = updates;
+        self.pushed.updates.truncate(REFS_MAX);
+        match judged {
+            Ok(Permit { bounds, .. }) => ToHook::Inspect { bounds },
+            Err(reasons) => {
+                self.pushed.outcome = PushOutcome::Denied;
+                ToHook::Deny { reasons }
+            }
+        }
+    }
+
+    /// Forwards, now that the objects are clean. The rules may have changed while they were judged.
+    async fn turn(&mut self, locked: bool) -> Result<ToHook, (PushOutcome, Vec<String>)> {
+        let unrecorded = || (PushOutcome::Refused(AUDIT_UNAVAILABLE), vec![UNRECORDED.to_owned()]);
+        if self.ledger.is_broken() {
+            return Err(unrecorded());
+        }
+        if !locked {
+            return Err((PushOutcome::Refused("busy"), vec![BUSY.to_owned()]));
+        }
+        let permit = self.judge(&self.pushed.updates).map_err(|reasons| (PushOutcome::Denied, reasons))?;
+        let repo = &self.served.repo;
+        let door = self.state.keyring.door(&self.state.gate, repo);
+        let door = door.map_err(|error| (PushOutcome::Failed, vec![error.to_string()]))?;
+        // The record comes first: what is not on it does not happen.
+        if !self.ledger.push_begins(repo.name.as_str(), &self.pushed.updates, &permit.grants).await {
+            return Err(unrecorded());
+        }
+        self.pushed.grants = permit.grants;
+        Ok(ToHook::Forward {
+            url: door::url(&repo.upstream),
+            gate_dir: self.state.gate.path().to_owned(),
+            door,
+        })
+    }
+
+    /// Asks the rules in force now; the connection may be older than they are.
+    fn judge(&self, updates: &[Update]) -> Result<Permit, Vec<String>> {
         if updates.len() > REFS_MAX {
-            return vec![format!("a push changes at most {REFS_MAX} refs; push in smaller parts")];
+            return Err(vec![format!("a push changes at most {REFS_MAX} refs; push in smaller parts")]);
         }
         let now = self.state.find(&self.served.repo.name);
         let Some(now) = now.filter(|now| now.repo.upstream == self.served.repo.upstream) else {
-            return vec!["the operator changed this repository in the meantime; push again".to_owned()];
+            return Err(vec!["the operator changed this repository in the meantime; push again".to_owned()]);
         };
-        let rules = &now.repo.push;
-        let judge = |u: &Update| {
-            rules.decide(&u.name, u.change.into()).err().map(|e| format!("{}: {e}", printable(&u.name)))
-        };
-        updates.iter().filter_map(judge).collect()
-    }
-
-    fn forward(&self) -> ToHook {
-        let repo = &self.served.repo;
-        let (ssh_config, local) = match &repo.upstream {
-            Upstream::Ssh(_) => (Some(self.state.gate.ssh_config(&repo.name)), false),
-            Upstream::File(_) => (None, true),
-        };
-        ToHook::Forward {
-            url: repo.upstream.url(),
-            gate_dir: self.state.gate.path().to_owned(),
-            ssh_config,
-            local,
+        let used = self.ledger.used();
+        let moment = Moment { now: Timestamp::now(), used: &used };
+        if let Err(end) = now.repo.grant.holds(&moment) {
+            return Err(vec![end.to_string()]);
         }
+        let mut grants = BTreeSet::new();
+        let mut reasons = Vec::new();
+        for update in updates {
+            match now.repo.push.decide(&update.name, update.change.into(), &moment) {
+                Ok(counted) => grants.extend(counted.into_iter().map(str::to_owned)),
+                Err(denial) => reasons.push(format!("{}: {denial}", printable(&update.name))),
+            }
+        }
+        if !reasons.is_empty() {
+            return Err(reasons);
+        }
+        Ok(Permit { bounds: Bounds::from(&now.repo.push), grants: grants.into_iter().collect() })
     }
+}
+
+/// What the rules make of a set of refs that may be pushed.
+struct Permit {
+    bounds: Bounds,
+    /// The grants that are used up by it.
+    grants: Vec<String>,
 }
 
 async fn hear(reader: &mut BufReader<OwnedReadHalf>) -> Option<FromHook> {

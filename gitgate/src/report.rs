@@ -3,13 +3,13 @@
 use std::fmt::Write as _;
 
 use crate::git::printable;
-use crate::wire::Place;
+use crate::wire::{OnSecret, Place};
 
 const SHOWN_MAX: usize = 20;
 const SHORT_ID: usize = 10;
 
 /// A push refused for secrets.
-pub(crate) fn secrets(places: &[Place]) -> String {
+pub(crate) fn secrets(places: &[Place], on_secret: OnSecret) -> String {
     let mut text =
         String::from("git-gate: push refused: secrets in new objects; upstream was not contacted\n");
     for place in places.iter().take(SHOWN_MAX) {
@@ -22,6 +22,11 @@ pub(crate) fn secrets(places: &[Place]) -> String {
         "git-gate: Deleting the secret in a later commit is not enough: it must not be in any commit that is pushed.\n\
          git-gate: Amend the last commit (git commit --amend) or rewrite the named one (git rebase -i), then push again.\n",
     );
+    if on_secret == OnSecret::Supervise {
+        text.push_str(
+            "git-gate: The operator cannot be asked about a push by this version; such pushes are refused.\n",
+        );
+    }
     text
 }
 
@@ -73,7 +78,7 @@ mod tests {
 
     #[test]
     fn a_refusal_names_rule_commit_file_and_line_and_what_to_do() {
-        insta::assert_snapshot!(secrets(&[place("src/config.py"), place("(commit message)")]), @r"
+        insta::assert_snapshot!(secrets(&[place("src/config.py"), place("(commit message)")], OnSecret::Block), @r"
         git-gate: push refused: secrets in new objects; upstream was not contacted
         git-gate:   private-key in commit 1a2b3c4d5e, src/config.py:12
         git-gate:   private-key in commit 1a2b3c4d5e, (commit message):12
@@ -84,13 +89,14 @@ mod tests {
 
     #[test]
     fn a_file_name_cannot_write_to_the_terminal() {
-        assert!(!secrets(&[place("a\x1b[2J\nremote: all fine")]).contains('\x1b'));
-        assert_eq!(secrets(&[place("a\nb")]).lines().count(), secrets(&[place("a")]).lines().count());
+        assert!(!secrets(&[place("a\x1b[2J\nremote: all fine")], OnSecret::Block).contains('\x1b'));
+        let lines = |file: &str| secrets(&[place(file)], OnSecret::Block).lines().count();
+        assert_eq!(lines("a\nb"), lines("a"));
     }
 
     #[test]
     fn a_long_list_is_cut_and_counted() {
-        assert!(secrets(&vec![place("a"); 25]).contains("and 5 more"));
-        assert!(!secrets(&vec![place("a"); 20]).contains("more\n"));
+        assert!(secrets(&vec![place("a"); 25], OnSecret::Block).contains("and 5 more"));
+        assert!(!secrets(&vec![place("a"); 20], OnSecret::Block).contains("more\n"));
     }
 }

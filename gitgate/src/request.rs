@@ -20,6 +20,34 @@ pub(crate) enum Service {
     ReceivePack,
 }
 
+/// How git is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Asked {
+    pub(crate) protocol: Protocol,
+    pub(crate) shape: Shape,
+}
+
+/// What one run of git does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shape {
+    /// The whole conversation.
+    Conversation,
+    /// The first answer of it, over HTTP.
+    Advertisement,
+    /// One exchange of it, over HTTP.
+    Exchange,
+}
+
+impl Shape {
+    pub(crate) fn arguments(self) -> &'static [&'static str] {
+        match self {
+            Self::Conversation => &[],
+            Self::Advertisement => &["--stateless-rpc", "--advertise-refs"],
+            Self::Exchange => &["--stateless-rpc"],
+        }
+    }
+}
+
 /// The version of the wire protocol that the client asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Protocol {
@@ -55,17 +83,17 @@ impl Request {
         let protocol = fields.find_map(Protocol::parse).unwrap_or(Protocol::V0);
         Ok(Self { service, path: path.to_owned(), protocol })
     }
+}
 
-    /// The repository name that the path stands for: `/NAME.git` or `/NAME`.
-    pub(crate) fn name(&self) -> Option<RepoName> {
-        let path = self.path.strip_prefix('/')?;
-        let path = path.strip_suffix('/').unwrap_or(path);
-        RepoName::parse(path.strip_suffix(".git").unwrap_or(path)).ok()
-    }
+/// The repository name that a path stands for: `/NAME.git` or `/NAME`.
+pub(crate) fn name(path: &str) -> Option<RepoName> {
+    let path = path.strip_prefix('/')?;
+    let path = path.strip_suffix('/').unwrap_or(path);
+    RepoName::parse(path.strip_suffix(".git").unwrap_or(path)).ok()
 }
 
 impl Protocol {
-    fn parse(field: &[u8]) -> Option<Self> {
+    pub(crate) fn parse(field: &[u8]) -> Option<Self> {
         match field {
             b"version=0" => Some(Self::V0),
             b"version=1" => Some(Self::V1),
@@ -100,8 +128,7 @@ mod tests {
     use super::*;
 
     fn name(path: &str) -> Option<String> {
-        let request = Request { service: Service::UploadPack, path: path.into(), protocol: Protocol::V0 };
-        request.name().map(|n| n.to_string())
+        super::name(path).map(|n| n.to_string())
     }
 
     #[test]
@@ -159,7 +186,7 @@ mod tests {
             let mut line = b"git-upload-pack /".to_vec();
             line.extend(&bytes);
             for payload in [&bytes, &line] {
-                if let Some(name) = Request::parse(payload).ok().and_then(|r| r.name()) {
+                if let Some(name) = Request::parse(payload).ok().and_then(|r| super::name(&r.path)) {
                     prop_assert!(!name.as_str().contains(['/', '\\', '\0', '%']));
                     prop_assert!(!name.as_str().starts_with(['.', '-']));
                 }

@@ -72,7 +72,7 @@ struct Printer<W> {
 
 impl<W: Write> Printer<W> {
     fn objects(&mut self, repo: &Repository, tips: &[Oid], known: &[Oid]) -> anyhow::Result<()> {
-        for place in inspect::new_objects(repo, tips, known)? {
+        for place in inspect::new_objects(repo, tips, known, &inspect::Asked::nothing())?.places {
             self.print(&place)?;
         }
         Ok(())

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use tokio::process::Child;
 use tokio::time::timeout;
 
@@ -53,9 +52,15 @@ pub(crate) struct Moved {
     pub(crate) down: u64,
 }
 
+/// The two directions of a connection.
+pub(crate) struct Client<R, W> {
+    pub(crate) reader: R,
+    pub(crate) writer: W,
+}
+
 /// Runs the command between the client and itself.
-pub(crate) async fn run(
-    stream: &mut TcpStream,
+pub(crate) async fn run<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
+    client: Client<R, W>,
     command: Command,
     hangup: Hangup,
 ) -> Result<Moved, SessionError> {
@@ -75,7 +80,7 @@ pub(crate) async fn run(
     };
     let clock = Clock::new();
     let (sent, received) = (AtomicU64::new(0), AtomicU64::new(0));
-    let (mut from_client, mut to_client) = stream.split();
+    let Client { reader: mut from_client, writer: mut to_client } = client;
     let up = async {
         let ended = copy(&mut from_client, &mut stdin, &clock, &sent).await;
         drop(stdin);

@@ -38,13 +38,12 @@ ClearAllForwardings yes
 PermitLocalCommand no
 ProxyCommand none
 ControlMaster no
-ControlPath none
 CanonicalizeHostname no
 RequestTTY no
 EscapeChar none
 ConnectTimeout 10
 ConnectionAttempts 1
-ServerAliveInterval 10
+ServerAliveInterval 5
 ServerAliveCountMax 3
 LogLevel ERROR
 ";
@@ -87,7 +86,9 @@ pub(crate) fn check_identity(path: &Path) -> Result<(), IdentityError> {
 }
 
 /// The configuration file for one upstream.
-pub(crate) fn config(ssh: &Ssh, known_hosts: &Path) -> String {
+///
+/// `socket` is that of a session that is kept; where there is none, ssh makes a connection of its own.
+pub(crate) fn config(ssh: &Ssh, known_hosts: &Path, socket: Option<&Path>) -> String {
     let dial = ssh.address.map_or_else(|| ssh.host.clone(), |address| address.to_string());
     let mut text = String::from("Host *\n");
     let _ = writeln!(text, "HostName {dial}");
@@ -95,6 +96,12 @@ pub(crate) fn config(ssh: &Ssh, known_hosts: &Path) -> String {
     let _ = writeln!(text, "HostKeyAlgorithms {}", ssh.host_key.algorithms());
     let _ = writeln!(text, "IdentityFile \"{}\"", ssh.identity.display());
     let _ = writeln!(text, "UserKnownHostsFile \"{}\"", known_hosts.display());
+    match socket {
+        Some(path) => {
+            let _ = writeln!(text, "ControlPath \"{}\"", path.display());
+        }
+        None => text.push_str("ControlPath none\n"),
+    }
     text.push_str(FIXED);
     text
 }
@@ -126,27 +133,73 @@ fn fail(message: &str) -> ExitCode {
     ExitCode::from(255)
 }
 
-/// What the words of a failed ssh or git mean, for someone who cannot see upstream.
-pub(crate) fn explain(words: &str) -> String {
+/// Why upstream did not do what it was asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Fault {
+    pub(crate) kind: FaultKind,
+    /// For someone who cannot see upstream.
+    pub(crate) words: String,
+}
+
+/// Whether upstream said no, or said nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FaultKind {
+    /// It answered, or somebody answered in its place.
+    Refused,
+    /// It is not there.
+    Unreachable,
+}
+
+/// What the words of a failed ssh or git mean.
+pub(crate) fn explain(words: &str) -> Fault {
     let has = |part: &str| words.contains(part);
-    let meaning = if has("REMOTE HOST IDENTIFICATION HAS CHANGED") || has("Host key verification failed") {
-        "its host key is not the pinned one; if the change is genuine, the operator sets the new `host_key` in repos.yaml"
+    let (kind, meaning) = if has("REMOTE HOST IDENTIFICATION HAS CHANGED")
+        || has("Host key verification failed")
+    {
+        (
+            FaultKind::Refused,
+            "its host key is not the pinned one; if the change is genuine, the operator sets the new `host_key` in repos.yaml",
+        )
     } else if has("no matching host key type") {
-        "it has no host key of the pinned type; if that is genuine, the operator sets the new `host_key` in repos.yaml"
+        (
+            FaultKind::Refused,
+            "it has no host key of the pinned type; if that is genuine, the operator sets the new `host_key` in repos.yaml",
+        )
     } else if has("Permission denied (") {
-        "it does not accept the gate's identity"
-    } else if has("Could not resolve hostname") {
-        "its name cannot be resolved"
+        (FaultKind::Refused, "it does not accept the gate's identity")
+    } else if has("Authentication failed for")
+        || has("could not read Username")
+        || has("could not read Password")
+    {
+        (FaultKind::Refused, "it does not accept the gate's token")
+    } else if has("SSL certificate problem")
+        || has("server certificate verification failed")
+        || has("SSL: no alternative certificate")
+    {
+        (FaultKind::Refused, "its certificate is not one that the gate trusts")
+    } else if has("unable to update url base from redirection") || has("The requested URL returned error: 30")
+    {
+        (
+            FaultKind::Refused,
+            "it redirects elsewhere; the operator names the address where it lives in repos.yaml",
+        )
+    } else if has("Could not resolve host") {
+        (FaultKind::Unreachable, "its name cannot be resolved")
     } else if has("Connection refused")
+        || has("Failed to connect")
         || has("timed out")
+        || has("Operation too slow")
+        || has("not responding")
         || has("No route to host")
         || has("Network is unreachable")
+        || has("Connection closed by")
+        || has("Connection reset by")
     {
-        "it cannot be reached"
+        (FaultKind::Unreachable, "it cannot be reached")
     } else {
-        return last_lines(words);
+        return Fault { kind: FaultKind::Refused, words: last_lines(words) };
     };
-    format!("{meaning} ({})", last_line(words))
+    Fault { kind, words: format!("{meaning} ({})", last_line(words)) }
 }
 
 fn last_lines(words: &str) -> String {
@@ -158,8 +211,14 @@ fn last_lines(words: &str) -> String {
 fn last_line(words: &str) -> &str {
     let noise =
         |l: &&str| !l.is_empty() && !l.starts_with('@') && !l.starts_with("fatal: Could not read from");
-    let telling =
-        ["Host key verification failed", "matching host key", "Permission denied", "ssh: ", "Connection"];
+    let telling = [
+        "Host key verification failed",
+        "matching host key",
+        "Permission denied",
+        "ssh: ",
+        "Connection",
+        "fatal: ",
+    ];
     let lines = || words.lines().map(str::trim).filter(noise);
     lines().find(|l| telling.iter().any(|t| l.contains(t))).or_else(|| lines().next()).unwrap_or_default()
 }
@@ -171,8 +230,8 @@ mod tests {
     #[test]
     fn a_changed_host_key_is_told_in_words() {
         let words = "@@@@@@\n@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @\nHost key verification failed.\nfatal: Could not read from remote repository.\n";
-        insta::assert_snapshot!(explain(words), @"its host key is not the pinned one; if the change is genuine, the operator sets the new `host_key` in repos.yaml (Host key verification failed.)");
-        insta::assert_snapshot!(explain("ssh: connect to host h port 1: Connection refused\nfatal: Could not read from remote repository."), @"it cannot be reached (ssh: connect to host h port 1: Connection refused)");
-        insta::assert_snapshot!(explain("fatal: '/x' does not appear to be a git repository\n"), @"fatal: '/x' does not appear to be a git repository");
+        insta::assert_snapshot!(explain(words).words, @"its host key is not the pinned one; if the change is genuine, the operator sets the new `host_key` in repos.yaml (Host key verification failed.)");
+        insta::assert_snapshot!(explain("ssh: connect to host h port 1: Connection refused\nfatal: Could not read from remote repository.").words, @"it cannot be reached (ssh: connect to host h port 1: Connection refused)");
+        insta::assert_snapshot!(explain("fatal: '/x' does not appear to be a git repository\n").words, @"fatal: '/x' does not appear to be a git repository");
     }
 }

@@ -1,6 +1,7 @@
 //! What is served: the repositories in force and their mirrors.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::fs;
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -9,10 +10,13 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use repos::{Allow, Diagnostics, Repo, RepoName, Repos, Upstream};
+use sha2::{Digest as _, Sha256};
 
+use crate::door::Keyring;
 use crate::git::{GateDir, bare_environment};
-use crate::mirror::Mirror;
+use crate::mirror::{Mirror, Tools};
 use crate::ssh::{self, IdentityError};
+use crate::warm::Warm;
 
 /// The name of the configuration file, also in messages.
 const FILE: &str = "repos.yaml";
@@ -81,8 +85,15 @@ impl ConfigError {
     }
 }
 
+/// A configuration that was read and checked.
+pub(crate) struct Loaded {
+    pub(crate) repos: Repos,
+    /// `sha256:…` of the file's bytes.
+    pub(crate) digest: String,
+}
+
 /// Reads and checks a configuration directory.
-pub(crate) fn load(config_dir: &Path, allow: Allow) -> Result<Repos, ConfigError> {
+pub(crate) fn load(config_dir: &Path, allow: Allow) -> Result<Loaded, ConfigError> {
     let path = config_dir.join(FILE);
     let text = fs::read_to_string(&path).map_err(|source| ConfigError::Read { path, source })?;
     let repos = Repos::parse(FILE, &text, allow)?;
@@ -92,7 +103,11 @@ pub(crate) fn load(config_dir: &Path, allow: Allow) -> Result<Repos, ConfigError
                 .map_err(|source| ConfigError::Identity { repo: repo.name.clone(), source })?;
         }
     }
-    Ok(repos)
+    let mut digest = "sha256:".to_owned();
+    for byte in Sha256::digest(text.as_bytes()) {
+        let _ = write!(digest, "{byte:02x}");
+    }
+    Ok(Loaded { repos, digest })
 }
 
 /// Checks that the programs are there on which everything rests.
@@ -118,12 +133,14 @@ pub(crate) struct Served {
 pub(crate) struct State {
     repo_dir: PathBuf,
     pub(crate) gate: GateDir,
+    pub(crate) keyring: Keyring,
+    pub(crate) warm: Warm,
     served: RwLock<BTreeMap<RepoName, Arc<Served>>>,
 }
 
 impl State {
     /// Prepares the directory of the mirrors: the hook, the ssh wrapper, both links to this program.
-    pub(crate) fn prepare(repo_dir: &Path) -> Result<Self, ConfigError> {
+    pub(crate) fn prepare(repo_dir: &Path, keyring: Keyring) -> Result<Self, ConfigError> {
         let failed = |path: &Path| {
             let path = path.to_owned();
             move |source| ConfigError::Prepare { path, source }
@@ -140,10 +157,12 @@ impl State {
             Some(path) => path.into(),
             None => std::env::current_exe().map_err(failed(Path::new("/proc/self/exe")))?,
         };
-        for link in [gate.hooks().join("pre-receive"), gate.ssh_program()] {
+        for link in [gate.hooks().join("pre-receive"), gate.ssh_program(), gate.askpass_program()] {
             relink(&program, &link).map_err(failed(&link))?;
         }
-        Ok(Self { repo_dir, gate, served: RwLock::default() })
+        make_dir(&gate.sockets()).map_err(failed(gate.path()))?;
+        let warm = Warm::new(&gate);
+        Ok(Self { repo_dir, gate, keyring, warm, served: RwLock::default() })
     }
 
     /// Puts repositories in force. A repository that stays keeps its mirror and its lock.
@@ -151,12 +170,33 @@ impl State {
         let mut next = BTreeMap::new();
         for repo in repos.iter() {
             self.write_ssh_files(repo)?;
-            let old = self.find(&repo.name).map(|served| served.mirror.clone());
+            let old = self.find(&repo.name).map(|served| {
+                if served.repo.upstream.url() != repo.upstream.url()
+                    || served.repo.fetch.allow != repo.fetch.allow
+                {
+                    served.mirror.forget();
+                }
+                served.mirror.clone()
+            });
             let mirror = old.unwrap_or_else(|| Arc::new(Mirror::new(&self.repo_dir, repo)));
             next.insert(repo.name.clone(), Arc::new(Served { repo: repo.clone(), mirror }));
         }
         *self.served.write().unwrap_or_else(PoisonError::into_inner) = next;
+        self.warm.retain(repos.iter().filter_map(|repo| match &repo.upstream {
+            Upstream::Ssh(ssh) => Some(ssh),
+            Upstream::Https(_) | Upstream::File(_) => None,
+        }));
         Ok(())
+    }
+
+    /// What a refresh works with.
+    pub(crate) fn tools(&self) -> Tools<'_> {
+        Tools { gate: &self.gate, keyring: &self.keyring, warm: &self.warm }
+    }
+
+    /// All that is served, in order of the names.
+    pub(crate) fn all(&self) -> Vec<Arc<Served>> {
+        self.served.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
     /// The repository of that name.
@@ -170,7 +210,11 @@ impl State {
         };
         let known_hosts = self.gate.known_hosts(&repo.name);
         let config = self.gate.ssh_config(&repo.name);
-        let files = [(&config, ssh::config(ssh, &known_hosts)), (&known_hosts, repos::known_hosts(ssh))];
+        let socket = self.warm.socket(ssh);
+        let files = [
+            (&config, ssh::config(ssh, &known_hosts, socket.as_deref())),
+            (&known_hosts, repos::known_hosts(ssh)),
+        ];
         for (path, text) in files {
             replace(path, &text).map_err(|source| ConfigError::Prepare { path: path.clone(), source })?;
         }

@@ -8,6 +8,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::door::Door;
+
 /// The environment variable with the number of the hook's end of the socket.
 pub(crate) const HOOK_FD: &str = "GIT_GATE_HOOK_FD";
 
@@ -22,24 +24,74 @@ pub(crate) enum FromHook {
     Updates { updates: Vec<Update> },
     /// Secrets were found; the end.
     Found { findings: Vec<Place> },
+    /// The rules of the repository do not let the objects through; the end.
+    Objected { reasons: Vec<String> },
     /// The objects cannot be judged; the end.
     Unjudged { reason: String },
-    /// Nothing was found; the daemon answers [`ToHook::Forward`] or [`ToHook::Deny`].
-    Clean,
-    /// What upstream made of it; the end.
-    Answered { accepted: bool, words: String },
+    /// Nothing was found in so many objects; the daemon answers [`ToHook::Forward`] or [`ToHook::Deny`].
+    Clean { objects: u64 },
+    /// What upstream made of it, and its word on each ref that it refused; the end.
+    Answered { accepted: bool, words: String, refs: Vec<(String, String)> },
 }
 
 /// To the hook.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "say", rename_all = "kebab-case")]
 pub(crate) enum ToHook {
-    /// The refs may be pushed if their objects are clean.
-    Inspect,
+    /// The refs may be pushed if their objects are clean and keep these bounds.
+    Inspect { bounds: Bounds },
     /// The push ends here, for these reasons.
     Deny { reasons: Vec<String> },
     /// The lock is held: forward the push.
-    Forward { url: String, gate_dir: PathBuf, ssh_config: Option<PathBuf>, local: bool },
+    Forward { url: String, gate_dir: PathBuf, door: Door },
+}
+
+/// What the rules of a repository ask of objects.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Bounds {
+    /// The largest object.
+    pub(crate) max_file: u64,
+    /// What has to follow `@` in addresses; empty where anything may.
+    pub(crate) author_domains: Vec<String>,
+    pub(crate) lfs: Lfs,
+    pub(crate) options: Options,
+    pub(crate) on_secret: OnSecret,
+}
+
+/// Whether pointers of git-lfs may be pushed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Lfs {
+    Refuse,
+    Pass,
+}
+
+/// Whether push options are passed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Options {
+    Refuse,
+    Pass,
+}
+
+/// What a push with a secret in it is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum OnSecret {
+    Block,
+    Supervise,
+}
+
+impl From<&repos::PushRules> for Bounds {
+    fn from(rules: &repos::PushRules) -> Self {
+        Self {
+            max_file: rules.max_file(),
+            author_domains: rules.author_domains().to_vec(),
+            lfs: if rules.lfs() { Lfs::Pass } else { Lfs::Refuse },
+            options: if rules.push_options() { Options::Pass } else { Options::Refuse },
+            on_secret: match rules.on_secret() {
+                repos::OnSecret::Block => OnSecret::Block,
+                repos::OnSecret::Supervise => OnSecret::Supervise,
+            },
+        }
+    }
 }
 
 /// One ref of a push.

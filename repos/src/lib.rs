@@ -11,6 +11,8 @@
 //! ```
 
 mod diagnostics;
+mod fetch;
+mod grant;
 mod hostkey;
 mod name;
 mod parse;
@@ -20,10 +22,12 @@ mod render;
 mod upstream;
 
 pub use diagnostics::{Diagnostic, Diagnostics};
+pub use fetch::{FetchRules, Stale};
+pub use grant::{Grant, GrantEnd, Moment};
 pub use hostkey::{HostKey, HostKeyError};
 pub use name::{NameError, RepoName};
-pub use parse::{Allow, FetchRules, Repo, Repos};
-pub use push::{Change, PushDenial, PushRules};
+pub use parse::{Allow, Repo, Repos};
+pub use push::{Change, OnSecret, PushDenial, PushRules};
 pub use refs::{PatternError, RefPattern};
 pub use render::{gitconfig, known_hosts, known_hosts_name};
-pub use upstream::{Ssh, Upstream};
+pub use upstream::{Https, Ssh, Upstream};

@@ -5,20 +5,21 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use serde::Deserialize;
-use serde::de::IgnoredAny;
 use serde_saphyr::{MessageFormatter as _, Spanned};
 
 use crate::diagnostics::{Diagnostic, Diagnostics};
+use crate::fetch::FetchRules;
+use crate::grant::Grant;
 use crate::hostkey::HostKey;
 use crate::name::RepoName;
 use crate::push::PushRules;
-use crate::refs::RefPattern;
-use crate::upstream::{Location, Ssh, Upstream, UpstreamError, Written, host_name, is_path};
+use crate::upstream::{Https, Location, Ssh, Upstream, UpstreamError, Written, host_name, is_path};
 
-const MAX_PACK_BYTES: u64 = 200 * MIB;
-const MAX_PACK_BYTES_MOST: u64 = 16 * 1024 * MIB;
-const MIB: u64 = 1024 * 1024;
-const FETCH_DEFAULT: [&str; 2] = ["refs/heads/*", "refs/tags/*"];
+mod rules;
+
+/// The account under which hosts take a token.
+const TOKEN_USER: &str = "x-access-token";
+const SECRET_NAME_MAX_BYTES: usize = 128;
 
 /// The repositories of a `repos.yaml`, in its order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,13 +36,8 @@ pub struct Repo {
     pub push: PushRules,
     /// What is mirrored and may be read.
     pub fetch: FetchRules,
-}
-
-/// What is mirrored from upstream and may be read.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FetchRules {
-    /// The refs, as refspec patterns; never empty.
-    pub allow: Vec<RefPattern>,
+    /// How long the repository is there at all.
+    pub grant: Grant,
 }
 
 /// Which kinds of upstream a file may name.
@@ -100,35 +96,14 @@ struct RawRepo {
     upstream: Spanned<String>,
     identity: Option<Spanned<String>>,
     host_key: Option<Spanned<String>>,
+    token_file: Option<Spanned<String>>,
+    token_user: Option<Spanned<String>>,
     #[serde(default)]
     extra_hosts: BTreeMap<String, Spanned<String>>,
-    push: Option<RawPush>,
-    fetch: Option<RawFetch>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawPush {
-    #[serde(default)]
-    allow: Vec<Spanned<String>>,
-    #[serde(default)]
-    force: bool,
-    #[serde(default)]
-    delete: bool,
-    #[serde(default)]
-    tags: bool,
-    max_pack: Option<Spanned<String>>,
-    on_secret: Option<Spanned<String>>,
-    expires_at: Option<Spanned<IgnoredAny>>,
-    max_uses: Option<Spanned<IgnoredAny>>,
-    grant: Option<Spanned<IgnoredAny>>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawFetch {
-    allow: Option<Spanned<Vec<Spanned<String>>>>,
-    stale: Option<Spanned<String>>,
+    push: Option<rules::RawPush>,
+    fetch: Option<rules::RawFetch>,
+    expires_at: Option<Spanned<String>>,
+    grant: Option<Spanned<String>>,
 }
 
 struct Reader<'a> {
@@ -143,20 +118,37 @@ impl Reader<'_> {
         let name = self.take(&raw.name, RepoName::parse(&raw.name.value));
         let push = self.push(raw.push.as_ref());
         let fetch = self.fetch(raw.fetch.as_ref());
+        let grant = self.grant(raw.expires_at.as_ref(), None, raw.grant.as_ref());
         let written = Written::parse(&raw.upstream.value).and_then(|written| self.permitted(written));
         let upstream = match self.take(&raw.upstream, written)? {
             Written::File(path) => {
-                self.unused_ssh_keys(raw);
+                self.meaningless(
+                    raw,
+                    "a file upstream",
+                    &["identity", "host_key", "token_file", "token_user"],
+                );
+                for value in raw.extra_hosts.values() {
+                    self.note(value.referenced, "`extra_hosts` has no meaning for a file upstream".into());
+                }
                 Upstream::File(path)
             }
-            Written::Ssh(location) => Upstream::Ssh(self.ssh(raw, location)?),
+            Written::Ssh(location) => {
+                self.meaningless(raw, "an ssh upstream", &["token_file", "token_user"]);
+                Upstream::Ssh(self.ssh(raw, location)?)
+            }
+            Written::Https(location) => {
+                self.meaningless(raw, "an https upstream", &["identity", "host_key"]);
+                Upstream::Https(self.https(raw, location)?)
+            }
         };
-        (self.found.len() == before).then_some(Repo { name: name?, upstream, push, fetch })
+        (self.found.len() == before).then_some(Repo { name: name?, upstream, push, fetch, grant })
     }
 
     fn permitted(&self, written: Written) -> Result<Written, UpstreamError> {
         match (&written, self.allow) {
-            (Written::Ssh(_), _) | (Written::File(_), Allow::LocalUpstream) => Ok(written),
+            (Written::Ssh(_) | Written::Https(_), _) | (Written::File(_), Allow::LocalUpstream) => {
+                Ok(written)
+            }
             (Written::File(_), Allow::SshUpstream) => Err(UpstreamError::LocalNotAllowed),
         }
     }
@@ -203,92 +195,51 @@ impl Reader<'_> {
         address
     }
 
-    fn unused_ssh_keys(&mut self, raw: &RawRepo) {
-        for (key, value) in [("identity", &raw.identity), ("host_key", &raw.host_key)] {
-            if let Some(value) = value {
-                self.note(value.referenced, format!("`{key}` has no meaning for a file upstream"));
-            }
-        }
-        for value in raw.extra_hosts.values() {
-            self.note(value.referenced, "`extra_hosts` has no meaning for a file upstream".into());
-        }
-    }
-
-    fn push(&mut self, raw: Option<&RawPush>) -> PushRules {
-        let Some(raw) = raw else {
-            return PushRules {
-                allow: Vec::new(),
-                force: false,
-                delete: false,
-                tags: false,
-                max_pack: MAX_PACK_BYTES,
-            };
+    fn https(&mut self, raw: &RawRepo, location: Location) -> Option<Https> {
+        let word = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+        let is_word = |text: &str| {
+            (1..=SECRET_NAME_MAX_BYTES).contains(&text.len())
+                && !text.starts_with('.')
+                && text.bytes().all(word)
         };
-        for (key, value) in
-            [("expires_at", &raw.expires_at), ("max_uses", &raw.max_uses), ("grant", &raw.grant)]
-        {
-            if let Some(value) = value {
-                self.note(value.referenced, format!("`{key}` is not supported by this version"));
-            }
-        }
-        match &raw.on_secret {
-            Some(word) if word.value == "supervise" => {
-                self.note(
-                    word.referenced,
-                    "`on_secret: supervise` is not supported by this version; use `block`".into(),
-                );
-            }
-            Some(word) if word.value != "block" => {
-                self.note(word.referenced, format!("`on_secret` is `block`, not `{}`", word.value));
-            }
-            Some(_) | None => {}
-        }
-        let max_pack = raw.max_pack.as_ref().and_then(|text| match size(&text.value) {
-            Some(bytes) => Some(bytes),
-            None => self.fault(
-                text.referenced,
-                format!("`{}` is not a size from 1KiB to 16GiB, such as 200MiB", text.value),
+        let token = match &raw.token_file {
+            Some(name) if is_word(&name.value) => Some(name.value.clone()),
+            Some(name) => self.fault(
+                name.referenced,
+                "`token_file` is the name of a secret: letters, digits and `._-`, not a path".into(),
             ),
-        });
-        PushRules {
-            allow: self.patterns(&raw.allow),
-            force: raw.force,
-            delete: raw.delete,
-            tags: raw.tags,
-            max_pack: max_pack.unwrap_or(MAX_PACK_BYTES),
-        }
+            None => self.fault(
+                raw.upstream.referenced,
+                "an https upstream needs `token_file: NAME`, the name of the secret that holds its token"
+                    .into(),
+            ),
+        };
+        let user = match &raw.token_user {
+            None => Some(TOKEN_USER.to_owned()),
+            Some(user) if is_word(&user.value) => Some(user.value.clone()),
+            Some(user) => {
+                self.fault(user.referenced, "`token_user` has letters, digits and `._-` only".into())
+            }
+        };
+        let address = self.address(raw, &location.host);
+        let Location { host, port, path, .. } = location;
+        Some(Https { host, port, path, user: user?, token: token?, address })
     }
 
-    fn fetch(&mut self, raw: Option<&RawFetch>) -> FetchRules {
-        let default = || FETCH_DEFAULT.into_iter().filter_map(|p| RefPattern::parse(p).ok()).collect();
-        let Some(raw) = raw else {
-            return FetchRules { allow: default() };
-        };
-        match &raw.stale {
-            Some(word) if word.value == "allow" => {
-                self.note(
-                    word.referenced,
-                    "`stale: allow` is not supported by this version; use `refuse`".into(),
-                );
+    fn meaningless(&mut self, raw: &RawRepo, kind: &str, keys: &[&str]) {
+        let given = [
+            ("identity", &raw.identity),
+            ("host_key", &raw.host_key),
+            ("token_file", &raw.token_file),
+            ("token_user", &raw.token_user),
+        ];
+        for (key, value) in given {
+            if let Some(value) = value
+                && keys.contains(&key)
+            {
+                self.note(value.referenced, format!("`{key}` has no meaning for {kind}"));
             }
-            Some(word) if word.value != "refuse" => {
-                self.note(word.referenced, format!("`stale` is `refuse`, not `{}`", word.value));
-            }
-            Some(_) | None => {}
         }
-        let allow = match &raw.allow {
-            None => default(),
-            Some(list) if list.value.is_empty() => {
-                self.note(list.referenced, "`fetch.allow` is empty: nothing could be read".into());
-                Vec::new()
-            }
-            Some(list) => self.patterns(&list.value),
-        };
-        FetchRules { allow }
-    }
-
-    fn patterns(&mut self, raw: &[Spanned<String>]) -> Vec<RefPattern> {
-        raw.iter().filter_map(|text| self.take(text, RefPattern::parse(&text.value))).collect()
     }
 
     fn take<T, E: std::fmt::Display>(&mut self, raw: &Spanned<String>, parsed: Result<T, E>) -> Option<T> {
@@ -336,20 +287,6 @@ fn malformed(file: &str, error: &serde_saphyr::Error) -> Diagnostics {
         other => serde_saphyr::UserMessageFormatter.format_message(other).replace(char::is_control, " "),
     };
     Diagnostics::one(Diagnostic { file: file.to_owned(), line, column, message })
-}
-
-/// `200MiB` in bytes.
-fn size(text: &str) -> Option<u64> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let unit = match text[digits..].trim_start() {
-        "" | "B" => 1,
-        "KiB" => 1024,
-        "MiB" => MIB,
-        "GiB" => 1024 * MIB,
-        _ => return None,
-    };
-    let bytes = text[..digits].parse::<u64>().ok()?.checked_mul(unit)?;
-    (1024..=MAX_PACK_BYTES_MOST).contains(&bytes).then_some(bytes)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::parse::{Repo, Repos};
-use crate::upstream::{SSH_PORT, Ssh, Upstream};
+use crate::upstream::{HTTPS_PORT, Https, SSH_PORT, Ssh, Upstream};
 
 /// Git configuration that sends every spelling of each upstream to the gate.
 ///
@@ -37,8 +37,10 @@ pub fn known_hosts_name(ssh: &Ssh) -> String {
 }
 
 fn spellings(repo: &Repo) -> Vec<String> {
-    let Upstream::Ssh(ssh) = &repo.upstream else {
-        return vec![repo.upstream.url()];
+    let ssh = match &repo.upstream {
+        Upstream::Ssh(ssh) => ssh,
+        Upstream::Https(https) => return https_spellings(https),
+        Upstream::File(_) => return vec![repo.upstream.url()],
     };
     let user = &ssh.user;
     let host = ssh.bracketed_host();
@@ -51,8 +53,26 @@ fn spellings(repo: &Repo) -> Vec<String> {
         bases.push(format!("{user}@{host}:/"));
     }
     bases.push(format!("https://{host}/"));
-    let both = |base: String| [format!("{base}{stem}.git"), format!("{base}{stem}")];
-    bases.into_iter().flat_map(both).collect()
+    both(&bases, stem)
+}
+
+/// The ssh spellings are those of the account that hosts give to everyone.
+fn https_spellings(https: &Https) -> Vec<String> {
+    let path = https.path.trim_matches('/');
+    let stem = path.strip_suffix(".git").unwrap_or(path);
+    let mut bases = vec![format!("https://{}/", https.authority())];
+    if https.port == HTTPS_PORT {
+        let host = &https.host;
+        bases.push(format!("https://{host}:{HTTPS_PORT}/"));
+        bases.push(format!("ssh://git@{host}/"));
+        bases.push(format!("git@{host}:"));
+    }
+    both(&bases, stem)
+}
+
+/// With and without `.git`.
+fn both(bases: &[String], stem: &str) -> Vec<String> {
+    bases.iter().flat_map(|base| [format!("{base}{stem}.git"), format!("{base}{stem}")]).collect()
 }
 
 #[cfg(test)]
@@ -105,7 +125,7 @@ mod tests {
     fn a_port_is_part_of_the_known_hosts_name() {
         let text = |upstream: &str| match &repos(upstream).iter().next().expect("one repository").upstream {
             Upstream::Ssh(ssh) => known_hosts(ssh),
-            Upstream::File(_) => unreachable!("the upstream is ssh"),
+            Upstream::Https(_) | Upstream::File(_) => unreachable!("the upstream is ssh"),
         };
         assert_eq!(text("ssh://git@h/p"), format!("h {}\n", key()));
         assert_eq!(text("ssh://git@h:2222/p"), format!("[h]:2222 {}\n", key()));

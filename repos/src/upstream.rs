@@ -8,12 +8,16 @@ use crate::hostkey::HostKey;
 
 /// The port of ssh when a URL names none.
 pub(crate) const SSH_PORT: u16 = 22;
+/// The port of https when a URL names none.
+pub(crate) const HTTPS_PORT: u16 = 443;
 
 /// Where a repository really lives.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Upstream {
     /// A host that speaks ssh.
     Ssh(Ssh),
+    /// A host that speaks https, with a token.
+    Https(Https),
     /// A directory of this machine; only with the option that allows it.
     File(PathBuf),
 }
@@ -37,7 +41,24 @@ pub struct Ssh {
     pub address: Option<IpAddr>,
 }
 
-/// The parts of an ssh URL, before the keys are added.
+/// A repository behind https, with the token that opens it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Https {
+    /// The host's name, lower case, or an address.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+    /// The path, with its leading slash.
+    pub path: String,
+    /// The account that goes with the token.
+    pub user: String,
+    /// The name of the secret that holds the token.
+    pub token: String,
+    /// The address to dial instead of asking the resolver.
+    pub address: Option<IpAddr>,
+}
+
+/// The parts of a URL, before the keys are added.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Location {
     pub(crate) user: String,
@@ -50,12 +71,17 @@ pub(crate) struct Location {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Written {
     Ssh(Location),
+    Https(Location),
     File(PathBuf),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum UpstreamError {
-    #[error("an https upstream is not supported by this version; use ssh://git@HOST/PATH")]
+    #[error("an upstream over plain http would show its token to the network; use https:// or ssh://")]
+    Http,
+    #[error(
+        "an https upstream is https://HOST[:PORT]/PATH without a user; the token is named by `token_file`"
+    )]
     Https,
     #[error("a file upstream needs the option --allow-local-upstream")]
     LocalNotAllowed,
@@ -79,8 +105,12 @@ impl Written {
             let plain = path.starts_with('/') && is_path(path);
             return if plain { Ok(Self::File(PathBuf::from(path))) } else { Err(UpstreamError::FilePath) };
         }
-        if text.starts_with("https://") || text.starts_with("http://") {
-            return Err(UpstreamError::Https);
+        if text.starts_with("http://") {
+            return Err(UpstreamError::Http);
+        }
+        if let Some(rest) = text.strip_prefix("https://") {
+            let (authority, path) = rest.split_once('/').ok_or(UpstreamError::Https)?;
+            return Location::https(authority, &format!("/{path}")).map(Self::Https);
         }
         if let Some(rest) = text.strip_prefix("ssh://") {
             let (authority, path) = rest.split_once('/').ok_or(UpstreamError::Form)?;
@@ -97,7 +127,7 @@ impl Written {
 impl Location {
     fn new(authority: &str, path: &str) -> Result<Self, UpstreamError> {
         let (user, host) = authority.split_once('@').ok_or(UpstreamError::User)?;
-        let (host, port) = split_port(host)?;
+        let (host, port) = split_port(host, SSH_PORT)?;
         let word = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
         if user.is_empty() || user.starts_with('-') || !user.bytes().all(word) {
             return Err(UpstreamError::User);
@@ -106,6 +136,32 @@ impl Location {
             return Err(UpstreamError::Path);
         }
         Ok(Self { user: user.to_owned(), host: host_name(host)?, port, path: path.to_owned() })
+    }
+}
+
+impl Location {
+    fn https(authority: &str, path: &str) -> Result<Self, UpstreamError> {
+        if authority.contains('@') {
+            return Err(UpstreamError::Https);
+        }
+        let (host, port) = split_port(authority, HTTPS_PORT)?;
+        if path.trim_matches('/').is_empty() || !is_path(path) {
+            return Err(UpstreamError::Path);
+        }
+        Ok(Self { user: String::new(), host: host_name(host)?, port, path: path.to_owned() })
+    }
+}
+
+impl Https {
+    /// The URL for git, without the account.
+    pub fn url(&self) -> String {
+        format!("https://{}{}", self.authority(), self.path)
+    }
+
+    /// `host`, or `host:port` where the port is not that of https.
+    pub fn authority(&self) -> String {
+        let host = bracketed(&self.host);
+        if self.port == HTTPS_PORT { host } else { format!("{host}:{}", self.port) }
     }
 }
 
@@ -122,7 +178,7 @@ impl Ssh {
     }
 
     pub(crate) fn bracketed_host(&self) -> String {
-        if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() }
+        bracketed(&self.host)
     }
 }
 
@@ -131,6 +187,7 @@ impl Upstream {
     pub fn url(&self) -> String {
         match self {
             Self::Ssh(ssh) => ssh.url(),
+            Self::Https(https) => https.url(),
             Self::File(path) => format!("file://{}", path.display()),
         }
     }
@@ -159,7 +216,11 @@ pub(crate) fn host_name(text: &str) -> Result<String, UpstreamError> {
     }
 }
 
-fn split_port(host: &str) -> Result<(&str, u16), UpstreamError> {
+fn bracketed(host: &str) -> String {
+    if host.contains(':') { format!("[{host}]") } else { host.to_owned() }
+}
+
+fn split_port(host: &str, default: u16) -> Result<(&str, u16), UpstreamError> {
     let port = |text: &str| match text.parse::<u16>() {
         Ok(port) if port > 0 => Ok(port),
         _ => Err(UpstreamError::Port),
@@ -168,13 +229,13 @@ fn split_port(host: &str) -> Result<(&str, u16), UpstreamError> {
         let (address, rest) = rest.split_once(']').ok_or(UpstreamError::Host)?;
         return match rest.strip_prefix(':') {
             Some(text) => Ok((address, port(text)?)),
-            None if rest.is_empty() => Ok((address, SSH_PORT)),
+            None if rest.is_empty() => Ok((address, default)),
             None => Err(UpstreamError::Host),
         };
     }
     match host.split_once(':') {
         Some((host, text)) => Ok((host, port(text)?)),
-        None => Ok((host, SSH_PORT)),
+        None => Ok((host, default)),
     }
 }
 
@@ -207,7 +268,10 @@ mod tests {
     #[test]
     fn options_quotes_and_passwords_are_not_upstreams() {
         let parse = Written::parse;
-        assert_eq!(parse("https://github.com/acme/web.git"), Err(UpstreamError::Https));
+        assert_eq!(parse("https://me:pw@github.com/acme/web.git"), Err(UpstreamError::Https));
+        assert_eq!(parse("https://github.com/acme/%2e%2e/web.git"), Err(UpstreamError::Path));
+        assert_eq!(parse("https://github.com"), Err(UpstreamError::Https));
+        assert_eq!(parse("http://github.com/acme/web.git"), Err(UpstreamError::Http));
         assert_eq!(parse("ext::sh -c true"), Err(UpstreamError::User));
         assert_eq!(parse("ssh://github.com/acme/web"), Err(UpstreamError::User));
         assert_eq!(parse("ssh://git:pw@github.com/acme/web"), Err(UpstreamError::User));

@@ -84,7 +84,7 @@ impl Identities {
 fn identities(repos: &Repos) -> impl Iterator<Item = PathBuf> {
     repos.iter().filter_map(|repo| match &repo.upstream {
         Upstream::Ssh(ssh) => Some(ssh.identity.clone()),
-        Upstream::File(_) => None,
+        Upstream::Https(_) | Upstream::File(_) => None,
     })
 }
 

@@ -153,6 +153,13 @@ impl Upstream {
 
     pub fn stop(&mut self) {
         if let Some(mut sshd) = self.sshd.take() {
+            // The host is gone, and with it the connections it has.
+            for pid in descendants(sshd.id()) {
+                let _ = nix::sys::signal::kill(
+                    nix::unistd::Pid::from_raw(pid.try_into().unwrap()),
+                    nix::sys::signal::Signal::SIGKILL,
+                );
+            }
             sshd.kill().unwrap();
             sshd.wait().unwrap();
         }
@@ -225,6 +232,13 @@ impl Drop for Upstream {
     }
 }
 
+/// The processes below a process.
+pub fn descendants(pid: u32) -> Vec<u32> {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    let children: Vec<u32> = children.split_whitespace().filter_map(|pid| pid.parse().ok()).collect();
+    children.iter().flat_map(|pid| [vec![*pid], descendants(*pid)].concat()).collect()
+}
+
 /// A running git-gate.
 pub struct Gate {
     pub address: SocketAddr,
@@ -263,6 +277,8 @@ impl Gate {
         fs::create_dir_all(&config_dir).unwrap();
         fs::write(config_dir.join("repos.yaml"), repos_yaml).unwrap();
         command.arg("--config").arg(&config_dir).arg("--state-dir").arg(&state_dir);
+        fs::create_dir_all(dir.join("run")).unwrap();
+        command.arg("--run-dir").arg(dir.join("run"));
         command
             .arg("--repo-dir")
             .arg(dir.join("git"))

@@ -30,7 +30,7 @@ fn the_documented_example_is_understood() {
     let Upstream::Ssh(ssh) = &repo.upstream else { panic!("the upstream is ssh") };
     assert_eq!(ssh.url(), "ssh://git@github.com/acme/web.git");
     assert_eq!(ssh.address, "140.82.121.3".parse().ok());
-    assert_eq!(repo.push.max_pack(), 200 * MIB);
+    assert_eq!(repo.push.max_pack(), 200 << 20);
     assert_eq!(repo.fetch.allow.len(), 2);
 }
 
@@ -39,13 +39,14 @@ fn without_push_nothing_may_be_pushed() {
     let text = format!("repos:\n  - {{name: a, upstream: 'git@h:p', identity: /k, host_key: '{KEY}'}}\n");
     let repos = parse(&text).expect("a good file");
     let repo = repos.iter().next().expect("one repository");
-    assert!(repo.push.decide("refs/heads/x", crate::Change::Create).is_err());
+    let moment = crate::Moment { now: jiff::Timestamp::UNIX_EPOCH, used: &BTreeMap::new() };
+    assert!(repo.push.decide("refs/heads/x", crate::Change::Create, &moment).is_err());
     assert_eq!(repo.fetch.allow[0].as_str(), "refs/heads/*");
 }
 
 #[test]
 fn wrong_keys_and_values_are_named_with_their_place() {
-    insta::assert_snapshot!(faults("repos:\n  - nmae: x\n"), @"repos.yaml:2:5: unknown field `nmae`, expected one of `name`, `upstream`, `identity`, `host_key`, `extra_hosts`, `push`, `fetch`");
+    insta::assert_snapshot!(faults("repos:\n  - nmae: x\n"), @"repos.yaml:2:5: unknown field `nmae`, expected one of `name`, `upstream`, `identity`, `host_key`, `token_file`, `token_user`, `extra_hosts`, `push`, `fetch`, `expires_at`, `grant`");
     insta::assert_snapshot!(faults("repos:\n  - name: x\n    name: y\n    upstream: git@h:p\n"), @"repos.yaml:3:5: the key `name` is given twice");
     insta::assert_snapshot!(faults("repos: [\n"), @"repos.yaml:1:8: unclosed bracket '['");
     insta::assert_snapshot!(faults(&format!(
@@ -57,8 +58,11 @@ fn wrong_keys_and_values_are_named_with_their_place() {
     push:
       allow: [heads/*, refs/heads/*]
       max_pack: lots
-      on_secret: supervise
-      grant: 7c0e
+      on_secret: redact
+      max_uses: 2
+      max_file: 1GiB
+      expires_at: tomorrow
+      author_domains: ['a@b']
     fetch: {{allow: [], stale: allow}}
   - name: c
     upstream: git@h:p
@@ -78,21 +82,24 @@ fn wrong_keys_and_values_are_named_with_their_place() {
 "
     )), @r#"
     repos.yaml:2:11: `../x`: a repository name has letters, digits, `.`, `_` and `-` only, and starts with a letter or digit
-    repos.yaml:3:15: `https://github.com/acme/web.git`: an https upstream is not supported by this version; use ssh://git@HOST/PATH
+    repos.yaml:3:15: an https upstream needs `token_file: NAME`, the name of the secret that holds its token
     repos.yaml:5:15: an ssh upstream needs `identity: /path/of/a/private/key` (ssh-keygen -t ed25519 -f KEY makes one)
     repos.yaml:5:15: an ssh upstream needs `host_key: "TYPE BASE64"`; get it with `ssh-keyscan -p 22 -t ed25519 h` and compare it with what the host publishes
     repos.yaml:7:15: `heads/*`: a ref pattern is a full name: it starts with `refs/`
     repos.yaml:8:17: `lots` is not a size from 1KiB to 16GiB, such as 200MiB
-    repos.yaml:9:18: `on_secret: supervise` is not supported by this version; use `block`
-    repos.yaml:10:14: `grant` is not supported by this version
-    repos.yaml:11:20: `fetch.allow` is empty: nothing could be read
-    repos.yaml:11:31: `stale: allow` is not supported by this version; use `refuse`
-    repos.yaml:14:15: `identity` is the absolute path of a private key file: letters, digits and `._~+@=,-/`, without `..`
-    repos.yaml:15:15: `ssh-dss AAAA`: unknown host key type `ssh-dss`, expected one of ssh-ed25519, ecdsa-sha2-nistp256, ecdsa-sha2-nistp384, ecdsa-sha2-nistp521, ssh-rsa, sk-ssh-ed25519@openssh.com, sk-ecdsa-sha2-nistp256@openssh.com
-    repos.yaml:16:22: `here` is not an IP address
-    repos.yaml:16:31: `g` is not this repository's upstream host `h`
-    repos.yaml:18:15: `file:///srv/d.git`: a file upstream needs the option --allow-local-upstream
-    repos.yaml:23:11: the name `e` is used twice
+    repos.yaml:9:18: `on_secret` is `block` or `supervise`, not `redact`
+    repos.yaml:10:17: `max_uses` needs `grant: ID`: uses are counted under that name
+    repos.yaml:11:17: `1GiB` is not a size from 1KiB to 512MiB, such as 200MiB
+    repos.yaml:12:19: `tomorrow` is not a time: write it as `2026-12-01T12:00:00Z`
+    repos.yaml:13:24: `a@b` is not the part of an address after `@`
+    repos.yaml:14:20: `fetch.allow` is empty: nothing could be read
+    repos.yaml:14:31: `stale` is `refuse`, or `allow` with an age of at most 24h as in `allow 60s`, not `allow`
+    repos.yaml:17:15: `identity` is the absolute path of a private key file: letters, digits and `._~+@=,-/`, without `..`
+    repos.yaml:18:15: `ssh-dss AAAA`: unknown host key type `ssh-dss`, expected one of ssh-ed25519, ecdsa-sha2-nistp256, ecdsa-sha2-nistp384, ecdsa-sha2-nistp521, ssh-rsa, sk-ssh-ed25519@openssh.com, sk-ecdsa-sha2-nistp256@openssh.com
+    repos.yaml:19:22: `here` is not an IP address
+    repos.yaml:19:31: `g` is not this repository's upstream host `h`
+    repos.yaml:21:15: `file:///srv/d.git`: a file upstream needs the option --allow-local-upstream
+    repos.yaml:26:11: the name `e` is used twice
     "#);
 }
 
@@ -121,4 +128,26 @@ proptest! {
             prop_assert!(faults.iter().all(|f| f.line > 0 && f.column > 0));
         }
     }
+}
+
+#[test]
+fn an_https_upstream_names_its_secret_and_no_ssh_keys() {
+    let text = "repos:
+  - name: web
+    upstream: https://Git.example.com:8443/acme/web.git
+    token_file: GIT_TOKEN
+    extra_hosts: {git.example.com: 192.0.2.7}
+    fetch: {stale: allow 60s}
+";
+    let repos = parse(text).expect("a good file");
+    let repo = repos.iter().next().expect("one repository");
+    let Upstream::Https(https) = &repo.upstream else { panic!("the upstream is https") };
+    assert_eq!(https.url(), "https://git.example.com:8443/acme/web.git");
+    assert_eq!((https.user.as_str(), https.token.as_str()), ("x-access-token", "GIT_TOKEN"));
+    assert_eq!(repo.fetch.stale, crate::Stale::Allow(std::time::Duration::from_secs(60)));
+    insta::assert_snapshot!(faults(&text.replace("token_file: GIT_TOKEN", "identity: /k")), @r"
+    repos.yaml:3:15: an https upstream needs `token_file: NAME`, the name of the secret that holds its token
+    repos.yaml:4:15: `identity` has no meaning for an https upstream
+    ");
+    assert!(faults(&text.replace("GIT_TOKEN", "../x")).contains("not a path"));
 }

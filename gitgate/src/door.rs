@@ -1,0 +1,216 @@
+//! The way to an upstream: OpenSSH with a pinned host key, https with a token, or a directory.
+//!
+//! A token reaches git as a sealed memory file that it inherits; git asks this program, under the
+//! name `askpass`, which reads that file. The token is in no argument, no environment, no disk.
+
+use std::ffi::OsString;
+use std::io::{self, Read as _, Write as _};
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+use repos::{Https, Upstream};
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use crate::git::GateDir;
+use crate::{ssh, sys};
+
+/// The environment variable with the number of the memory file.
+const TOKEN_FD: &str = "GIT_GATE_TOKEN_FD";
+/// The environment variable with the one question that is answered.
+const QUESTION: &str = "GIT_GATE_QUESTION";
+const TOKEN_MAX_BYTES: u64 = 16 << 10;
+
+/// How a child reaches upstream.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Door {
+    /// OpenSSH with this configuration file.
+    Ssh { config: PathBuf },
+    /// Git's own https.
+    Https { authority: String, user: String, resolve: Option<String>, roots: Option<PathBuf>, token: Token },
+    /// A directory of this machine.
+    Local,
+}
+
+/// What opens an https upstream.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Token(Zeroizing<String>);
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Token(..)")
+    }
+}
+
+/// Where the gate finds what opens upstreams.
+#[derive(Debug, Clone)]
+pub(crate) struct Keyring {
+    pub(crate) secrets_dir: PathBuf,
+    /// Certificate authorities for https in place of the system's.
+    pub(crate) roots: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum TokenError {
+    #[error("the secret `{name}` with its token cannot be read: {reason}")]
+    Read { name: String, reason: String },
+    #[error("the secret `{0}` is not one line of text")]
+    Form(String),
+}
+
+impl Keyring {
+    /// The door to an upstream; reads the token as it is now.
+    pub(crate) fn door(&self, gate: &GateDir, repo: &repos::Repo) -> Result<Door, TokenError> {
+        Ok(match &repo.upstream {
+            Upstream::Ssh(_) => Door::Ssh { config: gate.ssh_config(&repo.name) },
+            Upstream::File(_) => Door::Local,
+            Upstream::Https(https) => Door::Https {
+                authority: https.authority(),
+                user: https.user.clone(),
+                resolve: https.address.map(|address| format!("{}:{}:{address}", https.host, https.port)),
+                roots: self.roots.clone(),
+                token: self.token(https)?,
+            },
+        })
+    }
+
+    fn token(&self, https: &Https) -> Result<Token, TokenError> {
+        let name = &https.token;
+        let mut text = Zeroizing::new(String::with_capacity(TOKEN_MAX_BYTES as usize));
+        std::fs::File::open(self.secrets_dir.join(name))
+            .and_then(|file| file.take(TOKEN_MAX_BYTES).read_to_string(&mut text))
+            .map_err(|error| TokenError::Read { name: name.clone(), reason: error.to_string() })?;
+        let token = text.trim_end_matches(['\n', '\r']);
+        if token.is_empty() || token.contains(char::is_control) {
+            return Err(TokenError::Form(name.clone()));
+        }
+        Ok(Token(Zeroizing::new(token.to_owned())))
+    }
+}
+
+impl Door {
+    /// Lets the command pass, and through this door only.
+    pub(crate) fn open(&self, command: &mut Command, gate: &GateDir) -> io::Result<()> {
+        match self {
+            Self::Ssh { config } => {
+                command
+                    .env("GIT_ALLOW_PROTOCOL", "ssh")
+                    .args(["-c", "protocol.ssh.allow=always"])
+                    .env("GIT_SSH", gate.ssh_program())
+                    .env("GIT_SSH_VARIANT", "ssh")
+                    .env(ssh::CONFIG_VARIABLE, config);
+            }
+            Self::Local => {
+                command.env("GIT_ALLOW_PROTOCOL", "file").args(["-c", "protocol.file.allow=always"]);
+            }
+            Self::Https { authority, user, resolve, roots, token } => {
+                command.env("GIT_ALLOW_PROTOCOL", "https").env("GIT_ASKPASS", gate.askpass_program());
+                for setting in [
+                    "protocol.https.allow=always",
+                    "credential.helper=",
+                    "http.followRedirects=false",
+                    "http.sslVerify=true",
+                    "http.proxy=",
+                    "http.proactiveAuth=basic",
+                    "http.lowSpeedLimit=1",
+                    "http.lowSpeedTime=60",
+                ] {
+                    command.args(["-c", setting]);
+                }
+                if let Some(resolve) = resolve {
+                    command.arg("-c").arg(format!("http.curloptResolve={resolve}"));
+                }
+                if let Some(roots) = roots {
+                    let mut setting = OsString::from("http.sslCAInfo=");
+                    setting.push(roots);
+                    command.arg("-c").arg(setting);
+                }
+                command.env(QUESTION, question(user, authority));
+                let number = sys::inherit(command, sys::sealed(token.0.as_bytes())?);
+                command.env(TOKEN_FD, number.to_string());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The URL for git: with the account where there is one to name.
+pub(crate) fn url(upstream: &Upstream) -> String {
+    match upstream {
+        Upstream::Https(https) => format!("https://{}@{}{}", https.user, https.authority(), https.path),
+        Upstream::Ssh(_) | Upstream::File(_) => upstream.url(),
+    }
+}
+
+/// Git's question for the password of an account at a host.
+fn question(user: &str, authority: &str) -> String {
+    format!("Password for 'https://{user}@{authority}': ")
+}
+
+/// Answers git's question, if it is the one that was expected.
+pub fn askpass(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let asked = arguments.next();
+    let expected = std::env::var_os(QUESTION);
+    if asked.is_none() || asked != expected {
+        return ExitCode::FAILURE;
+    }
+    let answer = || -> io::Result<()> {
+        let number = std::env::var(TOKEN_FD).ok().and_then(|n| n.parse().ok());
+        let fd = sys::adopt(number.ok_or_else(|| io::Error::other("no memory file"))?)?;
+        let mut token = Zeroizing::new(vec![0; TOKEN_MAX_BYTES as usize]);
+        let n = std::os::unix::fs::FileExt::read_at(&std::fs::File::from(fd), &mut token, 0)?;
+        let mut out = io::stdout().lock();
+        out.write_all(&token[..n])?;
+        out.write_all(b"\n")
+    };
+    if answer().is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::git::Objects;
+    use std::path::Path;
+
+    #[test]
+    fn a_token_stands_in_no_argument_and_no_variable() {
+        let dir = tempfile::tempdir().expect("a directory");
+        std::fs::write(dir.path().join("T"), "s3cr3t-t0ken\n").expect("written");
+        let text =
+            "repos:\n  - {name: a, upstream: 'https://h/p', token_file: T, extra_hosts: {h: 192.0.2.1}}\n";
+        let repos = repos::Repos::parse("repos.yaml", text, repos::Allow::SshUpstream).expect("a good file");
+        let repo = repos.iter().next().expect("one repository");
+        let keyring = Keyring { secrets_dir: dir.path().into(), roots: None };
+        let gate = GateDir::new("/gate".into());
+        let door = keyring.door(&gate, repo).expect("a token");
+        let command = gate.git_through(Path::new("/r"), Objects::Own, &door).expect("a command");
+        let shown = format!("{command:?} {door:?}");
+        assert!(
+            shown.contains("http.curloptResolve=h:443:192.0.2.1") && shown.contains("Token(..)"),
+            "{shown}"
+        );
+        assert!(!shown.contains("s3cr3t"), "{shown}");
+        assert_eq!(url(&repo.upstream), "https://x-access-token@h/p");
+    }
+
+    #[test]
+    fn a_token_is_one_line() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let keyring = Keyring { secrets_dir: dir.path().into(), roots: None };
+        let https = Https {
+            host: "h".into(),
+            port: 443,
+            path: "/p".into(),
+            user: "u".into(),
+            token: "T".into(),
+            address: None,
+        };
+        assert!(matches!(keyring.token(&https), Err(TokenError::Read { .. })));
+        for bad in ["", "\n", "a\nb\n", "a\u{1b}b"] {
+            std::fs::write(dir.path().join("T"), bad).expect("written");
+            assert!(matches!(keyring.token(&https), Err(TokenError::Form(_))), "{bad:?}");
+        }
+    }
+}
