@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use crate::layout::Step;
 
 /// Ports of the bundle inside, each with the name that its socket is handed over under.
-pub const LISTENERS: [(&str, u16); 3] = [("egress", 9099), ("git-gate", 9418), ("supervise", 9100)];
+pub const LISTENERS: [(&str, u16); 4] =
+    [("egress", 9099), ("git-gate", 9418), ("git-gate", 9420), ("supervise", 9100)];
 
 /// A bottle to be built.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -111,6 +111,14 @@ impl Daemon {
         }
     }
 
+    /// Other ports that a bottle finds it on: git-gate speaks git:// and smart HTTP on both of its own.
+    pub(crate) const fn more_ports(self) -> &'static [u16] {
+        match self {
+            Self::GitGate => &[9420],
+            Self::Egress | Self::Supervise => &[],
+        }
+    }
+
     /// The fixed uid (and gid) it runs as when the supervisor is root.
     pub(crate) const fn uid(self) -> u32 {
         match self {
@@ -175,7 +183,8 @@ impl Daemon {
     pub(crate) const fn inherited_variables(self) -> &'static [&'static str] {
         match self {
             Self::Egress => &["LANG", "TZ", "EGRESS_UPSTREAM_CA", "EGRESS_UPSTREAM_PROXY"],
-            Self::GitGate | Self::Supervise => &["LANG", "TZ"],
+            Self::GitGate => &["LANG", "TZ", "BOTTLECAP_UPSTREAM_CA"],
+            Self::Supervise => &["LANG", "TZ"],
         }
     }
 }

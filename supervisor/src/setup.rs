@@ -311,7 +311,8 @@ fn sockets(cli: &Cli, daemon: Daemon, inherited: Vec<(Daemon, OwnedFd)>) -> Resu
         let standing = if std::process::id() == 1 { Standing::Init } else { Standing::Ordinary };
         let local = sys::local_addresses().map_err(SetupError::LocalAddresses)?;
         let address = address::choose(cli.bottle_addr, standing, &local)?;
-        sockets.push(Origin::Bind(SocketAddr::new(address, daemon.port())));
+        let ports = std::iter::once(daemon.port()).chain(daemon.more_ports().iter().copied());
+        sockets.extend(ports.map(|port| Origin::Bind(SocketAddr::new(address, port))));
     }
     Ok(sockets)
 }

@@ -202,8 +202,8 @@ fn the_agent_reaches_the_bundle_and_nothing_else() {
     let reaches = |host: &str, port: u16| World::reaches(&world.agent, host, port);
 
     assert_eq!(
-        [9099, 9418, 9100].map(|port| reaches(&world.bundle_address, port)),
-        [true; 3],
+        [9099, 9418, 9420, 9100].map(|port| reaches(&world.bundle_address, port)),
+        [true; 4],
         "the bundle itself"
     );
     assert!(!reaches(&api, 443), "the API directly");
@@ -254,7 +254,7 @@ fn neither_the_outside_network_nor_the_host_reaches_the_proxy() {
     let world = World::start(&docker);
     let outside = world.bundle.address(&world.outside).unwrap();
 
-    for port in [9099, 9418, 9100] {
+    for port in [9099, 9418, 9420, 9100] {
         assert!(!World::reaches(&world.api, &outside, port), "port {port} from the outside network");
     }
     // Some machines have a router that accepts connections to any address, so the host asks for what egress alone answers.
@@ -276,7 +276,7 @@ fn neither_the_outside_network_nor_the_host_reaches_the_proxy() {
         .collect();
     let octets = world.bundle_address.parse::<Ipv4Addr>().unwrap().octets();
     let address = u32::from_ne_bytes(octets);
-    let wanted = [9099, 9418, 9100].map(|port| format!("{address:08X}:{port:04X}"));
+    let wanted = [9099, 9418, 9420, 9100].map(|port| format!("{address:08X}:{port:04X}"));
     assert_eq!(listening, BTreeSet::from(wanted));
 }
 

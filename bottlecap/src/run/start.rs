@@ -408,4 +408,5 @@ fn wall_fault(said: FromWall) -> Fault {
     }
 }
 
-const _: () = assert!(LISTENERS.len() == 3, "the supervisor is handed one socket for each daemon");
+const _: () =
+    assert!(LISTENERS.len() == 4, "the supervisor is handed one socket for each daemon, and git-gate two");
