@@ -1,10 +1,11 @@
 //! The way to an upstream: OpenSSH with a pinned host key, https with a token, or a directory.
 //!
-//! A token reaches git as a sealed memory file that it inherits; git asks this program, under the
-//! name `askpass`, which reads that file. The token is in no argument, no environment, no disk.
+//! A token waits in a pipe that git inherits; git asks this program, under the name `askpass`, which
+//! reads it from there. The token is in no argument, no environment and no file.
 
 use std::ffi::OsString;
 use std::io::{self, Read as _, Write as _};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
@@ -15,11 +16,13 @@ use zeroize::Zeroizing;
 use crate::git::GateDir;
 use crate::{ssh, sys};
 
-/// The environment variable with the number of the memory file.
+/// The environment variable with the number of the pipe.
 const TOKEN_FD: &str = "GIT_GATE_TOKEN_FD";
 /// The environment variable with the one question that is answered.
 const QUESTION: &str = "GIT_GATE_QUESTION";
 const TOKEN_MAX_BYTES: u64 = 16 << 10;
+/// Git asks once; a second time when it was turned away.
+const ANSWERS: usize = 2;
 
 /// How a child reaches upstream.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -41,6 +44,18 @@ pub(crate) struct Token(Zeroizing<String>);
 impl std::fmt::Debug for Token {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Token(..)")
+    }
+}
+
+impl Token {
+    /// A pipe with as many answers in it as git may ask for; they fit into its buffer.
+    fn piped(&self) -> io::Result<OwnedFd> {
+        let (reader, mut writer) = io::pipe()?;
+        for _ in 0..ANSWERS {
+            writer.write_all(self.0.as_bytes())?;
+            writer.write_all(b"\n")?;
+        }
+        Ok(reader.into())
     }
 }
 
@@ -128,7 +143,7 @@ impl Door {
                     command.arg("-c").arg(setting);
                 }
                 command.env(QUESTION, question(user, authority));
-                let number = sys::inherit(command, sys::sealed(token.0.as_bytes())?);
+                let number = sys::inherit(command, token.piped()?);
                 command.env(TOKEN_FD, number.to_string());
             }
         }
@@ -158,12 +173,14 @@ pub fn askpass(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
     }
     let answer = || -> io::Result<()> {
         let number = std::env::var(TOKEN_FD).ok().and_then(|n| n.parse().ok());
-        let fd = sys::adopt(number.ok_or_else(|| io::Error::other("no memory file"))?)?;
-        let mut token = Zeroizing::new(vec![0; TOKEN_MAX_BYTES as usize]);
-        let n = std::os::unix::fs::FileExt::read_at(&std::fs::File::from(fd), &mut token, 0)?;
-        let mut out = io::stdout().lock();
-        out.write_all(&token[..n])?;
-        out.write_all(b"\n")
+        let mut pipe = std::fs::File::from(sys::adopt(number.ok_or_else(|| io::Error::other("no pipe"))?)?);
+        // One byte at a time: what follows is the next answer.
+        let mut token = Zeroizing::new(Vec::with_capacity(TOKEN_MAX_BYTES as usize));
+        let mut byte = [0];
+        while token.last() != Some(&b'\n') && pipe.read(&mut byte)? == 1 {
+            token.push(byte[0]);
+        }
+        io::stdout().lock().write_all(&token)
     };
     if answer().is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

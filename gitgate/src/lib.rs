@@ -5,7 +5,7 @@
 //! have and forwards the push under lease, so that the agent's push succeeds exactly when upstream
 //! took it. The agent speaks to `git upload-pack` and `git receive-pack` run with nothing but the
 //! environment and configuration given here; upstream is OpenSSH with a pinned host key, or https with a
-//! token that git is handed in a sealed memory file.
+//! token that git reads from a pipe.
 
 pub mod activation;
 pub mod cli;

@@ -44,18 +44,6 @@ pub(crate) fn inherit(command: &mut Command, fd: OwnedFd) -> RawFd {
     number
 }
 
-/// A memory file with these bytes, which nobody can change any more.
-pub(crate) fn sealed(bytes: &[u8]) -> io::Result<OwnedFd> {
-    use nix::fcntl::{FcntlArg, SealFlag, fcntl};
-    use nix::sys::memfd::{MFdFlags, memfd_create};
-    use std::io::Write as _;
-    let fd = memfd_create(c"token", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
-    let mut file = std::fs::File::from(fd);
-    file.write_all(bytes)?;
-    fcntl(&file, FcntlArg::F_ADD_SEALS(SealFlag::all()))?;
-    Ok(file.into())
-}
-
 /// Ends the command when the thread that started it ends, as all do when this process is killed.
 pub(crate) fn end_with_us(command: &mut Command) {
     let ask = || {
