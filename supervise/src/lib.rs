@@ -12,6 +12,7 @@ pub mod commands;
 pub mod daemon;
 pub mod desk;
 pub mod http;
+mod kin;
 pub mod mcp;
 pub mod operator;
 mod pace;

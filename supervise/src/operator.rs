@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
 use crate::desk::{Desk, Refusal};
+use crate::kin;
 use crate::mcp::chain;
 
 /// The name of the socket in the run directory.
@@ -75,10 +76,12 @@ pub async fn serve(listener: UnixListener, desk: Arc<Desk>, stop: CancellationTo
 }
 
 async fn converse(mut stream: UnixStream, desk: Arc<Desk>) -> io::Result<()> {
-    let uid = stream.peer_cred()?.uid();
+    let peer = stream.peer_cred()?;
+    let uid = peer.uid();
+    let sibling = kin::is_sibling(peer.pid(), &stream);
     let (reader, mut writer) = stream.split();
-    if uid != 0 && uid != nix::unistd::geteuid().as_raw() {
-        warn!(uid, "a peer that is no operator was turned away");
+    if sibling || (uid != 0 && uid != nix::unistd::geteuid().as_raw()) {
+        warn!(uid, sibling, "a peer that is no operator was turned away");
         return send(
             &mut writer,
             &Reply::Failed(Failure::new("forbidden", "only root and the daemon's own uid are operators")),

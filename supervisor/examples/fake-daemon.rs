@@ -6,17 +6,18 @@
 
 use std::env;
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read as _, Seek as _, Write as _};
+use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::{AsFd, FromRawFd as _, IntoRawFd as _, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, FromRawFd as _, IntoRawFd as _, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
-use std::process::{Command, exit};
+use std::process::{Command, Stdio, exit};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::Pid;
 use signal_hook::consts::signal::{SIGHUP, SIGTERM};
 use signal_hook::{flag, low_level};
 
@@ -29,7 +30,9 @@ fn main() {
         Some("forge") => {
             UnixDatagram::unbound().unwrap().send_to(b"READY=1", &arguments[2]).unwrap();
         }
-        Some("ask") => ask(&arguments[2], &arguments[3]),
+        Some("ask") => print!("{}", ask(&arguments[2], &arguments[3])),
+        Some("attack") => println!("{}", attack(&arguments[2], &arguments[3])),
+        Some("without-landlock") => without_landlock(&arguments[2..]),
         Some(_) | None => Daemon::new(&arguments).serve(),
     }
 }
@@ -58,15 +61,65 @@ fn pause() {
     }
 }
 
-/// Says one line to a unix socket and prints what comes back.
-fn ask(socket: &str, line: &str) {
+/// Does what an attacker inside a daemon would do; `done`, or `refused: ` and why.
+fn attack(what: &str, target: &str) -> String {
+    let outcome = match what {
+        "open" => fs::File::open(target).map(drop),
+        "list" => fs::read_dir(target).map(drop),
+        "write" => fs::write(target, "mine").map(drop),
+        "start" => Command::new(target).arg("--version").stdout(Stdio::null()).spawn().map(drop),
+        "exec" => Err(Command::new(target).args(["-c", "echo done"]).exec()),
+        "signal" => nix::sys::signal::kill(Pid::from_raw(target.parse().unwrap()), None).map_err(Into::into),
+        "attach" => attach(target.parse().unwrap()),
+        "memory" => memory(target),
+        other => panic!("unknown attack {other}"),
+    };
+    match outcome {
+        Ok(()) => "done".to_owned(),
+        Err(error) => format!("refused: {error}"),
+    }
+}
+
+#[allow(unsafe_code)]
+fn attach(pid: i32) -> io::Result<()> {
+    // SAFETY: attaching touches no memory of ours; the kernel detaches when we end.
+    let result = unsafe { nix::libc::ptrace(nix::libc::PTRACE_SEIZE, pid, 0, 0) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Executes a program from memory, which no file permission bounds.
+fn memory(program: &str) -> io::Result<()> {
+    let file = nix::sys::memfd::memfd_create("program", nix::sys::memfd::MFdFlags::MFD_CLOEXEC)?;
+    let mut file = fs::File::from(file);
+    file.write_all(&fs::read(program)?)?;
+    Err(Command::new(format!("/proc/self/fd/{}", file.as_raw_fd())).args(["-c", "echo done"]).exec())
+}
+
+/// Runs a program as on a kernel without Landlock.
+fn without_landlock(command: &[String]) {
+    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+    let calls = [
+        nix::libc::SYS_landlock_create_ruleset,
+        nix::libc::SYS_landlock_add_rule,
+        nix::libc::SYS_landlock_restrict_self,
+    ];
+    let absent = SeccompAction::Errno(nix::libc::ENOSYS as u32);
+    let rules = calls.into_iter().map(|call| (call, Vec::new())).collect();
+    let architecture = env::consts::ARCH.try_into().unwrap();
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, absent, architecture).unwrap();
+    seccompiler::apply_filter(&BpfProgram::try_from(filter).unwrap()).unwrap();
+    panic!("{}", Command::new(&command[0]).args(&command[1..]).exec());
+}
+
+/// Says one line to a unix socket; what comes back.
+fn ask(socket: &str, line: &str) -> String {
     let mut stream = UnixStream::connect(socket).unwrap();
     // Whoever turns us away may have hung up already.
     let _ = stream.write_all(format!("{line}\n").as_bytes());
     let _ = stream.shutdown(std::net::Shutdown::Write);
     let mut answer = String::new();
     let _ = stream.read_to_string(&mut answer);
-    print!("{answer}");
+    answer
 }
 
 fn make_ca(arguments: &[String]) {
@@ -236,6 +289,8 @@ impl Daemon {
                     Err(error) => format!("cannot hear: {error}"),
                 }
             }
+            ["ask", socket, line] => ask(socket, line),
+            ["attack", what, target] => attack(what, target),
             ["deaf"] => {
                 self.deaf = true;
                 "ok".to_owned()
@@ -252,11 +307,8 @@ impl Daemon {
                 "ok".to_owned()
             }
             ["escape"] => {
-                let mut child = Command::new("/proc/self/exe")
-                    .arg("pause")
-                    .stdout(std::process::Stdio::piped())
-                    .spawn()
-                    .unwrap();
+                let mut child =
+                    Command::new("/proc/self/exe").arg("pause").stdout(Stdio::piped()).spawn().unwrap();
                 let mut pid = String::new();
                 BufReader::new(child.stdout.take().unwrap()).read_line(&mut pid).unwrap();
                 pid

@@ -111,7 +111,7 @@ impl Bundle {
             plan,
             logs,
             signals,
-            control: Control::new(control),
+            control: Control::new(control, setup.reach),
             notify,
             listening,
             peers,

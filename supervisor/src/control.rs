@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::logs::{Entry, Logs, Source};
 use crate::plan::{State, View};
 use crate::sys;
+use crate::sys::sockets::Reach;
 
 /// Longest request line.
 const REQUEST_LIMIT: usize = 4 * 1024;
@@ -224,12 +225,13 @@ pub(crate) struct Control {
     listener: UnixListener,
     clients: BTreeMap<ClientId, Client>,
     next: ClientId,
+    reach: Reach,
 }
 
 impl Control {
     /// Serves on this socket.
-    pub(crate) fn new(listener: UnixListener) -> Self {
-        Self { listener, clients: BTreeMap::new(), next: 0 }
+    pub(crate) fn new(listener: UnixListener, reach: Reach) -> Self {
+        Self { listener, clients: BTreeMap::new(), next: 0, reach }
     }
 
     /// The listening socket.
@@ -244,11 +246,12 @@ impl Control {
             .map(|(id, client)| (*id, client.stream.as_fd(), client.wants_input(), !client.output.is_empty()))
     }
 
-    /// Takes new connections of root and of our own uid; others are closed.
+    /// Takes new connections of root and of our own uid; others are closed. Daemons that have our uid are told by their descent.
     pub(crate) fn accept(&mut self) {
         while let Ok((stream, _)) = self.listener.accept() {
             let own = nix::unistd::geteuid().as_raw();
-            let allowed = sys::sockets::peer_uid(&stream).is_ok_and(|uid| uid == 0 || uid == own);
+            let allowed = sys::sockets::peer_uid(&stream).is_ok_and(|uid| uid == 0 || uid == own)
+                && (self.reach == Reach::EveryUid || !sys::sockets::is_peer_below_us(&stream));
             if allowed && self.clients.len() < CLIENT_LIMIT && stream.set_nonblocking(true).is_ok() {
                 let client = Client {
                     stream,
@@ -417,7 +420,7 @@ mod tests {
     fn requests_of_a_client_that_reads_nothing_wait() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("s");
-        let mut control = Control::new(sys::sockets::bind_private(&path).unwrap());
+        let mut control = Control::new(sys::sockets::bind_private(&path).unwrap(), Reach::OwnUid);
         let mut stream = UnixStream::connect(&path).unwrap();
         stream.write_all(&b"{\"op\":\"status\"}\n".repeat(100)).unwrap();
         stream.shutdown(std::net::Shutdown::Write).unwrap();

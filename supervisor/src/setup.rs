@@ -405,11 +405,20 @@ pub(crate) fn search_path() -> OsString {
 }
 
 /// The environment of a daemon: nothing but what is listed.
-pub(crate) fn environment(daemon: Daemon, paths: &Paths, notify: &Path) -> Vec<(&'static str, OsString)> {
+pub(crate) fn environment(
+    daemon: Daemon,
+    paths: &Paths,
+    reach: Reach,
+    notify: &Path,
+) -> Vec<(&'static str, OsString)> {
     let mut variables = vec![("PATH", search_path()), ("NOTIFY_SOCKET", notify.as_os_str().to_owned())];
     if daemon == Daemon::GitGate {
         // It runs from a copy without a path, and its hooks are links to itself.
         variables.push(("BOTTLECAP_PROGRAM", paths.program(daemon).into()));
+    }
+    if daemon == Daemon::Supervise && reach == Reach::OwnUid {
+        // Its operators are told from its siblings by this, as they have one uid.
+        variables.push(("BOTTLECAP_SUPERVISOR_PID", std::process::id().to_string().into()));
     }
     for name in daemon.inherited_variables() {
         variables.extend(std::env::var_os(name).map(|value| (*name, value)));
@@ -443,7 +452,9 @@ mod tests {
     #[test]
     fn the_environment_is_a_short_list() {
         let paths = Paths { root: "/r".into(), run: "/run".into(), bin: "/b".into() };
-        let names = |daemon| environment(daemon, &paths, Path::new("/n")).into_iter().map(|(name, _)| name);
+        let names = |daemon| {
+            environment(daemon, &paths, Reach::EveryUid, Path::new("/n")).into_iter().map(|(name, _)| name)
+        };
         let plain = ["PATH", "NOTIFY_SOCKET", "LANG", "TZ"];
         assert!(names(Daemon::Supervise).all(|name| plain.contains(&name)));
         assert!(names(Daemon::GitGate).all(|name| plain.contains(&name) || name == "BOTTLECAP_PROGRAM"));

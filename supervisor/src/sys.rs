@@ -136,6 +136,38 @@ pub(crate) fn children() -> Vec<i32> {
     text.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect()
 }
 
+/// Most steps from a process up to us that are looked at.
+const KINSHIP_STEPS: usize = 64;
+
+/// Whether this process descends from us, as /proc shows it; true also when that cannot be told.
+pub(crate) fn is_below_us(mut pid: i32) -> bool {
+    let own = std::process::id().cast_signed();
+    for _ in 0..KINSHIP_STEPS {
+        let Some(parent) = parent_of(pid) else { return true };
+        match parent {
+            0 => return false,
+            parent if parent == own => return true,
+            parent => pid = parent,
+        }
+    }
+    true
+}
+
+fn parent_of(pid: i32) -> Option<i32> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, after_name) = text.rsplit_once(") ")?;
+    after_name.split(' ').nth(1)?.parse().ok()
+}
+
+/// Whether the process that made this connection is gone; false on kernels that cannot tell (before 6.5).
+pub(crate) fn peer_has_ended(stream: &impl AsFd) -> bool {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    match nix::sys::socket::getsockopt(stream, nix::sys::socket::sockopt::PeerPidfd) {
+        Ok(pidfd) => poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO) != Ok(0),
+        Err(error) => error != nix::errno::Errno::ENOPROTOOPT,
+    }
+}
+
 /// A sealed memory file that holds these bytes, readable from its start.
 pub(crate) fn sealed_memory(name: &str, bytes: &[u8]) -> io::Result<OwnedFd> {
     use std::io::{Seek as _, Write as _};

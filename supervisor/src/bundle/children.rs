@@ -76,7 +76,12 @@ impl Bundle {
             program: &self.setup.paths.program(daemon),
             name: daemon.name(),
             arguments,
-            environment: &environment(daemon, &self.setup.paths, &notify_path(&self.setup.paths.run)),
+            environment: &environment(
+                daemon,
+                &self.setup.paths,
+                self.setup.reach,
+                &notify_path(&self.setup.paths.run),
+            ),
             descriptors: &descriptors,
             uid,
             fence,

@@ -98,6 +98,14 @@ pub(crate) fn peer_uid(stream: &UnixStream) -> io::Result<u32> {
     Ok(getsockopt(&stream.as_fd(), sockopt::PeerCredentials)?.uid())
 }
 
+/// Whether the peer is a process below us: a daemon, or what one left behind. Who cannot be told is taken for one.
+pub(crate) fn is_peer_below_us(stream: &UnixStream) -> bool {
+    let Ok(peer) = getsockopt(&stream.as_fd(), sockopt::PeerCredentials) else { return true };
+    let below = super::is_below_us(peer.pid());
+    // The number means that process only as long as it lives.
+    below || super::peer_has_ended(stream)
+}
+
 /// Sends a datagram to the socket named as in `NOTIFY_SOCKET`: a path, or `@` and an abstract name.
 pub(crate) fn notify(target: &std::ffi::OsStr, text: &str) -> io::Result<()> {
     let address = match target.as_bytes() {

@@ -5,3 +5,4 @@ mod common;
 mod life;
 mod refusals;
 mod rights;
+mod walls;
