@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what is missing of the things named, and says what it does; what is there already is left alone.
 #
-#     scripts/need.sh rust cc git sshd curl python docker mmdebstrap cargo-deny
+#     scripts/need.sh rust cc git sshd curl python docker mmdebstrap inits qemu kernel cargo-deny
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
@@ -76,6 +76,9 @@ for thing in "$@"; do
         venv) [ -x /usr/bin/python3 ] && /usr/bin/python3 -c "import ensurepip" 2>/dev/null || apt python3 python3-venv ;;
         ip) need ip iproute2 ;;
         nft) need nft nftables ;;
+        inits) need tini tini; need dumb-init dumb-init; need catatonit catatonit; need s6-svscan s6 ;;
+        qemu) need qemu-system-x86_64 qemu-system-x86; need mkfs.ext4 e2fsprogs ;;
+        kernel) need depmod kmod; need dpkg-deb dpkg ;;
         mmdebstrap) need mmdebstrap mmdebstrap debian-archive-keyring ;;
         docker)
             if [ -z "$(docker_cli)" ]; then apt docker.io; fi
@@ -90,6 +93,6 @@ for thing in "$@"; do
                 (cd "$ROOT" && env -u RUSTFLAGS cargo install --locked --quiet cargo-deny)
             fi
             ;;
-        *) fail "unknown thing: $thing" "rust cc cxx curl git ssh sshd python venv ip nft mmdebstrap docker compose cargo-deny" ;;
+        *) fail "unknown thing: $thing" "rust cc cxx curl git ssh sshd python venv ip nft inits qemu kernel mmdebstrap docker compose cargo-deny" ;;
     esac
 done

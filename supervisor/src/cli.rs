@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::address::{AddressError, BottleAddress, Listen};
 use crate::daemon::{Daemon, Paths, UnknownDaemon};
+use crate::run::RunArgs;
 
 const AFTER_HELP: &str = "\
 Signals: HUP reloads, USR1 restarts what is not healthy, TERM, INT and QUIT stop in order within 8 s.
@@ -16,11 +17,12 @@ Examples:
   supervisor                                         PID 1 of the bundle's container
   supervisor --root ./bundle --bin-dir target/debug  an ordinary process with everything below ./bundle
   supervisor --bottle-addr 10.9.0.0/24 --check       show what would run, and where it would listen
-  supervisor status --json                           ask a running supervisor";
+  supervisor status --json                           ask a running supervisor
+  supervisor run -- nginx -g 'daemon off;'           PID 1 of any other container";
 
 /// Starts egress, git-gate and supervise, keeps them running, and stops them in order
 #[derive(Debug, Parser)]
-#[command(name = "supervisor", version, about, after_help = AFTER_HELP, subcommand_help_heading = "Commands (to a running supervisor)")]
+#[command(name = "supervisor", version, about, after_help = AFTER_HELP, subcommand_help_heading = "Commands (all but run: to a running supervisor)")]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
@@ -75,9 +77,18 @@ pub(crate) struct Cli {
     pub(crate) check: bool,
 }
 
-/// What a running supervisor is asked.
+/// What is asked for instead of a bundle.
 #[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
 pub(crate) enum Command {
+    #[command(flatten)]
+    Ask(Ask),
+    /// Run one command as its init: send signals on, reap orphans, exit as it exits
+    Run(RunArgs),
+}
+
+/// What a running supervisor is asked.
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
+pub(crate) enum Ask {
     /// Show what each daemon is doing
     Status {
         /// Print the answer as JSON
@@ -239,6 +250,6 @@ mod tests {
         assert_eq!(cli.run_dir().unwrap(), PathBuf::from("/r/run/sidecars"));
         let cli = Cli::try_parse_from(["supervisor", "status", "--run-dir", "/x"]).unwrap();
         assert_eq!(cli.run_dir().unwrap(), PathBuf::from("/x"));
-        assert_eq!(cli.command, Some(Command::Status { json: false }));
+        assert_eq!(cli.command, Some(Command::Ask(Ask::Status { json: false })));
     }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 
 use crate::bundle::control_path;
-use crate::cli::Command;
+use crate::cli::Ask;
 use crate::control::{
     DaemonStatus, Failure, Healthy, LogLines, Reloaded, Reply, Request, Restarting, Status, Stopping,
 };
@@ -97,10 +97,10 @@ fn parse<T: DeserializeOwned>(line: &str) -> Result<T, ClientError> {
 }
 
 /// Asks the supervisor in this run directory and prints its answer.
-pub(crate) fn run(command: &Command, run_dir: &Path, out: &mut impl Write) -> Result<(), ClientError> {
+pub(crate) fn run(command: &Ask, run_dir: &Path, out: &mut impl Write) -> Result<(), ClientError> {
     let mut connection = Connection::open(&control_path(run_dir))?;
     match command {
-        Command::Status { json } => {
+        Ask::Status { json } => {
             connection.send(&Request::Status {})?;
             let status: Status = connection.answer()?;
             if *json {
@@ -109,12 +109,12 @@ pub(crate) fn run(command: &Command, run_dir: &Path, out: &mut impl Write) -> Re
                 print_status(&status, out)?;
             }
         }
-        Command::Health => {
+        Ask::Health => {
             connection.send(&Request::Health {})?;
             let Healthy { healthy: _ } = connection.answer()?;
             writeln!(out, "every daemon is ready")?;
         }
-        Command::Reload => {
+        Ask::Reload => {
             connection.send(&Request::Reload {})?;
             let reloaded: Reloaded = connection.answer()?;
             if reloaded.daemons.is_empty() {
@@ -127,18 +127,18 @@ pub(crate) fn run(command: &Command, run_dir: &Path, out: &mut impl Write) -> Re
                 writeln!(out, "{}{generation}{digest}", daemon.name)?;
             }
         }
-        Command::Restart { name } => {
+        Ask::Restart { name } => {
             connection.send(&Request::Restart { name: name.clone() })?;
             let Restarting { name } = connection.answer()?;
             writeln!(out, "{name} is being restarted")?;
         }
-        Command::Stop => {
+        Ask::Stop => {
             connection.send(&Request::Stop {})?;
             let Stopping {} = connection.answer()?;
             // The connection ends with the supervisor.
             while let Ok(Some(_)) = connection.line() {}
         }
-        Command::Logs { follow, name } => {
+        Ask::Logs { follow, name } => {
             connection.send(&Request::Logs { name: name.clone(), follow: *follow })?;
             print_lines(&connection.answer()?, out)?;
             while *follow && let Some(line) = connection.line()? {

@@ -16,6 +16,7 @@ mod logs;
 mod notify;
 mod peers;
 mod plan;
+mod run;
 mod secrets;
 mod setup;
 mod start;
@@ -26,6 +27,10 @@ const EXIT_USAGE: u8 = 64;
 const EXIT_FAILED: u8 = 70;
 
 fn main() -> ExitCode {
+    // The init of one command passes its environment and its rights on as they are.
+    if std::env::args_os().nth(1).is_some_and(|word| word == "run") {
+        return run_one_command();
+    }
     let hardened = sys::harden_self();
     // Before anything reads the environment, and before there is a second copy of it.
     let tokens = sys::environment::take(start::TOKEN_PREFIX);
@@ -34,14 +39,11 @@ fn main() -> ExitCode {
     }
     let cli = match cli::Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => {
-            let code = if error.use_stderr() { EXIT_USAGE } else { 0 };
-            let _ = error.print();
-            return ExitCode::from(code);
-        }
+        Err(error) => return usage(&error),
     };
     match &cli.command {
-        Some(command) => {
+        Some(cli::Command::Run(_)) => fail("`run` takes its options behind it", None, EXIT_USAGE),
+        Some(cli::Command::Ask(command)) => {
             let asked = cli.run_dir().map_err(client::ClientError::from);
             match asked.and_then(|run_dir| client::run(command, &run_dir, &mut io::stdout().lock())) {
                 Ok(()) => ExitCode::SUCCESS,
@@ -53,6 +55,24 @@ fn main() -> ExitCode {
             Err(error) => fail(&bundle::chain(&error), error.hint().as_deref(), error.exit_code()),
         },
     }
+}
+
+fn run_one_command() -> ExitCode {
+    let outcome = match cli::Cli::try_parse() {
+        Ok(cli::Cli { command: Some(cli::Command::Run(args)), .. }) => run::run(&args),
+        Ok(_) => return fail("`run` needs a command", None, EXIT_USAGE),
+        Err(error) => return usage(&error),
+    };
+    match outcome {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => fail(&bundle::chain(&error), None, error.exit_code()),
+    }
+}
+
+fn usage(error: &clap::Error) -> ExitCode {
+    let code = if error.use_stderr() { EXIT_USAGE } else { 0 };
+    let _ = error.print();
+    ExitCode::from(code)
 }
 
 fn fail(message: &str, hint: Option<&str>, code: u8) -> ExitCode {

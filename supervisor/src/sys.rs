@@ -11,6 +11,7 @@ use std::sync::atomic::{Ordering, compiler_fence};
 use nix::sys::prctl;
 
 pub(crate) mod environment;
+pub(crate) mod exec;
 pub(crate) mod fence;
 pub(crate) mod image;
 pub(crate) mod landlock;

@@ -1,13 +1,12 @@
-//! Signals: the handlers only record, and a pipe wakes the loop.
+//! Signals: the handlers only record, in the order of arrival, and the record wakes the loop.
 
 use std::io::{self, Read as _};
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::UnixStream;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use signal_hook::consts::signal::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1};
-use signal_hook::{flag, low_level};
+use nix::fcntl::OFlag;
+use nix::sys::signal::SigSet;
 
 /// What was recorded since the last look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,52 +19,194 @@ pub(crate) struct Caught {
     pub(crate) stop: Option<i32>,
 }
 
-/// The recorder.
+/// The record as the bundle reads it.
 #[derive(Debug)]
 pub(crate) struct Signals {
-    wake: UnixStream,
-    hangup: Arc<AtomicBool>,
-    unhealthy: Arc<AtomicBool>,
-    stop: Arc<AtomicUsize>,
+    recorder: Recorder,
+    caught: Caught,
 }
 
 impl Signals {
     /// Installs the handlers.
     pub(crate) fn install() -> io::Result<Self> {
-        let (wake, write) = UnixStream::pair()?;
-        wake.set_nonblocking(true)?;
-        let signals = Self { wake, hangup: Arc::default(), unhealthy: Arc::default(), stop: Arc::default() };
-        flag::register(SIGHUP, Arc::clone(&signals.hangup))?;
-        flag::register(SIGUSR1, Arc::clone(&signals.unhealthy))?;
-        for (number, code) in [(SIGTERM, 15), (SIGINT, 2), (SIGQUIT, 3)] {
-            flag::register_usize(number, Arc::clone(&signals.stop), code)?;
-        }
-        // The record is made first, the wake-up second: handlers of one signal run in this order.
-        for number in [SIGHUP, SIGUSR1, SIGTERM, SIGINT, SIGQUIT, SIGCHLD] {
-            low_level::pipe::register(number, write.try_clone()?)?;
-        }
-        Ok(signals)
+        let numbers =
+            [libc::SIGHUP, libc::SIGUSR1, libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGCHLD];
+        Ok(Self { recorder: Recorder::install(numbers)?, caught: Caught::default() })
     }
 
     /// Readable when something was recorded, or a child changed.
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
-        self.wake.as_fd()
+        self.recorder.fd()
     }
 
-    /// Empties the pipe and takes the record.
+    /// Empties the record and takes it.
     pub(crate) fn take(&mut self) -> Caught {
-        Caught {
-            stop: self.take_stop(),
-            hangup: self.hangup.swap(false, Ordering::SeqCst),
-            unhealthy: self.unhealthy.swap(false, Ordering::SeqCst),
+        self.read();
+        std::mem::take(&mut self.caught)
+    }
+
+    /// Empties the record and takes only that of a stop; the others wait for [`Self::take`].
+    pub(crate) fn take_stop(&mut self) -> Option<i32> {
+        self.read();
+        self.caught.stop.take()
+    }
+
+    fn read(&mut self) {
+        for number in self.recorder.take() {
+            match number {
+                libc::SIGHUP => self.caught.hangup = true,
+                libc::SIGUSR1 => self.caught.unhealthy = true,
+                libc::SIGTERM | libc::SIGINT | libc::SIGQUIT => self.caught.stop = Some(number),
+                _ => {}
+            }
         }
     }
+}
 
-    /// Empties the pipe and takes only the record of a stop; the others wait for [`Self::take`].
-    pub(crate) fn take_stop(&mut self) -> Option<i32> {
-        let mut bytes = [0; 64];
-        while matches!(self.wake.read(&mut bytes), Ok(count) if count > 0) {}
-        let stop = self.stop.swap(0, Ordering::SeqCst);
-        i32::try_from(stop).ok().filter(|number| *number != 0)
+/// Records signals, and nothing else.
+#[derive(Debug)]
+pub(crate) struct Recorder {
+    record: std::fs::File,
+    writer: RawFd,
+    child_noted: Arc<AtomicBool>,
+}
+
+impl Recorder {
+    /// Installs a handler for each of these, and lets them come if they were blocked.
+    pub(crate) fn install(numbers: impl IntoIterator<Item = i32>) -> io::Result<Self> {
+        let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+        let (writer, write) = (write.as_raw_fd(), Arc::new(write));
+        let child_noted = Arc::new(AtomicBool::new(false));
+        // SAFETY: a zeroed set is a valid place for an empty one.
+        let mut let_in: libc::sigset_t = unsafe { std::mem::zeroed() };
+        for number in numbers {
+            let (write, noted) = (Arc::clone(&write), Arc::clone(&child_noted));
+            let action = move |info: &libc::siginfo_t| record(number, info, &write, &noted);
+            if is_fault(number) {
+                // A handler that the runtime has here would be called too, and would end us at the second one sent.
+                set_default(number);
+            }
+            // SAFETY: the action only makes async-signal-safe calls, and neither allocates nor locks.
+            unsafe { signal_hook_registry::register_unchecked(number, action)? };
+            // SAFETY: a valid set; a number that does not exist only fails.
+            unsafe { libc::sigaddset(&raw mut let_in, number) };
+        }
+        // SAFETY: a valid set, and no place for the old one is asked for.
+        if unsafe { libc::sigprocmask(libc::SIG_UNBLOCK, &raw const let_in, std::ptr::null_mut()) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Self { record: read.into(), writer, child_noted })
+    }
+
+    /// Readable when something was recorded.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.record.as_fd()
+    }
+
+    /// The descriptors that must stay open.
+    pub(crate) fn descriptors(&self) -> [RawFd; 2] {
+        [self.record.as_raw_fd(), self.writer]
+    }
+
+    /// Empties the record: the numbers, oldest first. Of SIGCHLD there is at most one.
+    pub(crate) fn take(&mut self) -> Vec<i32> {
+        // Before the record is read: a child that changes from now on is noted again.
+        self.child_noted.store(false, Ordering::SeqCst);
+        let (mut numbers, mut bytes) = (Vec::new(), [0; 256]);
+        while let Ok(count @ 1..) = self.record.read(&mut bytes) {
+            numbers.extend(bytes[..count].iter().map(|number| i32::from(*number)));
+        }
+        numbers
+    }
+}
+
+/// Runs inside a signal handler.
+fn record(number: i32, info: &libc::siginfo_t, write: &OwnedFd, child_noted: &AtomicBool) {
+    if is_fault(number) && info.si_code > 0 {
+        // Not sent but caused: the instruction is repeated, and ends us as it must.
+        set_default(number);
+        return;
+    }
+    // Thousands of children that end at once must not crowd out the other signals.
+    if number == libc::SIGCHLD && child_noted.swap(true, Ordering::SeqCst) {
+        return;
+    }
+    let byte = u8::try_from(number).unwrap_or(0);
+    // SAFETY: one byte of this frame to a descriptor that the closure owns; errno is put back for the code that was
+    // interrupted. A full pipe loses a signal of which 65,536 are waiting.
+    unsafe {
+        let errno = *libc::__errno_location();
+        libc::write(write.as_raw_fd(), (&raw const byte).cast(), 1);
+        *libc::__errno_location() = errno;
+    }
+}
+
+/// Whether the processor raises it too.
+const fn is_fault(number: i32) -> bool {
+    matches!(
+        number,
+        libc::SIGSEGV | libc::SIGBUS | libc::SIGILL | libc::SIGFPE | libc::SIGTRAP | libc::SIGSYS
+    )
+}
+
+fn set_default(number: i32) {
+    // SAFETY: SIG_DFL is a valid disposition, and signal is async-signal-safe.
+    unsafe { libc::signal(number, libc::SIG_DFL) };
+}
+
+/// Bit n - 1 is set when signal n was ignored before the first line of this program ran.
+static IGNORED: AtomicU64 = AtomicU64::new(0);
+
+/// Highest signal number.
+const LAST_SIGNAL: i32 = 64;
+
+/// Runs before the runtime, which changes what it finds: it ignores SIGPIPE.
+extern "C" fn note_ignored() {
+    let mut ignored = 0;
+    for number in 1..=LAST_SIGNAL {
+        // SAFETY: a zeroed sigaction is valid, and a null new action only asks.
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            if libc::sigaction(number, std::ptr::null(), &raw mut action) == 0
+                && action.sa_sigaction == libc::SIG_IGN
+            {
+                ignored |= 1 << (number - 1);
+            }
+        }
+    }
+    IGNORED.store(ignored, Ordering::Relaxed);
+}
+
+// SAFETY: the section holds pointers to functions that take nothing they need; ours touches one atomic of its own.
+#[used]
+#[unsafe(link_section = ".init_array")]
+static AT_START: extern "C" fn() = note_ignored;
+
+/// How whoever started us wanted signals to be, for the program that we start in our place.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Inherited {
+    ignored: u64,
+    blocked: SigSet,
+}
+
+impl Inherited {
+    /// To be asked before a [`Recorder`] is installed.
+    pub(crate) fn now() -> io::Result<Self> {
+        Ok(Self { ignored: IGNORED.load(Ordering::Relaxed), blocked: SigSet::thread_get_mask()? })
+    }
+
+    /// Puts everything back as it was.
+    ///
+    /// # Safety
+    /// Only in a freshly forked child that goes on to execute a program: the handlers here are lost.
+    pub(crate) unsafe fn restore(&self) {
+        for number in 1..=LAST_SIGNAL {
+            let ignored = self.ignored & (1 << (number - 1)) != 0;
+            let action = if ignored { libc::SIG_IGN } else { libc::SIG_DFL };
+            // SAFETY: both are valid dispositions; numbers that cannot be set only fail.
+            unsafe { libc::signal(number, action) };
+        }
+        // SAFETY: a valid set.
+        unsafe { libc::sigprocmask(libc::SIG_SETMASK, self.blocked.as_ref(), std::ptr::null_mut()) };
     }
 }
