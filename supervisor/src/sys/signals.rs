@@ -110,12 +110,13 @@ impl Recorder {
 
     /// Empties the record: the numbers, oldest first. Of SIGCHLD there is at most one.
     pub(crate) fn take(&mut self) -> Vec<i32> {
-        // Before the record is read: a child that changes from now on is noted again.
-        self.child_noted.store(false, Ordering::SeqCst);
         let (mut numbers, mut bytes) = (Vec::new(), [0; 256]);
         while let Ok(count @ 1..) = self.record.read(&mut bytes) {
             numbers.extend(bytes[..count].iter().map(|number| i32::from(*number)));
         }
+        // After the reading: noted and not in the pipe would silence every later one. Who was noted in between is found by
+        // the reaping, which always follows.
+        self.child_noted.store(false, Ordering::SeqCst);
         numbers
     }
 }
