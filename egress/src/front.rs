@@ -6,7 +6,9 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use http::header::CONTENT_LENGTH;
 use http::{Method, Request, Response, Version};
+use http_body::Body as _;
 use hudsucker::Body;
 use hyper::body::Incoming;
 use hyper::rt::Executor as _;
@@ -175,12 +177,24 @@ impl Connection {
         let connection = Connection { after: After::default(), ..self };
         let (after, tasks) = (connection.after.clone(), connection.proxy.open.tasks.clone());
         let (request, shape) = websocket::unfold(request);
-        let answer = connection.answer(via, request).await?;
+        let is_head = request.method() == Method::HEAD;
+        let mut answer = connection.answer(via, request).await?;
+        if is_head {
+            leave_out_body(&mut answer);
+        }
         if let Some(next) = after.take() {
             tasks.execute(next);
         }
         Ok(shape.fold(answer))
     }
+}
+
+/// For an answer to HEAD: hyper does this in HTTP/1.1 alone.
+fn leave_out_body(answer: &mut Response<Body>) {
+    if let Some(length) = answer.body().size_hint().exact().filter(|length| *length > 0) {
+        answer.headers_mut().entry(CONTENT_LENGTH).or_insert_with(|| length.into());
+    }
+    *answer.body_mut() = Body::empty();
 }
 
 /// What a connection begins with; nothing when it ends before.

@@ -169,6 +169,10 @@ pub(crate) fn refusal_of_dial(error: &DialError) -> Refusal {
             "the parent proxy did not open a connection to the upstream host",
         ),
         DialError::TooMany(error) => (*error).into(),
+        DialError::Full => Refusal::new(
+            Code::UpstreamUnreachable,
+            "this bottle has as many connections to upstream hosts open as it may; close some",
+        ),
         DialError::Timeout => Refusal::new(Code::UpstreamTimeout, "the upstream host did not answer in time"),
         DialError::Tls(_) => {
             Refusal::new(Code::UpstreamTls, "the certificate or TLS of the upstream host is not acceptable")

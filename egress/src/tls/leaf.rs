@@ -12,6 +12,7 @@ use rustls::server::{NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::{CertifiedKey, SigningKey};
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::sync::OnceCell;
+use tokio::time::Instant;
 
 use super::ca::{BACKDATED, CertificateAuthority};
 use super::{provider, random};
@@ -22,6 +23,11 @@ const VALIDITY: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 const RENEWED_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 /// How many hosts are remembered.
 const REMEMBERED: usize = 1024;
+/// How many new hosts may come at once, and how fast more may follow: each costs a signature.
+const SIGNED_AT_ONCE: u32 = 512;
+const SIGNATURE_INTERVAL: Duration = Duration::from_millis(20);
+/// How long a new host waits for its turn.
+const TURN_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest common name that X.509 permits; a longer host is in the subject alternative name alone.
 const COMMON_NAME_LIMIT: usize = 64;
 
@@ -34,6 +40,9 @@ pub(crate) enum Error {
     /// It is not for a host.
     #[error(transparent)]
     Host(#[from] HostError),
+    /// Too many new hosts at once.
+    #[error("the bottle asks for too many new hosts at once")]
+    TooMany,
     /// The key or the configuration was not accepted.
     #[error("cannot prepare TLS")]
     Tls(#[from] rustls::Error),
@@ -46,6 +55,25 @@ pub(crate) struct LeafAuthority {
     signing_key: Arc<dyn SigningKey>,
     basis: ServerConfig,
     remembered: Mutex<Remembered>,
+    pace: Mutex<Pace>,
+}
+
+/// The rate of signatures (GCRA): when the next one would be due if they came evenly.
+struct Pace {
+    due: Instant,
+}
+
+impl Pace {
+    /// How long to wait for a turn, which is then taken; nothing when that would be too long.
+    fn turn(&mut self, now: Instant) -> Option<Duration> {
+        let due = self.due.max(now);
+        let wait = due.duration_since(now).saturating_sub(SIGNATURE_INTERVAL * (SIGNED_AT_ONCE - 1));
+        if wait > TURN_TIMEOUT {
+            return None;
+        }
+        self.due = due + SIGNATURE_INTERVAL;
+        Some(wait)
+    }
 }
 
 type Slot = Arc<OnceCell<Arc<ServerConfig>>>;
@@ -78,7 +106,8 @@ impl LeafAuthority {
         basis.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         basis.session_storage = Arc::new(NoServerSessionStorage {});
         basis.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
-        Ok(LeafAuthority { authority, leaf_key, signing_key, basis, remembered: Mutex::default() })
+        let pace = Mutex::new(Pace { due: Instant::now() });
+        Ok(LeafAuthority { authority, leaf_key, signing_key, basis, remembered: Mutex::default(), pace })
     }
 
     /// The authority's certificate, as PEM.
@@ -89,7 +118,15 @@ impl LeafAuthority {
     /// The TLS settings that present a certificate for `host`. Callers that want the same host wait for one signature.
     async fn config(&self, host: &Host) -> Result<Arc<ServerConfig>, Error> {
         let slot = self.slot(host, SystemTime::now());
-        slot.get_or_try_init(async || self.sign(host, SystemTime::now())).await.cloned()
+        let signed = slot.get_or_try_init(async || {
+            let turn = self.pace.lock().unwrap_or_else(PoisonError::into_inner).turn(Instant::now());
+            match turn.ok_or(Error::TooMany)? {
+                Duration::ZERO => {}
+                wait => tokio::time::sleep(wait).await,
+            }
+            self.sign(host, SystemTime::now())
+        });
+        signed.await.cloned()
     }
 
     fn slot(&self, host: &Host, now: SystemTime) -> Slot {
@@ -159,7 +196,7 @@ impl hudsucker::certificate_authority::CertificateAuthority for LeafAuthority {
             Err(error) => Err(error.into()),
         };
         config.unwrap_or_else(|error| {
-            tracing::error!(%error, %authority, "cannot present a certificate");
+            tracing::warn!(%error, %authority, "cannot present a certificate");
             let mut closed = self.basis.clone();
             closed.cert_resolver = Arc::new(NoCertificate);
             Arc::new(closed)
@@ -227,6 +264,21 @@ mod tests {
         assert_eq!(leaves.remembered.lock().unwrap().slots.len(), REMEMBERED);
         assert!(Arc::ptr_eq(&first, &leaves.slot(&host(0), now)));
         assert!(!Arc::ptr_eq(&second, &leaves.slot(&host(1), now)));
+    }
+
+    #[test]
+    fn new_hosts_come_at_a_pace_and_beyond_it_wait_and_beyond_that_are_refused() {
+        let now = Instant::now();
+        let mut pace = Pace { due: now };
+        for _ in 0..SIGNED_AT_ONCE {
+            assert_eq!(pace.turn(now), Some(Duration::ZERO));
+        }
+        assert_eq!(pace.turn(now), Some(SIGNATURE_INTERVAL));
+        let waiting = std::iter::from_fn(|| pace.turn(now)).count() as u32;
+        assert_eq!(waiting, TURN_TIMEOUT.as_millis() as u32 / SIGNATURE_INTERVAL.as_millis() as u32 - 1);
+        assert_eq!(pace.turn(now), None);
+        let later = now + TURN_TIMEOUT + SIGNATURE_INTERVAL * SIGNED_AT_ONCE;
+        assert_eq!(pace.turn(later), Some(Duration::ZERO));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use policy::{Host, PrivateAllow};
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -49,7 +50,7 @@ impl Connector {
 
     async fn connect(self, uri: Uri) -> Result<UpstreamStream, DialError> {
         let deadline = Instant::now() + self.time_limit;
-        let place = self.gauge.connection()?;
+        let place = (self.gauge.connection()?, self.dialer.place(deadline).await?);
         let host = uri.host().and_then(|host| Host::parse(host).ok()).ok_or(DialError::Name)?;
         let tls = uri.scheme() == Some(&Scheme::HTTPS);
         let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
@@ -85,10 +86,10 @@ impl tower_service::Service<Uri> for Connector {
     }
 }
 
-/// A connection to upstream, counted as long as it is open.
+/// A connection to upstream, counted as long as it is open: among its route's, and among all.
 pub(crate) struct UpstreamStream {
     io: UpstreamIo,
-    _place: Held,
+    _place: (Held, OwnedSemaphorePermit),
 }
 
 enum UpstreamIo {

@@ -7,7 +7,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use policy::{AddressDenial, Host, PrivateAllow, address};
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::parent::{Parent, ParentError};
@@ -16,6 +16,8 @@ use crate::limits::TooManyConnections;
 
 /// How many look-ups may be under way: each holds a thread of the system resolver.
 const LOOKUPS: usize = 64;
+/// How many connections to upstream may be open, over all routes, idle ones among them.
+const CONNECTIONS: usize = 4 * 1024;
 /// An address is given this long before the next one is tried beside it (RFC 8305).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
@@ -43,6 +45,9 @@ pub enum DialError {
     /// The route has all the connections that it may have.
     #[error(transparent)]
     TooMany(#[from] TooManyConnections),
+    /// As many connections as may be are open.
+    #[error("{CONNECTIONS} connections to upstream are open")]
+    Full,
     /// It took too long.
     #[error("took too long to connect")]
     Timeout,
@@ -58,6 +63,7 @@ pub enum DialError {
 pub struct Dialer {
     resolver: Arc<dyn Resolve>,
     lookups: Semaphore,
+    places: Arc<Semaphore>,
     parent: Option<Parent>,
     own: Vec<SocketAddr>,
 }
@@ -65,7 +71,14 @@ pub struct Dialer {
 impl Dialer {
     /// `own` are the addresses that we listen on: they are never dialled.
     pub fn new(resolver: Arc<dyn Resolve>, parent: Option<Parent>, own: Vec<SocketAddr>) -> Dialer {
-        Dialer { resolver, lookups: Semaphore::new(LOOKUPS), parent, own }
+        let places = Arc::new(Semaphore::new(CONNECTIONS));
+        Dialer { resolver, lookups: Semaphore::new(LOOKUPS), places, parent, own }
+    }
+
+    /// A place for one connection, to be kept as long as it is open.
+    pub(crate) async fn place(&self, deadline: Instant) -> Result<OwnedSemaphorePermit, DialError> {
+        let place = timeout_at(deadline, Arc::clone(&self.places).acquire_owned()).await;
+        place.ok().and_then(Result::ok).ok_or(DialError::Full)
     }
 
     /// A connection to `host`, which is resolved once; what is dialled is one of the addresses that were checked.
@@ -225,6 +238,19 @@ mod tests {
         let (dialled, head) = tokio::join!(dialer.dial(&host, 443, &leave, deadline), answer);
         assert!(dialled.is_ok());
         assert_eq!(head, "CONNECT 10.0.0.1:443 HTTP/1.1\r\nhost: 10.0.0.1:443\r\n\r\n");
+    }
+
+    #[tokio::test]
+    async fn there_are_only_so_many_places_and_one_that_is_given_back_is_given_again() {
+        let dialer = Dialer::new(Arc::new(Private), None, Vec::new());
+        let soon = Instant::now;
+        let mut places = Vec::new();
+        for _ in 0..CONNECTIONS {
+            places.push(dialer.place(soon()).await.unwrap());
+        }
+        assert!(matches!(dialer.place(soon()).await, Err(DialError::Full)));
+        places.pop();
+        assert!(dialer.place(soon()).await.is_ok());
     }
 
     #[tokio::test]

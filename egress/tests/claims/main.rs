@@ -9,5 +9,6 @@ mod limits;
 mod policy;
 mod program;
 mod reload;
+mod streams;
 mod support;
 mod transparent;

@@ -88,12 +88,12 @@ impl Bench {
         let address = listener.local_addr().unwrap();
         let led_here = egress::listen_transparent((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
         let transparent = led_here.local_addr().unwrap();
-        let dns_udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let dns = dns_udp.local_addr().unwrap();
+        let (dns_tcp, dns_udp) = one_port_for_both().await;
+        let dns = dns_tcp.local_addr().unwrap();
         let doors = Doors {
             proxy: vec![listener],
             transparent: vec![led_here],
-            dns_tcp: vec![TcpListener::bind(dns).await.unwrap()],
+            dns_tcp: vec![dns_tcp],
             dns_udp: vec![dns_udp],
             answers: Answers { v4: Some(ELSEWHERE), v6: None },
         };
@@ -168,6 +168,15 @@ impl Bench {
         let text = std::fs::read_to_string(&self.journal).unwrap();
         let line = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["event"].clone();
         text.lines().map(line).collect()
+    }
+}
+
+async fn one_port_for_both() -> (TcpListener, UdpSocket) {
+    loop {
+        let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        if let Ok(udp) = UdpSocket::bind(tcp.local_addr().unwrap()).await {
+            return (tcp, udp);
+        }
     }
 }
 

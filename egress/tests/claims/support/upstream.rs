@@ -7,8 +7,9 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use http::{HeaderMap, Request, Response, StatusCode};
-use http_body_util::BodyExt;
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full};
 use hudsucker::Body;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -47,6 +48,8 @@ pub(crate) struct Memory {
     pub(crate) go_on: Notify,
     /// `/hold` has begun.
     pub(crate) held: Notify,
+    /// A request to `/never` was given up.
+    pub(crate) given_up: Notify,
 }
 
 /// An origin for `api.test`, with and without TLS, on loopback.
@@ -169,6 +172,41 @@ async fn answer(mut request: Request<Incoming>, memory: Arc<Memory>) -> Response
             }
             Response::new(Body::from(length.to_string()))
         }
+        "/v1/never" => {
+            let _given_up = GivenUp(Arc::clone(&memory));
+            memory.held.notify_one();
+            std::future::pending().await
+        }
+        "/v1/trailers" => {
+            let trailers = HeaderMap::from_iter([("grpc-status".parse().unwrap(), "0".parse().unwrap())]);
+            let message = Full::new(Bytes::from_static(b"\0\0\0\0\x02hi"));
+            let body = message.with_trailers(std::future::ready(Some(Ok(trailers))));
+            Response::builder()
+                .header("content-type", "application/grpc")
+                .body(Body::from(BoxBody::new(body.map_err(|never| match never {}))))
+                .unwrap()
+        }
+        "/v1/range" => match request.headers().get("range") {
+            Some(range) if range == "bytes=2-3" => Response::builder()
+                .status(StatusCode::PARTIAL_CONTENT)
+                .header("content-range", "bytes 2-3/5")
+                .body(Body::from("ll"))
+                .unwrap(),
+            _ => Response::builder().header("accept-ranges", "bytes").body(Body::from("hello")).unwrap(),
+        },
+        "/v1/echo" => {
+            let (parts, body) = request.into_parts();
+            let content_type = parts.headers.get("content-type").cloned();
+            let mut response = Response::new(Body::from(BoxBody::new(body.map_err(hudsucker::Error::from))));
+            if let Some(content_type) = content_type {
+                response.headers_mut().insert("content-type", content_type);
+            }
+            response
+        }
+        _ if path.starts_with("/v1/status/") => {
+            let status: u16 = path.rsplit('/').next().unwrap().parse().unwrap();
+            Response::builder().status(status).header("etag", "\"e\"").body(Body::empty()).unwrap()
+        }
         "/v1/download" => {
             let chunks = stream::iter(0..1024).map(move |_| {
                 memory.sent.add(CHUNK);
@@ -221,11 +259,22 @@ async fn answer(mut request: Request<Incoming>, memory: Arc<Memory>) -> Response
             .header("x-bottlecap-approved", "yes")
             .body(Body::from("hello"))
             .unwrap(),
+        _ if request.method() == Method::HEAD => {
+            Response::builder().header("content-length", "5").body(Body::empty()).unwrap()
+        }
         _ => Response::builder()
             .header("alt-svc", "h3=\":443\"")
             .header("x-upstream", "yes")
             .body(Body::from("hello"))
             .unwrap(),
+    }
+}
+
+struct GivenUp(Arc<Memory>);
+
+impl Drop for GivenUp {
+    fn drop(&mut self) {
+        self.0.given_up.notify_one();
     }
 }
 

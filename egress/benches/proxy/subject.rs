@@ -1,0 +1,164 @@
+//! A proxy under measurement, as a process.
+
+use std::io::{BufRead as _, BufReader};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::time::{ClockId, clock_gettime};
+use nix::unistd::Pid;
+use rustls::RootCertStore;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+
+use crate::origin::Origin;
+
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Egress,
+    Hudsucker,
+    Mitmdump,
+}
+
+impl Kind {
+    pub(crate) const ALL: [Kind; 3] = [Kind::Egress, Kind::Hudsucker, Kind::Mitmdump];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Kind::Egress => "egress",
+            Kind::Hudsucker => "hudsucker",
+            Kind::Mitmdump => "mitmdump",
+        }
+    }
+
+    pub(crate) fn program(self) -> Option<PathBuf> {
+        match self {
+            Kind::Egress => Some(PathBuf::from(env!("CARGO_BIN_EXE_egress"))),
+            Kind::Hudsucker => std::env::var_os("EGRESS_BENCH_HUDSUCKER").map(PathBuf::from),
+            Kind::Mitmdump => std::env::var_os("EGRESS_BENCH_MITMDUMP").map(PathBuf::from),
+        }
+    }
+}
+
+pub(crate) struct Subject {
+    pub(crate) kind: Kind,
+    pub(crate) address: SocketAddr,
+    /// What its clients trust: its authority, and the origin's.
+    pub(crate) roots: RootCertStore,
+    child: Child,
+    clock: ClockId,
+    _directory: tempfile::TempDir,
+}
+
+impl Subject {
+    pub(crate) fn start(kind: Kind, origin: &Origin) -> Subject {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path();
+        for name in ["etc", "run", "state", "secrets"] {
+            std::fs::create_dir(root.join(name)).unwrap();
+        }
+        std::fs::write(root.join("secrets/token"), "real-token").unwrap();
+        std::fs::write(root.join("etc/routes.yaml"), routes(origin)).unwrap();
+        let made = Command::new(Kind::Egress.program().unwrap())
+            .args(["ca", "init", "--ca-dir"])
+            .arg(root.join("ca"))
+            .stdout(Stdio::null())
+            .status()
+            .unwrap();
+        assert!(made.success());
+        let probe = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = probe.local_addr().unwrap();
+        drop(probe);
+        let mut child = command(kind, root, origin, address).current_dir(root).spawn().unwrap();
+        await_port(address, &mut child);
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(root.join("ca/ca.pem")).unwrap()).unwrap();
+        roots.add(CertificateDer::from_pem_file(&origin.roots).unwrap()).unwrap();
+        let clock = ClockId::pid_cpu_clock_id(Pid::from_raw(child.id().try_into().unwrap())).unwrap();
+        Subject { kind, address, roots, child, clock, _directory: directory }
+    }
+
+    /// What all threads of the process have used so far.
+    pub(crate) fn processor_time(&self) -> Duration {
+        clock_gettime(self.clock).unwrap().into()
+    }
+
+    /// Its resident memory, in bytes.
+    pub(crate) fn resident(&self) -> u64 {
+        let status = std::fs::File::open(format!("/proc/{}/status", self.child.id())).unwrap();
+        let lines = BufReader::new(status).lines().map(Result::unwrap);
+        let line = lines.filter_map(|line| line.strip_prefix("VmRSS:").map(str::to_owned)).next().unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    }
+}
+
+impl Drop for Subject {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn routes(origin: &Origin) -> String {
+    let (http1, http2) = (origin.http1, origin.http2);
+    format!(
+        "routes:\n  - host: localhost\n    ports: [{http1}, {http2}]\n    allow_private: [127.0.0.0/8, \"::1/128\"]\n    \
+         path_allowlist: [/v1/]\n    auth_scheme: bearer\n    token_file: token\n"
+    )
+}
+
+fn command(kind: Kind, root: &Path, origin: &Origin, address: SocketAddr) -> Command {
+    let mut command = Command::new(kind.program().unwrap());
+    let peers = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/peers");
+    match kind {
+        Kind::Egress => {
+            command
+                .args(["--config", "etc", "--ca-dir", "ca", "--run-dir", "run", "--state-dir", "state"])
+                .args(["--secrets-dir", "secrets", "--listen", &address.to_string()])
+                .env("EGRESS_UPSTREAM_CA", &origin.roots)
+                .stderr(Stdio::null());
+        }
+        Kind::Hudsucker => {
+            command
+                .arg(address.to_string())
+                .args([&root.join("ca/ca.pem"), &root.join("ca/ca-key.pem"), &origin.roots])
+                .stderr(Stdio::null());
+        }
+        Kind::Mitmdump => {
+            // Its authority is one file: the key, then the certificate.
+            let read = |name: &str| std::fs::read_to_string(root.join("ca").join(name)).unwrap();
+            std::fs::create_dir(root.join("mitm")).unwrap();
+            std::fs::write(root.join("mitm/mitmproxy-ca.pem"), read("ca-key.pem") + &read("ca.pem")).unwrap();
+            command
+                .args(["--quiet", "--set", "flow_detail=0", "--set", "connection_strategy=lazy"])
+                .arg("--set")
+                .arg(format!("confdir={}", root.join("mitm").display()))
+                .arg("--set")
+                .arg(format!("ssl_verify_upstream_trusted_ca={}", origin.roots.display()))
+                .args(["--listen-host", "127.0.0.1", "--listen-port", &address.port().to_string()])
+                .arg("--scripts")
+                .arg(peers.join("mitmproxy/addon.py"))
+                .stdout(Stdio::null());
+        }
+    }
+    command
+}
+
+fn await_port(address: SocketAddr, child: &mut Child) {
+    let until = Instant::now() + START_TIMEOUT;
+    while TcpStream::connect(address).is_err() {
+        assert!(child.try_wait().unwrap().is_none(), "it ended at once");
+        assert!(Instant::now() < until, "it did not start in time");
+        std::thread::yield_now();
+    }
+}
+
+/// For ten thousand tunnels, here and in what is started.
+pub(crate) fn raise_descriptors() {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, hard.min(65_536), hard).unwrap();
+}
