@@ -63,6 +63,27 @@ need_rust() {
     fi
 }
 
+# Programs for the tests with real clients, in a directory of their own beside what cargo builds.
+clients=$(target_dir)/clients
+
+need_pyclients() {
+    if ! "$clients/py/bin/python" -c "import requests, httpx, h2, aiohttp, websockets" 2>/dev/null; then
+        [ -x /usr/bin/python3 ] && /usr/bin/python3 -c "import ensurepip" 2>/dev/null || apt python3 python3-venv
+        say "pip install requests httpx aiohttp websockets, under $clients/py"
+        /usr/bin/python3 -m venv "$clients/py"
+        "$clients/py/bin/pip" install --quiet --disable-pip-version-check requests 'httpx[http2]' aiohttp 'websockets>=15'
+    fi
+}
+
+need_node22() {
+    if ! "$clients/node_modules/.bin/node" --version 2>/dev/null | grep -q '^v22' || [ ! -e "$clients/node_modules/.bin/claude" ]; then
+        need npm npm
+        say "npm install node@22 @anthropic-ai/claude-code, under $clients"
+        mkdir -p "$clients"
+        npm install --silent --no-audit --no-fund --prefix "$clients" node@22 @anthropic-ai/claude-code >&2
+    fi
+}
+
 for thing in "$@"; do
     case "$thing" in
         rust) need_rust ;;
@@ -75,6 +96,8 @@ for thing in "$@"; do
         python) need python3 python3 ;;
         venv) [ -x /usr/bin/python3 ] && /usr/bin/python3 -c "import ensurepip" 2>/dev/null || apt python3 python3-venv ;;
         ip) need ip iproute2 ;;
+        pyclients) need_pyclients ;;
+        node22) need_node22 ;;
         nft) need nft nftables ;;
         inits) need tini tini; need dumb-init dumb-init; need catatonit catatonit; need s6-svscan s6 ;;
         qemu) need qemu-system-x86_64 qemu-system-x86; need mkfs.ext4 e2fsprogs ;;
@@ -93,6 +116,6 @@ for thing in "$@"; do
                 (cd "$ROOT" && env -u RUSTFLAGS cargo install --locked --quiet cargo-deny)
             fi
             ;;
-        *) fail "unknown thing: $thing" "rust cc cxx curl git ssh sshd python venv ip nft inits qemu kernel mmdebstrap docker compose cargo-deny" ;;
+        *) fail "unknown thing: $thing" "rust cc cxx curl git ssh sshd python venv ip nft pyclients node22 inits qemu kernel mmdebstrap docker compose cargo-deny" ;;
     esac
 done
