@@ -70,6 +70,9 @@ pub struct RequestEvent {
     pub bytes_down: u64,
     /// From the head to the end of the response.
     pub millis: u64,
+    /// From the head to the head of upstream's answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answered_millis: Option<u64>,
 }
 
 /// A set of routes put in force, or refused while the old one stays.

@@ -9,6 +9,7 @@ use std::os::unix::ffi::OsStringExt;
 use nix::sys::socket::{SockType, getsockopt, sockopt};
 
 use crate::credential::Secret;
+use crate::peer;
 use crate::sys;
 
 /// The name under which our sockets are handed over.
@@ -72,6 +73,8 @@ pub struct Inheritance {
     pub dns_tcp: Vec<TcpListener>,
     /// Sockets for DNS.
     pub dns_udp: Vec<UdpSocket>,
+    /// The socket over which supervise asks.
+    pub peer: Option<OwnedFd>,
     /// Secrets by name: descriptors first, then variables of the environment.
     pub secrets: HashMap<String, Secret>,
 }
@@ -97,6 +100,8 @@ pub fn take() -> Result<Inheritance, Error> {
                 Ok(SockType::Datagram) => inheritance.dns_udp.push(datagrams(fd)?),
                 Ok(_) | Err(_) => inheritance.dns_tcp.push(listening(fd, DNS_NAME)?),
             }
+        } else if name == peer::SOCKET_NAME {
+            inheritance.peer = Some(fd);
         } else if let Some(secret) = name.strip_prefix(SECRET_PREFIX) {
             let bytes = sys::read_whole(fd, SECRET_LIMIT)
                 .map_err(|source| Error::Secret { name: secret.to_owned(), source })?;

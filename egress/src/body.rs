@@ -116,7 +116,7 @@ pub(crate) fn metered(inner: Incoming, meter: Meter, limits: &Limits) -> Body {
         request_body: limits.request_body,
         waiting_since: None,
         silence: Box::pin(sleep_until(Instant::now() + limits.idle)),
-        end: Box::pin(Arc::clone(&limits.lease).ended()),
+        end: Box::pin(Arc::clone(&limits.lease).ended_after_a_moment()),
     }))
 }
 

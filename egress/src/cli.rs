@@ -10,17 +10,19 @@ Examples:
   egress ca init --ca-dir ./ca
   egress --config ./etc --ca-dir ./ca --run-dir ./run --state-dir ./state --listen 127.0.0.1:9099
   curl --proxy http://127.0.0.1:9099 http://_egress.local/ca.pem
+  egress explain POST https://api.example.com/v1 --routes ./etc/routes.yaml
+  egress tail --run-dir ./run
 
 Environment:
   EGRESS_UPSTREAM_CA     a PEM file with additional roots for upstream TLS
   EGRESS_UPSTREAM_PROXY  a parent proxy, http://[user:password@]host:port; it gets addresses that were
                          checked here, never names
-  LISTEN_FDS, LISTEN_FDNAMES  sockets named `egress`, `egress-transparent` and `egress-dns`, and secrets named
+  LISTEN_FDS, LISTEN_FDNAMES  sockets named `peer.supervise`, `egress`, `egress-transparent` and `egress-dns`, and secrets named
                          `secret.NAME`, that are handed over
   NOTIFY_SOCKET          where readiness is reported
 
 Exit codes: 0 clean stop, 64 usage or configuration, 70 failed for good.
-SIGHUP reads routes.yaml again; when it is no good, the old routes stay.";
+SIGHUP (or --watch) reads routes.yaml again; when it is no good, the old routes stay.";
 
 /// The only way out of a bottle: a proxy that judges every request by routes.yaml.
 #[derive(Debug, Parser)]
@@ -37,6 +39,31 @@ pub struct Cli {
 /// A task other than serving.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Print the latest refusals, and then every request as it ends.
+    Tail {
+        /// Print the latest refusals alone.
+        #[arg(long)]
+        no_follow: bool,
+        /// One JSON object a line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say what would happen to a request, without sending it: exit 0 when it would go out, 1 when it would be refused.
+    Explain {
+        /// Its method.
+        method: String,
+        /// Its URL.
+        url: String,
+        /// Judge by this file, not by the routes of the running egress.
+        #[arg(long, value_name = "FILE")]
+        routes: Option<PathBuf>,
+        /// A header of it, `name: value`; may be repeated.
+        #[arg(long = "header", short = 'H', value_name = "HEADER")]
+        headers: Vec<String>,
+        /// One JSON object.
+        #[arg(long)]
+        json: bool,
+    },
     /// The bottle's certificate authority.
     Ca {
         /// What to do with it.
@@ -92,12 +119,24 @@ pub struct Settings {
     /// The address of every allowed name, one of each kind; by default the one that DNS is answered on.
     #[arg(long, value_name = "IP", env = "BOTTLECAP_DNS_ANSWER", value_delimiter = ',')]
     pub dns_answer: Vec<IpAddr>,
-    /// Where egress.status.json is written.
-    #[arg(long, value_name = "DIR", env = "BOTTLECAP_RUN_DIR", default_value = "/run/sidecars")]
+    /// Where egress.status.json is written and egress.sock is made.
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "BOTTLECAP_RUN_DIR",
+        default_value = "/run/sidecars",
+        global = true
+    )]
     pub run_dir: PathBuf,
     /// Where the journal is kept.
     #[arg(long, value_name = "DIR", env = "BOTTLECAP_STATE_DIR", default_value = "/var/lib/sidecars")]
     pub state_dir: PathBuf,
+    /// Serve Prometheus metrics at http://ADDR/metrics. ADDR is a loopback address: no bottle reaches ours.
+    #[arg(long, value_name = "ADDR", env = "BOTTLECAP_METRICS")]
+    pub metrics: Option<SocketAddr>,
+    /// Read the routes again when their directory changes, besides on SIGHUP.
+    #[arg(long, env = "BOTTLECAP_WATCH")]
+    pub watch: bool,
     /// The form of the log on standard error.
     #[arg(long, value_name = "FORM", env = "BOTTLECAP_LOG", default_value = "text")]
     pub log: LogForm,

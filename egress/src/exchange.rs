@@ -261,7 +261,7 @@ impl Judged {
             () = progress.stalled(plan.limits.idle) => {
                 return Err(Refusal::new(Code::UpstreamTimeout, "the upstream host did not answer in time"));
             }
-            denial = plan.limits.lease.ended() => return Err(denial.into()),
+            denial = plan.limits.lease.ended_after_a_moment() => return Err(denial.into()),
         };
         let response = answered.map_err(|error| match plan.limits.request_body {
             Some(most) if progress.is_too_large() => too_large(most),
@@ -310,6 +310,7 @@ impl Judged {
     ) -> Response<Body> {
         let status = response.status();
         self.entry.event.status = Some(status.as_u16());
+        self.entry.answered();
         if self.snapshot.policy.log() >= LogLevel::Requests {
             let Subject { scheme, host, port, method, path, form: _ } = &self.subject;
             info!(status = status.as_u16(), scheme, host, port, method, path, "passed");

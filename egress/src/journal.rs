@@ -17,6 +17,7 @@ use tracing::{error, info, warn};
 
 use crate::body::Progress;
 use crate::limits::Held;
+use crate::observe::Observer;
 use crate::refusal::{Refusal, Subject};
 
 /// How many requests may be open or waiting to be recorded.
@@ -47,9 +48,11 @@ pub enum Error {
 pub struct Recorder {
     queue: Sender<Message>,
     broken: Arc<AtomicBool>,
+    observer: Arc<Observer>,
 }
 
 enum Message {
+    Head(oneshot::Sender<(u64, String)>),
     Request(Box<RequestEvent>),
     Reload(ReloadEvent),
     Flush(oneshot::Sender<()>),
@@ -73,7 +76,7 @@ impl Recorder {
                 }
             })
             .map_err(Error::Thread)?;
-        Ok(Recorder { queue, broken })
+        Ok(Recorder { queue, broken, observer: Observer::new() })
     }
 
     /// A record for a request that begins now; nothing when there is no room for one.
@@ -96,8 +99,10 @@ impl Recorder {
             bytes_up: 0,
             bytes_down: 0,
             millis: 0,
+            answered_millis: None,
         };
-        Some(Entry { event, up: None, held: None, started: Instant::now(), place: Some(place) })
+        let observer = Arc::clone(&self.observer);
+        Some(Entry { event, observer, up: None, held: None, started: Instant::now(), place: Some(place) })
     }
 
     /// Whether the last record could not be written.
@@ -105,8 +110,24 @@ impl Recorder {
         self.broken.load(Ordering::Relaxed)
     }
 
+    /// What is kept besides the journal.
+    pub(crate) fn observer(&self) -> &Observer {
+        &self.observer
+    }
+
+    /// How many records the journal has, and the hash of the last one; nothing when it is too slow to say.
+    pub(crate) async fn head(&self) -> Option<(u64, String)> {
+        let (tell, told) = oneshot::channel();
+        let asked = async {
+            self.queue.send(Message::Head(tell)).await.ok()?;
+            told.await.ok()
+        };
+        timeout(FLUSH_TIMEOUT, asked).await.ok().flatten()
+    }
+
     /// Records a reload.
     pub(crate) async fn reloaded(&self, event: ReloadEvent) {
+        self.observer.reload(event.error.is_some());
         if timeout(PLACE_TIMEOUT, self.queue.send(Message::Reload(event))).await.is_err() {
             error!("no room in the journal's queue for a reload");
         }
@@ -136,6 +157,11 @@ impl Writer {
         let result = match message {
             Message::Request(event) => self.journal.append(&*event, Durability::Buffered),
             Message::Reload(event) => self.journal.append(&event, Durability::Synced),
+            Message::Head(tell) => {
+                let (records, hash) = self.journal.head();
+                let _ = tell.send((records, hash.to_string()));
+                return;
+            }
             Message::Flush(done) => {
                 let _ = done.send(());
                 return;
@@ -165,6 +191,7 @@ pub(crate) struct Entry {
     pub(crate) up: Option<Arc<Progress>>,
     /// Its place among the requests that its route may answer at once.
     pub(crate) held: Option<Held>,
+    observer: Arc<Observer>,
     started: Instant,
     place: Option<OwnedPermit<Message>>,
 }
@@ -178,6 +205,15 @@ impl Entry {
         self.event.path.clone_from(&subject.path);
     }
 
+    /// Notes that upstream's answer begins now.
+    pub(crate) fn answered(&mut self) {
+        self.event.answered_millis = Some(self.millis());
+    }
+
+    fn millis(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
     pub(crate) fn refused(&mut self, refusal: &Refusal) {
         self.event.decision = Decision::Deny;
         self.event.code = Some(refusal.code.as_str().to_owned());
@@ -189,8 +225,9 @@ impl Entry {
 impl Drop for Entry {
     fn drop(&mut self) {
         if let Some(place) = self.place.take() {
-            self.event.millis = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+            self.event.millis = self.millis();
             self.event.bytes_up = self.up.as_ref().map_or(0, |up| up.bytes());
+            self.observer.request(&self.event);
             place.send(Message::Request(Box::new(self.event.clone())));
         }
     }

@@ -13,6 +13,8 @@ use crate::authority::Endpoint;
 use crate::clock::Clock;
 use crate::snapshot::Snapshot;
 
+/// What is in flight when new routes refuse it has this long to end by itself.
+const MOMENT: Duration = Duration::from_millis(500);
 /// How often an end is looked at.
 const STEP: Duration = Duration::from_millis(500);
 
@@ -70,6 +72,15 @@ impl Lease {
 
     /// Returns with the reason once it is no longer allowed.
     pub(crate) async fn ended(self: Arc<Lease>) -> Denial {
+        self.watch(Duration::ZERO).await
+    }
+
+    /// The same, a moment after new routes refuse it: what is nearly through then ends as it was judged.
+    pub(crate) async fn ended_after_a_moment(self: Arc<Lease>) -> Denial {
+        self.watch(MOMENT).await
+    }
+
+    async fn watch(&self, moment: Duration) -> Denial {
         let mut snapshots = self.snapshots.clone();
         let mut until = self.until;
         let mut generation = self.generation;
@@ -77,10 +88,20 @@ impl Lease {
             let newest = Arc::clone(&snapshots.borrow_and_update());
             let now = self.clock.now();
             if newest.generation != generation || until.is_some_and(|until| until <= now) {
+                let by_reload = newest.generation != generation;
                 generation = newest.generation;
                 match self.judge(&newest, now) {
                     Ok(end) => until = end,
-                    Err(denial) => return denial,
+                    Err(denial) if moment.is_zero() || !by_reload => return denial,
+                    Err(_) => {
+                        sleep(moment).await;
+                        let newest = Arc::clone(&snapshots.borrow_and_update());
+                        generation = newest.generation;
+                        match self.judge(&newest, self.clock.now()) {
+                            Ok(end) => until = end,
+                            Err(denial) => return denial,
+                        }
+                    }
                 }
             }
             drop(newest);

@@ -32,7 +32,6 @@ struct Bucket {
 }
 
 /// The counts of one route, to be shown.
-#[cfg(test)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Reading {
     /// Requests in flight.
@@ -114,7 +113,6 @@ impl Gauge {
         self.hold(&self.connections, most, Kind::Connection).ok_or(TooManyConnections)
     }
 
-    #[cfg(test)]
     pub(crate) fn read(&self) -> Reading {
         Reading {
             requests: self.requests.load(Ordering::Relaxed),

@@ -2,14 +2,18 @@
 
 use std::error::Error as StdError;
 use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
 use egress::ca::{self, CertificateAuthority, Existing};
 use egress::cli::{CaCommand, Cli, Command, LogForm, Settings};
-use egress::{activation, run, sys};
+use egress::explain::Outcome;
+use egress::{activation, run, sys, tail};
 use tracing_subscriber::EnvFilter;
 
+/// `egress explain`: the request would be refused.
+const REFUSED: u8 = 1;
 const USAGE: u8 = 64;
 const FAILED: u8 = 70;
 
@@ -28,12 +32,53 @@ fn main() -> ExitCode {
         Some(Command::Ca { command: CaCommand::Init { if_absent } }) => {
             init_authority(&cli.settings, if if_absent { Existing::Keep } else { Existing::Refuse })
         }
+        Some(Command::Tail { no_follow, json }) => {
+            let form = if json { tail::Form::Json } else { tail::Form::Text };
+            match tail::tail(&cli.settings.run_dir, form, !no_follow, &mut io::stdout().lock()) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => fail(&error, None, FAILED),
+            }
+        }
+        Some(Command::Explain { method, url, routes, headers, json }) => {
+            explain(&cli.settings, &method, &url, routes.as_deref(), &headers, json)
+        }
         None if cli.settings.check => match run::check(&cli.settings) {
             Ok(summary) => say(&summary),
             Err(error) => fail(&error, error.hint(), error.exit_code()),
         },
         None => serve(&cli.settings),
     }
+}
+
+fn explain(
+    settings: &Settings,
+    method: &str,
+    url: &str,
+    routes: Option<&Path>,
+    headers: &[String],
+    json: bool,
+) -> ExitCode {
+    let explained = match routes {
+        Some(file) => match run::explain(file, method, url, headers) {
+            Ok(explanation) => explanation,
+            Err(error) => return fail(&error, error.hint(), error.exit_code()),
+        },
+        None => match tail::explain(&settings.run_dir, method, url, headers) {
+            Ok(explanation) => explanation,
+            Err(error) => {
+                let hint =
+                    "--routes FILE judges by a file; --run-dir names where a running egress has its socket";
+                return fail(&error, Some(hint.to_owned()), FAILED);
+            }
+        },
+    };
+    let text = if json {
+        serde_json::to_string(&explained).expect("an explanation always has a JSON form") + "\n"
+    } else {
+        tail::harmless_lines(&explained.text())
+    };
+    let said = say(&text);
+    if explained.outcome == Outcome::Deny { ExitCode::from(REFUSED) } else { said }
 }
 
 fn init_authority(settings: &Settings, existing: Existing) -> ExitCode {

@@ -8,6 +8,7 @@ use policy::Diagnostics;
 use tracing::warn;
 
 use crate::credential::SecretStore;
+use crate::explain::{Explanation, Question};
 use crate::journal::Recorder;
 use crate::snapshot::{OpenSide, Snapshot, Snapshots};
 use crate::tasks::Tasks;
@@ -119,6 +120,12 @@ impl Proxy {
     /// The time by which grants end.
     pub(crate) fn now(&self) -> Timestamp {
         self.uses.clock().now()
+    }
+
+    /// What would be said to a request.
+    pub(crate) fn explain(&self, question: &Question) -> Explanation {
+        let spent = |route: &policy::Route| self.uses.is_spent(route);
+        question.answer(&self.snapshot().policy, self.now(), &spent)
     }
 
     /// Returns when the last records are written.

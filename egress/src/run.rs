@@ -2,6 +2,7 @@
 
 mod sockets;
 mod status;
+mod watch;
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -9,21 +10,27 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use policy::Policy;
+use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::activation::Inheritance;
 use crate::ca;
 use crate::cli::Settings;
 use crate::credential::SecretStore;
+use crate::explain::{self, Explanation, Question};
 use crate::journal::{self, Recorder};
 use crate::notify::Notifier;
 use crate::proxy::{self, Parts, Proxy};
 use crate::upstream::{Dialer, Parent, ParseParentError, SystemResolver, TlsError, UpstreamTls};
 use crate::uses::{self, Uses};
+use crate::{control, metrics, peer, snapshot};
 use status::StatusFile;
+use watch::Watch;
 
 /// A file of routes larger than this is a mistake.
 const ROUTES_LIMIT: u64 = 8 * 1024 * 1024;
@@ -73,6 +80,21 @@ pub enum Error {
     /// The counted uses cannot be read.
     #[error(transparent)]
     Uses(#[from] uses::Error),
+    /// The request to be explained is none.
+    #[error(transparent)]
+    Explain(#[from] explain::Error),
+    /// Metrics would be where a bottle reaches them.
+    #[error("--metrics {0}: a bottle could reach that address")]
+    MetricsInReach(SocketAddr),
+    /// The directory of the routes cannot be watched.
+    #[error("cannot watch {path}")]
+    Watch {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
     /// A signal handler cannot be installed.
     #[error("cannot wait for signals")]
     Signals(#[source] io::Error),
@@ -90,7 +112,12 @@ impl Error {
                 Some("another process listens there; choose another --listen".to_owned())
             }
             Error::NoDnsAnswer => Some("name one with --dns-answer".to_owned()),
+            Error::MetricsInReach(_) => {
+                Some("name a loopback address, as in `--metrics 127.0.0.1:9464`".to_owned())
+            }
             Error::Proxy(_)
+            | Error::Explain(_)
+            | Error::Watch { .. }
             | Error::UpstreamTls(_)
             | Error::Parent(_)
             | Error::Listen { .. }
@@ -105,6 +132,8 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Error::ReadRoutes { .. }
+            | Error::Explain(_)
+            | Error::MetricsInReach(_)
             | Error::Proxy(_)
             | Error::Authority(_)
             | Error::UpstreamTls(_)
@@ -114,6 +143,7 @@ impl Error {
             | Error::Inherited(_)
             | Error::Journal(_)
             | Error::Uses(_)
+            | Error::Watch { .. }
             | Error::Signals(_) => 70,
         }
     }
@@ -131,7 +161,18 @@ pub async fn run(settings: &Settings, mut inheritance: Inheritance) -> Result<()
     if let Some(parent) = &parent {
         info!(?parent, "going through a parent proxy");
     }
+    if let Some(address) = settings.metrics.filter(|address| !metrics::is_out_of_reach(*address)) {
+        return Err(Error::MetricsInReach(address));
+    }
+    // Watched before they are read, so that no change falls between.
+    let mut watch = if settings.watch {
+        let failed = |source| Error::Watch { path: settings.config.clone(), source };
+        Watch::on(&settings.config).map_err(failed)?
+    } else {
+        Watch::off()
+    };
     let (doors, addresses) = sockets::open(settings, &mut inheritance).await?;
+    let peer = inheritance.peer.take();
     let parts = Parts {
         authority,
         secrets: SecretStore::new(inheritance.secrets, settings.secrets_dir.clone()),
@@ -143,6 +184,26 @@ pub async fn run(settings: &Settings, mut inheritance: Inheritance) -> Result<()
     let proxy = Arc::new(Proxy::new(parts, &text)?);
     for address in addresses {
         info!(%address, "listening");
+    }
+    // Ends with this function.
+    let mut beside = JoinSet::new();
+    if let Some(address) = settings.metrics {
+        let listener =
+            TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
+        info!(address = %listener.local_addr().map_err(Error::Inherited)?, "serving metrics");
+        beside.spawn(metrics::serve(listener, Arc::clone(&proxy)));
+    }
+    match control::bind(&settings.run_dir.join(control::SOCKET)) {
+        Ok(listener) => drop(beside.spawn(control::serve(listener, Arc::clone(&proxy)))),
+        Err(error) => warn!(%error, directory = %settings.run_dir.display(), "cannot make egress.sock"),
+    }
+    if let Some(socket) = peer {
+        let proxy = Arc::clone(&proxy);
+        beside.spawn(async move {
+            if let Err(error) = peer::serve(socket, proxy).await {
+                warn!(%error, "supervise can no longer ask what was refused");
+            }
+        });
     }
     let status = StatusFile::new(&settings.run_dir);
     let in_force = proxy.in_force();
@@ -156,6 +217,11 @@ pub async fn run(settings: &Settings, mut inheritance: Inheritance) -> Result<()
     loop {
         tokio::select! {
             () = serving.as_mut() => break,
+            () = watch.changed() => {
+                if is_news(&proxy, &routes) {
+                    reload(&proxy, &routes, &notifier, &status).await;
+                }
+            }
             signal = signals.next() => match signal {
                 Request::Reload => reload(&proxy, &routes, &notifier, &status).await,
                 Request::Stop => {
@@ -168,6 +234,19 @@ pub async fn run(settings: &Settings, mut inheritance: Inheritance) -> Result<()
     }
     proxy.flush().await;
     Ok(())
+}
+
+/// Whether the file is another than the one in force: what cannot be read is, because it has to be told.
+fn is_news(proxy: &Proxy, routes: &Path) -> bool {
+    read_routes(routes).map_or(true, |text| snapshot::digest(&text) != proxy.in_force().digest)
+}
+
+/// What the routes in `file` say to a request. Nothing counts as used up.
+pub fn explain(file: &Path, method: &str, url: &str, headers: &[String]) -> Result<Explanation, Error> {
+    let question = Question::parse(method, url, headers)?;
+    let text = read_routes(file)?;
+    let policy = Policy::parse(&file.display().to_string(), &text).map_err(proxy::Error::Routes)?;
+    Ok(question.answer(&policy, Timestamp::now(), &|_| false))
 }
 
 /// Reads routes.yaml and says in words what it allows.

@@ -9,6 +9,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigHandler, Signal, signal};
+use tokio::io::unix::AsyncFd;
 
 /// Descriptors that we ask for: two for each connection of the bottle, and some.
 const DESCRIPTORS: u64 = 32 * 1024;
@@ -99,6 +100,12 @@ pub(crate) fn take_env(name: &str) -> Option<OsString> {
 /// The names of all variables of the environment that are UTF-8.
 pub(crate) fn env_names() -> Vec<String> {
     std::env::vars_os().filter_map(|(name, _)| String::from_utf8(name.as_bytes().to_vec()).ok()).collect()
+}
+
+/// A descriptor whose readiness can be waited for.
+pub(crate) fn poll(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: what is registered owns its descriptor and keeps it open and the same until it is taken off again.
+    unsafe { AsyncFd::register(fd) }.map_err(io::Error::from)
 }
 
 /// The whole content of a descriptor that was handed over, from its beginning.

@@ -10,5 +10,6 @@ mod policy;
 mod program;
 mod reload;
 mod streams;
+mod seeing;
 mod support;
 mod transparent;

@@ -40,6 +40,129 @@ fn directory(routes: &str) -> tempfile::TempDir {
     directory
 }
 
+/// The program with everything that is off by default, and the lines of its log.
+fn start_seeing(root: &Path, more: &[&str]) -> (Running, BufReader<std::process::ChildStderr>) {
+    let path = root.join("notify");
+    let notifications = UnixDatagram::bind(&path).unwrap();
+    let mut child =
+        egress(root).args(more).env("NOTIFY_SOCKET", &path).stderr(Stdio::piped()).spawn().unwrap();
+    let log = BufReader::new(child.stderr.take().unwrap());
+    (Running { child, notifications }, log)
+}
+
+/// The address behind `what` in the log.
+fn address_in(log: &mut impl BufRead, what: &str) -> String {
+    for line in log.lines() {
+        let line = line.unwrap();
+        if line.contains(what) {
+            return line.split("address=").nth(1).unwrap().split(' ').next().unwrap().to_owned();
+        }
+    }
+    panic!("no `{what}` in the log");
+}
+
+fn get(address: &str, target: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    let host = target.strip_prefix("http://").and_then(|rest| rest.split('/').next()).unwrap_or("x");
+    write!(stream, "GET {target} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn a_change_in_the_directory_is_a_reload_when_it_is_watched_also_by_a_swap_of_data() {
+    let root = directory(ROUTES);
+    assert!(init(root.path()).status.success());
+    // As Kubernetes mounts it: routes.yaml -> ..data/routes.yaml, ..data -> a directory that is swapped by renaming.
+    let etc = root.path().join("etc");
+    std::fs::remove_file(etc.join("routes.yaml")).unwrap();
+    for (name, routes) in [("..1", ROUTES), ("..2", "routes: []\n")] {
+        std::fs::create_dir(etc.join(name)).unwrap();
+        std::fs::write(etc.join(name).join("routes.yaml"), routes).unwrap();
+    }
+    std::os::unix::fs::symlink("..1", etc.join("..data")).unwrap();
+    std::os::unix::fs::symlink("..data/routes.yaml", etc.join("routes.yaml")).unwrap();
+    let (running, _log) = start_seeing(root.path(), &["--watch"]);
+    assert!(running.told().starts_with("READY=1\nX_GENERATION=1"));
+    std::os::unix::fs::symlink("..2", etc.join("..data_tmp")).unwrap();
+    std::fs::rename(etc.join("..data_tmp"), etc.join("..data")).unwrap();
+    assert!(running.told().starts_with("RELOADING=1"));
+    assert!(running.told().starts_with("READY=1\nX_GENERATION=2"));
+    let new = etc.join("new");
+    std::fs::write(&new, "routes:\n  - hots: a\n").unwrap();
+    std::fs::rename(&new, etc.join("routes.yaml")).unwrap();
+    assert!(running.told().starts_with("RELOADING=1"));
+    assert!(running.told().contains("X_GENERATION=2\n"));
+}
+
+#[test]
+fn metrics_are_served_on_loopback_and_refused_where_a_bottle_could_reach_them() {
+    let root = directory(ROUTES);
+    assert!(init(root.path()).status.success());
+    for address in ["0.0.0.0:0", "[::]:0", "192.0.2.1:9464"] {
+        let refused = egress(root.path()).args(["--metrics", address]).output().unwrap();
+        assert_eq!(refused.status.code(), Some(64), "{address}");
+        assert!(String::from_utf8(refused.stderr).unwrap().contains("a bottle could reach that address"));
+    }
+    let (running, mut log) = start_seeing(root.path(), &["--metrics", "127.0.0.1:0"]);
+    let proxy = address_in(&mut log, "listening");
+    let metrics = address_in(&mut log, "serving metrics");
+    assert!(running.told().starts_with("READY=1"));
+    assert!(get(&proxy, "http://other.test/").contains("host-not-allowed"));
+    let told = get(&metrics, "/metrics");
+    assert!(told.contains("bottlecap_egress_requests_total{decision=\"deny\"} 1\n"), "{told}");
+    assert!(told.contains("bottlecap_egress_answers_by_code_total{code=\"host-not-allowed\"} 1\n"), "{told}");
+    assert!(told.contains("bottlecap_egress_route_requests{route=\"routes[0]\"} 0\n"), "{told}");
+    assert!(get(&metrics, "http://other.test/").starts_with("HTTP/1.1 404"));
+    assert!(get(&proxy, "/metrics").starts_with("HTTP/1.1 403"));
+}
+
+#[test]
+fn the_operator_sees_requests_and_explanations_through_the_socket() {
+    let root = directory(ROUTES);
+    assert!(init(root.path()).status.success());
+    let (running, mut log) = start_seeing(root.path(), &[]);
+    let proxy = address_in(&mut log, "listening");
+    assert!(running.told().starts_with("READY=1"));
+    assert!(get(&proxy, "http://other.test/a%7e").contains("host-not-allowed"));
+    let mut tail = egress(root.path()).arg("tail").stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(tail.stdout.take().unwrap()).lines();
+    let first = lines.next().unwrap().unwrap();
+    assert!(first.contains("deny  403 GET http://other.test:80/a~ host-not-allowed "), "{first}");
+    assert!(get(&proxy, "http://api.test/").contains("host-not-allowed"));
+    let second = lines.next().unwrap().unwrap();
+    assert!(second.contains("GET http://api.test:80/ host-not-allowed "), "{second}");
+    tail.kill().unwrap();
+    tail.wait().unwrap();
+
+    let explain = |arguments: &[&str]| {
+        let output = egress(root.path()).arg("explain").args(arguments).output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (code, told) = explain(&["GET", "https://api.test/v1"]);
+    assert_eq!(
+        (code, told.starts_with("GET https://api.test/v1: allowed\n  by routes[0]")),
+        (0, true),
+        "{told}"
+    );
+    let (code, told) = explain(&["GET", "https://other.test/", "--json"]);
+    assert_eq!((code, told.contains("\"code\":\"host-not-allowed\"")), (1, true), "{told}");
+    let other = root.path().join("other.yaml");
+    std::fs::write(&other, "routes: []\n").unwrap();
+    assert_eq!(explain(&["GET", "https://api.test/v1", "--routes", other.to_str().unwrap()]).0, 1);
+    std::fs::write(&other, "routes: {}\n").unwrap();
+    assert_eq!(explain(&["GET", "https://api.test/v1", "--routes", other.to_str().unwrap()]).0, 64);
+    assert!(
+        get(&proxy, "http://_egress.local/explain?url=https%3A%2F%2Fapi.test%2Fv1&method=PUT")
+            .contains("\"outcome\":\"allow\"")
+    );
+    let mode = std::os::unix::fs::PermissionsExt::mode(
+        &std::fs::metadata(root.path().join("run/egress.sock")).unwrap().permissions(),
+    );
+    assert_eq!(mode & 0o777, 0o600);
+}
+
 struct Running {
     child: Child,
     notifications: UnixDatagram,

@@ -130,3 +130,69 @@ async fn connections_to_upstream_outlive_a_reload_that_leaves_the_upstream_as_it
         assert_eq!(connections(), before + 1, "{transport:?}");
     }
 }
+
+/// A reload is atomic and loses nothing: both sides count.
+#[tokio::test]
+async fn fifty_reloads_under_load_lose_and_misjudge_no_request() {
+    let bench = Bench::allowing("deny: false").await;
+    let stop = tokio_util::sync::CancellationToken::new();
+    let mut load = tokio::task::JoinSet::new();
+    for transport in Transport::ALL {
+        for (path, always) in [("/v1/models", true), ("/v2/models", false)] {
+            let (agent, stop) = (bench.agent(), stop.clone());
+            load.spawn(async move {
+                let (mut passed, mut refused, mut cut) = (0, 0, 0);
+                while !stop.is_cancelled() {
+                    let agent = agent.clone();
+                    let asked = tokio::spawn(async move { agent.send(transport, get(path)).await }).await;
+                    match asked {
+                        Ok(answer) if answer.status == 200 => passed += 1,
+                        // What takes longer than a moment on a busy machine is cut; never what is allowed throughout.
+                        Err(_) if !always => cut += 1,
+                        Ok(answer) if !always => {
+                            assert_eq!(answer.refusal(), "path-not-allowed");
+                            refused += 1;
+                        }
+                        other => panic!("{path} is allowed by every generation: {other:?}"),
+                    }
+                }
+                (passed, refused, cut)
+            });
+        }
+    }
+    let reloads: u64 = std::env::var("EGRESS_RELOADS").map_or(50, |count| count.parse().unwrap());
+    for generation in 2..=reloads + 1 {
+        let before = bench.upstream.requests().len();
+        let rules = if generation % 2 == 0 { "path_allowlist: [/v1]" } else { "deny: false" };
+        assert_eq!(bench.proxy.reload(&bench.upstream.routes(rules)).await.unwrap().generation, generation);
+        while bench.upstream.requests().len() == before {
+            tokio::task::yield_now().await;
+        }
+    }
+    stop.cancel();
+    let (mut passed, mut refused, mut cut) = (0, 0, 0);
+    for (some, others, more) in load.join_all().await {
+        passed += some;
+        refused += others;
+        cut += more;
+    }
+    let (mut allowed, mut denied, mut late) = (0, 0, 0);
+    for event in bench.events().await.iter().filter(|event| event["type"] == "request") {
+        let narrow = event["generation"].as_u64().unwrap() % 2 == 0;
+        match (event["path"] == "/v1/models", event["decision"] == "allow") {
+            (_, true) => allowed += 1,
+            (true, false) => panic!("lost: {event}"),
+            (false, false) => {
+                denied += 1;
+                late += usize::from(!narrow);
+            }
+        }
+        assert!(
+            !narrow || event["path"] == "/v1/models" || event["decision"] == "deny",
+            "misjudged: {event}"
+        );
+    }
+    assert_eq!(allowed + denied, passed + refused + cut);
+    let seen = bench.upstream.requests().len();
+    assert!((passed..=passed + cut + late).contains(&seen), "{seen} at upstream, {passed} {cut} {late}");
+}
