@@ -9,7 +9,7 @@ mod limits;
 mod policy;
 mod program;
 mod reload;
-mod streams;
 mod seeing;
+mod streams;
 mod support;
 mod transparent;
