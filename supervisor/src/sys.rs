@@ -131,6 +131,18 @@ pub(crate) fn kill_child(pid: i32) {
     unsafe { libc::kill(pid, libc::SIGKILL) };
 }
 
+/// Sends SIGKILL to every process of our pid namespace. For PID 1 alone, which the kernel spares.
+pub(crate) fn kill_everything_else() {
+    // SAFETY: as in `kill_group`.
+    unsafe { libc::kill(-1, libc::SIGKILL) };
+}
+
+/// The clock that [`std::time::Instant`] reads.
+pub(crate) fn monotonic() -> std::time::Duration {
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
+        .map_or(std::time::Duration::ZERO, Into::into)
+}
+
 /// The pids of our children, as /proc shows them.
 pub(crate) fn children() -> Vec<i32> {
     let path = format!("/proc/self/task/{}/children", std::process::id());
