@@ -103,6 +103,22 @@ impl Link {
         (line, Link { seq, hash })
     }
 
+    /// What `line` says that it follows; to be believed only after it was checked.
+    pub(crate) fn before(line: &[u8]) -> Option<Link> {
+        let entry: Entry<'_> = serde_json::from_slice(line).ok()?;
+        Some(Link { seq: entry.seq.checked_sub(1)?, hash: Hash::parse(entry.prev.as_bytes())? })
+    }
+
+    /// The event of `line`; to be believed only after it was checked.
+    pub(crate) fn event(line: &[u8]) -> Option<&str> {
+        serde_json::from_slice::<Entry<'_>>(line).ok().map(|entry| entry.event.get())
+    }
+
+    /// The end of `line`, when it is sound by itself.
+    pub(crate) fn at(line: &[u8]) -> Option<Link> {
+        Link::before(line)?.follow(line).ok().map(|(link, _)| link)
+    }
+
     /// Reads `line` (without its newline) as the record that follows.
     pub(crate) fn follow<'l>(&self, line: &'l [u8]) -> Result<(Link, Entry<'l>), Fault> {
         let at = line.len().checked_sub(SUFFIX).ok_or(Fault::Form)?;

@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 pub enum Event {
     /// A request that egress judged.
     Request(RequestEvent),
+    /// Refusals that were counted.
+    Repeated(RepeatedEvent),
     /// A set of routes that egress was asked to put in force.
     Reload(ReloadEvent),
     /// A read through the git gate.
@@ -195,4 +197,49 @@ impl Recovered {
 #[serde(rename_all = "snake_case")]
 enum RecoveredKind {
     Recovered,
+}
+
+/// The record that the journal itself writes before it drops its oldest file: what shows that its beginning is not missing, but gone.
+/// [`crate::replay`] passes over it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Dropped {
+    #[serde(rename = "type")]
+    kind: DroppedKind,
+    /// The last record that is dropped.
+    pub through: u64,
+    /// Its hash.
+    pub hash: String,
+}
+
+impl Dropped {
+    pub(crate) fn new(through: u64, hash: String) -> Dropped {
+        Dropped { kind: DroppedKind::Dropped, through, hash }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum DroppedKind {
+    Dropped,
+}
+
+/// Refusals that were so many of a kind that they are counted instead of recorded one by one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename = "repeated")]
+pub struct RepeatedEvent {
+    /// Their code.
+    pub code: String,
+    /// Their host, or `*` for many.
+    pub host: String,
+    /// Their method, or `*` for many.
+    pub method: String,
+    /// Their path, or `*` for many.
+    pub path: String,
+    /// How many more there were.
+    pub count: u64,
+    /// The first of them.
+    pub first: Timestamp,
+    /// The last of them.
+    pub last: Timestamp,
 }

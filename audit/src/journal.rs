@@ -3,7 +3,7 @@
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use jiff::Timestamp;
@@ -11,8 +11,9 @@ use serde::Serialize;
 
 use crate::Error;
 use crate::chain::{Hash, Link};
-use crate::event::Recovered;
+use crate::event::{Dropped, Recovered};
 use crate::read::{Head, Lines};
+use crate::segment;
 use crate::storage::Storage;
 
 /// No event of ours comes near it; it keeps one line readable and one read bounded.
@@ -21,6 +22,27 @@ const EVENT_LIMIT: usize = 1 << 20;
 /// An open journal: exclusively locked, positioned after its last record. Appending takes `&self`; records do not interleave.
 pub struct Journal {
     writer: Mutex<Writer>,
+}
+
+/// How much of a journal is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bound {
+    /// A file that would grow beyond it is closed, and the next one begun.
+    pub segment_bytes: u64,
+    /// So many closed files are kept; the oldest goes, and the journal says so. All are, if absent.
+    pub segments: Option<usize>,
+}
+
+/// What an agent can fill with its requests.
+impl Default for Bound {
+    fn default() -> Bound {
+        Bound { segment_bytes: 32 << 20, segments: Some(8) }
+    }
+}
+
+impl Bound {
+    /// Everything is kept, in files of bounded size.
+    pub const KEEP_ALL: Bound = Bound { segment_bytes: 32 << 20, segments: None };
 }
 
 /// What has to be true when [`Journal::append`] returns.
@@ -62,6 +84,14 @@ impl Journal {
     /// # Errors
     /// When the file cannot be had, is locked by another process, or is broken before its last line.
     pub fn open(path: impl AsRef<Path>) -> Result<(Journal, Recovery), Error> {
+        Journal::open_within(path, Bound::KEEP_ALL)
+    }
+
+    /// The same, with a bound on what is kept.
+    ///
+    /// # Errors
+    /// As [`Journal::open`].
+    pub fn open_within(path: impl AsRef<Path>, bound: Bound) -> Result<(Journal, Recovery), Error> {
         let path = path.as_ref();
         let open = |source| Error::Open { path: path.to_owned(), source };
         let mut file = create(path).map_err(open)?;
@@ -70,10 +100,11 @@ impl Journal {
             Err(TryLockError::WouldBlock) => return Err(Error::InUse { path: path.to_owned() }),
             Err(TryLockError::Error(source)) => return Err(open(source)),
         }
-        let Head { seq, hash, bytes, unfinished_bytes } = Lines::new(path, &file).head()?;
-        file.cut(bytes).map_err(open)?;
+        let Head { seq, hash, last_bytes: length, unfinished_bytes, .. } = Lines::of(path)?.head()?;
+        file.cut(length).map_err(open)?;
+        let rotation = Some(Rotation { path: path.to_owned(), bound });
         let mut writer =
-            Writer { storage: Box::new(file), link: Link { seq, hash }, length: bytes, dirty: false };
+            Writer { storage: Box::new(file), link: Link { seq, hash }, length, dirty: false, rotation };
         let recovery = if unfinished_bytes == 0 {
             Recovery::Clean
         } else {
@@ -100,11 +131,15 @@ impl Journal {
     }
 }
 
-fn create(path: &Path) -> io::Result<File> {
-    let directory = match path.parent() {
+fn directory(path: &Path) -> &Path {
+    match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         Some(_) | None => Path::new("."),
-    };
+    }
+}
+
+fn create(path: &Path) -> io::Result<File> {
+    let directory = directory(path);
     if !directory.is_dir() {
         if let Some(above) = directory.parent() {
             fs::create_dir_all(above)?;
@@ -123,9 +158,42 @@ fn create(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
+/// Where the next file of a journal goes.
+struct Rotation {
+    path: PathBuf,
+    bound: Bound,
+}
+
+impl Rotation {
+    /// Closes the file that ends with the record `seq`; the new one, locked.
+    fn next(&self, seq: u64) -> io::Result<File> {
+        let new = self.path.with_extension("jsonl.new");
+        match fs::remove_file(&new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&new)?;
+        file.try_lock().map_err(io::Error::from)?;
+        fs::rename(&self.path, segment::name(&self.path, seq))?;
+        fs::rename(&new, &self.path)?;
+        File::open(directory(&self.path))?.sync_all()?;
+        Ok(file)
+    }
+
+    /// The closed files that are too many, oldest first.
+    fn excess(&self) -> io::Result<Vec<PathBuf>> {
+        let mut closed = segment::closed(&self.path)?;
+        let kept = self.bound.segments.unwrap_or(usize::MAX);
+        closed.truncate(closed.len().saturating_sub(kept));
+        Ok(closed.into_iter().map(|(_, path)| path).collect())
+    }
+}
+
 struct Writer {
     storage: Box<dyn Storage>,
     link: Link,
+    /// Absent where there is only storage, in tests.
+    rotation: Option<Rotation>,
     length: u64,
     /// A failed append may have left bytes behind `length`.
     dirty: bool,
@@ -137,8 +205,40 @@ impl Writer {
         if event.len() > EVENT_LIMIT {
             return Err(Error::TooLarge { bytes: event.len(), limit: EVENT_LIMIT });
         }
+        self.make_room(event.len() as u64).map_err(Error::Append)?;
+        self.add(&event, durability)
+    }
+
+    /// Begins a new file when the present one is full. What is closed is durable before.
+    fn make_room(&mut self, bytes: u64) -> io::Result<()> {
+        let Some(rotation) = &self.rotation else { return Ok(()) };
+        if self.length == 0 || self.length + bytes <= rotation.bound.segment_bytes {
+            return Ok(());
+        }
+        let excess = {
+            self.clean()?;
+            self.storage.sync()?;
+            let Some(rotation) = &self.rotation else { return Ok(()) };
+            let file = rotation.next(self.link.seq)?;
+            let excess = rotation.excess()?;
+            self.storage = Box::new(file);
+            self.length = 0;
+            excess
+        };
+        // Said durably before it is gone.
+        let Some(last) = excess.last() else { return Ok(()) };
+        let Some(end) = segment::end(last) else { return Ok(()) };
+        let dropped = serde_json::to_string(&Dropped::new(end.seq, end.hash.to_string()))?;
+        match self.add(&dropped, Durability::Synced) {
+            Ok(_) => excess.iter().try_for_each(fs::remove_file),
+            Err(Error::Append(error)) => Err(error),
+            Err(_) => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+
+    fn add(&mut self, event: &str, durability: Durability) -> Result<Record, Error> {
         let time = Timestamp::now();
-        let (line, link) = self.link.seal(time, &event);
+        let (line, link) = self.link.seal(time, event);
         self.clean().and_then(|()| self.write(line.as_bytes(), durability)).map_err(Error::Append)?;
         self.link = link;
         self.length += line.len() as u64;
@@ -206,7 +306,13 @@ mod tests {
     }
 
     fn writer(disk: &Arc<Mutex<Disk>>) -> Writer {
-        Writer { storage: Box::new(Arc::clone(disk)), link: Link::START, length: 0, dirty: false }
+        Writer {
+            storage: Box::new(Arc::clone(disk)),
+            link: Link::START,
+            length: 0,
+            dirty: false,
+            rotation: None,
+        }
     }
 
     fn chain_of(disk: &Arc<Mutex<Disk>>) -> Head {

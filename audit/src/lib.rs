@@ -12,20 +12,26 @@
 //! A journal that was cut at any byte recovers by itself, because a record that lacks its newline was never acknowledged; a
 //! journal that is broken anywhere else is refused with the line and the sequence number. The chain cannot show a missing tail:
 //! compare [`Head`] with one that was kept elsewhere.
+//!
+//! A journal that grows goes on in a new file: `journal.jsonl` is the one that is written, `journal.000000001234.jsonl` one that was closed
+//! with record 1234, and the chain runs through all of them. When the oldest is dropped ([`Bound`]), a record says so first.
 
 mod chain;
 mod event;
 mod journal;
 mod read;
+mod repeats;
+mod segment;
 mod storage;
 
 pub use chain::{Broken, Fault, Hash};
 pub use event::{
-    Decision, Event, FetchEvent, Finding, PushBegunEvent, PushEvent, Recovered, RefUpdate, ReloadEvent,
-    RequestEvent,
+    Decision, Dropped, Event, FetchEvent, Finding, PushBegunEvent, PushEvent, Recovered, RefUpdate,
+    ReloadEvent, RepeatedEvent, RequestEvent,
 };
-pub use journal::{Durability, Journal, Record, Recovery};
-pub use read::{Head, Replay, Replayed, replay, verify};
+pub use journal::{Bound, Durability, Journal, Record, Recovery};
+pub use read::{Head, Replay, Replayed, hashes, replay, verify};
+pub use repeats::{Admission, Repeats};
 
 use std::io;
 use std::path::PathBuf;

@@ -1,7 +1,7 @@
 //! Verifying a journal and reading its events back.
 
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, BufRead, Read};
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,8 @@ use serde::de::DeserializeOwned;
 
 use crate::Error;
 use crate::chain::{Broken, Fault, Hash, Link};
-use crate::event::Recovered;
+use crate::event::{Dropped, Recovered};
+use crate::segment;
 
 /// Longer than the longest line that [`crate::Journal`] writes.
 const LINE_LIMIT: u64 = 2 << 20;
@@ -24,6 +25,10 @@ pub struct Head {
     pub hash: Hash,
     /// Bytes of whole records.
     pub bytes: u64,
+    /// Those of them in the file that is written.
+    pub last_bytes: u64,
+    /// The last record that was dropped with the oldest files, 0 when all are there.
+    pub dropped: u64,
     /// Bytes behind them: a line that is being written, or was cut off.
     pub unfinished_bytes: u64,
 }
@@ -34,6 +39,22 @@ pub struct Head {
 /// [`Error::Broken`] with the first line that does not hold, [`Error::Open`] when the file cannot be read.
 pub fn verify(path: impl AsRef<Path>) -> Result<Head, Error> {
     Lines::of(path.as_ref())?.head()
+}
+
+/// The hashes of those of `wanted` that the journal at `path` has, by their numbers; the chain is checked on the way.
+///
+/// # Errors
+/// As [`verify`].
+pub fn hashes(path: impl AsRef<Path>, wanted: &BTreeSet<u64>) -> Result<BTreeMap<u64, Hash>, Error> {
+    let mut lines = Lines::of(path.as_ref())?;
+    let mut found = BTreeMap::new();
+    while let Some(seq) = lines.next_record(|seq, _, _| seq)? {
+        if wanted.contains(&seq) {
+            found.insert(seq, lines.link.hash);
+        }
+    }
+    lines.beginning()?;
+    Ok(found)
 }
 
 /// Reads the events of the journal at `path` in order, checking the chain on the way. An unfinished last line and the records of
@@ -47,7 +68,7 @@ pub fn replay<E: DeserializeOwned>(path: impl AsRef<Path>) -> Result<Replay<E>, 
 
 /// The iterator of [`replay`]. It ends after the first error.
 pub struct Replay<E> {
-    lines: Lines<File>,
+    lines: Lines<segment::Files>,
     ended: bool,
     event: PhantomData<fn() -> E>,
 }
@@ -59,6 +80,8 @@ pub struct Replayed<E> {
     pub seq: u64,
     /// When it was appended.
     pub time: Timestamp,
+    /// Its hash.
+    pub hash: Hash,
     /// The event.
     pub event: E,
 }
@@ -69,21 +92,30 @@ impl<E: DeserializeOwned> Iterator for Replay<E> {
     fn next(&mut self) -> Option<Self::Item> {
         while !self.ended {
             let item = self.lines.next_record(|seq, time, event| {
-                if serde_json::from_str::<Recovered>(event).is_ok() {
+                if serde_json::from_str::<Recovered>(event).is_ok()
+                    || serde_json::from_str::<Dropped>(event).is_ok()
+                {
                     return Ok(None);
                 }
                 serde_json::from_str(event)
-                    .map(|event| Some(Replayed { seq, time, event }))
+                    .map(|event| Some(Replayed { seq, time, hash: Hash::GENESIS, event }))
                     .map_err(|source| Error::Decode { seq, source })
             });
             match item {
                 Ok(Some(Ok(None))) => {}
-                Ok(Some(Ok(Some(replayed)))) => return Some(Ok(replayed)),
+                Ok(Some(Ok(Some(replayed)))) => {
+                    return Some(Ok(Replayed { hash: self.lines.link.hash, ..replayed }));
+                }
                 Ok(Some(Err(error))) | Err(error) => {
                     self.ended = true;
                     return Some(Err(error));
                 }
-                Ok(None) => self.ended = true,
+                Ok(None) => {
+                    self.ended = true;
+                    if let Err(error) = self.lines.beginning() {
+                        return Some(Err(error));
+                    }
+                }
             }
         }
         None
@@ -93,34 +125,57 @@ impl<E: DeserializeOwned> Iterator for Replay<E> {
 /// The lines of a journal, each checked against the one before.
 pub(crate) struct Lines<R> {
     path: PathBuf,
-    reader: BufReader<R>,
+    reader: R,
     buffer: Vec<u8>,
     link: Link,
+    /// Where it begins, when not with the first record: proven when the journal itself says that what was before is dropped.
+    start: Option<Start>,
     bytes: u64,
 }
 
-impl Lines<File> {
-    fn of(path: &Path) -> Result<Lines<File>, Error> {
-        let file = File::open(path).map_err(|source| Error::Open { path: path.to_owned(), source })?;
-        Ok(Lines::new(path, file))
+struct Start {
+    link: Link,
+    proven: bool,
+}
+
+/// Files that are read one after the other.
+pub(crate) trait Source: BufRead {
+    /// Where in the last file the reader is, when this is not all in one.
+    fn last_bytes(&self, all: u64) -> u64;
+}
+
+impl Lines<segment::Files> {
+    pub(crate) fn of(path: &Path) -> Result<Lines<segment::Files>, Error> {
+        let files =
+            segment::Files::open(path).map_err(|source| Error::Open { path: path.to_owned(), source })?;
+        Ok(Lines::new(path, files))
     }
 }
 
-impl<R: Read> Lines<R> {
+impl<R: Source> Lines<R> {
     pub(crate) fn new(path: &Path, reader: R) -> Lines<R> {
-        Lines {
-            path: path.to_owned(),
-            reader: BufReader::new(reader),
-            buffer: Vec::new(),
-            link: Link::START,
-            bytes: 0,
-        }
+        Lines { path: path.to_owned(), reader, buffer: Vec::new(), link: Link::START, start: None, bytes: 0 }
     }
 
     pub(crate) fn head(mut self) -> Result<Head, Error> {
         while self.next_record(|_, _, _| ())?.is_some() {}
-        let unfinished_bytes = self.buffer.len() as u64;
-        Ok(Head { seq: self.link.seq, hash: self.link.hash, bytes: self.bytes, unfinished_bytes })
+        self.beginning()?;
+        Ok(Head {
+            seq: self.link.seq,
+            hash: self.link.hash,
+            bytes: self.bytes,
+            last_bytes: self.reader.last_bytes(self.bytes),
+            dropped: self.start.map_or(0, |start| start.link.seq),
+            unfinished_bytes: self.buffer.len() as u64,
+        })
+    }
+
+    /// At the end: whether the beginning is the first record, or what was before it was dropped by the journal itself.
+    fn beginning(&self) -> Result<(), Error> {
+        match &self.start {
+            Some(Start { proven: false, .. }) => Err(self.without_beginning()),
+            Some(Start { proven: true, .. }) | None => Ok(()),
+        }
     }
 
     /// `None` at the end, where the buffer holds what is unfinished.
@@ -135,15 +190,63 @@ impl<R: Read> Lines<R> {
                 Err(self.broken(Fault::Form))
             };
         };
-        let (link, entry) = self.link.follow(line).map_err(|fault| self.broken(fault))?;
+        if self.bytes == 0
+            && Link::at(line).is_some()
+            && let Some(link) = Link::before(line).filter(|link| *link != Link::START)
+        {
+            self.link = link;
+            self.start = Some(Start { link, proven: false });
+        }
+        let (link, entry) = match self.link.follow(line) {
+            Ok(followed) => followed,
+            Err(fault) => return Err(self.broken(fault)),
+        };
+        if let Some(start) = self.start.as_mut().filter(|start| !start.proven) {
+            start.proven = start.is_dropped_by(entry.event.get());
+        }
         let item = read(entry.seq, entry.time, entry.event.get());
         self.bytes += self.buffer.len() as u64;
         self.link = link;
         Ok(Some(item))
     }
 
-    fn broken(&self, fault: Fault) -> Error {
-        let seq = self.link.seq + 1;
-        Error::Broken { path: self.path.clone(), broken: Broken { line: seq, seq, fault } }
+    /// The first line that does not hold: the present one, unless the beginning is missing already.
+    fn broken(&mut self, fault: Fault) -> Error {
+        let (line, seq) = (self.link.seq + 1, self.link.seq + 1);
+        let Some(start) = &self.start else {
+            return Error::Broken { path: self.path.clone(), broken: Broken { line, seq, fault } };
+        };
+        let line = line - start.link.seq;
+        if self.is_beginning_dropped() {
+            return Error::Broken { path: self.path.clone(), broken: Broken { line, seq, fault } };
+        }
+        self.without_beginning()
+    }
+
+    fn without_beginning(&self) -> Error {
+        let broken = Broken { line: 1, seq: 1, fault: Fault::Link };
+        Error::Broken { path: self.path.clone(), broken }
+    }
+
+    /// Whether the journal says, here or in what is left of it, that it dropped what is missing at its beginning.
+    fn is_beginning_dropped(&mut self) -> bool {
+        let Some(start) = &self.start else { return false };
+        let mut is_dropped = start.proven;
+        while !is_dropped {
+            self.buffer.clear();
+            let read = (&mut self.reader).take(LINE_LIMIT).read_until(b'\n', &mut self.buffer);
+            let Some(line) = self.buffer.strip_suffix(b"\n").filter(|_| read.is_ok()) else { break };
+            let event = Link::at(line).and_then(|_| Link::event(line));
+            is_dropped = event.is_some_and(|event| start.is_dropped_by(event));
+        }
+        is_dropped
+    }
+}
+
+impl Start {
+    fn is_dropped_by(&self, event: &str) -> bool {
+        serde_json::from_str::<Dropped>(event).is_ok_and(|dropped| {
+            dropped.through == self.link.seq && dropped.hash == self.link.hash.to_string()
+        })
     }
 }

@@ -4,10 +4,9 @@
 use std::fs;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use audit::{
-    Decision, Durability, Error, Event, Fault, FetchEvent, Journal, PushEvent, Recovery, RefUpdate,
+    Bound, Decision, Durability, Error, Event, Fault, FetchEvent, Journal, PushEvent, Recovery, RefUpdate,
     RequestEvent, replay, verify,
 };
 use proptest::prelude::*;
@@ -212,18 +211,96 @@ fn typed_events_come_back_as_they_were_written() {
     assert_eq!(events, [Event::Request(request), Event::Push(push), Event::Fetch(fetch)]);
 }
 
+/// A journal whose files hold a few records each, and of which `kept` closed ones are kept.
+fn in_segments(records: u64, kept: Option<usize>) -> (TempDir, PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = journal_in(&directory);
+    let bound = Bound { segment_bytes: 1000, segments: kept };
+    let (journal, _) = Journal::open_within(&path, bound).unwrap();
+    for number in 0..records {
+        journal.append(&json!({"number": number}), Durability::Buffered).unwrap();
+    }
+    (directory, path)
+}
+
+fn files(path: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> =
+        fs::read_dir(path.parent().unwrap()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    files
+}
+
 #[test]
-fn a_verifier_of_thirty_lines_in_another_language_agrees() {
-    let (_directory, path) = written(20);
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/verify_journal.py");
-    let run = || Command::new("python3").arg(script).arg(&path).output().unwrap();
+fn the_chain_runs_through_all_files_and_goes_on_after_a_restart() {
+    let (_directory, path) = in_segments(30, None);
+    assert!(files(&path).len() > 5, "{:?}", files(&path));
+    assert_eq!(numbers(&path), (0..30).collect::<Vec<_>>());
     let head = verify(&path).unwrap();
-    let output = run();
-    assert_eq!(String::from_utf8_lossy(&output.stdout), format!("{} {}\n", head.seq, head.hash));
-    let text = fs::read_to_string(&path).unwrap().replacen("\"number\":7", "\"number\":8", 1);
-    fs::write(&path, text).unwrap();
-    let output = run();
-    assert_eq!(String::from_utf8_lossy(&output.stderr).trim(), "line 8: hash");
+    assert_eq!((head.seq, head.dropped), (30, 0));
+    assert_eq!(head.last_bytes, fs::metadata(&path).unwrap().len());
+    let (journal, recovery) = Journal::open(&path).unwrap();
+    assert_eq!(recovery, Recovery::Clean);
+    assert_eq!(journal.append(&json!({"number": 30}), Durability::Synced).unwrap().seq, 31);
+    assert_eq!(verify(&path).unwrap().seq, 31);
+}
+
+#[test]
+fn a_file_that_is_missing_or_changed_is_named_and_a_torn_end_recovers() {
+    let (_directory, path) = in_segments(30, None);
+    let all = files(&path);
+    let (first, second) = (fs::read(&all[0]).unwrap(), fs::read(&all[1]).unwrap());
+    fs::remove_file(&all[0]).unwrap();
+    let error = verify(&path).unwrap_err().to_string();
+    assert!(error.ends_with("line 1, seq 1: the record does not follow the one before it"), "{error}");
+    fs::write(&all[0], &first).unwrap();
+    fs::remove_file(&all[1]).unwrap();
+    assert!(matches!(verify(&path), Err(Error::Broken { .. })));
+    let mut changed = second.clone();
+    changed[30] ^= 1;
+    fs::write(&all[1], changed).unwrap();
+    let lines = first.iter().filter(|byte| **byte == b'\n').count();
+    let error = verify(&path).unwrap_err().to_string();
+    assert!(error.contains(&format!("seq {}: the hash", lines + 1)), "{error}");
+    fs::write(&all[1], second).unwrap();
+    let length = fs::metadata(&path).unwrap().len();
+    fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(length - 3).unwrap();
+    let (_, recovery) = Journal::open(&path).unwrap();
+    assert!(matches!(recovery, Recovery::TornTail { .. }));
+    assert_eq!(verify(&path).unwrap().seq, 30);
+}
+
+#[test]
+fn what_is_dropped_at_the_beginning_is_said_so_by_the_journal_itself() {
+    let (_directory, path) = in_segments(60, Some(3));
+    assert_eq!(files(&path).len(), 4);
+    let total: u64 = files(&path).iter().map(|file| fs::metadata(file).unwrap().len()).sum();
+    assert!(total < 5000, "{total}");
+    let head = verify(&path).unwrap();
+    assert!(head.dropped > 0 && numbers(&path).last() == Some(&59));
+    let (journal, _) = Journal::open_within(&path, Bound { segment_bytes: 1000, segments: Some(3) }).unwrap();
+    journal.append(&json!({"number": 60}), Durability::Synced).unwrap();
+    drop(journal);
+    // One more file gone than the journal says.
+    fs::remove_file(&files(&path)[0]).unwrap();
+    assert!(matches!(verify(&path), Err(Error::Broken { .. })));
+}
+
+#[test]
+fn a_change_in_a_journal_whose_beginning_is_gone_is_named_by_its_number() {
+    let (_directory, path) = in_segments(60, Some(3));
+    let head = verify(&path).unwrap();
+    let oldest = &files(&path)[0];
+    let text = fs::read_to_string(oldest).unwrap();
+    let second = text.lines().nth(1).unwrap();
+    let wanted: Value = serde_json::from_str(second).unwrap();
+    let number = wanted["event"]["number"].as_u64().unwrap();
+    fs::write(
+        oldest,
+        text.replace(&format!("\"number\":{number}}}"), &format!("\"number\":{}}}", number + 1)),
+    )
+    .unwrap();
+    let error = verify(&path).unwrap_err().to_string();
+    assert!(error.contains(&format!("line 2, seq {}: the hash", head.dropped + 2)), "{error}");
 }
 
 proptest! {

@@ -2,17 +2,23 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::io::Write;
-use std::path::PathBuf;
+use std::fs;
+use std::io::{self, Write};
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use proposal::wire;
 
 use crate::fault::{Attempted, Fault};
 use crate::init::{self, Preset, Shelf};
+use crate::journals::Journals;
 use crate::life::{self, Bottle, Extent};
 use crate::manifest::Name;
-use crate::requests::{Confirm, Desk, Form, Selection};
+use crate::requests::{Approval, Confirm, Desk, Form, Narrowing, Notify, Selection};
+
+use crate::routes;
 use crate::run::{self, Request};
 use crate::state::Directories;
 use crate::{doctor, state};
@@ -98,6 +104,9 @@ enum Command {
     /// Show and decide what agents ask for
     #[command(subcommand)]
     Requests(Requests),
+    /// Check and print the journals of a bottle
+    #[command(subcommand)]
+    Audit(Audit),
     /// Say what this host lacks for bottles, and which setting is in the way
     Doctor,
     /// Print completions for a shell
@@ -187,16 +196,103 @@ enum Routes {
 }
 
 #[derive(Debug, Subcommand)]
+enum Audit {
+    /// Check each journal, and that what the others saw of it is still there
+    Verify {
+        #[command(flatten)]
+        which: Which,
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the newest records, as JSON lines
+    Tail {
+        /// How many
+        #[arg(long, value_name = "NUMBER", default_value_t = 20)]
+        lines: usize,
+        #[command(flatten)]
+        which: Which,
+        #[command(flatten)]
+        of: Of,
+    },
+    /// Print all records in the order of time, as JSON lines
+    Export {
+        #[command(flatten)]
+        which: Which,
+        #[command(flatten)]
+        of: Of,
+    },
+}
+
+/// Whose journals.
+#[derive(Debug, Args)]
+struct Which {
+    /// The bottle [default: the only one]
+    #[arg(long, value_name = "NAME", conflicts_with = "dir")]
+    bottle: Option<Name>,
+    /// A directory with a journal for each daemon, for a bundle that bottlecap did not start
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+}
+
+/// One journal of them.
+#[derive(Debug, Args)]
+struct Of {
+    /// This one alone: egress, git-gate, supervise or host
+    #[arg(long = "journal", value_name = "NAME")]
+    journal: Option<String>,
+}
+
+impl Which {
+    fn journals(&self) -> Result<Journals, Fault> {
+        match &self.dir {
+            Some(directory) => Ok(Journals::of_directory(directory)),
+            None => Journals::of_bottle(self.bottle.as_ref(), &directories()),
+        }
+    }
+}
+
+impl Audit {
+    fn run(self, out: &mut impl Write) -> Result<(), Fault> {
+        match self {
+            Audit::Verify { which, json } => which.journals()?.verify(form(json), out),
+            Audit::Tail { lines, which, of } => which.journals()?.tail(of.journal.as_deref(), lines, out),
+            Audit::Export { which, of } => which.journals()?.export(of.journal.as_deref(), out),
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
 enum Requests {
     /// List the requests
     List {
         #[command(flatten)]
         at: At,
     },
-    /// Show a request and what a yes would change
+    /// Show a request, what a yes would change, and the token that stands for it
     Show {
         /// The request
         id: String,
+        #[command(flatten)]
+        narrow: Narrow,
+        #[command(flatten)]
+        at: At,
+    },
+    /// Show what a yes would change, in words and in the file
+    Diff {
+        /// The request
+        id: String,
+        #[command(flatten)]
+        narrow: Narrow,
+        #[command(flatten)]
+        at: At,
+    },
+    /// Say which of the last refusals would pass
+    DryRun {
+        /// The request
+        id: String,
+        #[command(flatten)]
+        narrow: Narrow,
         #[command(flatten)]
         at: At,
     },
@@ -204,12 +300,56 @@ enum Requests {
     Approve {
         /// The request
         id: String,
-        /// For how long, instead of as long as was asked
-        #[arg(long, value_name = "SECONDS")]
-        ttl: Option<u32>,
-        /// Do not ask
+        #[command(flatten)]
+        narrow: Narrow,
+        #[command(flatten)]
+        answer: Answer,
+        #[command(flatten)]
+        at: At,
+    },
+    /// Change a request in $EDITOR, and grant what it then says
+    Edit {
+        /// The request
+        id: String,
+        /// The request as changed, in place of $EDITOR; `-` for standard input
+        #[arg(long, value_name = "FILE")]
+        set: Option<PathBuf>,
+        #[command(flatten)]
+        answer: Answer,
+        #[command(flatten)]
+        at: At,
+    },
+    /// Take a grant back: out of the routes, and out of force
+    Revoke {
+        /// The request
+        id: String,
+        /// What the agent is told
+        #[arg(long, value_name = "TEXT", default_value = "revoked by the operator")]
+        reason: String,
+        #[command(flatten)]
+        at: At,
+    },
+    /// Take no more requests, until `resume`
+    Pause {
+        #[command(flatten)]
+        at: At,
+    },
+    /// Take requests again
+    Resume {
+        #[command(flatten)]
+        at: At,
+    },
+    /// Print what waits, and then each request that changes; tell somebody about new ones
+    Tail {
+        /// Ring the terminal's bell
         #[arg(long)]
-        yes: bool,
+        bell: bool,
+        /// Tell the desktop, by notify-send
+        #[arg(long)]
+        desktop: bool,
+        /// Run this program for each new request, with the request as JSON on its standard input; split at spaces, no shell
+        #[arg(long, value_name = "CMD")]
+        command: Option<String>,
         #[command(flatten)]
         at: At,
     },
@@ -223,6 +363,50 @@ enum Requests {
         #[command(flatten)]
         at: At,
     },
+}
+
+/// Less than was asked for.
+#[derive(Debug, Args)]
+struct Narrow {
+    /// For how long, instead of as long as was asked
+    #[arg(long, value_name = "SECONDS")]
+    ttl: Option<u32>,
+    /// For at most so many requests
+    #[arg(long, value_name = "NUMBER")]
+    max_uses: Option<NonZeroU32>,
+    /// With this method alone (repeatable)
+    #[arg(long = "method", value_name = "METHOD")]
+    methods: Vec<String>,
+    /// On this path alone, `/v1/items` or `/v1/**` (repeatable)
+    #[arg(long = "path", value_name = "PATH")]
+    paths: Vec<String>,
+}
+
+/// An answer without a terminal.
+#[derive(Debug, Args)]
+struct Answer {
+    /// Do not ask: the yes is to what `show` printed with this token, and to nothing else
+    #[arg(long, value_name = "TOKEN")]
+    token: Option<String>,
+    /// With --token, the host, where write access to a new one is granted
+    #[arg(long, value_name = "HOST", requires = "token")]
+    host: Option<String>,
+}
+
+impl Narrow {
+    fn narrowing(self) -> Narrowing {
+        let Narrow { ttl, max_uses, methods, paths } = self;
+        Narrowing { ttl, max_uses, methods, paths }
+    }
+}
+
+impl Answer {
+    fn approval(self) -> Approval {
+        match self.token {
+            Some(token) => Approval::Token { token, host: self.host },
+            None => Approval::Ask,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -291,6 +475,7 @@ impl Cli {
             Command::Man { directory } => clap_mangen::generate_to(Cli::command(), &directory)
                 .failing(|| format!("cannot write to {}", directory.display()))
                 .map(|()| Outcome::Done),
+            Command::Audit(audit) => audit.run(out).map(|()| Outcome::Done),
             Command::Requests(requests) => requests.run(out).map(|()| Outcome::Done),
             Command::Doctor => doctor::report(out).map(|()| Outcome::Done),
             Command::Check { file } => run::check_manifest(&file, out).map(|()| Outcome::Done),
@@ -335,13 +520,51 @@ impl Requests {
     fn run(self, out: &mut impl Write) -> Result<(), Fault> {
         match self {
             Requests::List { at } => at.desk()?.list(form(at.json), out),
-            Requests::Show { id, at } => at.desk()?.show(&id, form(at.json), out),
-            Requests::Approve { id, ttl, yes, at } => {
-                at.desk()?.approve(&id, ttl, confirm(yes), form(at.json), out)
+            Requests::Show { id, narrow, at } => {
+                at.desk()?.show(&id, &narrow.narrowing(), form(at.json), out)
+            }
+            Requests::Diff { id, narrow, at } => {
+                at.desk()?.diff(&id, &narrow.narrowing(), form(at.json), out)
+            }
+            Requests::DryRun { id, narrow, at } => {
+                at.desk()?.dry_run(&id, &narrow.narrowing(), form(at.json), out)
+            }
+            Requests::Approve { id, narrow, answer, at } => {
+                at.desk()?.approve(&id, &narrow.narrowing(), &answer.approval(), form(at.json), out)
+            }
+            Requests::Edit { id, set, answer, at } => {
+                let desk = at.desk()?;
+                let text = match set {
+                    Some(path) => edited(&path)?,
+                    None => in_editor(&desk.editable(&id)?)?,
+                };
+                desk.edit(&id, &text, &answer.approval(), form(at.json), out)
+            }
+            Requests::Revoke { id, reason, at } => at.desk()?.revoke(&id, &reason, form(at.json), out),
+            Requests::Pause { at } => at.desk()?.pause(&wire::Request::Pause, form(at.json), out),
+            Requests::Resume { at } => at.desk()?.pause(&wire::Request::Resume, form(at.json), out),
+            Requests::Tail { bell, desktop, command, at } => {
+                at.desk()?.tail(form(at.json), &Notify { bell, desktop, command }, out)
             }
             Requests::Reject { id, reason, at } => at.desk()?.reject(&id, &reason, form(at.json), out),
         }
     }
+}
+
+fn edited(path: &Path) -> Result<String, Fault> {
+    let read =
+        if path.as_os_str() == "-" { io::read_to_string(io::stdin()) } else { fs::read_to_string(path) };
+    read.refusing(|| format!("cannot read {}", path.display()))
+}
+
+/// `text` as a person leaves it in the editor.
+fn in_editor(text: &str) -> Result<String, Fault> {
+    let told = || "cannot make a copy to edit".to_owned();
+    let mut copy = tempfile::Builder::new().prefix("request-").suffix(".json").tempfile().failing(told)?;
+    copy.write_all(text.as_bytes()).and_then(|()| copy.flush()).failing(told)?;
+    routes::edit(copy.path())?;
+    // Some editors replace the file: it is read by its name.
+    edited(copy.path())
 }
 
 impl At {

@@ -15,6 +15,7 @@ pub mod fault;
 pub mod git;
 pub mod host;
 pub mod init;
+pub mod journals;
 pub mod layout;
 pub mod life;
 pub mod manifest;

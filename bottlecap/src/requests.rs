@@ -4,8 +4,12 @@
 //! as this host has them; what was shown is what is written, and it counts when egress has acknowledged it.
 
 pub(crate) mod apply;
+mod approve;
 pub(crate) mod client;
+pub(crate) mod ledger;
+pub(crate) mod refusals;
 mod show;
+mod tail;
 
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -13,14 +17,20 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use policy::{AppendError, remove_grant};
 use proposal::show::{list, one};
-use proposal::wire::{Request, Requests, TEXT_MAX_CHARS, View};
-use proposal::{Id, Review, State, TTL_MAX, TTL_MIN, review};
+use proposal::wire::{Request, Requests, Status, View};
+use proposal::{Id, Proposal, Review, State, review};
+use serde_json::json;
 
 use crate::fault::{Attempted, Fault, chain};
 use crate::manifest::Name;
-use crate::state::Directories;
+use crate::state::{Directories, Home};
+
+use approve::Offer;
+use ledger::Entry;
 
 pub use apply::Reload;
+pub use approve::{Approval, Narrowing};
+pub use tail::Notify;
 
 /// Whose requests, and how their routes are changed.
 #[derive(Debug, Clone, Default)]
@@ -35,7 +45,7 @@ pub struct Selection {
     pub run_dir: Option<PathBuf>,
 }
 
-/// How an answer is given.
+/// How a change that is not an agent's is confirmed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Confirm {
     /// A person is asked.
@@ -58,7 +68,8 @@ pub enum Form {
 pub struct Desk {
     run_dir: PathBuf,
     pub(crate) routes: PathBuf,
-    journal: Option<PathBuf>,
+    /// Of a bottle of this host.
+    home: Option<Home>,
     reload: Reload,
 }
 
@@ -66,26 +77,34 @@ impl Desk {
     /// Finds the bundle that `selection` means: a named bottle, the only running one, or what the options say.
     pub fn find(selection: &Selection, directories: &Directories) -> Result<Desk, Fault> {
         let by_options = selection.bottle.is_none() && selection.routes.is_some();
-        let (run_dir, routes, journal) = match (by_options, &selection.run_dir, &selection.routes) {
+        let (run_dir, routes, home) = match (by_options, &selection.run_dir, &selection.routes) {
             (true, Some(run_dir), Some(routes)) => (run_dir.clone(), routes.clone(), None),
             (true, None, Some(routes)) => (PathBuf::from(DEFAULT_RUN_DIR), routes.clone(), None),
             (true | false, run_dir, routes) => {
                 let (name, record) = running(selection.bottle.as_ref(), directories)?;
                 let home = directories.home(&name);
                 let routes = routes.clone().unwrap_or_else(|| home.routes_directory());
-                let journal = home.path().join("decisions/journal.jsonl");
-                (run_dir.clone().unwrap_or(record), routes, Some(journal))
+                (run_dir.clone().unwrap_or(record), routes, Some(home))
             }
         };
         let reload = match &selection.hup {
             None => Reload::Supervisor,
             Some(command) => Reload::command(command)?,
         };
-        Ok(Desk { run_dir, routes, journal, reload })
+        Ok(Desk { run_dir, routes, home, reload })
+    }
+
+    pub(crate) fn keep(&self, entry: &Entry) -> Result<(), Fault> {
+        let path = self.home.as_ref().map(ledger::path);
+        ledger::keep(path.as_deref(), entry)
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.run_dir.join("supervise.sock")
     }
 
     fn ask<T: serde::de::DeserializeOwned>(&self, request: &Request) -> Result<T, Fault> {
-        client::ask(&self.run_dir.join("supervise.sock"), request)
+        client::ask(&self.socket(), request)
     }
 
     /// Prints the requests.
@@ -97,19 +116,82 @@ impl Desk {
         }
     }
 
-    /// Prints one request, and what a yes would change.
-    pub fn show(&self, id: &str, form: Form, out: &mut impl Write) -> Result<(), Fault> {
+    /// Prints one request, and what a yes to it, or to that part of it, would change.
+    pub fn show(
+        &self,
+        id: &str,
+        narrowing: &Narrowing,
+        form: Form,
+        out: &mut impl Write,
+    ) -> Result<(), Fault> {
         let view = self.view(id)?;
+        let offer = (is_open(view.state) && view.proposal.route().is_some())
+            .then(|| self.offer(view.clone(), narrowing))
+            .transpose()?;
         if form == Form::Json {
-            return json(out, &view);
+            let mut value = serde_json::to_value(&view).failing(|| "cannot print".to_owned())?;
+            if let Some(offer) = &offer {
+                value["review"] = self.reviewed(offer);
+            }
+            return json(out, &value);
         }
         print(out, &one(&view))?;
-        if is_open(view.state) {
-            let base = self.base(&view.id)?;
-            let review = base.review(&view, lifetime(&view, None)?)?;
-            print(out, &base.shown(&review))?;
+        match &offer {
+            Some(offer) => print(out, &format!("{}token    {}\n", self.shown(offer), offer.review.token)),
+            None => Ok(()),
         }
-        Ok(())
+    }
+
+    /// Prints what a yes would change, and nothing else.
+    pub fn diff(
+        &self,
+        id: &str,
+        narrowing: &Narrowing,
+        form: Form,
+        out: &mut impl Write,
+    ) -> Result<(), Fault> {
+        let offer = self.offer(self.view(id)?, narrowing)?;
+        match form {
+            Form::Json => json(out, &self.reviewed(&offer)),
+            Form::Text => print(out, &self.shown(&offer)),
+        }
+    }
+
+    /// Prints which of the requests that were refused lately would pass.
+    pub fn dry_run(
+        &self,
+        id: &str,
+        narrowing: &Narrowing,
+        form: Form,
+        out: &mut impl Write,
+    ) -> Result<(), Fault> {
+        let offer = self.offer(self.view(id)?, narrowing)?;
+        let would = offer.review.would_pass(&self.refusals());
+        if form == Form::Json {
+            return json(out, &would);
+        }
+        let lines: String =
+            would.passing.iter().map(|request| format!("  {}\n", proposal::escaped(request))).collect();
+        print(out, &format!("{} of the last {} refusals would pass\n{lines}", would.passing.len(), would.of))
+    }
+
+    fn refusals(&self) -> Vec<proposal::peer::Refusal> {
+        let journal = self.home.as_ref().map(|home| refusals::journal(home, "egress"));
+        journal.map(|journal| refusals::newest(&journal)).unwrap_or_default()
+    }
+
+    fn shown(&self, offer: &Offer) -> String {
+        let leftover = if offer.base.has_leftover() { show::LEFTOVER } else { "" };
+        let would = offer.review.would_pass(&self.refusals());
+        format!("{leftover}{}", show::change(&offer.base.without, &offer.review, &would))
+    }
+
+    fn reviewed(&self, offer: &Offer) -> serde_json::Value {
+        let Review { difference, breadth, flags, needs_typing, token, .. } = &offer.review;
+        json!({
+            "token": token, "difference": difference, "words": difference.to_string(), "breadth": breadth, "flags": flags,
+            "type_host": needs_typing, "scope": offer.scope, "would_pass": offer.review.would_pass(&self.refusals()),
+        })
     }
 
     fn view(&self, id: &str) -> Result<View, Fault> {
@@ -124,9 +206,9 @@ impl Desk {
 
     fn base(&self, id: &Id) -> Result<Base, Fault> {
         let present = apply::read(&self.routes)?;
-        let without = match remove_grant(&present, &id.to_grant_id()) {
-            Ok(text) => text,
-            Err(AppendError::Absent(_)) => present.clone(),
+        let (without, holds) = match remove_grant(&present, &id.to_grant_id()) {
+            Ok(text) => (text, true),
+            Err(AppendError::Absent(_)) => (present.clone(), false),
             Err(error) => {
                 return Err(Fault::refused(format!(
                     "the routes cannot take the request {id}: {}",
@@ -134,78 +216,12 @@ impl Desk {
                 )));
             }
         };
-        Ok(Base { present, without })
+        let without = ledger::without_ended(&without, Timestamp::now());
+        Ok(Base { present, without, holds })
     }
 
     pub(crate) fn apply(&self, change: &apply::Change<'_>) -> Result<u64, Fault> {
         apply::apply(&self.routes, change, &self.reload, &self.run_dir)
-    }
-
-    /// Shows the change, asks, records the yes, writes exactly what was shown, and waits until egress has it.
-    pub fn approve(
-        &self,
-        id: &str,
-        ttl: Option<u32>,
-        confirm: Confirm,
-        form: Form,
-        out: &mut impl Write,
-    ) -> Result<(), Fault> {
-        let view = self.view(id)?;
-        if !is_open(view.state) {
-            return Err(Fault::refused(format!("the request {} is {}", view.id, view.state.as_str())));
-        }
-        let base = self.base(&view.id)?;
-        let ttl = lifetime(&view, ttl)?;
-        let review = base.review(&view, ttl)?;
-        if form == Form::Text {
-            print(out, &one(&view))?;
-            print(out, &base.shown(&review))?;
-        }
-        if confirm == Confirm::Ask && !asked(out, "Approve this? [y/N] ")? {
-            return Err(Fault::NotGranted("not approved; the request waits".to_owned()));
-        }
-        // Also of what was approved before: in between, somebody else may have decided otherwise.
-        let _: View = self.ask(&Request::Approve { id: view.id.clone(), ttl_seconds: Some(ttl) })?;
-        let change = apply::Change { from: &base.present, to: &review.text, fallback: &base.without };
-        match self.apply(&change) {
-            Ok(generation) => {
-                let until = review.grant.expires_at;
-                let applied = self.keep_applied(&view.id, generation, &review).map_err(|fault| {
-                    Fault::failed(format!(
-                        "egress has the grant until {until}, but that could not be recorded: {fault}"
-                    ))
-                })?;
-                match form {
-                    Form::Json => json(out, &applied),
-                    Form::Text => print(
-                        out,
-                        &format!("approved; egress has it as generation {generation}, until {until}\n"),
-                    ),
-                }
-            }
-            Err(fault) => Err(match self.keep_failed(&view.id, &fault.to_string()) {
-                Ok(()) => fault,
-                Err(other) => Fault::failed(format!("{fault}; and that could not be recorded: {other}")),
-            }),
-        }
-    }
-
-    /// Adds to this host's journal of decisions.
-    pub(crate) fn keep(&self, entry: &apply::Entry<'_>) -> Result<(), Fault> {
-        apply::keep(self.journal.as_deref(), entry)
-    }
-
-    fn keep_applied(&self, id: &Id, generation: u64, review: &Review) -> Result<View, Fault> {
-        let digest = review.digest();
-        apply::keep(self.journal.as_deref(), &apply::Entry::Applied { id, digest: &digest, generation })?;
-        let expires_at = Some(review.grant.expires_at);
-        self.ask(&Request::Applied { id: id.clone(), generation, digest, expires_at })
-    }
-
-    fn keep_failed(&self, id: &Id, error: &str) -> Result<(), Fault> {
-        apply::keep(self.journal.as_deref(), &apply::Entry::Failed { id, error })?;
-        let error = error.chars().take(TEXT_MAX_CHARS).collect();
-        self.ask(&Request::ApplyFailed { id: id.clone(), error }).map(|_: View| ())
     }
 
     /// Records a no. What an interrupted approval left in the routes is taken out.
@@ -221,47 +237,87 @@ impl Desk {
             Form::Text => print(out, &format!("rejected {id}\n")),
         }
     }
+
+    /// Takes a grant out of the routes, and waits until egress has them without. It is done whether or not the daemon answers.
+    pub fn revoke(&self, id: &str, reason: &str, form: Form, out: &mut impl Write) -> Result<(), Fault> {
+        let id = parse_id(id)?;
+        let base = self.base(&id)?;
+        // First, so that a restart does not bring it back.
+        self.keep(&Entry::Revoked { id: id.clone(), by: ledger::by() })?;
+        let generation = if base.has_leftover() {
+            let change = apply::Change { from: &base.present, to: &base.without, fallback: &base.without };
+            Some(self.apply(&change)?)
+        } else {
+            None
+        };
+        let told: Result<View, Fault> =
+            self.ask(&Request::Revoke { id: id.clone(), reason: reason.to_owned() });
+        let done = match generation {
+            Some(generation) => {
+                format!("revoked {id}; egress serves without it as generation {generation}\n")
+            }
+            None => format!("revoked {id}; no route had it\n"),
+        };
+        match (form, told) {
+            (Form::Json, Ok(view)) => json(out, &view),
+            (Form::Text, Ok(_)) => print(out, &done),
+            (_, Err(fault)) if generation.is_some() => {
+                Err(Fault::failed(format!("{}, but the agent could not be told: {fault}", done.trim())))
+            }
+            (_, Err(fault)) => Err(fault),
+        }
+    }
+
+    /// Takes no more requests, or takes them again.
+    pub fn pause(&self, request: &Request, form: Form, out: &mut impl Write) -> Result<(), Fault> {
+        let status: Status = self.ask(request)?;
+        match form {
+            Form::Json => json(out, &status),
+            Form::Text if status.paused => {
+                print(out, "paused: requests are refused until `bottlecap requests resume`\n")
+            }
+            Form::Text => print(out, &format!("requests are taken; {} wait\n", status.pending)),
+        }
+    }
+
+    /// Prints what waits, and then each request that changes.
+    pub fn tail(&self, form: Form, notify: &Notify, out: &mut impl Write) -> Result<(), Fault> {
+        tail::tail(&self.socket(), form, notify, out)
+    }
 }
 
-/// The routes as they are, and as they are without this grant: an attempt that was interrupted between writing and recording leaves
-/// it there.
+/// The routes as they are, and as they are without this grant and those that have ended: an attempt that was interrupted between
+/// writing and recording leaves the grant there.
 struct Base {
     present: String,
     without: String,
+    holds: bool,
 }
 
 impl Base {
+    /// Whether the grant stands in the file.
     fn has_leftover(&self) -> bool {
-        self.present != self.without
+        self.holds
     }
 
-    fn review(&self, view: &View, ttl: u32) -> Result<Review, Fault> {
-        review(&self.without, &view.id, &view.proposal, ttl, Timestamp::now())
-            .refusing(|| format!("the request {} cannot be granted", view.id))
-    }
-
-    fn shown(&self, review: &Review) -> String {
-        let leftover = if self.has_leftover() { show::LEFTOVER } else { "" };
-        format!("{leftover}{}", show::change(&self.without, review))
+    fn review(&self, id: &Id, scope: &Proposal, in_force: &str) -> Result<Review, Fault> {
+        review(&self.without, id, scope, in_force, Timestamp::now())
+            .refusing(|| format!("the request {id} cannot be granted"))
     }
 }
 
 /// Whether a yes can follow.
 fn is_open(state: State) -> bool {
     match state {
-        State::Pending | State::Approved | State::ApplyFailed => true,
-        State::Active | State::Ended | State::Expired | State::Rejected | State::Withdrawn => false,
-    }
-}
-
-/// For how long: as the person says now, else as was decided before, else as was asked. The daemon's word is no measure for it.
-fn lifetime(view: &View, ttl: Option<u32>) -> Result<u32, Fault> {
-    let decided = view.decision.as_ref().and_then(|decision| decision.ttl_seconds);
-    let ttl = ttl.or(decided).unwrap_or_else(|| view.proposal.ttl_seconds());
-    if (TTL_MIN..=TTL_MAX).contains(&ttl) {
-        Ok(ttl)
-    } else {
-        Err(Fault::refused(format!("a grant lasts from {TTL_MIN} to {TTL_MAX} seconds, not {ttl}")))
+        State::Pending | State::Approved | State::Applying | State::ApplyFailed => true,
+        State::Active
+        | State::Ended
+        | State::Exhausted
+        | State::Revoked
+        | State::Expired
+        | State::Rejected
+        | State::Superseded
+        | State::Withdrawn => false,
     }
 }
 
@@ -296,7 +352,7 @@ fn running(name: Option<&Name>, directories: &Directories) -> Result<(Name, Path
 pub(crate) fn asked(out: &mut impl Write, question: &str) -> Result<bool, Fault> {
     if !io::stdin().is_terminal() {
         return Err(Fault::refused("nobody can be asked: standard input is no terminal")
-            .with_hint("look at the change with `bottlecap requests show ID`, then add --yes"));
+            .with_hint("look at what would change, then add --yes"));
     }
     print(out, question)?;
     let mut line = String::new();

@@ -13,11 +13,12 @@ use std::path::Path;
 use std::process::Command;
 
 use policy::Policy;
-use proposal::digest;
+use proposal::{Id, digest};
 use similar::TextDiff;
 
 use crate::fault::{Attempted, Fault};
 use crate::requests::apply::{self, Change};
+use crate::requests::ledger::Entry;
 use crate::requests::{Confirm, Desk, Form, asked, json, print};
 
 /// The editor where the environment names none.
@@ -190,7 +191,7 @@ impl Desk {
         let change = Change { from: &old.text, to: &new.text, fallback: &old.text };
         let generation = self.apply(&change)?;
         let digest = digest(&new.text);
-        self.keep(&apply::Entry::Replaced { digest: &digest, generation })?;
+        self.keep(&Entry::Replaced { digest: digest.clone(), generation, grants: grants(&new.policy) })?;
         match form {
             Form::Json => {
                 json(out, &serde_json::json!({ "changed": true, "generation": generation, "digest": digest }))
@@ -200,8 +201,13 @@ impl Desk {
     }
 }
 
+/// The grants of the table, which hold on.
+fn grants(policy: &Policy) -> Vec<Id> {
+    policy.routes().iter().filter_map(|route| Id::parse(route.grant()?.as_str()).ok()).collect()
+}
+
 /// Opens `path` in the person's editor and waits for its end. The variable is split at spaces: no shell.
-fn edit(path: &Path) -> Result<(), Fault> {
+pub(crate) fn edit(path: &Path) -> Result<(), Fault> {
     let named = ["VISUAL", "EDITOR"].into_iter().find_map(env::var_os).filter(|editor| !editor.is_empty());
     let editor = named.unwrap_or_else(|| OsString::from(EDITOR));
     let editor = editor.to_string_lossy().into_owned();

@@ -52,10 +52,25 @@ impl Stage {
     }
 
     fn approve(&self, more: &[&str]) -> Output {
+        self.requests(&[&["approve", ID], more].concat())
+    }
+
+    fn requests(&self, words: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_bottlecap"));
-        command.args(["requests", "approve", ID, "--routes"]).arg(self.routes_directory());
-        command.arg("--run-dir").arg(self.root.path()).args(more).env("XDG_STATE_HOME", self.root.path());
+        command.arg("requests").args(words).arg("--routes").arg(self.routes_directory());
+        command.arg("--run-dir").arg(self.root.path()).env("XDG_STATE_HOME", self.root.path());
         command.stdin(std::process::Stdio::null()).output().unwrap()
+    }
+
+    /// The token of what `show` shows.
+    fn token(&self) -> String {
+        let shown: Value = serde_json::from_slice(&self.requests(&["show", ID, "--json"]).stdout).unwrap();
+        shown["review"]["token"].as_str().unwrap().to_owned()
+    }
+
+    /// Approves what `show` shows.
+    fn yes(&self, more: &[&str]) -> Output {
+        self.approve(&[&["--token", &self.token()], more].concat())
     }
 
     /// What the daemon with the queue was told, without being asked.
@@ -98,7 +113,7 @@ fn acknowledged(routes: &str) -> Value {
 #[test]
 fn what_was_shown_is_written_and_counts_when_egress_has_it() {
     let stage = Stage::with(acknowledged);
-    let output = stage.approve(&["--yes"]);
+    let output = stage.yes(&[]);
     let shown = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{shown}{}", String::from_utf8_lossy(&output.stderr));
     assert!(shown.contains("this newly allows GET https://docs.acme.test/guide/**"), "{shown}");
@@ -108,7 +123,7 @@ fn what_was_shown_is_written_and_counts_when_egress_has_it() {
         .filter(|line| !line.starts_with("++"))
         .collect();
     assert_eq!(stage.routes(), format!("{BASE}{}\n", added.join("\n")));
-    assert_eq!(stage.told(), ["approve", "applied"]);
+    assert_eq!(stage.told(), ["approve", "applying", "applied"]);
     let heard = stage.heard.lock().unwrap();
     assert_eq!(heard.last().unwrap()["digest"], digest(&fs::read_to_string(stage.routes_file()).unwrap()));
 }
@@ -122,21 +137,21 @@ fn routes_that_egress_refuses_are_taken_back() {
             json!({"ok": false, "error": {"code": "reload-failed", "message": "egress: routes.yaml:5:5: no"}})
         }
     });
-    let output = stage.approve(&["--yes"]);
+    let output = stage.yes(&[]);
     assert_eq!(output.status.code(), Some(1));
     let error = String::from_utf8(output.stderr).unwrap();
     assert!(error.contains("egress: routes.yaml:5:5: no; the old routes are back in force"), "{error}");
     assert_eq!(stage.routes(), BASE);
-    assert_eq!(stage.told(), ["approve", "apply_failed"]);
+    assert_eq!(stage.told(), ["approve", "applying", "apply_failed"]);
 }
 
 #[test]
 fn another_digest_than_the_written_one_is_no_acknowledgement() {
     let stage = Stage::with(|_| acknowledged("something else"));
-    let output = stage.approve(&["--yes"]);
+    let output = stage.yes(&[]);
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(stage.routes(), BASE);
-    assert_eq!(stage.told(), ["approve", "apply_failed"]);
+    assert_eq!(stage.told(), ["approve", "applying", "apply_failed"]);
 }
 
 #[test]
@@ -152,15 +167,15 @@ fn routes_that_changed_meanwhile_are_not_overwritten() {
         heard.lock().unwrap().push(request.clone());
         json!({"ok": true, "result": view(&request)})
     });
-    let output = stage.approve(&["--yes"]);
+    let output = stage.yes(&[]);
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("changed since the request was shown"));
     assert_eq!(stage.routes(), "routes: []\n");
-    assert_eq!(stage.told(), ["approve", "apply_failed"]);
+    assert_eq!(stage.told(), ["approve", "applying", "apply_failed"]);
 }
 
 #[test]
-fn without_a_terminal_and_without_yes_nothing_is_decided() {
+fn without_a_terminal_and_without_a_token_nothing_is_decided() {
     let stage = Stage::with(acknowledged);
     let output = stage.approve(&[]);
     assert_eq!(output.status.code(), Some(64));
@@ -183,8 +198,125 @@ fn a_command_can_stand_in_for_the_supervisor() {
         stage.root.path().display()
     );
     fs::write(&script, text).unwrap();
-    let output = stage.approve(&["--yes", "--json", "--hup", &format!("/bin/sh {}", script.display())]);
+    let output = stage.yes(&["--json", "--hup", &format!("/bin/sh {}", script.display())]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    assert_eq!(stage.told(), ["approve", "applied"]);
+    assert_eq!(stage.told(), ["approve", "applying", "applied"]);
     assert_eq!(stage.heard.lock().unwrap().last().unwrap()["generation"], 7);
+}
+
+#[test]
+fn a_yes_without_a_token_or_with_that_of_something_else_decides_nothing() {
+    let stage = Stage::with(acknowledged);
+    assert_eq!(
+        stage.approve(&["--yes"]).status.code(),
+        Some(64),
+        "there is no yes to whatever it is by then"
+    );
+    let output = stage.approve(&["--token", "0123456789abcdef0123456789abcdef"]);
+    assert_eq!(output.status.code(), Some(1));
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.contains("the token is of something else"), "{error}");
+    assert_eq!((stage.routes().as_str(), stage.told()), (BASE, vec![]));
+}
+
+#[test]
+fn a_request_that_became_another_after_it_was_shown_is_not_granted() {
+    let stage = Stage::with(acknowledged);
+    fs::remove_file(stage.root.path().join("supervise.sock")).unwrap();
+    let heard = Arc::clone(&stage.heard);
+    serve(&stage.root.path().join("supervise.sock"), move |request| {
+        let mut heard = heard.lock().unwrap();
+        let mut view = view(&request);
+        if !heard.is_empty() {
+            view["proposal"]["host"] = json!("evil.acme.test");
+        }
+        heard.push(request);
+        json!({"ok": true, "result": view})
+    });
+    let output = stage.yes(&[]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert_eq!((stage.routes().as_str(), stage.told()), (BASE, vec![]));
+}
+
+#[test]
+fn a_reload_between_looking_and_answering_makes_the_token_void() {
+    let stage = Stage::with(acknowledged);
+    let status = |generation: u64| {
+        let status = json!({"generation": generation, "digest": digest(BASE), "last_error": null});
+        fs::write(stage.root.path().join("egress.status.json"), status.to_string()).unwrap();
+    };
+    status(1);
+    let first = stage.yes(&[]);
+    assert!(first.status.success(), "the same generation: {}", String::from_utf8_lossy(&first.stderr));
+    fs::write(stage.routes_file(), BASE).unwrap();
+    let token = stage.token();
+    status(2);
+    let output = stage.approve(&["--token", &token]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(stage.routes(), BASE);
+}
+
+#[test]
+fn less_than_was_asked_for_is_granted_and_more_is_not() {
+    let stage = Stage::with(acknowledged);
+    let narrow = ["--path", "/guide/start", "--ttl", "60"];
+    let shown = stage.requests(&[&["show", ID, "--json"], &narrow[..]].concat());
+    let shown: Value = serde_json::from_slice(&shown.stdout).unwrap();
+    let token = shown["review"]["token"].as_str().unwrap().to_owned();
+    let wider = stage.approve(&["--token", &token]);
+    assert_eq!(wider.status.code(), Some(1), "the token is of the narrower grant alone");
+    let output = stage.approve(&[&["--token", &token], &narrow[..]].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(stage.routes().contains(r#"{type: exact, value: "/guide/start"}"#), "{}", stage.routes());
+    let heard = stage.heard.lock().unwrap().clone();
+    let approval = heard.iter().find(|request| request["op"] == "approve").unwrap();
+    assert_eq!(
+        (&approval["ttl_seconds"], &approval["scope"]["paths"][0]["value"]),
+        (&json!(60), &json!("/guide/start"))
+    );
+
+    for more in [["--method", "POST"], ["--path", "/other"], ["--path", "/**"]] {
+        let output = stage.requests(&[&["show", ID], &more[..]].concat());
+        assert_eq!(output.status.code(), Some(64), "{more:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("more than was asked for"));
+    }
+}
+
+#[test]
+fn write_access_to_a_new_host_needs_the_host_named() {
+    let stage = Stage::with(acknowledged);
+    let set = stage.root.path().join("edited.json");
+    let wanted =
+        json!({"host": "docs.acme.test", "methods": ["POST"], "reason": "to write", "ttl_seconds": 600});
+    fs::write(&set, wanted.to_string()).unwrap();
+    let edit =
+        |more: &[&str]| stage.requests(&[&["edit", ID, "--set", set.to_str().unwrap()], more].concat());
+    let refused = edit(&["--token", "x"]);
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    let shown = String::from_utf8(refused.stdout).unwrap();
+    assert!(shown.contains("careful  no route leads to this host yet"), "{shown}");
+    assert!(shown.contains("it can change things there"), "{shown}");
+    assert_eq!(stage.routes(), BASE);
+}
+
+#[test]
+fn what_was_revoked_leaves_the_routes() {
+    let stage = Stage::with(acknowledged);
+    assert!(stage.yes(&[]).status.success());
+    assert_ne!(stage.routes(), BASE);
+    let output = stage.requests(&["revoke", ID, "--reason", "enough"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(stage.routes(), BASE);
+    assert_eq!(stage.told().last().unwrap(), "revoke");
+}
+
+#[test]
+fn a_grant_is_taken_out_even_when_the_daemon_does_not_answer() {
+    let stage = Stage::with(acknowledged);
+    assert!(stage.yes(&[]).status.success());
+    fs::remove_file(stage.root.path().join("supervise.sock")).unwrap();
+    let output = stage.requests(&["revoke", ID]);
+    assert_eq!(output.status.code(), Some(70));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("but the agent could not be told"));
+    assert_eq!(stage.routes(), BASE);
 }

@@ -47,7 +47,7 @@ impl Stage {
     fn with_grant(self) -> Stage {
         let view: View = serde_json::from_value(view("approved")).unwrap();
         let end = Timestamp::now() + jiff::SignedDuration::from_mins(3);
-        let grant = view.proposal.to_grant(&Id::parse(ID).unwrap(), end);
+        let grant = view.proposal.route().unwrap().to_grant(&Id::parse(ID).unwrap(), end);
         fs::write(self.routes(), policy::append_route(BASE, &grant).unwrap()).unwrap();
         self
     }
@@ -75,6 +75,13 @@ impl Stage {
         command.arg("requests").args(words).arg("--routes").arg(self.path("routes"));
         command.arg("--run-dir").arg(self.root.path()).env("XDG_STATE_HOME", self.root.path());
         command.stdin(Stdio::null()).output().unwrap()
+    }
+
+    /// Approves what `show` shows, if it shows anything.
+    fn yes(&self, id: &str, more: &[&str]) -> Output {
+        let shown = serde_json::from_slice(&self.run(&["show", id, "--json"]).stdout).unwrap_or(Value::Null);
+        let token = shown["review"]["token"].as_str().unwrap_or("none").to_owned();
+        self.run(&[&["approve", id, "--token", &token], more].concat())
     }
 
     fn told(&self) -> Vec<String> {
@@ -123,21 +130,21 @@ fn errors(output: &Output) -> String {
 fn an_approval_that_was_interrupted_after_writing_is_taken_up_again() {
     let stage = Stage::new().with_grant().queue(is("approved")).supervisor(taken);
     let before = stage.text();
-    let output = stage.run(&["approve", ID, "--yes"]);
+    let output = stage.yes(ID, &[]);
     assert!(output.status.success(), "{}", errors(&output));
     let shown = String::from_utf8(output.stdout).unwrap();
     assert!(shown.contains("an earlier attempt was interrupted"), "{shown}");
     assert!(shown.contains("this newly allows GET https://docs.acme.test/**"), "{shown}");
     assert_ne!(stage.text(), before, "with an end of its own");
     assert_eq!(stage.text().matches(ID).count(), 1);
-    assert_eq!(stage.told(), ["approve", "applied"]);
+    assert_eq!(stage.told(), ["approve", "applying", "applied"]);
 }
 
 #[test]
 fn what_an_interrupted_approval_left_does_not_survive_a_failure() {
     let stage = Stage::new().with_grant().queue(is("approved"));
     let stage = stage.supervisor(|routes| if routes == BASE { taken(routes) } else { refused("no") });
-    let output = stage.run(&["approve", ID, "--yes"]);
+    let output = stage.yes(ID, &[]);
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(stage.text(), BASE);
 }
@@ -156,7 +163,7 @@ fn a_yes_is_recorded_again_so_that_a_decision_in_between_counts() {
         Some("show") => json!({"ok": true, "result": view("approved")}),
         _ => json!({"ok": false, "error": {"code": "wrong-state", "message": "request is rejected"}}),
     });
-    let output = stage.run(&["approve", ID, "--yes"]);
+    let output = stage.yes(ID, &[]);
     assert_eq!((output.status.code(), errors(&output).as_str()), (Some(64), "error: request is rejected\n"));
     assert_eq!(stage.text(), BASE);
 }
@@ -169,7 +176,7 @@ fn what_somebody_wrote_meanwhile_is_not_taken_back() {
         fs::write(&file, "routes: []\n").unwrap();
         refused("egress: not ready")
     });
-    let output = stage.run(&["approve", ID, "--yes"]);
+    let output = stage.yes(ID, &[]);
     assert!(errors(&output).contains("somebody changed the file meanwhile"), "{}", errors(&output));
     assert_eq!(stage.text(), "routes: []\n");
 }
@@ -179,7 +186,7 @@ fn a_link_in_place_of_the_routes_is_refused_before_anything_is_decided() {
     let stage = Stage::new().queue(is("pending")).supervisor(taken);
     fs::rename(stage.routes(), stage.path("elsewhere.yaml")).unwrap();
     std::os::unix::fs::symlink(stage.path("elsewhere.yaml"), stage.routes()).unwrap();
-    let output = stage.run(&["approve", ID, "--yes"]);
+    let output = stage.yes(ID, &[]);
     assert_eq!(output.status.code(), Some(64));
     assert!(errors(&output).contains("is a symbolic link"), "{}", errors(&output));
     assert_eq!(stage.told(), [""; 0]);
@@ -189,7 +196,7 @@ fn a_link_in_place_of_the_routes_is_refused_before_anything_is_decided() {
 #[test]
 fn a_daemon_that_answers_about_another_request_is_not_believed() {
     let stage = Stage::new().queue(is("pending")).supervisor(taken);
-    let output = stage.run(&["approve", "fedcba9876543210", "--yes"]);
+    let output = stage.yes("fedcba9876543210", &[]);
     assert!(errors(&output).contains("the daemon answered about 0123456789abcdef"), "{}", errors(&output));
     assert_eq!(stage.text(), BASE);
 }
@@ -202,7 +209,7 @@ fn no_grant_lasts_longer_than_a_day_whatever_the_daemon_says_was_decided() {
             json!({"by": "uid:0", "at": "2026-11-21T10:00:00Z", "ttl_seconds": 4_000_000_000_u32});
         json!({"ok": true, "result": view})
     });
-    let output = stage.run(&["approve", ID, "--yes"]);
+    let output = stage.yes(ID, &[]);
     assert_eq!(output.status.code(), Some(64));
     assert!(errors(&output).contains("a grant lasts from 60 to 86400 seconds"), "{}", errors(&output));
     assert_eq!(stage.text(), BASE);
@@ -225,14 +232,14 @@ fn a_failure_that_cannot_be_recorded_is_still_the_one_that_is_told() {
                 _ => json!({"ok": true, "result": view("pending")}),
             }
         });
-    let error = errors(&stage.run(&["approve", ID, "--yes"]));
+    let error = errors(&stage.yes(ID, &[]));
     assert!(error.contains("is on fire") && error.contains("the disk is full"), "{error}");
 }
 
 #[test]
 fn a_failure_of_many_words_is_recorded_as_far_as_there_is_room() {
     let stage = Stage::new().supervisor(|_| refused(&"x".repeat(5000))).queue(is("pending"));
-    stage.run(&["approve", ID, "--yes"]);
+    stage.yes(ID, &[]);
     let heard = stage.heard.lock().unwrap();
     assert_eq!(heard.last().unwrap()["error"].as_str().unwrap().chars().count(), 2000);
 }
@@ -250,14 +257,14 @@ fn a_pipe_in_place_of_the_status_of_egress_does_not_hold_us() {
         stage.routes().display()
     );
     fs::write(&script, text).unwrap();
-    let output = stage.run(&["approve", ID, "--yes", "--hup", &format!("/bin/sh {}", script.display())]);
+    let output = stage.yes(ID, &["--hup", &format!("/bin/sh {}", script.display())]);
     assert!(output.status.success(), "{}", errors(&output));
 }
 
 #[test]
 fn an_id_that_is_unknown_or_decided_is_said_so_and_is_no_failure_of_ours() {
     let stage = Stage::new().supervisor(taken).queue(is("withdrawn"));
-    let output = stage.run(&["approve", ID, "--yes"]);
+    let output = stage.yes(ID, &[]);
     assert_eq!(
         (output.status.code(), errors(&output)),
         (Some(64), format!("error: the request {ID} is withdrawn\n"))

@@ -9,7 +9,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use audit::{Decision, Durability, Journal, Recovery, ReloadEvent, RequestEvent};
+use audit::{
+    Admission, Bound, Decision, Durability, Journal, Record, Recovery, ReloadEvent, RepeatedEvent, Repeats,
+    RequestEvent,
+};
+use jiff::Timestamp;
 use tokio::sync::mpsc::{self, OwnedPermit, Sender};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
@@ -61,13 +65,13 @@ enum Message {
 impl Recorder {
     /// Opens the journal at `path` and starts its writer.
     pub fn open(path: &Path) -> Result<Recorder, Error> {
-        let (journal, recovery) = Journal::open(path)?;
+        let (journal, recovery) = Journal::open_within(path, Bound::default())?;
         if let Recovery::TornTail { dropped_bytes } = recovery {
             warn!(dropped_bytes, journal = %path.display(), "the journal had an unfinished last record");
         }
         let (queue, mut messages) = mpsc::channel(PLACES);
         let broken = Arc::new(AtomicBool::new(false));
-        let writer = Writer { journal, broken: Arc::clone(&broken) };
+        let mut writer = Writer { journal, broken: Arc::clone(&broken), repeats: Repeats::default() };
         thread::Builder::new()
             .name("journal".to_owned())
             .spawn(move || {
@@ -150,11 +154,22 @@ impl Recorder {
 struct Writer {
     journal: Journal,
     broken: Arc<AtomicBool>,
+    repeats: Repeats,
 }
 
 impl Writer {
-    fn write(&self, message: Message) {
+    fn write(&mut self, message: Message) {
+        let now = Timestamp::now();
+        let due = self.repeats.due(now);
+        self.count(&due);
         let result = match message {
+            // While nothing can be written each of them tries, so that the end of it shows.
+            Message::Request(event)
+                if self.repeats.admit(&event, now) == Admission::Count
+                    && !self.broken.load(Ordering::Relaxed) =>
+            {
+                return;
+            }
             Message::Request(event) => self.journal.append(&*event, Durability::Buffered),
             Message::Reload(event) => self.journal.append(&event, Durability::Synced),
             Message::Head(tell) => {
@@ -163,10 +178,23 @@ impl Writer {
                 return;
             }
             Message::Flush(done) => {
+                let counted = self.repeats.flush();
+                self.count(&counted);
                 let _ = done.send(());
                 return;
             }
         };
+        self.settle(result);
+    }
+
+    /// Records what was counted instead of being recorded one by one.
+    fn count(&self, counted: &[RepeatedEvent]) {
+        for event in counted {
+            self.settle(self.journal.append(event, Durability::Buffered));
+        }
+    }
+
+    fn settle(&self, result: Result<Record, audit::Error>) {
         match result {
             Ok(_) => {
                 if self.broken.swap(false, Ordering::Relaxed) {

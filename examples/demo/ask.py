@@ -26,7 +26,7 @@ async def main(host: str, method: str, path: str, reason: str) -> int:
         while True:
             answer = (await client.call_tool("wait_decision", {"id": request})).structured_content
             print("wait_decision:", answer)
-            if answer["state"] not in ("pending", "approved"):
+            if answer["state"] not in ("pending", "approved", "applying"):
                 return 0 if answer["state"] == "active" else 1
 
 

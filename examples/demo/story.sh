@@ -52,8 +52,9 @@ fi
 title 'Outside the bottle, a person looks at the request and approves it'
 host 'bottlecap requests list'
 "$bin/bottlecap" requests list
-host "bottlecap requests approve $id"
-"$bin/bottlecap" requests approve "$id" --yes || fail 'the approval could not be applied'
+token=$("$bin/bottlecap" requests show "$id" --json | grep -o '"token":"[^"]*"' | head -n1 | cut -d'"' -f4)
+host "bottlecap requests approve $id --token $token     # the token stands for exactly this change"
+"$bin/bottlecap" requests approve "$id" --token "$token" || fail 'the approval could not be applied'
 
 code=0
 wait "$bottle" || code=$?

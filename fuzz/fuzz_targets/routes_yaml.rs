@@ -27,6 +27,7 @@ fuzz_target!(|text: &str| {
         methods: Vec::new(),
         paths: Vec::new(),
         expires_at: jiff::Timestamp::MAX,
+        max_uses: None,
     };
     ask(&policy, now);
     for route in policy.routes() {

@@ -102,7 +102,7 @@ impl Grant {
             grant: Some(self.id.clone()),
             limits: RouteLimits::default(),
             dlp: None,
-            max_uses: None,
+            max_uses: self.max_uses,
         }
     }
 
@@ -122,6 +122,7 @@ impl Grant {
             methods,
             paths,
             expires_at: route.expires_at?,
+            max_uses: route.max_uses,
         };
         grant.to_route().same_but_place(route).then_some(grant)
     }
@@ -237,6 +238,9 @@ fn render(grant: &Grant, indent: usize) -> String {
         fields.extend(entry.iter().enumerate().map(|(index, line)| format!("{}{line}", marks[index.min(1)])));
     }
     fields.push(format!("expires_at: {}", grant.expires_at));
+    if let Some(uses) = grant.max_uses {
+        fields.push(format!("max_uses: {uses}"));
+    }
     fields.push(format!("grant: {}", quoted(grant.id.as_str())));
     let margin = " ".repeat(indent);
     let line = |(index, field): (usize, &String)| {

@@ -1,6 +1,7 @@
 //! What an approved proposal adds to the routes.
 
 use std::fmt;
+use std::num::NonZeroU64;
 
 use crate::host::Host;
 use crate::matches::PathMatch;
@@ -23,6 +24,8 @@ pub struct Grant {
     pub paths: Vec<PathMatch>,
     /// Until when.
     pub expires_at: jiff::Timestamp,
+    /// For how many requests; as many as come, if absent.
+    pub max_uses: Option<NonZeroU64>,
 }
 
 /// The identifier of a grant: letters, digits, `-` and `_`.

@@ -7,22 +7,32 @@
 //!
 //! No I/O and no clock: time is an argument.
 
+mod ask;
+mod capability;
 mod event;
+mod fields;
 mod id;
 mod parse;
 pub mod peer;
 mod queue;
 mod review;
+mod risk;
 pub mod show;
 mod target;
 mod text;
 pub mod wire;
 
-pub use event::{Change, Event};
+pub use ask::Ask;
+pub use capability::{Access, Capability, Wish};
+pub use event::{Change, Entry, Event, Note, Noted};
 pub use id::Id;
-pub use parse::{Invalid, PathRule, Proposal, TTL_DEFAULT, TTL_MAX, TTL_MIN};
+pub use parse::{Invalid, PathRule, Proposal, TTL_DEFAULT, TTL_MAX, TTL_MIN, USES_MAX};
 pub use policy;
-pub use queue::{Decided, Granted, Illegal, Item, KEPT_MAX, PENDING_LIFETIME, Queue, State};
-pub use review::{Difference, Review, ReviewError, digest, review};
+pub use queue::{
+    Decided, Granted, Illegal, Item, KEPT_MAX, KEY_MAX_CHARS, PENDING_LIFETIME, Queue, REJECTION_STANDS,
+    Revoked, State,
+};
+pub use review::{Difference, Review, ReviewError, WouldPass, digest, review};
+pub use risk::{Breadth, Flag};
 pub use target::NeverGrantable;
 pub use text::escaped;

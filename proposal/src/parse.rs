@@ -1,12 +1,13 @@
 //! From JSON to a [`Proposal`] that cannot be wrong.
 
 use std::fmt;
-use std::num::NonZeroU16;
+use std::num::{NonZeroU16, NonZeroU32};
 
 use policy::{CanonicalPath, Host, HostError, PathError, Scheme};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use crate::fields::{list, optional, reason, required, ttl, uses};
 use crate::target::{self, NeverGrantable};
 
 /// How long a grant lasts when the proposal does not say, in seconds.
@@ -16,13 +17,15 @@ pub const TTL_MIN: u32 = 60;
 /// The longest grant there is, in seconds.
 pub const TTL_MAX: u32 = 24 * 60 * 60;
 
-const REASON_MAX_CHARS: usize = 500;
+/// The most uses that a grant can be asked for.
+pub const USES_MAX: u32 = 100_000;
+
 const PORTS_MAX: usize = 8;
 const PATHS_MAX: usize = 16;
 const PATH_MAX_BYTES: usize = 512;
 const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
-const KEYS: [&str; 7] = ["host", "ports", "scheme", "methods", "paths", "ttl_seconds", "reason"];
-const OPERATOR_KEYS: [&str; 25] = [
+const KEYS: [&str; 8] = ["host", "ports", "scheme", "methods", "paths", "ttl_seconds", "max_uses", "reason"];
+const OPERATOR_KEYS: [&str; 24] = [
     "matches",
     "headers",
     "query",
@@ -41,7 +44,6 @@ const OPERATOR_KEYS: [&str; 25] = [
     "allow_private",
     "limits",
     "expires_at",
-    "max_uses",
     "grant",
     "log",
     "defaults",
@@ -60,6 +62,7 @@ pub struct Proposal {
     methods: Vec<String>,
     paths: Vec<PathRule>,
     ttl_seconds: u32,
+    max_uses: Option<NonZeroU32>,
     reason: String,
 }
 
@@ -89,6 +92,14 @@ pub enum Invalid {
     OperatorKey {
         /// The key.
         key: String,
+    },
+    /// A key that this kind of capability does not have.
+    #[error("unknown key `{key}`, allowed are {}", listed(allowed))]
+    UnknownCapabilityKey {
+        /// The key.
+        key: String,
+        /// Those that it has.
+        allowed: Vec<&'static str>,
     },
     /// A key that has to be there.
     #[error("`{key}` is missing")]
@@ -130,6 +141,7 @@ impl Invalid {
             Invalid::OperatorKey { .. } => "operator-only",
             Invalid::Shape
             | Invalid::UnknownKey { .. }
+            | Invalid::UnknownCapabilityKey { .. }
             | Invalid::Missing { .. }
             | Invalid::Value { .. }
             | Invalid::Host(_)
@@ -163,6 +175,7 @@ impl Proposal {
             methods: methods(object)?,
             paths: paths(object)?,
             ttl_seconds: ttl(object)?,
+            max_uses: uses(object)?,
             reason: reason(object)?,
         })
     }
@@ -203,6 +216,41 @@ impl Proposal {
         self.ttl_seconds
     }
 
+    /// For how many requests the agent wants it, if not for as many as come.
+    #[must_use]
+    pub fn max_uses(&self) -> Option<NonZeroU32> {
+        self.max_uses
+    }
+
+    /// Whether a method that changes something is asked for.
+    #[must_use]
+    pub fn writes(&self) -> bool {
+        self.methods.iter().any(|method| !matches!(method.as_str(), "GET" | "HEAD" | "OPTIONS"))
+    }
+
+    /// The same for another time and number of uses.
+    #[must_use]
+    pub fn limited(self, ttl_seconds: u32, max_uses: Option<NonZeroU32>) -> Proposal {
+        Proposal { ttl_seconds, max_uses, ..self }
+    }
+
+    /// Whether everything that `other` asks for is asked for here, and for at least as long.
+    #[must_use]
+    pub fn covers(&self, other: &Proposal) -> bool {
+        let paths = |path: &PathRule| self.paths.iter().any(|own| own.covers(path));
+        self.host == other.host
+            && self.scheme == other.scheme
+            && other.ports.iter().all(|port| self.ports.contains(port))
+            && other.methods.iter().all(|method| self.methods.contains(method))
+            && other.paths.iter().all(paths)
+            && self.ttl_seconds >= other.ttl_seconds
+            && match (self.max_uses, other.max_uses) {
+                (None, _) => true,
+                (Some(own), Some(others)) => own >= others,
+                (Some(_), None) => false,
+            }
+    }
+
     /// Why the agent wants it: untrusted text, shown only through [`crate::escaped`].
     #[must_use]
     pub fn reason(&self) -> &str {
@@ -212,13 +260,14 @@ impl Proposal {
     /// Whether both ask for the same, whatever they give as the reason.
     #[must_use]
     pub fn is_same_as(&self, other: &Proposal) -> bool {
-        let Proposal { host, scheme, ports, methods, paths, ttl_seconds, reason: _ } = self;
+        let Proposal { host, scheme, ports, methods, paths, ttl_seconds, max_uses, reason: _ } = self;
         *host == other.host
             && *scheme == other.scheme
             && *ports == other.ports
             && *methods == other.methods
             && *paths == other.paths
             && *ttl_seconds == other.ttl_seconds
+            && *max_uses == other.max_uses
     }
 }
 
@@ -232,10 +281,26 @@ impl fmt::Display for Proposal {
         let paths = self.paths.iter().map(PathRule::to_string).collect::<Vec<_>>().join(" or ");
         let methods = self.methods.join(", ");
         write!(f, "{methods} {}://{}{ports}{paths} for ", self.scheme, self.host)?;
-        match self.ttl_seconds {
-            seconds if seconds % 3600 == 0 => write!(f, "{} h", seconds / 3600),
-            seconds if seconds % 60 == 0 => write!(f, "{} min", seconds / 60),
-            seconds => write!(f, "{seconds} s"),
+        f.write_str(&crate::show::term(self.ttl_seconds))?;
+        match self.max_uses.map(NonZeroU32::get) {
+            None => Ok(()),
+            Some(1) => f.write_str(", once"),
+            Some(uses) => write!(f, ", at most {uses} times"),
+        }
+    }
+}
+
+impl PathRule {
+    /// Whether every path of `other` is one of these.
+    #[must_use]
+    pub fn covers(&self, other: &PathRule) -> bool {
+        match (self, other) {
+            (PathRule::Exact(own), PathRule::Exact(other)) => own == other,
+            (PathRule::Exact(_), PathRule::Prefix(_)) => false,
+            (PathRule::Prefix(own), PathRule::Exact(other) | PathRule::Prefix(other)) => {
+                let own = own.trim_end_matches('/');
+                other.strip_prefix(own).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            }
         }
     }
 }
@@ -260,7 +325,7 @@ impl TryFrom<Value> for Proposal {
 
 impl From<Proposal> for Value {
     fn from(proposal: Proposal) -> Value {
-        let Proposal { host, scheme, ports, methods, paths, ttl_seconds, reason } = proposal;
+        let Proposal { host, scheme, ports, methods, paths, ttl_seconds, max_uses, reason } = proposal;
         let paths: Vec<Value> = paths
             .iter()
             .map(|path| match path {
@@ -268,10 +333,14 @@ impl From<Proposal> for Value {
                 PathRule::Prefix(value) => json!({"type": "prefix", "value": value}),
             })
             .collect();
-        json!({
+        let mut value = json!({
             "host": host.as_str(), "scheme": scheme.as_str(), "ports": ports, "methods": methods, "paths": paths,
             "ttl_seconds": ttl_seconds, "reason": reason,
-        })
+        });
+        if let Some(uses) = max_uses {
+            value["max_uses"] = json!(uses);
+        }
+        value
     }
 }
 
@@ -282,36 +351,6 @@ fn known(key: &str) -> Result<(), Invalid> {
         Err(Invalid::OperatorKey { key: key.to_owned() })
     } else {
         Err(Invalid::UnknownKey { key: crate::escaped(key).chars().take(64).collect() })
-    }
-}
-
-fn required<'o>(
-    object: &'o Map<String, Value>,
-    key: &'static str,
-    expected: &'static str,
-) -> Result<&'o str, Invalid> {
-    match object.get(key) {
-        None | Some(Value::Null) => Err(Invalid::Missing { key }),
-        Some(value) => value.as_str().ok_or(Invalid::Value { key, expected }),
-    }
-}
-
-/// The value of an optional key; `null` is as good as nothing, because some clients send it for what was left out.
-fn optional<'o>(object: &'o Map<String, Value>, key: &str) -> Option<&'o Value> {
-    object.get(key).filter(|value| !value.is_null())
-}
-
-/// The elements of an optional list, which must not be empty: an empty list would not say whether it means all or nothing.
-fn list<'o>(
-    object: &'o Map<String, Value>,
-    key: &'static str,
-    most: usize,
-    expected: &'static str,
-) -> Result<Option<&'o Vec<Value>>, Invalid> {
-    match optional(object, key) {
-        None => Ok(None),
-        Some(Value::Array(values)) if (1..=most).contains(&values.len()) => Ok(Some(values)),
-        Some(_) => Err(Invalid::Value { key, expected }),
     }
 }
 
@@ -384,22 +423,4 @@ fn path(value: &Value) -> Option<Result<PathRule, Invalid>> {
             .map(|path| rule(path.as_str().to_owned()))
             .map_err(|source| Invalid::Path { path: raw.to_owned(), source }),
     )
-}
-
-fn ttl(object: &Map<String, Value>) -> Result<u32, Invalid> {
-    let Some(value) = optional(object, "ttl_seconds") else { return Ok(TTL_DEFAULT) };
-    value
-        .as_u64()
-        .and_then(|ttl| u32::try_from(ttl).ok())
-        .filter(|ttl| (TTL_MIN..=TTL_MAX).contains(ttl))
-        .ok_or(Invalid::Value { key: "ttl_seconds", expected: "a number of seconds from 60 to 86400" })
-}
-
-fn reason(object: &Map<String, Value>) -> Result<String, Invalid> {
-    const EXPECTED: &str = "a sentence of at most 500 characters";
-    let reason = required(object, "reason", EXPECTED)?.trim();
-    if reason.is_empty() || reason.chars().count() > REASON_MAX_CHARS {
-        return Err(Invalid::Value { key: "reason", expected: EXPECTED });
-    }
-    Ok(reason.to_owned())
 }

@@ -2,16 +2,20 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::num::NonZeroU64;
 
 use http::{HeaderMap, Method};
 use jiff::{SignedDuration, Timestamp};
 use policy::{
-    AppendError, CanonicalPath, Decision, Diagnostics, Grant, PathMatch, Policy, RequestHead, append_route,
-    describe,
+    AppendError, CanonicalPath, Decision, Diagnostics, Grant, Host, PathMatch, Policy, RequestHead, Scheme,
+    append_route, describe,
 };
 use serde::Serialize;
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use crate::peer::Refusal;
+use crate::risk::{self, Breadth, Flag};
 use crate::{Id, PathRule, Proposal};
 
 /// The name of the file in messages.
@@ -28,9 +32,27 @@ pub struct Review {
     pub text: String,
     /// The route that it adds.
     pub grant: Grant,
-    /// Ties what was shown to what is written: SHA-256 over the digest of the base and the new text.
+    /// How much it is.
+    pub breadth: Breadth,
+    /// What to look at twice.
+    pub flags: Vec<Flag>,
+    /// Whether the host has to be typed: write access to a host that nothing led to before.
+    pub needs_typing: bool,
+    /// Ties an answer to what was shown: it is of the request, of what would be granted, and of the routes that it is added to.
     pub token: String,
     base_digest: String,
+    before: Policy,
+    after: Policy,
+    now: Timestamp,
+}
+
+/// What the present refusals say about a grant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct WouldPass {
+    /// How many were looked at.
+    pub of: usize,
+    /// Those that would pass, `METHOD URL`, the newest first.
+    pub passing: Vec<String>,
 }
 
 /// What a grant would change. Its `Display` is for the operator, its JSON for programs.
@@ -41,6 +63,8 @@ pub enum Difference {
     Allows {
         /// Which, in words.
         what: String,
+        /// One of them.
+        example: String,
         /// Until when.
         until: Timestamp,
         /// Requests among them that stay refused, each with the code.
@@ -86,7 +110,8 @@ pub fn digest(text: &str) -> String {
     format!("sha256:{}", hex(&Sha256::digest(text.as_bytes())))
 }
 
-/// Computes what granting `proposal` for `ttl_seconds` from `now` would change in the routes of `base`.
+/// Computes what granting `proposal` from `now` on would change in the routes of `base`. `in_force` is what the proposal's answer is tied
+/// to besides: the generation that serves, say.
 ///
 /// # Errors
 /// When `base` is not valid or the grant cannot be added to it.
@@ -94,12 +119,12 @@ pub fn review(
     base: &str,
     id: &Id,
     proposal: &Proposal,
-    ttl_seconds: u32,
+    in_force: &str,
     now: Timestamp,
 ) -> Result<Review, ReviewError> {
     // Whole seconds: what is shown is what people compare.
     let now = Timestamp::from_second(now.as_second()).map_err(|_| ReviewError::Time)?;
-    let lifetime = SignedDuration::from_secs(i64::from(ttl_seconds));
+    let lifetime = SignedDuration::from_secs(i64::from(proposal.ttl_seconds()));
     let expires_at = now.checked_add(lifetime).map_err(|_| ReviewError::Time)?;
     let grant = proposal.to_grant(id, expires_at);
     let before = Policy::parse(FILE, base).map_err(ReviewError::Base)?;
@@ -107,8 +132,23 @@ pub fn review(
     let after = Policy::parse(FILE, &text).map_err(ReviewError::Result)?;
     let difference = Probes::of(proposal, &before)?.compare(&before, &after, expires_at, now);
     let base_digest = digest(base);
-    let token = token(&base_digest, &text);
-    Ok(Review { difference, text, grant, token, base_digest })
+    let token = token(id, proposal, &base_digest, in_force);
+    let breadth = risk::breadth(proposal);
+    let flags = risk::flags(proposal, &before);
+    let needs_typing = risk::needs_typing(proposal, &before);
+    Ok(Review {
+        difference,
+        text,
+        grant,
+        breadth,
+        flags,
+        needs_typing,
+        token,
+        base_digest,
+        before,
+        after,
+        now,
+    })
 }
 
 impl Review {
@@ -123,14 +163,53 @@ impl Review {
     pub fn digest(&self) -> String {
         digest(&self.text)
     }
+
+    /// Which of these refusals, newest last, would pass.
+    #[must_use]
+    pub fn would_pass(&self, refusals: &[Refusal]) -> WouldPass {
+        let passing = refusals.iter().rev().filter(|refusal| self.lets_pass(refusal));
+        let said = |refusal: &Refusal| {
+            let Refusal { scheme, host, port, method, path, .. } = refusal;
+            let port = match (scheme.as_str(), port) {
+                ("https", 443) | ("http", 80) => String::new(),
+                (_, port) => format!(":{port}"),
+            };
+            format!("{method} {scheme}://{host}{port}{path}")
+        };
+        WouldPass { of: refusals.len(), passing: passing.map(said).collect() }
+    }
+
+    fn lets_pass(&self, refusal: &Refusal) -> bool {
+        let (Ok(host), Ok(method), Ok(path)) = (
+            Host::parse(&refusal.host),
+            Method::from_bytes(refusal.method.as_bytes()),
+            CanonicalPath::parse(&refusal.path),
+        ) else {
+            return false;
+        };
+        let head = RequestHead {
+            scheme: if refusal.scheme == "http" { Scheme::Http } else { Scheme::Https },
+            host: &host,
+            port: refusal.port,
+            method: &method,
+            path: &path,
+            query: None,
+            headers: &HeaderMap::new(),
+        };
+        matches!(self.after.decide(&head, self.now), Decision::Allow(route) if route.grant() == Some(&self.grant.id))
+            && matches!(self.before.decide(&head, self.now), Decision::Deny(_))
+    }
 }
 
-fn token(base_digest: &str, text: &str) -> String {
+/// Not of the end of the grant, which moves with the time of the answer.
+fn token(id: &Id, proposal: &Proposal, base_digest: &str, in_force: &str) -> String {
     let mut hash = Sha256::new();
-    hash.update(base_digest.as_bytes());
-    hash.update(b"\n");
-    hash.update(text.as_bytes());
-    hex(&hash.finalize())
+    let wish = Value::from(proposal.clone()).to_string();
+    for part in [id.as_str(), &wish, base_digest, in_force] {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part.as_bytes());
+    }
+    hex(&hash.finalize())[..32].to_owned()
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -158,6 +237,7 @@ impl Proposal {
             methods,
             paths,
             expires_at,
+            max_uses: self.max_uses().map(NonZeroU64::from),
         }
     }
 }
@@ -204,7 +284,7 @@ impl<'p> Probes<'p> {
 
     fn compare(&self, before: &Policy, after: &Policy, until: Timestamp, now: Timestamp) -> Difference {
         let headers = HeaderMap::new();
-        let mut newly = false;
+        let mut newly = None;
         let mut already = BTreeSet::new();
         let mut refused = BTreeSet::new();
         let mut codes = BTreeSet::new();
@@ -222,7 +302,9 @@ impl<'p> Probes<'p> {
                     };
                     match (before.decide(&head, now), after.decide(&head, now)) {
                         (Decision::Allow(route), _) => drop(already.insert(route.id().index())),
-                        (Decision::Deny(_), Decision::Allow(_)) => newly = true,
+                        (Decision::Deny(_), Decision::Allow(_)) => {
+                            newly.get_or_insert_with(|| self.example(method, *port, path));
+                        }
                         (Decision::Deny(_), Decision::Deny(denial)) => {
                             let code = denial.code.as_str();
                             refused.insert(format!("{method} {} ({code})", path.as_str()));
@@ -232,8 +314,9 @@ impl<'p> Probes<'p> {
                 }
             }
         }
-        if newly {
+        if let Some(example) = newly {
             Difference::Allows {
+                example,
                 what: after.routes().last().map(describe).unwrap_or_default(),
                 until,
                 still_refused: refused.into_iter().collect(),
@@ -244,6 +327,15 @@ impl<'p> Probes<'p> {
         } else {
             Difference::Blocked { codes: codes.into_iter().collect() }
         }
+    }
+}
+
+impl Probes<'_> {
+    fn example(&self, method: &Method, port: u16, path: &CanonicalPath) -> String {
+        let scheme = self.proposal.scheme();
+        let port = if port == scheme.default_port() { String::new() } else { format!(":{port}") };
+        let path = path.as_str().replace(BELOW, "anything");
+        format!("{method} {scheme}://{}{port}{path}", self.proposal.host())
     }
 }
 
@@ -266,8 +358,9 @@ fn covered(proposal: &Proposal, path: &str) -> Option<String> {
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Difference::Allows { what, until, still_refused, partly_by } => {
+            Difference::Allows { what, example, until, still_refused, partly_by } => {
                 write!(f, "this newly allows {} until {until}", what.replace('\n', " and "))?;
+                write!(f, ", for example {example}")?;
                 if !partly_by.is_empty() {
                     write!(f, "\na part of it is already allowed by {}", places(partly_by))?;
                 }

@@ -1,11 +1,13 @@
 //! What the operator's side and the daemon say to each other: one JSON object a line over the operator socket.
 
+use std::num::NonZeroU32;
+
 use jiff::{SignedDuration, Timestamp};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Id, Item, PENDING_LIFETIME, Proposal, State};
+use crate::{Ask, Id, Item, PENDING_LIFETIME, Proposal, State};
 
 /// The longest `reason` of a rejection and `error` of a failure, in characters.
 pub const TEXT_MAX_CHARS: usize = 2000;
@@ -32,6 +34,12 @@ pub enum Request {
         /// For how long, if not for as long as was asked.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         ttl_seconds: Option<u32>,
+        /// For how many uses, if not for as many as were asked for.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        max_uses: Option<NonZeroU32>,
+        /// To what, if not to what was asked for.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        scope: Option<Proposal>,
     },
     /// Records a no.
     Reject {
@@ -40,6 +48,33 @@ pub enum Request {
         /// Why; the agent is told.
         reason: String,
     },
+    /// Records that the operator took back what was approved.
+    Revoke {
+        /// Which.
+        id: Id,
+        /// Why; the agent is told.
+        reason: String,
+    },
+    /// Records that the host begins to put it in force.
+    Applying {
+        /// Which.
+        id: Id,
+        /// The digest of the routes that it writes, `sha256:…`.
+        digest: String,
+    },
+    /// Records that a grant was used as often as it may be.
+    Exhausted {
+        /// Which.
+        id: Id,
+    },
+    /// Takes no more proposals. This and the two below are answered by a [`Status`].
+    Pause,
+    /// Takes proposals again.
+    Resume,
+    /// How the desk stands.
+    Status,
+    /// The pending requests at once, and then each request that changes; every reply is a [`Requests`], until the client closes.
+    Tail,
     /// Records that egress acknowledged routes with the grant.
     Applied {
         /// Which.
@@ -151,6 +186,21 @@ pub struct Requests {
     pub requests: Vec<View>,
 }
 
+/// The result of `status`, `pause` and `resume`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Whether proposals are refused for now.
+    pub paused: bool,
+    /// How many wait for the operator.
+    pub pending: usize,
+    /// How many clients watch with `tail`.
+    pub watchers: usize,
+    /// Where the journal ends: how many records.
+    pub records: u64,
+    /// The hash of the last, 64 hexadecimal digits.
+    pub head: String,
+}
+
 /// A request as the operator sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct View {
@@ -161,7 +211,10 @@ pub struct View {
     /// When it came.
     pub created_at: Timestamp,
     /// What it asks for.
-    pub proposal: Proposal,
+    pub proposal: Ask,
+    /// The refusal that it was made from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub block_id: Option<String>,
     /// What the operator said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decision: Option<Decision>,
@@ -171,6 +224,20 @@ pub struct View {
     /// Why it could not be put in force.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// That and why the operator took it back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revoked: Option<Revoked>,
+}
+
+/// What the operator took back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Revoked {
+    /// Who.
+    pub by: String,
+    /// When.
+    pub at: Timestamp,
+    /// Why.
+    pub reason: String,
 }
 
 /// What the operator said.
@@ -186,6 +253,12 @@ pub struct Decision {
     /// For how long.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl_seconds: Option<u32>,
+    /// For how many uses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_uses: Option<NonZeroU32>,
+    /// To what, when it is not what was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<Proposal>,
 }
 
 impl Decision {
@@ -229,11 +302,14 @@ impl View {
             state: item.state(now),
             created_at: item.created_at,
             proposal: item.proposal.clone(),
+            block_id: item.block_id.clone(),
             decision: item.decided().map(|decided| Decision {
                 by: decided.by.clone(),
                 at: decided.at,
                 reason: decided.reason.clone(),
                 ttl_seconds: decided.ttl_seconds,
+                max_uses: decided.max_uses,
+                scope: decided.scope.clone(),
             }),
             applied: item.granted().map(|granted| Applied {
                 generation: granted.generation,
@@ -241,6 +317,11 @@ impl View {
                 expires_at: granted.expires_at,
             }),
             error: item.error().map(str::to_owned),
+            revoked: item.revoked().map(|revoked| Revoked {
+                by: revoked.by.clone(),
+                at: revoked.at,
+                reason: revoked.reason.clone(),
+            }),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The operator protocol as it is documented, read and written by the types that both ends use.
 #![allow(clippy::unwrap_used)]
 
-use proposal::wire::{Reply, Request, Requests, View};
+use proposal::wire::{Reply, Request, Requests, Status, View};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -23,11 +23,17 @@ fn the_documented_lines_are_requests_and_replies_in_turn() {
         let request: Request = is_a(&pair[0]);
         match (request, is_a(&pair[1])) {
             (_, Reply::Failed(_)) => {}
-            (Request::List { .. }, Reply::Done(result)) => drop(is_a::<Requests>(&result)),
+            (Request::List { .. } | Request::Tail, Reply::Done(result)) => drop(is_a::<Requests>(&result)),
+            (Request::Status | Request::Pause | Request::Resume, Reply::Done(result)) => {
+                drop(is_a::<Status>(&result));
+            }
             (
                 Request::Show { .. }
                 | Request::Approve { .. }
                 | Request::Reject { .. }
+                | Request::Revoke { .. }
+                | Request::Applying { .. }
+                | Request::Exhausted { .. }
                 | Request::Applied { .. }
                 | Request::ApplyFailed { .. },
                 Reply::Done(result),

@@ -58,7 +58,7 @@ fn the_wire_form_is_read_back_by_the_same_grammar() {
 #[test]
 fn an_unknown_key_is_refused_with_the_ones_that_exist() {
     insta::assert_snapshot!(refusal(json!({"host": "a.example", "metods": ["GET"], "reason": "r"})).1,
-        @"unknown key `metods`, allowed are `host`, `ports`, `scheme`, `methods`, `paths`, `ttl_seconds`, `reason`");
+        @"unknown key `metods`, allowed are `host`, `ports`, `scheme`, `methods`, `paths`, `ttl_seconds`, `max_uses`, `reason`");
 }
 
 #[test]
@@ -113,7 +113,7 @@ fn each_wrong_value_is_named_with_what_it_must_be() {
     `reason` must be a sentence of at most 500 characters
     `reason` is missing
     `host` is not valid: host has a character that is not a letter, digit, hyphen, underscore or dot
-    a proposal is an object with the keys `host`, `ports`, `scheme`, `methods`, `paths`, `ttl_seconds`, `reason`
+    a proposal is an object with the keys `host`, `ports`, `scheme`, `methods`, `paths`, `ttl_seconds`, `max_uses`, `reason`
     "#);
 }
 
@@ -179,4 +179,64 @@ proptest::proptest! {
             proptest::prop_assert_eq!(again, proposal);
         }
     }
+}
+
+fn capability(value: Value) -> Result<String, (&'static str, String)> {
+    let ask = proposal::Ask::parse(&value).map_err(|error| (error.code(), error.to_string()))?;
+    let wire: Value = ask.clone().into();
+    assert_eq!(proposal::Ask::parse(&wire), Ok(ask.clone()), "the wire form is read back");
+    Ok(ask.to_string())
+}
+
+#[test]
+fn a_capability_is_said_in_words() {
+    let said = [
+        json!({"capability": "git_repo", "upstream": "ssh://git@git.example.com/acme/web.git", "access": "push", "reason": "r"}),
+        json!({"capability": "git_ref", "repo": "acme-web", "ref": "refs/heads/agent/*", "reason": "r", "ttl_seconds": 600}),
+        json!({"capability": "dlp_exception", "host": "api.example.com", "detector": "aws-access-key", "reason": "r"}),
+        json!({"capability": "egress_limit", "host": "api.example.com", "limit": "request_body", "value": 1_000_000, "reason": "r"}),
+        json!({"capability": "other", "what": "a newer \u{202e}compiler", "reason": "r"}),
+    ]
+    .map(|value| capability(value).unwrap());
+    insta::assert_snapshot!(said.join("\n"), @r#"
+    fetch from and push to the repository ssh://git@git.example.com/acme/web.git for 1 h
+    fetch from refs/heads/agent/* of acme-web for 10 min
+    let `aws-access-key` pass to api.example.com for 1 h
+    request_body of 1000000 for api.example.com for 1 h
+    "a newer \u{202e}compiler" for 1 h
+    "#);
+}
+
+#[test]
+fn a_capability_has_the_keys_of_its_kind_alone_and_leads_nowhere_that_no_grant_does() {
+    let refused = |value: Value| {
+        let (code, message) = capability(value).unwrap_err();
+        format!("{code}: {message}")
+    };
+    let messages = [
+        refused(json!({"capability": "root", "reason": "r"})),
+        refused(json!({"capability": "other", "what": "x", "host": "a.example", "reason": "r"})),
+        refused(json!({"capability": "git_repo", "upstream": "file:///etc", "reason": "r"})),
+        refused(
+            json!({"capability": "git_repo", "upstream": "https://me:secret@git.example.com/a", "reason": "r"}),
+        ),
+        refused(json!({"capability": "git_repo", "upstream": "ssh://git@169.254.169.254/a", "reason": "r"})),
+        refused(json!({"capability": "git_ref", "repo": "../x", "ref": "refs/heads/a", "reason": "r"})),
+        refused(json!({"capability": "git_ref", "repo": "x", "ref": "main", "reason": "r"})),
+        refused(
+            json!({"capability": "egress_limit", "host": "a.example", "limit": "all", "value": 1, "reason": "r"}),
+        ),
+        refused(json!({"capability": "dlp_exception", "host": "egress", "detector": "x", "reason": "r"})),
+    ];
+    insta::assert_snapshot!(messages.join("\n"), @"
+    invalid-proposal: `capability` must be `git_repo`, `git_ref`, `dlp_exception`, `egress_limit` or `other`
+    invalid-proposal: unknown key `host`, allowed are `what`, `capability`, `ttl_seconds`, `reason`
+    invalid-proposal: `upstream` must be ssh://git@HOST/PATH or https://HOST/PATH
+    invalid-proposal: `upstream` must be ssh://git@HOST/PATH or https://HOST/PATH
+    never-grantable: 169.254.169.254 can never be granted: 169.254.169.254 is a cloud metadata address
+    invalid-proposal: `repo` must be the name of a repository
+    invalid-proposal: `ref` must be a reference such as refs/heads/agent/work
+    invalid-proposal: `limit` must be `requests_per_minute`, `request_body`, `connections` or `concurrency`
+    never-grantable: egress can never be granted: it is the bottle itself or a part of its bundle
+    ");
 }

@@ -1,6 +1,8 @@
 //! What the operator reads before saying yes.
 #![allow(clippy::unwrap_used)]
 
+use std::num::NonZeroU32;
+
 use jiff::Timestamp;
 use proposal::{Difference, Id, Proposal, Review, ReviewError, digest, review};
 use serde_json::{Value, json};
@@ -27,7 +29,7 @@ fn now() -> Timestamp {
 fn reviewed(proposal: Value) -> Review {
     let proposal = Proposal::parse(&proposal).unwrap();
     let id = Id::parse("7c0e11aa22bb33cc").unwrap();
-    review(BASE, &id, &proposal, proposal.ttl_seconds(), now()).unwrap()
+    review(BASE, &id, &proposal, "1", now()).unwrap()
 }
 
 fn prefix(host: &str, path: &str) -> Value {
@@ -37,7 +39,7 @@ fn prefix(host: &str, path: &str) -> Value {
 #[test]
 fn a_new_permission_is_said_in_words_with_its_end() {
     insta::assert_snapshot!(reviewed(prefix("new.example.com", "/v1")).difference,
-        @"this newly allows GET https://new.example.com/v1/** until 2026-11-21T11:00:00Z");
+        @"this newly allows GET https://new.example.com/v1/** until 2026-11-21T11:00:00Z, for example GET https://new.example.com/v1");
 }
 
 #[test]
@@ -55,7 +57,7 @@ fn a_deny_rule_makes_a_grant_useless() {
 #[test]
 fn a_part_that_stays_refused_or_is_allowed_already_is_named() {
     insta::assert_snapshot!(reviewed(prefix("api.example.com", "/")).difference, @r"
-    this newly allows GET https://api.example.com/** until 2026-11-21T11:00:00Z
+    this newly allows GET https://api.example.com/** until 2026-11-21T11:00:00Z, for example GET https://api.example.com/
     a part of it is already allowed by route #1
     stays refused: GET /v1/admin/bottlecap-probe (denied-by-rule)
     ");
@@ -81,14 +83,71 @@ fn the_token_is_of_this_text_on_this_base_alone() {
     let proposal = Proposal::parse(&prefix("new.example.com", "/v1")).unwrap();
     let id = Id::parse("7c0e11aa22bb33cc").unwrap();
     let base = BASE.replace("/public", "/other");
-    assert_ne!(one.token, review(&base, &id, &proposal, 3600, now()).unwrap().token);
+    assert_ne!(one.token, review(&base, &id, &proposal, "1", now()).unwrap().token);
+    let other = |id: &str, proposal: &Proposal, in_force: &str| {
+        review(BASE, &Id::parse(id).unwrap(), proposal, in_force, now()).unwrap().token
+    };
+    assert_eq!(one.token, other("7c0e11aa22bb33cc", &proposal, "1"));
+    assert_ne!(one.token, other("7c0e11aa22bb33cc", &proposal, "2"), "another generation serves");
+    assert_ne!(one.token, other("8d1f11aa22bb33cc", &proposal, "1"), "another request");
+    assert_ne!(
+        one.token,
+        other("7c0e11aa22bb33cc", &proposal.clone().limited(60, None), "1"),
+        "another time"
+    );
+    assert_ne!(
+        one.token,
+        other("7c0e11aa22bb33cc", &proposal.clone().limited(3600, NonZeroU32::new(1)), "1")
+    );
+}
+
+#[test]
+fn an_answer_an_hour_later_has_the_same_token() {
+    let proposal = Proposal::parse(&prefix("new.example.com", "/v1")).unwrap();
+    let id = Id::parse("7c0e11aa22bb33cc").unwrap();
+    let later = now() + jiff::SignedDuration::from_hours(1);
+    let then = review(BASE, &id, &proposal, "1", later).unwrap();
+    assert_eq!(then.token, review(BASE, &id, &proposal, "1", now()).unwrap().token);
+}
+
+#[test]
+fn the_refusals_that_would_pass_are_named() {
+    let refusal = |host: &str, method: &str, path: &str| proposal::peer::Refusal {
+        block_id: "b".to_owned(),
+        code: "host-not-allowed".to_owned(),
+        at: now(),
+        scheme: "https".to_owned(),
+        host: host.to_owned(),
+        port: 443,
+        method: method.to_owned(),
+        path: path.to_owned(),
+    };
+    let refusals = [
+        refusal("new.example.com", "GET", "/v1/a"),
+        refusal("new.example.com", "POST", "/v1/a"),
+        refusal("new.example.com", "GET", "/v2"),
+        refusal("other.example.com", "GET", "/v1/a"),
+        refusal("new.example.com", "GET", "/v1/a/../../v2"),
+        refusal("new.example.com", "GET", "/v1/b"),
+    ];
+    let would = reviewed(prefix("new.example.com", "/v1")).would_pass(&refusals);
+    assert_eq!(would.of, 6);
+    assert_eq!(would.passing, ["GET https://new.example.com/v1/b", "GET https://new.example.com/v1/a"]);
+}
+
+#[test]
+fn write_access_to_a_new_host_needs_the_host_typed() {
+    let needs = |ask: Value| reviewed(ask).needs_typing;
+    let write = |host: &str| json!({"host": host, "methods": ["POST"], "reason": "r"});
+    assert!(needs(write("new.example.com")) && needs(write("blocked.example.com")));
+    assert!(!needs(write("api.example.com")) && !needs(prefix("new.example.com", "/")));
 }
 
 #[test]
 fn routes_that_are_not_valid_are_no_base() {
     let proposal = Proposal::parse(&prefix("new.example.com", "/")).unwrap();
     let id = Id::parse("x").unwrap();
-    let error = review("routes: [{hots: a}]\n", &id, &proposal, 3600, now()).unwrap_err();
+    let error = review("routes: [{hots: a}]\n", &id, &proposal, "1", now()).unwrap_err();
     assert!(
         matches!(&error, ReviewError::Base(diagnostics) if diagnostics.to_string().starts_with("routes.yaml:1:")),
         "{error}"
@@ -99,6 +158,6 @@ fn routes_that_are_not_valid_are_no_base() {
 fn a_base_without_routes_takes_a_grant() {
     let proposal = Proposal::parse(&prefix("new.example.com", "/")).unwrap();
     let id = Id::parse("x").unwrap();
-    let review = review("routes: []\n", &id, &proposal, 3600, now()).unwrap();
+    let review = review("routes: []\n", &id, &proposal, "1", now()).unwrap();
     assert!(matches!(review.difference, Difference::Allows { .. }));
 }

@@ -3,7 +3,7 @@
 use std::env;
 use std::io;
 use std::net::TcpListener;
-use std::os::fd::RawFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::PathBuf;
@@ -11,6 +11,8 @@ use std::path::PathBuf;
 use crate::sys;
 
 const FIRST_FD: RawFd = 3;
+/// What the name of a socket to a peer begins with.
+const PEER: &str = "peer.";
 const VARIABLES: [&str; 3] = ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"];
 
 /// Why the sockets that were passed cannot be used.
@@ -32,19 +34,28 @@ pub enum Error {
     },
 }
 
-/// Takes the listening sockets of that name which the parent passed to this process, and closes every other descriptor it passed.
-/// Without the variables there are none. To be called once, before there is another thread.
+/// What the parent passed to this process.
+#[derive(Debug, Default)]
+pub struct Passed {
+    /// Sockets to serve the bottle on.
+    pub listeners: Vec<TcpListener>,
+    /// Sockets to the daemons beside this one, by their names.
+    pub peers: Vec<(String, OwnedFd)>,
+}
+
+/// Takes the listening sockets of that name and the sockets to the peers which the parent passed to this process, and closes every other
+/// descriptor it passed. Without the variables there are none. To be called once, before there is another thread.
 ///
 /// # Errors
 /// When what was passed cannot be used.
-pub fn take(name: &str) -> Result<Vec<TcpListener>, Error> {
+pub fn take(name: &str) -> Result<Passed, Error> {
     let [count, pid, names] = VARIABLES.map(|variable| env::var(variable).ok());
     sys::forget(&VARIABLES);
     let Some(count) = count.filter(|_| pid == Some(std::process::id().to_string())) else {
-        return Ok(Vec::new());
+        return Ok(Passed::default());
     };
     let fds = plan(&count, names.as_deref().unwrap_or_default())?;
-    let mut listeners = Vec::new();
+    let mut passed = Passed::default();
     for (fd, given) in fds {
         let owned = sys::adopt(fd).map_err(|errno| Error::Descriptor {
             fd,
@@ -57,10 +68,12 @@ pub fn take(name: &str) -> Result<Vec<TcpListener>, Error> {
                 .set_nonblocking(true)
                 .and_then(|()| listener.local_addr())
                 .map_err(|source| Error::Descriptor { fd, name: given, source })?;
-            listeners.push(listener);
+            passed.listeners.push(listener);
+        } else if let Some(peer) = given.strip_prefix(PEER) {
+            passed.peers.push((peer.to_owned(), owned));
         }
     }
-    Ok(listeners)
+    Ok(passed)
 }
 
 /// Number and name of each descriptor.

@@ -83,7 +83,8 @@ pub enum Log {
 pub enum Command {
     /// List requests, oldest first
     List {
-        /// Those in this state alone: pending, approved, active, rejected, withdrawn, expired, apply_failed, ended
+        /// Those in this state alone: pending, withdrawn, expired, rejected, superseded, approved, applying, active, apply_failed,
+        /// exhausted, revoked, ended
         #[arg(long, value_parser = state)]
         state: Option<State>,
         /// Print JSON
@@ -120,6 +121,34 @@ pub enum Command {
         #[arg(long)]
         reason: String,
         /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Record that an approval or a grant is taken back; the host takes the grant out with `bottlecap requests revoke ID`
+    Revoke {
+        /// The request
+        #[arg(value_parser = Id::parse)]
+        id: Id,
+        /// Why; the agent is told
+        #[arg(long)]
+        reason: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Take no more proposals, until `resume`
+    Pause,
+    /// Take proposals again
+    Resume,
+    /// Say how the desk stands
+    Status {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print what waits, and then each request that changes
+    Tail {
+        /// Print JSON lines
         #[arg(long)]
         json: bool,
     },

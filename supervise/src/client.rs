@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use proposal::wire::{Failure, Reply, Request};
+use proposal::wire::{Failure, Reply, Request, Requests};
 use serde::de::DeserializeOwned;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -44,6 +44,28 @@ pub fn ask<T: DeserializeOwned>(socket: &Path, request: &Request) -> Result<T, E
     let line = talk(&mut stream, request).map_err(Error::Talk)?;
     let reply: Reply = serde_json::from_slice(&line).map_err(Error::Reply)?;
     Ok(reply.into_result()?)
+}
+
+/// Hands each answer of a `tail` to `each`, until the daemon ends it.
+///
+/// # Errors
+/// When the daemon cannot be asked, says no, or `each` fails.
+pub fn tail(socket: &Path, mut each: impl FnMut(Requests) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let connect = |source| Error::Connect { path: socket.to_owned(), source };
+    let mut stream = UnixStream::connect(socket).map_err(connect)?;
+    let mut line = serde_json::to_vec(&Request::Tail).map_err(Error::Reply)?;
+    line.push(b'\n');
+    stream.write_all(&line).map_err(Error::Talk)?;
+    let mut reader = BufReader::new(stream);
+    loop {
+        line.clear();
+        (&mut reader).take(LINE_LIMIT).read_until(b'\n', &mut line).map_err(Error::Talk)?;
+        if line.is_empty() {
+            return Ok(());
+        }
+        let reply: Reply = serde_json::from_slice(&line).map_err(Error::Reply)?;
+        each(reply.into_result().map_err(Error::Refused)?)?;
+    }
 }
 
 fn talk(stream: &mut UnixStream, request: &Request) -> io::Result<Vec<u8>> {

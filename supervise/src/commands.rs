@@ -1,12 +1,12 @@
 //! The operator's commands: each asks the daemon, or reads a file, and yields what is printed.
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write};
 use std::path::Path;
 
 use anyhow::Context;
 use jiff::Timestamp;
 use proposal::show;
-use proposal::wire::{Request, Requests, View};
+use proposal::wire::{Request, Requests, Status, View};
 use serde::Serialize;
 use serde_json::json;
 
@@ -27,7 +27,8 @@ pub fn run(places: &Places, command: &Command) -> anyhow::Result<String> {
         }
         Command::Show { id, json } => view(&socket, &Request::Show { id: id.clone() }, *json),
         Command::Approve { id, ttl, json } => {
-            let text = view(&socket, &Request::Approve { id: id.clone(), ttl_seconds: *ttl }, *json)?;
+            let request = Request::Approve { id: id.clone(), ttl_seconds: *ttl, max_uses: None, scope: None };
+            let text = view(&socket, &request, *json)?;
             if *json {
                 return Ok(text);
             }
@@ -37,6 +38,32 @@ pub fn run(places: &Places, command: &Command) -> anyhow::Result<String> {
         }
         Command::Reject { id, reason, json } => {
             view(&socket, &Request::Reject { id: id.clone(), reason: reason.clone() }, *json)
+        }
+        Command::Revoke { id, reason, json } => {
+            let text = view(&socket, &Request::Revoke { id: id.clone(), reason: reason.clone() }, *json)?;
+            if *json {
+                return Ok(text);
+            }
+            Ok(format!(
+                "{text}\nRecorded. What is in force stays so until the host takes it out with\n  bottlecap requests revoke {id}\n"
+            ))
+        }
+        Command::Pause => status(&socket, &Request::Pause, false),
+        Command::Resume => status(&socket, &Request::Resume, false),
+        Command::Status { json } => status(&socket, &Request::Status, *json),
+        Command::Tail { json } => {
+            let json = *json;
+            client::tail(&socket, |Requests { requests }| {
+                let text = if json {
+                    requests.iter().map(as_line).collect::<anyhow::Result<String>>()?
+                } else if requests.is_empty() {
+                    String::new()
+                } else {
+                    show::list(&requests, Timestamp::now())
+                };
+                std::io::stdout().write_all(text.as_bytes()).context("cannot print")
+            })?;
+            Ok(String::new())
         }
         Command::VerifyLog { path, json } => {
             let path = path.clone().unwrap_or_else(|| places.journal());
@@ -110,6 +137,25 @@ fn journal_hint(error: &audit::Error) -> Option<&'static str> {
         | audit::Error::Encode(_)
         | audit::Error::TooLarge { .. } => None,
     }
+}
+
+fn status(socket: &Path, request: &Request, json: bool) -> anyhow::Result<String> {
+    let status: Status = client::ask(socket, request)?;
+    if json {
+        return as_json(&status);
+    }
+    let Status { paused, pending, watchers, records, head } = status;
+    let takes = if paused { "paused: takes no proposals" } else { "takes proposals" };
+    let head: String = head.chars().filter(char::is_ascii_alphanumeric).collect();
+    Ok(format!(
+        "{takes}\n{pending} pending, {watchers} watching\njournal of {records} records, head {head}\n"
+    ))
+}
+
+fn as_line(view: &View) -> anyhow::Result<String> {
+    let mut line = serde_json::to_string(view).context("cannot write JSON")?;
+    line.push('\n');
+    Ok(line)
 }
 
 fn view(socket: &Path, request: &Request, json: bool) -> anyhow::Result<String> {

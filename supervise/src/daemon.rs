@@ -2,27 +2,32 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, anyhow};
+use proposal::Noted;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::access::Sources;
-use crate::activation::Notify;
+use crate::activation::{Notify, Passed};
 use crate::cli::{DaemonArgs, Places};
 use crate::desk::Desk;
 use crate::mcp::{Patience, Server};
+use crate::peer::Peer;
 use crate::{http, operator};
 
+/// How often the ends of the other journals are recorded.
+const ANCHOR_INTERVAL: Duration = Duration::from_secs(300);
 const LISTEN_DEFAULT: &str = "127.0.0.1:9100";
 
 /// Runs the daemon on `passed` sockets, or on those that `args` name, until a signal ends it.
 ///
 /// # Errors
 /// When it cannot start.
-pub fn run(places: &Places, args: &DaemonArgs, passed: Vec<TcpListener>) -> anyhow::Result<()> {
+pub fn run(places: &Places, args: &DaemonArgs, passed: Passed) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -31,7 +36,7 @@ pub fn run(places: &Places, args: &DaemonArgs, passed: Vec<TcpListener>) -> anyh
     runtime.block_on(serve(places, args, passed))
 }
 
-async fn serve(places: &Places, args: &DaemonArgs, passed: Vec<TcpListener>) -> anyhow::Result<()> {
+async fn serve(places: &Places, args: &DaemonArgs, passed: Passed) -> anyhow::Result<()> {
     // Before anything else: a SIGHUP that is meant for the siblings must not end this one.
     let mut signals = Signals::install().context("cannot handle signals")?;
     let notify = Notify::from_env();
@@ -41,7 +46,7 @@ async fn serve(places: &Places, args: &DaemonArgs, passed: Vec<TcpListener>) -> 
         .with_context(|| format!("cannot create {}", places.run_dir.display()))?;
     let operators =
         operator::bind(&socket).with_context(|| format!("cannot listen on {}", socket.display()))?;
-    let listeners = if passed.is_empty() { bind(&args.listen)? } else { passed };
+    let listeners = if passed.listeners.is_empty() { bind(&args.listen)? } else { passed.listeners };
     let addresses = listeners
         .iter()
         .map(TcpListener::local_addr)
@@ -49,8 +54,20 @@ async fn serve(places: &Places, args: &DaemonArgs, passed: Vec<TcpListener>) -> 
         .context("a socket has no address")?;
 
     let stop = CancellationToken::new();
-    let server = Server::new(Arc::clone(&desk), sources(places, args), Patience::default());
     let mut tasks = JoinSet::new();
+    let peers = passed
+        .peers
+        .into_iter()
+        .map(|(name, socket)| {
+            Peer::new(&name, socket).with_context(|| format!("cannot use the socket to {name}"))
+        })
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    for peer in &peers {
+        tasks.spawn(attend(peer.clone(), Arc::clone(&desk), stop.clone()));
+    }
+    let egress = peers.into_iter().find(|peer| peer.name() == "egress");
+    let server =
+        Server::new(Arc::clone(&desk), sources(places, args), Patience::default()).with_egress(egress);
     tasks.spawn(operator::serve(operators, desk, stop.clone()));
     for listener in listeners {
         let listener = tokio::net::TcpListener::from_std(listener).context("cannot use a socket")?;
@@ -73,6 +90,34 @@ async fn serve(places: &Places, args: &DaemonArgs, passed: Vec<TcpListener>) -> 
         warn!(%error, "cannot remove the operator socket");
     }
     Ok(())
+}
+
+/// Listens to a peer, and records now and then where its journal ends.
+async fn attend(peer: Peer, desk: Arc<Desk>, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(ANCHOR_INTERVAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let anchors = async {
+        loop {
+            ticks.tick().await;
+            if let Ok((records, hash)) = peer.head().await {
+                let anchor = Noted::Anchor { daemon: peer.name().to_owned(), records, hash };
+                let desk = Arc::clone(&desk);
+                let noted = tokio::task::spawn_blocking(move || desk.note(anchor, desk.now())).await;
+                if let Ok(Err(error)) = noted {
+                    warn!(%error, daemon = peer.name(), "where its journal ends cannot be recorded");
+                }
+            }
+        }
+    };
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = anchors => {}
+        () = peer.listen() => {
+            warn!(daemon = peer.name(), "its socket ended");
+            // The daemon serves on without; its end is not ours.
+            stop.cancelled().await;
+        }
+    }
 }
 
 /// Where current access is read from.

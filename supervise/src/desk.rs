@@ -1,17 +1,20 @@
 //! The desk: the queue of proposals, and the journal that makes each of its steps durable before anybody is told of it.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use audit::{Durability, Journal, Recovery, Replayed};
 use jiff::Timestamp;
-use proposal::wire::View;
-use proposal::{Change, Event, Id, Illegal, Proposal, Queue, State};
-use tokio::sync::watch;
+use proposal::wire::{Status, View};
+use proposal::{Ask, Change, Entry, Event, Id, Illegal, Item, Note, Noted, Queue, State};
+use tokio::sync::{broadcast, watch};
 use tracing::{info, warn};
 
-use crate::pace::Pace;
+use crate::clock::Clock;
+use crate::pace::{self, Pace};
 
 /// How many proposals may wait for the operator at once.
 pub const PENDING_MAX: usize = 20;
@@ -22,11 +25,57 @@ pub struct Desk {
     writer: Mutex<Writer>,
     queue: RwLock<Queue>,
     changed: watch::Sender<u64>,
+    news: broadcast::Sender<View>,
+    paused: AtomicBool,
+    watchers: AtomicUsize,
+    /// When an operator last asked something.
+    seen: Mutex<Option<Instant>>,
+    clock: Clock,
 }
 
 struct Writer {
     journal: Journal,
     pace: Pace,
+    /// Where the journals of the others ended, as last recorded.
+    anchors: BTreeMap<String, (u64, String)>,
+}
+
+/// How long after an operator's last question somebody counts as there.
+const PRESENCE: Duration = Duration::from_secs(5 * 60);
+/// How many changes a slow watcher may be behind before it misses some.
+const NEWS_KEPT: usize = 64;
+
+/// What an agent hands in.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// What it asks for.
+    pub ask: Ask,
+    /// Its own name for this call.
+    pub key: Option<String>,
+    /// The refusal that it was made from.
+    pub block_id: Option<String>,
+    /// The pending request whose place it takes.
+    pub supersedes: Option<Id>,
+}
+
+impl From<Ask> for Wanted {
+    fn from(ask: Ask) -> Wanted {
+        Wanted { ask, key: None, block_id: None, supersedes: None }
+    }
+}
+
+/// Held by a client that watches; somebody is there for as long.
+pub struct Watching<'d> {
+    desk: &'d Desk,
+    /// Each request that changes.
+    pub news: broadcast::Receiver<View>,
+}
+
+impl Drop for Watching<'_> {
+    fn drop(&mut self) {
+        self.desk.watchers.fetch_sub(1, Ordering::Relaxed);
+        self.desk.operator_asked();
+    }
 }
 
 /// Why the desk cannot be opened.
@@ -60,6 +109,17 @@ pub enum Refusal {
         /// When to ask again.
         retry_after: Duration,
     },
+    /// The operator said no several times in a row.
+    #[error("the last {times} requests were rejected; do what is possible without, and ask again in {} s", retry_after.as_secs())]
+    CoolDown {
+        /// How often.
+        times: u32,
+        /// When to ask again.
+        retry_after: Duration,
+    },
+    /// The operator takes none for now.
+    #[error("the operator takes no requests at present; do what is possible without")]
+    Paused,
     /// It does not fit what happened before.
     #[error(transparent)]
     Illegal(#[from] Illegal),
@@ -78,6 +138,8 @@ impl Refusal {
         match self {
             Refusal::QueueFull => "queue-full",
             Refusal::TooFast { .. } => "too-many-requests",
+            Refusal::CoolDown { .. } => "cool-down",
+            Refusal::Paused => "paused",
             Refusal::Illegal(illegal) => illegal.code(),
             Refusal::Journal(_) => "journal-unavailable",
             Refusal::Random => "internal",
@@ -96,33 +158,82 @@ impl Desk {
             warn!(dropped_bytes, "the journal ended in an unfinished record, which was dropped");
         }
         let mut queue = Queue::default();
-        for record in audit::replay::<Event>(path)? {
-            let Replayed { seq, event, .. } = record?;
-            queue.apply(&event).map_err(|source| OpenError::Story { path: path.to_owned(), seq, source })?;
+        let (mut pace, mut paused, mut anchors) = (Pace::default(), false, BTreeMap::new());
+        for record in audit::replay::<Entry>(path)? {
+            let Replayed { seq, event: entry, .. } = record?;
+            match entry {
+                Entry::Proposal(event) => {
+                    if matches!(event.change, Change::Received { .. }) {
+                        // It was taken then, however fast it was.
+                        let _ = pace.take(event.at);
+                    }
+                    queue.apply(&event).map_err(|source| OpenError::Story {
+                        path: path.to_owned(),
+                        seq,
+                        source,
+                    })?;
+                }
+                Entry::Desk(Note { what: Noted::Paused { .. }, .. }) => paused = true,
+                Entry::Desk(Note { what: Noted::Resumed { .. }, .. }) => paused = false,
+                Entry::Desk(Note { what: Noted::Anchor { daemon, records, hash }, .. }) => {
+                    anchors.insert(daemon, (records, hash));
+                }
+            }
         }
-        let writer = Mutex::new(Writer { journal, pace: Pace::default() });
-        Ok(Desk { writer, queue: RwLock::new(queue), changed: watch::Sender::new(0) })
+        Ok(Desk {
+            writer: Mutex::new(Writer { journal, pace, anchors }),
+            queue: RwLock::new(queue),
+            changed: watch::Sender::new(0),
+            news: broadcast::Sender::new(NEWS_KEPT),
+            paused: AtomicBool::new(paused),
+            watchers: AtomicUsize::new(0),
+            seen: Mutex::new(None),
+            clock: Clock::start(),
+        })
     }
 
-    /// Files a proposal. One that asks for the same as a live one is that one.
+    /// The time that counts: it does not go back.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        let clock = self.clock.now();
+        self.read(|queue| queue.now(clock))
+    }
+
+    /// Files what an agent wants. A call that was made before, by its key or by what it asks for, is that one.
     ///
     /// # Errors
-    /// When the agent asks too much, or the proposal cannot be made durable.
-    pub fn propose(&self, proposal: Proposal, now: Timestamp) -> Result<View, Refusal> {
+    /// When the agent asks too much, or it cannot be made durable.
+    pub fn propose(&self, wanted: Wanted, now: Timestamp) -> Result<View, Refusal> {
+        let Wanted { ask, key, block_id, supersedes } = wanted;
         let mut writer = self.writer();
-        if let Some(same) = self.read(|queue| queue.find_same(&proposal, now).map(|item| View::of(item, now)))
-        {
+        if let Some(same) = self.read(|queue| known(queue, &ask, key.as_deref(), now))? {
             info!(id = %same.id, "proposal is filed already");
             return Ok(same);
         }
-        if self.read(|queue| queue.pending(now)) >= PENDING_MAX {
+        if self.paused.load(Ordering::Relaxed) {
+            return Err(Refusal::Paused);
+        }
+        let (times, last) = self.read(Queue::rejected_in_a_row);
+        if let Some(retry_after) = pace::cool_down(times, last, now) {
+            return Err(Refusal::CoolDown { times, retry_after });
+        }
+        let freed = usize::from(supersedes.is_some());
+        if self.read(|queue| queue.pending(now)).saturating_sub(freed) >= PENDING_MAX {
             return Err(Refusal::QueueFull);
         }
         let mut bytes = [0; 8];
         getrandom::fill(&mut bytes).map_err(|_| Refusal::Random)?;
         let id = Id::from_random(bytes);
+        let change = Change::Received { proposal: ask, key, block_id, supersedes: supersedes.clone() };
+        let event = Event { id, at: now, change };
+        self.read(|queue| queue.check(&event))?;
         writer.pace.take(now).map_err(|retry_after| Refusal::TooFast { retry_after })?;
-        self.record(&writer, Event { id, at: now, change: Change::Received { proposal } })
+        let view = self.record(&writer, event)?;
+        if let Some(old) = supersedes.and_then(|old| self.view(&old, now)) {
+            // Nobody has to watch.
+            let _ = self.news.send(old);
+        }
+        Ok(view)
     }
 
     /// Files what happened to the proposal `id`.
@@ -152,6 +263,66 @@ impl Desk {
         })
     }
 
+    /// Records what happened to the desk; an anchor that says nothing new is passed over.
+    ///
+    /// # Errors
+    /// When it cannot be made durable.
+    pub fn note(&self, what: Noted, now: Timestamp) -> Result<(), Refusal> {
+        let mut writer = self.writer();
+        if let Noted::Anchor { daemon, records, hash } = &what
+            && writer.anchors.get(daemon).is_some_and(|(known, of)| known == records && of == hash)
+        {
+            return Ok(());
+        }
+        let entry = Entry::Desk(Note { at: now, what });
+        writer.journal.append(&entry, Durability::Synced).map_err(Refusal::Journal)?;
+        match entry {
+            Entry::Desk(Note { what: Noted::Paused { .. }, .. }) => {
+                self.paused.store(true, Ordering::Relaxed)
+            }
+            Entry::Desk(Note { what: Noted::Resumed { .. }, .. }) => {
+                self.paused.store(false, Ordering::Relaxed);
+            }
+            Entry::Desk(Note { what: Noted::Anchor { daemon, records, hash }, .. }) => {
+                writer.anchors.insert(daemon, (records, hash));
+            }
+            Entry::Proposal(_) => {}
+        }
+        Ok(())
+    }
+
+    /// How the desk stands.
+    #[must_use]
+    pub fn status(&self, now: Timestamp) -> Status {
+        let (records, hash) = self.writer().journal.head();
+        Status {
+            paused: self.paused.load(Ordering::Relaxed),
+            pending: self.read(|queue| queue.pending(now)),
+            watchers: self.watchers.load(Ordering::Relaxed),
+            records,
+            head: hash.to_string(),
+        }
+    }
+
+    /// Somebody is there from now on for a while.
+    pub fn operator_asked(&self) {
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Whether somebody watches, or asked something not long ago.
+    #[must_use]
+    pub fn is_operator_there(&self) -> bool {
+        let seen = *self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        self.watchers.load(Ordering::Relaxed) > 0 || seen.is_some_and(|seen| seen.elapsed() < PRESENCE)
+    }
+
+    /// Watches for requests that change.
+    #[must_use]
+    pub fn watch(&self) -> Watching<'_> {
+        self.watchers.fetch_add(1, Ordering::Relaxed);
+        Watching { desk: self, news: self.news.subscribe() }
+    }
+
     /// Changes whenever something was filed.
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<u64> {
@@ -160,15 +331,18 @@ impl Desk {
 
     fn record(&self, writer: &Writer, event: Event) -> Result<View, Refusal> {
         self.read(|queue| queue.check(&event))?;
-        writer.journal.append(&event, Durability::Synced).map_err(Refusal::Journal)?;
+        let entry = Entry::Proposal(event.clone());
+        writer.journal.append(&entry, Durability::Synced).map_err(Refusal::Journal)?;
         let view = {
             let mut queue = self.queue.write().unwrap_or_else(PoisonError::into_inner);
             queue.apply(&event)?;
             queue.get(&event.id).map(|item| View::of(item, event.at))
         };
         let view = view.ok_or(Illegal::Unknown { id: event.id })?;
-        info!(id = %view.id, state = view.state.as_str(), host = view.proposal.host().as_str(), "filed");
+        info!(id = %view.id, state = view.state.as_str(), asks = %view.proposal, "filed");
         self.changed.send_modify(|version| *version += 1);
+        // Nobody has to watch.
+        let _ = self.news.send(view.clone());
         Ok(view)
     }
 
@@ -178,5 +352,15 @@ impl Desk {
 
     fn read<T>(&self, read: impl FnOnce(&Queue) -> T) -> T {
         read(&self.queue.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// The proposal that this call made before, or that stands for it.
+fn known(queue: &Queue, ask: &Ask, key: Option<&str>, now: Timestamp) -> Result<Option<View>, Illegal> {
+    let view = |item: &Item| View::of(item, now);
+    match key.and_then(|key| queue.find_key(key)) {
+        Some(item) if item.proposal.is_same_as(ask) => Ok(Some(view(item))),
+        Some(item) => Err(Illegal::KeyTaken { id: item.id.clone() }),
+        None => Ok(queue.find_same(ask, now).or_else(|| queue.find_rejected(ask, now)).map(view)),
     }
 }

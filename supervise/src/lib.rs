@@ -6,8 +6,10 @@
 
 pub mod access;
 pub mod activation;
+mod answer;
 pub mod cli;
 pub mod client;
+mod clock;
 pub mod commands;
 pub mod daemon;
 pub mod desk;
@@ -16,6 +18,7 @@ mod kin;
 pub mod mcp;
 pub mod operator;
 mod pace;
+pub mod peer;
 mod sys;
 mod tools;
 

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use proposal::policy::{CanonicalPath, Decision, Host, RequestHead, Scheme};
 use proposal::wire::View;
-use proposal::{Change, Id, Proposal, State};
+use proposal::{Ask, Change, Id, KEY_MAX_CHARS, Proposal, State};
 use rmcp::model::{
     CallToolRequestParams, CallToolResponse, CallToolResult, Implementation, JsonObject, ListToolsResult,
     PaginatedRequestParams, ProgressNotificationParam, ServerCapabilities, ServerConfig,
@@ -18,16 +19,26 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 use tracing::{error, warn};
 
 use crate::access::Sources;
-use crate::desk::{Desk, Refusal};
+use crate::answer::{can_wait, explained, is_proposable, told};
+use crate::desk::{Desk, Refusal, Wanted};
+use crate::peer::Peer;
 use crate::tools::{self, Call};
 
+/// How many calls may be open at once.
+const CALLS_MAX: usize = 8;
 /// How many calls may wait at once.
 const WAITERS_MAX: usize = 4;
 /// How many requests `list_requests` returns.
 const LIST_MAX: usize = 50;
 
+/// When to look again whether the operator takes requests.
+const PAUSED_RETRY: Duration = Duration::from_secs(60);
+
+const BLOCK_ID: &str = "the block_id of a refusal";
+
 const INSTRUCTIONS: &str = "You are in a sealed bottle. Requests to hosts that are not allowed are refused with a JSON body that says why. \
-To reach such a host, call propose_route and then wait_decision. The operator decides; do not look for a way around a refusal.";
+To reach such a host, call propose_route (the block_id of the refusal is enough) and then wait_decision. The operator decides; do not look \
+for a way around a refusal.";
 
 /// How `wait_decision` waits.
 #[derive(Debug, Clone, Copy)]
@@ -51,7 +62,9 @@ pub struct Server {
     desk: Arc<Desk>,
     sources: Arc<Sources>,
     patience: Patience,
+    calls: Arc<Semaphore>,
     waiters: Arc<Semaphore>,
+    egress: Option<Peer>,
 }
 
 /// What the agent is told instead of a result: a stable word, a sentence, and when to come back.
@@ -71,7 +84,20 @@ impl Server {
     /// A server on that desk.
     #[must_use]
     pub fn new(desk: Arc<Desk>, sources: Sources, patience: Patience) -> Server {
-        Server { desk, sources: Arc::new(sources), patience, waiters: Arc::new(Semaphore::new(WAITERS_MAX)) }
+        Server {
+            desk,
+            sources: Arc::new(sources),
+            patience,
+            calls: Arc::new(Semaphore::new(CALLS_MAX)),
+            waiters: Arc::new(Semaphore::new(WAITERS_MAX)),
+            egress: None,
+        }
+    }
+
+    /// With a way to ask egress about refusals.
+    #[must_use]
+    pub fn with_egress(self, egress: Option<Peer>) -> Server {
+        Server { egress, ..self }
     }
 
     async fn call(
@@ -81,28 +107,171 @@ impl Server {
         context: &RequestContext<RoleServer>,
     ) -> Result<Value, Told> {
         match call {
-            Call::ProposeRoute => {
-                let proposal = Proposal::parse(&Value::Object(arguments))
-                    .map_err(|invalid| Told::new(invalid.code(), invalid.to_string()))?;
-                self.write(move |desk| desk.propose(proposal, Timestamp::now())).await
-            }
+            Call::ProposeRoute => self.propose_route(arguments).await,
+            Call::ProposeCapability => self.propose_capability(arguments).await,
             Call::WaitDecision => self.wait(id(&arguments)?, context).await,
-            Call::GetRequest => self.view(&id(&arguments)?).map(|view| told(&view)),
+            Call::GetRequest => self.view(&id(&arguments)?).map(|view| self.told(&view)),
             Call::ListRequests => {
                 no_arguments(&arguments)?;
-                let views = self.desk.views(None, Timestamp::now());
-                let requests: Vec<Value> = views.iter().rev().take(LIST_MAX).map(told).collect();
+                let views = self.desk.views(None, self.desk.now());
+                let requests: Vec<Value> =
+                    views.iter().rev().take(LIST_MAX).map(|view| self.told(view)).collect();
                 Ok(json!({"requests": requests}))
             }
             Call::WithdrawRequest => {
                 let id = id(&arguments)?;
-                self.write(move |desk| desk.file(id, Change::Withdrawn, Timestamp::now())).await
+                self.write(move |desk| desk.file(id, Change::Withdrawn, desk.now())).await
             }
             Call::CurrentAccess => {
                 no_arguments(&arguments)?;
                 self.access().await
             }
+            Call::ExplainBlock => {
+                self.explain(&block_id(&arguments)?).await.map(|refusal| explained(&refusal))
+            }
+            Call::DryRun => self.dry_run(&arguments).await,
         }
+    }
+
+    async fn propose_route(&self, mut arguments: JsonObject) -> Result<Value, Told> {
+        let key = take_key(&mut arguments)?;
+        let supersedes = take_id(&mut arguments, "supersedes")?;
+        let block_id = take_text(&mut arguments, "block_id", BLOCK_ID)?;
+        if let Some(block_id) = &block_id {
+            self.fill(&mut arguments, block_id).await?;
+        }
+        let proposal = Proposal::parse(&Value::Object(arguments)).map_err(invalid)?;
+        let wanted = Wanted { ask: Ask::Route(proposal), key, block_id, supersedes };
+        self.write(move |desk| desk.propose(wanted, desk.now())).await
+    }
+
+    async fn propose_capability(&self, mut arguments: JsonObject) -> Result<Value, Told> {
+        let key = take_key(&mut arguments)?;
+        let supersedes = take_id(&mut arguments, "supersedes")?;
+        let ask = proposal::Capability::parse(&Value::Object(arguments)).map_err(invalid)?;
+        let wanted = Wanted { ask: Ask::Capability(ask), key, block_id: None, supersedes };
+        self.write(move |desk| desk.propose(wanted, desk.now())).await
+    }
+
+    /// Adds what egress recorded of a refusal. What the agent says besides may ask for other methods or paths, not for another place.
+    async fn fill(&self, arguments: &mut JsonObject, block_id: &str) -> Result<(), Told> {
+        let refusal = self.explain(block_id).await?;
+        if !is_proposable(&refusal.code) {
+            let message = format!("the refusal {block_id} is a {}, which no route changes", refusal.code);
+            return Err(Told::new("not-proposable", message));
+        }
+        let place = [
+            ("host", json!(refusal.host)),
+            ("scheme", json!(refusal.scheme)),
+            ("ports", json!([refusal.port])),
+        ];
+        for (key, recorded) in place {
+            if arguments.get(key).is_some_and(|given| !given.is_null() && *given != recorded) {
+                let message =
+                    format!("`{key}` is not that of the refusal {block_id}, {recorded}; leave it out");
+                return Err(Told::new("invalid-proposal", message));
+            }
+            arguments.insert(key.to_owned(), recorded);
+        }
+        // A tunnel that was refused says nothing of the requests that would have been in it.
+        if refusal.method != "CONNECT" {
+            arguments.entry("methods").or_insert_with(|| json!([refusal.method]));
+            arguments.entry("paths").or_insert_with(|| json!([{"type": "exact", "value": refusal.path}]));
+        }
+        Ok(())
+    }
+
+    async fn explain(&self, block_id: &str) -> Result<proposal::peer::Refusal, Told> {
+        let silent = |message: String| Told {
+            code: "refusals-unavailable",
+            message,
+            retry_after: Some(self.patience.progress),
+        };
+        let Some(egress) = &self.egress else {
+            return Err(silent(
+                "egress cannot be asked here; name host, methods and paths yourself".to_owned(),
+            ));
+        };
+        match egress.refusal(block_id).await {
+            Ok(Some(refusal)) => Ok(refusal),
+            Ok(None) => Err(Told::new(
+                "unknown-block",
+                format!("no refusal has the id {block_id}, or it was long ago"),
+            )),
+            Err(silence) => {
+                warn!(error = %silence, "a refusal cannot be looked up");
+                Err(silent("egress does not answer at present".to_owned()))
+            }
+        }
+    }
+
+    /// What the routes as they are written say about a request.
+    async fn dry_run(&self, arguments: &JsonObject) -> Result<Value, Told> {
+        let wrong = || {
+            Told::new("invalid-arguments", "the arguments are {\"url\": an http or https URL, \"method\"?}")
+        };
+        if arguments.keys().any(|key| key != "url" && key != "method") {
+            return Err(wrong());
+        }
+        let url = arguments.get("url").and_then(Value::as_str).ok_or_else(wrong)?;
+        let method = match arguments.get("method") {
+            None | Some(Value::Null) => "GET".to_owned(),
+            Some(method) => method.as_str().ok_or_else(wrong)?.to_ascii_uppercase(),
+        };
+        let method = axum::http::Method::from_bytes(method.as_bytes()).map_err(|_| wrong())?;
+        let url: axum::http::Uri = url.parse().map_err(|_| wrong())?;
+        let scheme = match url.scheme_str() {
+            Some("https") => Scheme::Https,
+            Some("http") => Scheme::Http,
+            Some(_) | None => return Err(wrong()),
+        };
+        let sources = Arc::clone(&self.sources);
+        let now = self.desk.now();
+        let Ok(Ok((_, policy))) = tokio::task::spawn_blocking(move || sources.policy()).await else {
+            return Err(unreadable());
+        };
+        let refused = |code: &str, hint: String| json!({"decision": "deny", "code": code, "hint": hint});
+        let host = match Host::parse(url.host().unwrap_or_default()) {
+            Ok(host) => host,
+            Err(error) => return Ok(refused("malformed-host", error.to_string())),
+        };
+        let path = match CanonicalPath::parse(url.path()) {
+            Ok(path) => path,
+            Err(error) => return Ok(refused("ambiguous-path", error.to_string())),
+        };
+        let port = url.port_u16().unwrap_or(scheme.default_port());
+        let head = RequestHead {
+            scheme,
+            host: &host,
+            port,
+            method: &method,
+            path: &path,
+            query: url.query(),
+            headers: &axum::http::HeaderMap::new(),
+        };
+        Ok(match policy.decide(&head, now) {
+            Decision::Allow(route) => json!({
+                "decision": "allow", "route": proposal::policy::describe(route),
+                "expires_at": route.expires_at(), "note": "limits, addresses and what is in the body are judged when it is sent",
+            }),
+            Decision::Deny(denial) => {
+                let mut value = refused(denial.code.as_str(), denial.hint);
+                if is_proposable(denial.code.as_str()) {
+                    value["propose"] = json!({
+                        "tool": "propose_route",
+                        "arguments": {
+                            "host": host.as_str(), "scheme": scheme.as_str(), "ports": [port], "methods": [method.as_str()],
+                            "paths": [{"type": "exact", "value": path.as_str()}], "reason": "why you need it",
+                        },
+                    });
+                }
+                value
+            }
+        })
+    }
+
+    fn told(&self, view: &View) -> Value {
+        told(view, !self.desk.is_operator_there())
     }
 
     /// Runs to its end even when the call is cancelled: what was begun to be recorded is recorded.
@@ -113,7 +282,7 @@ impl Server {
         let desk = Arc::clone(&self.desk);
         let written = tokio::task::spawn_blocking(move || write(&desk)).await;
         match written {
-            Ok(Ok(view)) => Ok(told(&view)),
+            Ok(Ok(view)) => Ok(self.told(&view)),
             Ok(Err(refusal)) => Err(refuse(&refusal)),
             Err(_) => Err(Told::new("internal", "the request could not be handled")),
         }
@@ -135,32 +304,30 @@ impl Server {
         loop {
             let view = self.view(&id)?;
             let wake = wake_at(&view, start + poll);
-            if !view.state.is_undecided() || start.elapsed() >= poll {
-                return Ok(told(&view));
+            if !can_wait(&view) || start.elapsed() >= poll {
+                return Ok(self.told(&view));
             }
             tokio::select! {
                 _ = changes.changed() => {}
                 () = sleep_until(wake) => {}
                 _ = progress.tick() => if notify(context, start.elapsed(), poll, view.state).await.is_err() {
-                    return Ok(told(&view));
+                    return Ok(self.told(&view));
                 },
-                () = context.ct.cancelled() => return Ok(told(&view)),
+                () = context.ct.cancelled() => return Ok(self.told(&view)),
             }
         }
     }
 
     fn view(&self, id: &Id) -> Result<View, Told> {
         self.desk
-            .view(id, Timestamp::now())
+            .view(id, self.desk.now())
             .ok_or_else(|| Told::new("unknown-id", format!("no request has the id {id}")))
     }
 
     async fn access(&self) -> Result<Value, Told> {
         let sources = Arc::clone(&self.sources);
-        let unreadable = || {
-            Told::new("routes-unavailable", "the routes cannot be read at present; the operator can see why")
-        };
-        match tokio::task::spawn_blocking(move || sources.access(Timestamp::now())).await {
+        let now = self.desk.now();
+        match tokio::task::spawn_blocking(move || sources.access(now)).await {
             Ok(Ok(access)) => serde_json::to_value(access).map_err(|_| unreadable()),
             Ok(Err(error)) => {
                 warn!(error = %chain(&error), "current access cannot be told");
@@ -194,7 +361,15 @@ impl ServerHandler for Server {
         let call = Call::by_name(&request.name)
             .ok_or_else(|| ErrorData::invalid_params("no tool has that name; tools/list has them", None))?;
         let arguments = request.arguments.unwrap_or_default();
-        let result = match self.call(call, arguments, &context).await {
+        let answer = match self.calls.try_acquire() {
+            Ok(_place) => self.call(call, arguments, &context).await,
+            Err(_) => Err(Told {
+                code: "too-many-calls",
+                message: format!("{CALLS_MAX} calls are open already; end one of them"),
+                retry_after: Some(Duration::from_secs(1)),
+            }),
+        };
+        let result = match answer {
             Ok(value) => CallToolResult::structured(value),
             Err(Told { code, message, retry_after }) => {
                 warn!(tool = %request.name, code, "call refused");
@@ -235,7 +410,10 @@ async fn notify(
 fn refuse(refusal: &Refusal) -> Told {
     let mut told = Told::new(refusal.code(), refusal.to_string());
     match refusal {
-        Refusal::TooFast { retry_after } => told.retry_after = Some(*retry_after),
+        Refusal::TooFast { retry_after } | Refusal::CoolDown { retry_after, .. } => {
+            told.retry_after = Some(*retry_after);
+        }
+        Refusal::Paused => told.retry_after = Some(PAUSED_RETRY),
         Refusal::Journal(cause) => error!(error = %chain(cause), "the journal cannot be written"),
         Refusal::QueueFull | Refusal::Illegal(_) | Refusal::Random => {}
     }
@@ -271,37 +449,44 @@ fn no_arguments(arguments: &JsonObject) -> Result<(), Told> {
     }
 }
 
-/// A request as the agent sees it: not who decided, nor what the host says about its own files.
-fn told(view: &View) -> Value {
-    let mut value = json!({
-        "id": view.id, "state": view.state, "created_at": view.created_at, "proposal": view.proposal, "next": next(view.state),
-    });
-    if view.state == State::Pending {
-        value["decide_by"] = json!(view.decide_by());
-    }
-    if let Some(decision) = &view.decision {
-        value["decision"] = json!(if decision.ttl_seconds.is_some() { "approved" } else { "rejected" });
-        value["decided_at"] = json!(decision.at);
-        if let Some(reason) = &decision.reason {
-            value["reason"] = json!(reason);
-        }
-    }
-    if let Some(applied) = &view.applied {
-        value["generation"] = json!(applied.generation);
-        value["expires_at"] = json!(applied.expires_at);
-    }
-    value
+fn invalid(invalid: proposal::Invalid) -> Told {
+    Told::new(invalid.code(), invalid.to_string())
 }
 
-fn next(state: State) -> &'static str {
-    match state {
-        State::Pending => "call wait_decision; nothing is allowed yet",
-        State::Approved => "call wait_decision; it is approved but not in force yet",
-        State::Active => "retry the request that was refused",
-        State::Rejected => "do not ask for the same again; the reason says why",
-        State::Expired => "nobody decided in time; ask again if it is still needed",
-        State::Withdrawn => "ask again if it is needed after all",
-        State::ApplyFailed => "it is approved but could not be put in force; the operator knows",
-        State::Ended => "its time is over; ask again if it is still needed",
+fn unreadable() -> Told {
+    Told::new("routes-unavailable", "the routes cannot be read at present; the operator can see why")
+}
+
+fn block_id(arguments: &JsonObject) -> Result<String, Told> {
+    let mut arguments = arguments.clone();
+    match (take_text(&mut arguments, "block_id", BLOCK_ID)?, arguments.is_empty()) {
+        (Some(block_id), true) => Ok(block_id),
+        (_, _) => {
+            Err(Told::new("invalid-arguments", format!("the arguments are {{\"block_id\": {BLOCK_ID}}}")))
+        }
+    }
+}
+
+fn take_key(arguments: &mut JsonObject) -> Result<Option<String>, Told> {
+    take_text(arguments, "idempotency_key", "a text of 1 to 64 letters, digits and `-_.`")
+}
+
+fn take_id(arguments: &mut JsonObject, key: &str) -> Result<Option<Id>, Told> {
+    let text = take_text(arguments, key, "the id of a pending request")?;
+    text.map(|text| Id::parse(&text))
+        .transpose()
+        .map_err(|error| Told::new("invalid-arguments", error.to_string()))
+}
+
+/// Takes out a short word that is no part of the proposal itself.
+fn take_text(arguments: &mut JsonObject, key: &str, expected: &str) -> Result<Option<String>, Told> {
+    let plain = |text: &String| {
+        (1..=KEY_MAX_CHARS).contains(&text.len())
+            && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+    };
+    match arguments.remove(key) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) if plain(&text) => Ok(Some(text)),
+        Some(_) => Err(Told::new("invalid-arguments", format!("`{key}` must be {expected}"))),
     }
 }

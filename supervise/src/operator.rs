@@ -6,12 +6,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use proposal::wire::{Failure, Reply, Request, Requests, TEXT_MAX_CHARS};
-use proposal::{Change, TTL_MAX, TTL_MIN};
+use proposal::{Change, Id, Noted, State, TTL_MAX, TTL_MIN};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
+use tokio::sync::broadcast::error::RecvError;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
@@ -107,9 +108,11 @@ async fn converse(mut stream: UnixStream, desk: Arc<Desk>) -> io::Result<()> {
             .await;
         };
         let reply = match serde_json::from_slice::<Request>(request) {
+            Ok(Request::Tail) => return tail(&desk, &mut reader, &mut writer).await,
             Ok(request) => {
+                desk.operator_asked();
                 let (desk, by) = (Arc::clone(&desk), by.clone());
-                tokio::task::spawn_blocking(move || answer(&desk, &by, request, Timestamp::now()))
+                tokio::task::spawn_blocking(move || answer(&desk, &by, request, desk.now()))
                     .await
                     .unwrap_or_else(|_| {
                         Reply::Failed(Failure::new("internal", "the request could not be handled"))
@@ -127,60 +130,88 @@ async fn send(writer: &mut (impl AsyncWriteExt + Unpin), reply: &Reply) -> io::R
     tokio::time::timeout(IDLE, writer.write_all(&line)).await?
 }
 
+/// Tells what waits, and then each request that changes, until the client closes.
+async fn tail(
+    desk: &Desk,
+    reader: &mut (impl AsyncReadExt + Unpin),
+    writer: &mut (impl AsyncWriteExt + Unpin),
+) -> io::Result<()> {
+    let mut watching = desk.watch();
+    let pending = || Reply::done(&Requests { requests: desk.views(Some(State::Pending), desk.now()) });
+    send(writer, &pending()).await?;
+    let mut said = [0; 1];
+    loop {
+        tokio::select! {
+            news = watching.news.recv() => match news {
+                Ok(view) => send(writer, &Reply::done(&Requests { requests: vec![view] })).await?,
+                Err(RecvError::Lagged(_)) => send(writer, &pending()).await?,
+                Err(RecvError::Closed) => return Ok(()),
+            },
+            // Whatever it says, it has nothing more to ask here.
+            _ = reader.read(&mut said) => return Ok(()),
+        }
+    }
+}
+
 /// Does what one request asks.
 fn answer(desk: &Desk, by: &str, request: Request, now: Timestamp) -> Reply {
+    match perform(desk, by, request, now) {
+        Ok(reply) => reply,
+        Err(failure) => Reply::Failed(failure),
+    }
+}
+
+fn perform(desk: &Desk, by: &str, request: Request, now: Timestamp) -> Result<Reply, Failure> {
+    let by = by.to_owned();
     let (id, change) = match request {
-        Request::List { state } => return Reply::done(&Requests { requests: desk.views(state, now) }),
+        Request::List { state } => return Ok(Reply::done(&Requests { requests: desk.views(state, now) })),
         Request::Show { id } => {
-            return match desk.view(&id, now) {
-                Some(view) => Reply::done(&view),
-                None => Reply::Failed(Failure::new("unknown-id", format!("no request has the id {id}"))),
-            };
+            return desk.view(&id, now).map(|view| Reply::done(&view)).ok_or_else(|| unknown(&id));
         }
-        Request::Approve { id, ttl_seconds } => {
-            let Some(view) = desk.view(&id, now) else {
-                return Reply::Failed(Failure::new("unknown-id", format!("no request has the id {id}")));
-            };
-            let ttl_seconds = ttl_seconds.unwrap_or(view.proposal.ttl_seconds());
+        Request::Status | Request::Tail => return Ok(Reply::done(&desk.status(now))),
+        Request::Pause => return note(desk, Noted::Paused { by }, now),
+        Request::Resume => return note(desk, Noted::Resumed { by }, now),
+        Request::Approve { id, ttl_seconds, max_uses, scope } => {
+            let view = desk.view(&id, now).ok_or_else(|| unknown(&id))?;
+            let wanted = scope.as_ref().map_or(view.proposal.ttl_seconds(), proposal::Proposal::ttl_seconds);
+            let ttl_seconds = ttl_seconds.unwrap_or(wanted);
             if !(TTL_MIN..=TTL_MAX).contains(&ttl_seconds) {
-                return Reply::Failed(Failure::new(
-                    "bad-request",
-                    format!("`ttl_seconds` must be from {TTL_MIN} to {TTL_MAX}"),
-                ));
+                let bounds = format!("`ttl_seconds` must be from {TTL_MIN} to {TTL_MAX}");
+                return Err(Failure::new("bad-request", bounds));
             }
-            (id, Change::Approved { by: by.to_owned(), ttl_seconds })
+            let asked = scope.as_ref().or(view.proposal.route()).and_then(proposal::Proposal::max_uses);
+            (id, Change::Approved { by, ttl_seconds, max_uses: max_uses.or(asked), scope })
         }
-        Request::Reject { id, reason } => match bounded("reason", &reason) {
-            Ok(reason) => (id, Change::Rejected { by: by.to_owned(), reason }),
-            Err(failure) => return Reply::Failed(failure),
-        },
+        Request::Reject { id, reason } => (id, Change::Rejected { by, reason: bounded("reason", &reason)? }),
+        Request::Revoke { id, reason } => (id, Change::Revoked { by, reason: bounded("reason", &reason)? }),
+        Request::Applying { id, digest } => (id, Change::Applying { digest: bounded("digest", &digest)? }),
+        Request::Exhausted { id } => (id, Change::Exhausted),
         Request::Applied { id, generation, digest, expires_at } => {
             let term =
                 desk.view(&id, now).and_then(|view| view.decision).and_then(|decision| decision.expires_at());
-            let Some(expires_at) =
-                expires_at.or(term).filter(|at| *at <= now + SignedDuration::from_hours(25))
-            else {
-                return Reply::Failed(Failure::new(
-                    "wrong-state",
-                    format!("request {id} has no approval that says when it ends"),
-                ));
-            };
+            let no_term = || format!("request {id} has no approval that says when it ends");
+            let expires_at = expires_at.or(term).ok_or_else(|| Failure::new("wrong-state", no_term()))?;
             (id, Change::Applied { generation, digest, expires_at })
         }
-        Request::ApplyFailed { id, error } => match bounded("error", &error) {
-            Ok(error) => (id, Change::ApplyFailed { error }),
-            Err(failure) => return Reply::Failed(failure),
-        },
+        Request::ApplyFailed { id, error } => (id, Change::ApplyFailed { error: bounded("error", &error)? }),
     };
-    match desk.file(id, change, now) {
-        Ok(view) => Reply::done(&view),
-        Err(refusal) => {
-            if let Refusal::Journal(cause) = &refusal {
-                error!(error = %chain(cause), "the journal cannot be written");
-            }
-            Reply::Failed(Failure::new(refusal.code(), chain(&refusal)))
-        }
+    desk.file(id, change, now).map(|view| Reply::done(&view)).map_err(|refusal| failed(&refusal))
+}
+
+fn note(desk: &Desk, what: Noted, now: Timestamp) -> Result<Reply, Failure> {
+    desk.note(what, now).map_err(|refusal| failed(&refusal))?;
+    Ok(Reply::done(&desk.status(now)))
+}
+
+fn unknown(id: &Id) -> Failure {
+    Failure::new("unknown-id", format!("no request has the id {id}"))
+}
+
+fn failed(refusal: &Refusal) -> Failure {
+    if let Refusal::Journal(cause) = refusal {
+        error!(error = %chain(cause), "the journal cannot be written");
     }
+    Failure::new(refusal.code(), chain(refusal))
 }
 
 fn bounded(key: &str, text: &str) -> Result<String, Failure> {

@@ -34,9 +34,34 @@ impl Pace {
     }
 }
 
+/// So many rejections in a row are taken without a pause.
+const REJECTIONS: u32 = 3;
+/// The first pause; each further rejection doubles it.
+const PAUSE: SignedDuration = SignedDuration::from_mins(1);
+const PAUSE_MAX: SignedDuration = SignedDuration::from_mins(15);
+
+/// How long an agent that was told no `times` times in a row, `last` for the last time, has still to wait.
+pub(crate) fn cool_down(times: u32, last: Timestamp, now: Timestamp) -> Option<Duration> {
+    let over = times.checked_sub(REJECTIONS)?;
+    let pause = PAUSE.checked_mul(1 << over.min(8)).unwrap_or(PAUSE_MAX).min(PAUSE_MAX);
+    let left = pause - now.duration_since(last).max(SignedDuration::ZERO);
+    (left > SignedDuration::ZERO).then(|| left.unsigned_abs())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn after_three_rejections_in_a_row_each_further_one_doubles_the_pause() {
+        let last = Timestamp::UNIX_EPOCH;
+        let after = |times, minutes| cool_down(times, last, last + SignedDuration::from_mins(minutes));
+        let mins = |minutes: u64| Some(Duration::from_secs(minutes * 60));
+        assert_eq!([0, 1, 2].map(|times| after(times, 0)), [None; 3]);
+        assert_eq!([3, 4, 5, 6].map(|times| after(times, 0)), [mins(1), mins(2), mins(4), mins(8)]);
+        assert_eq!([7, 40, u32::MAX].map(|times| after(times, 0)), [mins(15); 3]);
+        assert_eq!((after(4, 1), after(4, 2)), (mins(1), None));
+    }
 
     #[test]
     fn three_at_once_then_one_each_ten_seconds() {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use proposal::{TTL_DEFAULT, TTL_MAX};
+use proposal::{TTL_DEFAULT, TTL_MAX, TTL_MIN, USES_MAX};
 use rmcp::model::{Tool, ToolAnnotations};
 use serde_json::{Value, json};
 
@@ -10,11 +10,14 @@ use serde_json::{Value, json};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Call {
     ProposeRoute,
+    ProposeCapability,
     WaitDecision,
     GetRequest,
     ListRequests,
     WithdrawRequest,
+    ExplainBlock,
     CurrentAccess,
+    DryRun,
 }
 
 impl Call {
@@ -22,6 +25,9 @@ impl Call {
     pub(crate) fn by_name(name: &str) -> Option<Call> {
         match name.replace('-', "_").as_str() {
             "propose_route" | "egress_block" | "pipelock_block" | "allow" => Some(Call::ProposeRoute),
+            "propose_capability" | "capability_block" => Some(Call::ProposeCapability),
+            "explain_block" => Some(Call::ExplainBlock),
+            "dry_run" => Some(Call::DryRun),
             "wait_decision" => Some(Call::WaitDecision),
             "get_request" => Some(Call::GetRequest),
             "list_requests" => Some(Call::ListRequests),
@@ -32,23 +38,57 @@ impl Call {
     }
 }
 
-/// The list, under the names proper.
+/// Old names, and what they are called now. They are listed as well: some clients call only what is listed.
+const ALIASES: [(&str, &str); 5] = [
+    ("egress-block", "propose_route"),
+    ("pipelock-block", "propose_route"),
+    ("allow", "propose_route"),
+    ("capability-block", "propose_capability"),
+    ("list-egress-routes", "current_access"),
+];
+
+/// The list: first the names proper, then the old ones.
 pub(crate) fn all() -> Vec<Tool> {
+    let mut tools = proper();
+    for (alias, name) in ALIASES {
+        if let Some(tool) = tools.iter().find(|tool| tool.name == name) {
+            let mut tool = tool.clone();
+            tool.name = alias.into();
+            tool.description = Some(format!("Another name of {name}.").into());
+            tools.push(tool);
+        }
+    }
+    tools
+}
+
+fn proper() -> Vec<Tool> {
+    let writing =
+        || ToolAnnotations::new().read_only(false).destructive(false).idempotent(true).open_world(false);
     vec![
         tool(
             "propose_route",
             "Ask the operator to let this bottle reach a host that is refused. Ask for the least that does the job: one host, the \
-             methods and paths you need. Answers at once with the id of the request; nothing is allowed by it. Then call \
-             wait_decision with that id. Asking for the same again gives the same id. \
-             (Also callable as egress-block, pipelock-block, allow.)",
+             methods and paths you need. With the block_id of a refusal, host, method and path are filled in from it. Answers at once \
+             with the id of the request; nothing is allowed by it. Then call wait_decision with that id. Asking for the same again \
+             gives the same id.",
             propose_schema(),
-            ToolAnnotations::new().read_only(false).destructive(false).idempotent(true).open_world(false),
+            writing(),
+        ),
+        tool(
+            "propose_capability",
+            "Ask the operator for something that is no route: a repository behind the git gate (git_repo: upstream, access), a \
+             reference of one (git_ref: repo, ref, access), that a finding of the scanner may pass (dlp_exception: host, detector), a \
+             higher limit (egress_limit: host, limit, value), or anything else in your words (other: what). The operator makes the \
+             change by hand.",
+            capability_schema(),
+            writing(),
         ),
         tool(
             "wait_decision",
-            "Wait up to 45 seconds for the operator's decision on a request. Returns its state: pending or approved (call again), \
-             active (retry what was refused; expires_at says for how long), rejected (reason says why; do not ask for the same \
-             again), expired, withdrawn, apply_failed, ended. Cancelling the call does not cancel the request.",
+            "Wait up to 45 seconds for the operator's decision on a request. Returns its state: pending, approved or applying (call \
+             again), active (retry what was refused; expires_at says for how long), rejected or revoked (reason says why; do not ask \
+             for the same again), expired, withdrawn, superseded, apply_failed, exhausted, ended. operator_offline says that nobody \
+             watches. Cancelling the call does not cancel the request.",
             id_schema(),
             reading(),
         ),
@@ -56,22 +96,51 @@ pub(crate) fn all() -> Vec<Tool> {
         tool(
             "list_requests",
             "Return the requests of this bottle and their states, newest first.",
-            json!({"type": "object", "properties": {}, "additionalProperties": false}),
+            empty(),
             reading(),
         ),
         tool(
             "withdraw_request",
             "Take back a pending request that is no longer needed.",
             id_schema(),
-            ToolAnnotations::new().read_only(false).destructive(false).idempotent(true).open_world(false),
+            writing(),
+        ),
+        tool(
+            "explain_block",
+            "Say what was refused under a block_id, why, and how to ask for it.",
+            json!({
+                "type": "object",
+                "properties": {"block_id": {"type": "string", "description": "From the JSON body of the refusal.", "maxLength": 64}},
+                "required": ["block_id"],
+                "additionalProperties": false,
+            }),
+            reading(),
         ),
         tool(
             "current_access",
-            "Return what this bottle may reach at present; everything else is refused. (Also callable as list-egress-routes.)",
-            json!({"type": "object", "properties": {}, "additionalProperties": false}),
+            "Return what this bottle may reach at present; everything else is refused.",
+            empty(),
+            reading(),
+        ),
+        tool(
+            "dry_run",
+            "Say whether a request would pass, without sending it, and what to ask for if not.",
+            json!({
+                "type": "object",
+                "properties": {
+                    "url": {"type": "string", "description": "Such as https://api.example.com/v1/items.", "maxLength": 2048},
+                    "method": {"type": "string", "default": "GET", "maxLength": 16},
+                },
+                "required": ["url"],
+                "additionalProperties": false,
+            }),
             reading(),
         ),
     ]
+}
+
+fn empty() -> Value {
+    json!({"type": "object", "properties": {}, "additionalProperties": false})
 }
 
 fn tool(name: &'static str, description: &'static str, schema: Value, annotations: ToolAnnotations) -> Tool {
@@ -134,15 +203,52 @@ fn propose_schema() -> Value {
                 "description": "Default: every path.",
             },
             "ttl_seconds": {
-                "type": "integer", "minimum": 60, "maximum": TTL_MAX, "default": TTL_DEFAULT,
+                "type": "integer", "minimum": TTL_MIN, "maximum": TTL_MAX, "default": TTL_DEFAULT,
                 "description": "For how long, from the approval on.",
             },
-            "reason": {
-                "type": "string", "maxLength": 500,
-                "description": "Why you need it, in a sentence, for the operator.",
+            "max_uses": {
+                "type": "integer", "minimum": 1, "maximum": USES_MAX,
+                "description": "For how many requests. Default: as many as come in that time.",
             },
+            "block_id": {"type": "string", "description": "Of the refusal to ask about, in place of host, ports and scheme.", "maxLength": 64},
+            "idempotency_key": key_schema(),
+            "supersedes": {"type": "string", "description": "The id of a pending request whose place this one takes.", "maxLength": 64},
+            "reason": reason_schema(),
         },
-        "required": ["host", "reason"],
+        "required": ["reason"],
         "additionalProperties": false,
     })
+}
+
+fn capability_schema() -> Value {
+    let text = |most: u32| json!({"type": "string", "maxLength": most});
+    json!({
+        "type": "object",
+        "properties": {
+            "capability": {"type": "string", "enum": ["git_repo", "git_ref", "dlp_exception", "egress_limit", "other"]},
+            "upstream": {"type": "string", "maxLength": 300, "description": "ssh://git@HOST/PATH or https://HOST/PATH."},
+            "repo": text(64),
+            "ref": {"type": "string", "maxLength": 255, "description": "Such as refs/heads/agent/work."},
+            "access": {"type": "string", "enum": ["fetch", "push"], "default": "fetch"},
+            "host": text(253),
+            "detector": text(64),
+            "limit": {"type": "string", "enum": ["requests_per_minute", "request_body", "connections", "concurrency"]},
+            "value": {"type": "integer", "minimum": 1},
+            "what": text(500),
+            "ttl_seconds": {"type": "integer", "minimum": TTL_MIN, "maximum": TTL_MAX, "default": TTL_DEFAULT},
+            "idempotency_key": key_schema(),
+            "supersedes": text(64),
+            "reason": reason_schema(),
+        },
+        "required": ["capability", "reason"],
+        "additionalProperties": false,
+    })
+}
+
+fn key_schema() -> Value {
+    json!({"type": "string", "description": "Your own name for this call: repeating it gives the same request.", "maxLength": 64})
+}
+
+fn reason_schema() -> Value {
+    json!({"type": "string", "maxLength": 500, "description": "Why you need it, in a sentence, for the operator."})
 }

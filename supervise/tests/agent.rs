@@ -10,8 +10,22 @@ use common::{Agent, Bundle};
 use serde_json::{Value, json};
 use supervise::mcp::Patience;
 
-const TOOLS: [&str; 6] =
-    ["propose_route", "wait_decision", "get_request", "list_requests", "withdraw_request", "current_access"];
+const TOOLS: [&str; 14] = [
+    "propose_route",
+    "propose_capability",
+    "wait_decision",
+    "get_request",
+    "list_requests",
+    "withdraw_request",
+    "explain_block",
+    "current_access",
+    "dry_run",
+    "egress-block",
+    "pipelock-block",
+    "allow",
+    "capability-block",
+    "list-egress-routes",
+];
 
 fn names(result: &Value) -> Vec<&str> {
     result["tools"].as_array().unwrap().iter().map(|tool| tool["name"].as_str().unwrap()).collect()
@@ -203,8 +217,8 @@ fn a_key_that_is_not_there_is_told_with_those_that_are() {
         format!("{}: {}", error["code"].as_str().unwrap(), error["message"].as_str().unwrap())
     };
     insta::assert_snapshot!([told("metod"), told("credential")].join("\n"), @"
-    invalid-proposal: unknown key `metod`, allowed are `host`, `ports`, `scheme`, `methods`, `paths`, `ttl_seconds`, `reason`
-    operator-only: only the operator can add `credential`; a proposal has the keys `host`, `ports`, `scheme`, `methods`, `paths`, `ttl_seconds`, `reason`
+    invalid-proposal: unknown key `metod`, allowed are `host`, `ports`, `scheme`, `methods`, `paths`, `ttl_seconds`, `max_uses`, `reason`
+    operator-only: only the operator can add `credential`; a proposal has the keys `host`, `ports`, `scheme`, `methods`, `paths`, `ttl_seconds`, `max_uses`, `reason`
     ");
     assert_eq!(agent.propose("169.254.169.254").unwrap_err()["code"], "never-grantable");
     assert_eq!(agent.call("list_requests", json!({})).unwrap(), json!({"requests": []}));
@@ -364,4 +378,193 @@ fn a_pipe_in_place_of_the_status_of_egress_does_not_hold_a_call() {
     let status = bundle.path("egress.status.json");
     nix::unistd::mkfifo(&status, nix::sys::stat::Mode::S_IRWXU).unwrap();
     assert_eq!(bundle.agent().call("current_access", json!({})).unwrap()["in_force"], json!(null));
+}
+
+#[test]
+fn a_call_that_is_repeated_with_its_key_is_the_same_request_whatever_became_of_it() {
+    let bundle = Bundle::start();
+    let (agent, operator) = (bundle.agent(), bundle.operator());
+    let ask = |host: &str| {
+        agent.call("propose_route", json!({"host": host, "reason": "r", "idempotency_key": "call-1"}))
+    };
+    let id = ask("api.example.com").unwrap()["id"].clone();
+    operator.ask(json!({"op": "reject", "id": id, "reason": "no"})).unwrap();
+    let again = ask("api.example.com").unwrap();
+    assert_eq!((&again["id"], &again["state"]), (&id, &json!("rejected")));
+    assert_eq!(ask("other.example.com").unwrap_err()["code"], "idempotency-conflict");
+    assert_eq!(agent.call("list_requests", json!({})).unwrap()["requests"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn a_no_answers_whoever_asks_for_the_same_again() {
+    let bundle = Bundle::start();
+    let (agent, operator) = (bundle.agent(), bundle.operator());
+    let id = agent.propose("api.example.com").unwrap()["id"].clone();
+    operator.ask(json!({"op": "reject", "id": id, "reason": "use the mirror"})).unwrap();
+    let again = agent.propose("api.example.com").unwrap();
+    assert_eq!((&again["id"], &again["reason"]), (&id, &json!("use the mirror")));
+    let pending = operator.ask(json!({"op": "list", "state": "pending"})).unwrap();
+    assert_eq!(pending, json!({"requests": []}), "the operator is not asked twice");
+}
+
+#[test]
+fn after_several_rejections_in_a_row_the_agent_has_to_wait() {
+    let bundle = Bundle::start();
+    let (agent, operator) = (bundle.agent(), bundle.operator());
+    for host in ["one.example.com", "two.example.com", "three.example.com"] {
+        let id = agent.propose(host).unwrap()["id"].clone();
+        operator.ask(json!({"op": "reject", "id": id, "reason": "no"})).unwrap();
+    }
+    let refused = agent.propose("four.example.com").unwrap_err();
+    assert_eq!(refused["code"], "cool-down");
+    assert!((1..=60).contains(&refused["retry_after_seconds"].as_u64().unwrap()), "{refused}");
+}
+
+#[test]
+fn while_the_operator_pauses_nothing_new_is_taken_also_after_a_restart() {
+    let bundle = Bundle::start();
+    let (agent, operator) = (bundle.agent(), bundle.operator());
+    let id = agent.propose("one.example.com").unwrap()["id"].clone();
+    assert_eq!(operator.ask(json!({"op": "pause"})).unwrap()["paused"], true);
+    assert_eq!(agent.propose("two.example.com").unwrap_err()["code"], "paused");
+    assert_eq!(agent.propose("one.example.com").unwrap()["id"], id, "what was asked before is still known");
+    let replayed = supervise::Desk::open(&bundle.copy_of_journal()).unwrap();
+    assert!(replayed.status(replayed.now()).paused);
+    assert_eq!(operator.ask(json!({"op": "resume"})).unwrap()["paused"], false);
+    assert!(agent.propose("two.example.com").is_ok());
+}
+
+#[test]
+fn an_agent_is_told_when_nobody_is_there() {
+    let bundle = Bundle::start();
+    let (agent, operator) = (bundle.agent(), bundle.operator());
+    let filed = agent.propose("api.example.com").unwrap();
+    assert_eq!(filed["operator_offline"], true);
+    assert!(filed["meanwhile"].as_str().unwrap().contains("current_access"), "{filed}");
+    operator.ask(json!({"op": "list"})).unwrap();
+    let seen = agent.call("get_request", json!({"id": filed["id"]})).unwrap();
+    assert_eq!((&seen["operator_offline"], seen.get("meanwhile")), (&json!(false), None));
+}
+
+#[test]
+fn a_pending_request_can_be_replaced_by_a_better_one() {
+    let bundle = Bundle::start();
+    let (agent, operator) = (bundle.agent(), bundle.operator());
+    let old = agent.propose("api.example.com").unwrap()["id"].clone();
+    let ask = json!({"host": "api.example.com", "paths": [{"type": "exact", "value": "/v1"}], "reason": "r", "supersedes": old});
+    let new = agent.call("propose_route", ask).unwrap()["id"].clone();
+    assert_eq!(agent.call("get_request", json!({"id": old})).unwrap()["state"], "superseded");
+    assert_eq!(operator.ask(json!({"op": "approve", "id": old})).unwrap_err().code, "wrong-state");
+    assert_eq!(operator.ask(json!({"op": "list", "state": "pending"})).unwrap()["requests"][0]["id"], new);
+}
+
+#[test]
+fn a_capability_is_asked_for_decided_and_applied_by_no_program() {
+    let bundle = Bundle::start();
+    let (agent, operator) = (bundle.agent(), bundle.operator());
+    let ask = json!({"capability": "git_repo", "upstream": "ssh://git@git.example.com/acme/web.git", "reason": "r"});
+    let filed = agent.call("capability-block", ask).unwrap();
+    assert_eq!(filed["proposal"]["access"], "fetch");
+    operator.ask(json!({"op": "approve", "id": filed["id"]})).unwrap();
+    let told = agent.call("wait_decision", json!({"id": filed["id"]})).unwrap();
+    assert_eq!(told["state"], "approved", "there is nothing more to wait for");
+    assert!(told["next"].as_str().unwrap().contains("by hand"), "{told}");
+    let applied = json!({"op": "applied", "id": filed["id"], "generation": 2, "digest": "sha256:00"});
+    assert_eq!(operator.ask(applied).unwrap_err().code, "by-hand");
+    let wrong = json!({"capability": "other", "what": "x", "host": "a.example", "reason": "r"});
+    assert_eq!(agent.call("propose_capability", wrong).unwrap_err()["code"], "invalid-proposal");
+}
+
+#[test]
+fn a_grant_that_was_revoked_is_told_with_the_reason() {
+    let bundle = Bundle::start();
+    let (agent, operator) = (bundle.agent(), bundle.operator());
+    let id = agent.propose("api.example.com").unwrap()["id"].clone();
+    operator.ask(json!({"op": "approve", "id": id})).unwrap();
+    operator.ask(json!({"op": "applying", "id": id, "digest": "sha256:00"})).unwrap();
+    assert_eq!(agent.call("get_request", json!({"id": id})).unwrap()["state"], "applying");
+    operator.ask(json!({"op": "applied", "id": id, "generation": 2, "digest": "sha256:00"})).unwrap();
+    operator.ask(json!({"op": "revoke", "id": id, "reason": "enough"})).unwrap();
+    let told = agent.call("wait_decision", json!({"id": id})).unwrap();
+    assert_eq!((&told["state"], &told["reason"]), (&json!("revoked"), &json!("enough")));
+}
+
+#[test]
+fn a_dry_run_says_what_the_routes_say_and_what_to_ask_for() {
+    let bundle = Bundle::start();
+    let agent = bundle.agent();
+    let run = |url: &str| agent.call("dry_run", json!({"url": url, "method": "post"})).unwrap();
+    assert_eq!(run("https://api.github.com/x")["decision"], "allow");
+    let refused = run("https://api.example.com:8443/v1/items?x=1");
+    assert_eq!((&refused["decision"], &refused["code"]), (&json!("deny"), &json!("host-not-allowed")));
+    let filed = agent.call("propose_route", refused["propose"]["arguments"].clone()).unwrap();
+    assert_eq!(filed["proposal"]["ports"], json!([8443]));
+    assert_eq!(filed["proposal"]["methods"], json!(["POST"]));
+    assert_eq!(run("https://api.github.com/a/../b")["code"], "ambiguous-path");
+    for wrong in [json!({}), json!({"url": "ftp://a"}), json!({"url": "https://a.example", "x": 1})] {
+        assert_eq!(agent.call("dry_run", wrong).unwrap_err()["code"], "invalid-arguments");
+    }
+}
+
+#[test]
+fn a_refusal_fills_in_the_proposal_and_the_agent_cannot_change_the_place() {
+    let bundle = Bundle::with_egress(|block_id| {
+        (block_id == "5f1d")
+            .then(|| common::refusal("api.example.com", "POST", "/v1/items", "host-not-allowed"))
+    });
+    let agent = bundle.agent();
+    let explained = agent.call("explain_block", json!({"block_id": "5f1d"})).unwrap();
+    assert_eq!((&explained["host"], &explained["path"]), (&json!("api.example.com"), &json!("/v1/items")));
+    assert_eq!(explained["propose"]["arguments"]["block_id"], "5f1d");
+    assert_eq!(
+        agent.call("explain_block", json!({"block_id": "none"})).unwrap_err()["code"],
+        "unknown-block"
+    );
+    let wrong = json!({"block_id": "5f1d", "host": "evil.example.com", "reason": "r"});
+    assert_eq!(agent.call("propose_route", wrong).unwrap_err()["code"], "invalid-proposal");
+    let filed = agent.call("propose_route", json!({"block_id": "5f1d", "reason": "r"})).unwrap();
+    assert_eq!(filed["block_id"], "5f1d");
+    assert_eq!(
+        filed["proposal"],
+        json!({
+            "host": "api.example.com", "scheme": "https", "ports": [443], "methods": ["POST"],
+            "paths": [{"type": "exact", "value": "/v1/items"}], "ttl_seconds": 3600, "reason": "r",
+        })
+    );
+}
+
+#[test]
+fn what_no_route_changes_cannot_be_asked_for_by_its_refusal() {
+    let bundle =
+        Bundle::with_egress(|_| Some(common::refusal("api.example.com", "GET", "/", "denied-by-rule")));
+    let agent = bundle.agent();
+    let refused = agent.call("propose_route", json!({"block_id": "5f1d", "reason": "r"})).unwrap_err();
+    assert_eq!(refused["code"], "not-proposable");
+    assert_eq!(agent.call("explain_block", json!({"block_id": "5f1d"})).unwrap().get("propose"), None);
+}
+
+#[test]
+fn without_egress_a_refusal_cannot_be_looked_up_and_that_is_said() {
+    let bundle = Bundle::start();
+    let refused = bundle.agent().call("explain_block", json!({"block_id": "5f1d"})).unwrap_err();
+    assert_eq!(refused["code"], "refusals-unavailable");
+}
+
+#[test]
+fn a_thousand_proposals_leave_the_queue_usable() {
+    let bundle = Bundle::start();
+    let (agent, operator) = (bundle.agent(), bundle.operator());
+    let threads: Vec<_> = (0..4)
+        .map(|thread| {
+            std::thread::spawn(move || {
+                (0..250).filter(|n| agent.propose(&format!("h{thread}-{n}.example.com")).is_ok()).count()
+            })
+        })
+        .collect();
+    let taken: usize = threads.into_iter().map(|thread| thread.join().unwrap()).sum();
+    let pending = operator.ask(json!({"op": "list", "state": "pending"})).unwrap();
+    let pending = pending["requests"].as_array().unwrap();
+    assert_eq!(pending.len(), taken);
+    assert!((3..=20).contains(&taken), "{taken}");
+    operator.ask(json!({"op": "reject", "id": pending[0]["id"], "reason": "no"})).unwrap();
 }

@@ -328,6 +328,7 @@ fn the_operators_commands_print_what_a_person_reads() {
     asks     GET https://api.example.com/v1/** for 1 h
     reason   "see \u{202e}evil\u{1b}[2J" (the agent's words)
     approved TIME by UID
+    granted  as asked, but for 10 min
 
     Recorded. Nothing is in force yet: the host puts it in force with
       bottlecap requests approve ID

@@ -98,11 +98,7 @@ pub(crate) enum Ask {
     /// Exit with 0 only when every daemon is ready
     Health,
     /// Reload the configuration and wait for the daemons to acknowledge it
-    Reload {
-        /// egress or git-gate [default: both]
-        #[arg(value_name = "NAME")]
-        name: Option<String>,
-    },
+    Reload,
     /// Restart one daemon in place
     Restart {
         /// egress, git-gate or supervise

@@ -409,7 +409,9 @@ fn the_compose_example_runs_and_reloads_as_its_readme_says() {
     };
     let listed: Value = serde_json::from_str(&requests(&["list", "--json"]).ok().unwrap()).unwrap();
     let request = listed["requests"][0]["id"].as_str().unwrap();
-    requests(&["approve", request, "--yes", "--hup", &hup]).ok().unwrap();
+    let shown: Value = serde_json::from_str(&requests(&["show", request, "--json"]).ok().unwrap()).unwrap();
+    let token = shown["review"]["token"].as_str().unwrap();
+    requests(&["approve", request, "--token", token, "--hup", &hup]).ok().unwrap();
     assert!(allowed().contains("docs.example.com"), "{}", allowed());
 }
 

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::poll::{PollTimeout, poll};
-use proposal::{Id, digest, escaped};
-use serde::{Deserialize, Serialize};
+use proposal::{digest, escaped};
+use serde::Deserialize;
 
 use super::{client, routes_file};
 use crate::fault::{Attempted, Fault};
@@ -34,43 +34,6 @@ impl Reload {
         }
         Ok(Reload::Command(words))
     }
-}
-
-/// What the host did, in its own journal.
-#[derive(Debug, Serialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-pub(crate) enum Entry<'a> {
-    /// Routes with a grant are in force.
-    Applied {
-        /// The request.
-        id: &'a Id,
-        /// What was written.
-        digest: &'a str,
-        /// What egress counts it as.
-        generation: u64,
-    },
-    /// The whole table was replaced by a person.
-    Replaced {
-        /// What was written.
-        digest: &'a str,
-        /// What egress counts it as.
-        generation: u64,
-    },
-    /// They could not be put in force.
-    Failed {
-        /// The request.
-        id: &'a Id,
-        /// Why.
-        error: &'a str,
-    },
-}
-
-/// Adds to the host's journal, where the bundle cannot write.
-pub(crate) fn keep(journal: Option<&Path>, entry: &Entry<'_>) -> Result<(), Fault> {
-    let Some(path) = journal else { return Ok(()) };
-    let told = || format!("cannot write {}", path.display());
-    let (journal, _) = audit::Journal::open(path).failing(told)?;
-    journal.append(entry, audit::Durability::Synced).failing(told).map(drop)
 }
 
 const ACKNOWLEDGE_TIMEOUT: Duration = Duration::from_secs(15);
@@ -196,7 +159,7 @@ struct Status {
 fn acknowledged(reload: &Reload, run_dir: &Path, wanted: &str) -> Result<u64, String> {
     match reload {
         Reload::Supervisor => {
-            let request = serde_json::json!({ "op": "reload", "name": "egress" });
+            let request = serde_json::json!({ "op": "reload" });
             let reply: Result<Reloaded, Fault> = client::ask(&run_dir.join("supervisor.sock"), &request);
             let daemons = reply.map_err(|fault| fault.to_string())?.daemons;
             match daemons.into_iter().find(|daemon| daemon.name == "egress") {
@@ -236,6 +199,12 @@ fn acknowledged(reload: &Reload, run_dir: &Path, wanted: &str) -> Result<u64, St
             }
         }
     }
+}
+
+/// What egress says is in force: an answer counts for that alone.
+pub(super) fn in_force(run_dir: &Path) -> String {
+    status(&run_dir.join("egress.status.json"))
+        .map_or_else(|| "unknown".to_owned(), |status| format!("{} {}", status.generation, status.digest))
 }
 
 /// What egress says of itself. It may have put anything in the place of the file: nothing is followed, waited for or read without end.

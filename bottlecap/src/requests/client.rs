@@ -10,7 +10,7 @@ use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::PeerCredentials;
 use nix::unistd::geteuid;
 use proposal::escaped;
-use proposal::wire::Reply;
+use proposal::wire::{Reply, Request, Requests};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -34,12 +34,37 @@ pub(crate) fn ask<T: DeserializeOwned>(socket: &Path, request: &impl Serialize) 
     reply.into_result().map_err(|failure| Fault::refused(escaped(&failure.message)))
 }
 
-fn talk(socket: &Path, request: &impl Serialize) -> io::Result<Vec<u8>> {
-    let mut stream = UnixStream::connect(socket)?;
+/// Hands each reply of a `tail` to `each`, until the daemon ends it.
+pub(super) fn tail(socket: &Path, mut each: impl FnMut(Requests) -> Result<(), Fault>) -> Result<(), Fault> {
+    let told = || format!("no answer from {}", socket.display());
+    let mut stream = connect(socket).failing(told)?;
+    let mut line = serde_json::to_vec(&Request::Tail).failing(told)?;
+    line.push(b'\n');
+    stream.write_all(&line).failing(told)?;
+    let mut reader = BufReader::new(stream);
+    loop {
+        line.clear();
+        (&mut reader).take(LINE_MAX).read_until(b'\n', &mut line).failing(told)?;
+        if line.is_empty() {
+            return Ok(());
+        }
+        let reply: Reply =
+            serde_json::from_slice(&line).failing(|| "the daemon's answer is not understood".to_owned())?;
+        each(reply.into_result().map_err(|failure| Fault::refused(escaped(&failure.message)))?)?;
+    }
+}
+
+fn connect(socket: &Path) -> io::Result<UnixStream> {
+    let stream = UnixStream::connect(socket)?;
     let peer = getsockopt(&stream, PeerCredentials)?.uid();
     if peer != 0 && peer != geteuid().as_raw() && !DAEMONS.contains(&peer) {
         return Err(io::Error::other(format!("it belongs to user {peer}, who is no daemon of ours")));
     }
+    Ok(stream)
+}
+
+fn talk(socket: &Path, request: &impl Serialize) -> io::Result<Vec<u8>> {
+    let mut stream = connect(socket)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_write_timeout(Some(TIMEOUT))?;
     let mut line = serde_json::to_vec(request)?;

@@ -24,6 +24,7 @@ use crate::layout::{Inputs, Shared, steps};
 use crate::manifest::Name;
 use crate::owners::{BOTTLE_USER, mapped_tree, plain_tree};
 use crate::plan::{FromWall, LISTENERS, Layer, Plan, ToWall};
+use crate::requests::ledger;
 use crate::state::{Held, Record};
 use crate::sys::descriptors::duplicate_above;
 use crate::sys::mounts::Attributes;
@@ -116,8 +117,13 @@ impl Bottle {
         } else {
             Identities::in_place(checked.repos_text.clone())
         };
+        let (routes, left_out) =
+            ledger::routes_with_grants(&checked.routes, self.held.home(), Timestamp::now())?;
+        for grant in left_out {
+            tracing::warn!("{grant}");
+        }
         let mut provisions = Provisions {
-            routes: checked.routes.clone(),
+            routes,
             identities,
             secrets: Vec::new(),
             upstream_ca: checked.manifest.upstream_ca.clone(),

@@ -12,6 +12,7 @@ fn grant() -> Grant {
         methods: vec![http::Method::GET],
         paths: vec![PathMatch::parse("prefix", "/v1").unwrap()],
         expires_at: "2026-12-01T12:00:00Z".parse().unwrap(),
+        max_uses: None,
     }
 }
 
@@ -155,6 +156,7 @@ proptest! {
             methods: methods.iter().map(|method| method.parse().unwrap()).collect(),
             paths: matches,
             expires_at: "2026-12-01T12:00:00.5Z".parse().unwrap(),
+            max_uses: None,
         };
         let appended = append_route(base, &grant).unwrap();
         let policy = Policy::parse("routes.yaml", &appended).unwrap();

@@ -3,16 +3,21 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use proposal::peer::{self, DATAGRAM_MAX, Question, Refusal, datagram, message};
 use proposal::wire::{Failure, Request, View};
 use serde_json::{Value, json};
 use supervise::access::Sources;
 use supervise::client;
 use supervise::desk::Desk;
 use supervise::mcp::{Patience, Server};
+use supervise::peer::Peer;
 use supervise::{http, operator};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -35,6 +40,30 @@ impl Bundle {
     }
 
     pub fn with(patience: Patience) -> Bundle {
+        Bundle::of(patience, None)
+    }
+
+    /// With an egress that knows these refusals.
+    pub fn with_egress(refusals: impl Fn(&str) -> Option<Refusal> + Send + 'static) -> Bundle {
+        let kind = (SockType::SeqPacket, SockFlag::SOCK_CLOEXEC);
+        let (ours, theirs) = socketpair(AddressFamily::Unix, kind.0, None, kind.1).unwrap();
+        let egress = UnixDatagram::from(theirs);
+        std::thread::spawn(move || {
+            let mut buffer = vec![0; DATAGRAM_MAX];
+            while let Ok(length @ 1..) = egress.recv(&mut buffer) {
+                let answer = match message::<Question>(&buffer[..length]).unwrap() {
+                    Question::Refusal { seq, block_id } => {
+                        peer::Answer::Refusal { seq, refusal: refusals(&block_id) }
+                    }
+                    Question::Head { seq } => peer::Answer::Head { seq, records: 3, hash: "0".repeat(64) },
+                };
+                egress.send(&datagram(&answer).unwrap()).unwrap();
+            }
+        });
+        Bundle::of(PATIENT, Some(ours))
+    }
+
+    fn of(patience: Patience, egress: Option<OwnedFd>) -> Bundle {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("routes.yaml"), ROUTES).unwrap();
         let sources = Sources {
@@ -45,7 +74,16 @@ impl Bundle {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let stop = CancellationToken::new();
-        let server = Server::new(Arc::clone(&desk), sources, patience);
+        let egress = egress.map(|socket| {
+            let _inside = runtime.enter();
+            let link = Peer::new("egress", socket).unwrap();
+            runtime.spawn({
+                let link = link.clone();
+                async move { link.listen().await }
+            });
+            link
+        });
+        let server = Server::new(Arc::clone(&desk), sources, patience).with_egress(egress);
         let (listener, operators) = runtime.block_on(async {
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
             (listener, operator::bind(&directory.path().join("supervise.sock")).unwrap())
@@ -61,6 +99,14 @@ impl Bundle {
 
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
+    }
+
+    /// A copy that another desk can open.
+    pub fn copy_of_journal(&self) -> PathBuf {
+        let copy = self.path("copy/journal.jsonl");
+        std::fs::create_dir(self.path("copy")).unwrap();
+        std::fs::copy(self.path("audit/journal.jsonl"), &copy).unwrap();
+        copy
     }
 
     pub fn agent(&self) -> Agent {
@@ -202,4 +248,17 @@ fn with_defaults<'h>(headers: &[(&'h str, &'h str)]) -> Vec<(&'h str, &'h str)> 
 
 pub fn lines(path: &Path) -> Vec<String> {
     std::fs::read_to_string(path).unwrap().lines().map(str::to_owned).collect()
+}
+
+pub fn refusal(host: &str, method: &str, path: &str, code: &str) -> Refusal {
+    Refusal {
+        block_id: "5f1d".to_owned(),
+        code: code.to_owned(),
+        at: jiff::Timestamp::UNIX_EPOCH,
+        scheme: "https".to_owned(),
+        host: host.to_owned(),
+        port: 443,
+        method: method.to_owned(),
+        path: path.to_owned(),
+    }
 }

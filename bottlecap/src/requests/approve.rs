@@ -1,0 +1,269 @@
+//! A yes: to what exactly, by whom, and put in force.
+
+use std::io::{self, BufRead, IsTerminal, Write};
+use std::num::NonZeroU32;
+
+use proposal::wire::{Request, TEXT_MAX_CHARS, View};
+use proposal::{Ask, Id, Proposal, Review, TTL_MAX, TTL_MIN};
+use serde_json::{Value, json};
+
+use super::ledger::{self, Entry};
+use super::{Base, Desk, Form, apply, is_open, json as print_json, print, refusals};
+use crate::fault::{Attempted, Fault};
+
+/// What of a request is granted, where it is not all of it.
+#[derive(Debug, Clone, Default)]
+pub struct Narrowing {
+    /// For how long, in seconds.
+    pub ttl: Option<u32>,
+    /// For how many requests.
+    pub max_uses: Option<NonZeroU32>,
+    /// With these methods alone.
+    pub methods: Vec<String>,
+    /// On these paths alone: `/v1/items`, or `/v1/**` with what lies below.
+    pub paths: Vec<String>,
+}
+
+/// How an answer is given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Approval {
+    /// A person is asked.
+    Ask,
+    /// The answer was worked out before, from what `show` printed: it names that by its token.
+    Token {
+        /// As `show` printed it.
+        token: String,
+        /// The host, where it has to be typed.
+        host: Option<String>,
+    },
+}
+
+impl Narrowing {
+    /// The part of `view` that is granted.
+    pub(super) fn of(&self, view: &View, asked: &Proposal) -> Result<Proposal, Fault> {
+        let decided = view.decision.as_ref().filter(|decision| decision.is_approval());
+        let mut value = Value::from(asked.clone());
+        if !self.methods.is_empty() {
+            value["methods"] = json!(self.methods);
+        }
+        if !self.paths.is_empty() {
+            let rule = |path: &String| match path.strip_suffix("/**") {
+                Some("") => json!({"type": "prefix", "value": "/"}),
+                Some(prefix) => json!({"type": "prefix", "value": prefix}),
+                None => json!({"type": "exact", "value": path}),
+            };
+            value["paths"] = self.paths.iter().map(rule).collect();
+        }
+        let scope = Proposal::parse(&value).refusing(|| "that cannot be granted".to_owned())?;
+        let scope = match decided.and_then(|decision| decision.scope.clone()) {
+            // What was decided before holds on, unless it is said anew.
+            Some(scope) if self.methods.is_empty() && self.paths.is_empty() => scope,
+            Some(_) | None => scope,
+        };
+        let ttl =
+            self.ttl.or(decided.and_then(|decision| decision.ttl_seconds)).unwrap_or(scope.ttl_seconds());
+        if !(TTL_MIN..=TTL_MAX).contains(&ttl) {
+            return Err(Fault::refused(format!(
+                "a grant lasts from {TTL_MIN} to {TTL_MAX} seconds, not {ttl}"
+            )));
+        }
+        let uses = self.max_uses.or(decided.and_then(|decision| decision.max_uses)).or(scope.max_uses());
+        let scope = scope.limited(ttl, uses);
+        // A longer term is the person's to give, and is shown; another place, method or path is an edit.
+        if asked.clone().limited(TTL_MAX, None).covers(&scope) {
+            Ok(scope)
+        } else {
+            Err(Fault::refused("that is more than was asked for")
+                .with_hint("to grant something else, use `bottlecap requests edit ID`"))
+        }
+    }
+}
+
+/// A change of the routes that a person is shown, and says yes to.
+pub(super) struct Offer {
+    pub(super) view: View,
+    pub(super) scope: Proposal,
+    pub(super) base: Base,
+    pub(super) review: Review,
+}
+
+impl Desk {
+    /// What granting the request, or that part of it, would change.
+    pub(super) fn offer(&self, view: View, narrowing: &Narrowing) -> Result<Offer, Fault> {
+        let Ask::Route(asked) = &view.proposal else {
+            return Err(by_hand(&view.id));
+        };
+        let scope = narrowing.of(&view, asked)?;
+        self.offer_of(view, scope)
+    }
+
+    pub(super) fn offer_of(&self, view: View, scope: Proposal) -> Result<Offer, Fault> {
+        let base = self.base(&view.id)?;
+        let review = base.review(&view.id, &scope, &apply::in_force(&self.run_dir))?;
+        Ok(Offer { view, scope, base, review })
+    }
+
+    /// Shows the change, asks, records the yes, writes exactly what was shown, and waits until egress has it.
+    pub fn approve(
+        &self,
+        id: &str,
+        narrowing: &Narrowing,
+        confirm: &Approval,
+        form: Form,
+        out: &mut impl Write,
+    ) -> Result<(), Fault> {
+        let view = self.view(id)?;
+        if !is_open(view.state) {
+            return Err(Fault::refused(format!("the request {} is {}", view.id, view.state.as_str())));
+        }
+        let offer = self.offer(view, narrowing)?;
+        self.settle(&offer, confirm, form, out)
+    }
+
+    /// Grants what a person wrote in place of what was asked for.
+    pub fn edit(
+        &self,
+        id: &str,
+        text: &str,
+        confirm: &Approval,
+        form: Form,
+        out: &mut impl Write,
+    ) -> Result<(), Fault> {
+        let view = self.view(id)?;
+        if !is_open(view.state) {
+            return Err(Fault::refused(format!("the request {} is {}", view.id, view.state.as_str())));
+        }
+        if view.proposal.route().is_none() {
+            return Err(by_hand(&view.id));
+        }
+        let value: Value =
+            serde_json::from_str(text).refusing(|| "the edited request is no JSON".to_owned())?;
+        let scope = Proposal::parse(&value).refusing(|| "the edited request cannot be granted".to_owned())?;
+        self.settle(&self.offer_of(view, scope)?, confirm, form, out)
+    }
+
+    /// The request as JSON, to be edited.
+    pub fn editable(&self, id: &str) -> Result<String, Fault> {
+        let view = self.view(id)?;
+        let Ask::Route(asked) = view.proposal else { return Err(by_hand(&view.id)) };
+        serde_json::to_string_pretty(&Value::from(asked)).failing(|| "cannot write JSON".to_owned())
+    }
+
+    fn settle(
+        &self,
+        offer: &Offer,
+        confirm: &Approval,
+        form: Form,
+        out: &mut impl Write,
+    ) -> Result<(), Fault> {
+        if form == Form::Text {
+            print(out, &proposal::show::one(&offer.view))?;
+            print(out, &self.shown(offer))?;
+        }
+        confirmed(offer, confirm, out)?;
+        let Offer { view, scope, base, review } = offer;
+        let id = &view.id;
+        let is_as_asked = view.proposal.route().is_some_and(|asked| {
+            asked.clone().limited(scope.ttl_seconds(), scope.max_uses()).is_same_as(scope)
+        });
+        // Also of what was approved before: in between, somebody else may have decided otherwise.
+        let _: View = self.ask(&Request::Approve {
+            id: id.clone(),
+            ttl_seconds: Some(scope.ttl_seconds()),
+            max_uses: scope.max_uses(),
+            scope: (!is_as_asked).then(|| scope.clone()),
+        })?;
+        self.keep(&Entry::Decided {
+            id: id.clone(),
+            by: ledger::by(),
+            scope: Box::new(scope.clone()),
+            expires_at: review.grant.expires_at,
+            base: review.base_digest().to_owned(),
+            digest: review.digest(),
+            token: review.token.clone(),
+            heads: self.home.as_ref().map(refusals::tips).unwrap_or_default(),
+        })?;
+        let _: View = self.ask(&Request::Applying { id: id.clone(), digest: review.digest() })?;
+        let change = apply::Change { from: &base.present, to: &review.text, fallback: &base.without };
+        match self.apply(&change) {
+            Ok(generation) => {
+                let until = review.grant.expires_at;
+                let applied = self.keep_applied(id, generation, review).map_err(|fault| {
+                    Fault::failed(format!(
+                        "egress has the grant until {until}, but that could not be recorded: {fault}"
+                    ))
+                })?;
+                match form {
+                    Form::Json => print_json(out, &applied),
+                    Form::Text => print(
+                        out,
+                        &format!("approved; egress has it as generation {generation}, until {until}\n"),
+                    ),
+                }
+            }
+            Err(fault) => Err(match self.keep_failed(id, &fault.to_string()) {
+                Ok(()) => fault,
+                Err(other) => Fault::failed(format!("{fault}; and that could not be recorded: {other}")),
+            }),
+        }
+    }
+
+    fn keep_applied(&self, id: &Id, generation: u64, review: &Review) -> Result<View, Fault> {
+        let digest = review.digest();
+        self.keep(&Entry::Applied { id: id.clone(), digest: digest.clone(), generation })?;
+        let expires_at = Some(review.grant.expires_at);
+        self.ask(&Request::Applied { id: id.clone(), generation, digest, expires_at })
+    }
+
+    fn keep_failed(&self, id: &Id, error: &str) -> Result<(), Fault> {
+        self.keep(&Entry::Failed { id: id.clone(), error: error.to_owned() })?;
+        let error = error.chars().take(TEXT_MAX_CHARS).collect();
+        self.ask(&Request::ApplyFailed { id: id.clone(), error }).map(|_: View| ())
+    }
+}
+
+fn by_hand(id: &Id) -> Fault {
+    Fault::refused(format!("request {id} is for a capability: no program can grant it")).with_hint(
+        "make the change by hand, and tell the agent with `supervise approve` or `bottlecap requests reject`",
+    )
+}
+
+/// Whether the answer is a yes to exactly this.
+fn confirmed(offer: &Offer, confirm: &Approval, out: &mut impl Write) -> Result<(), Fault> {
+    let host = offer.scope.host().as_str();
+    match confirm {
+        Approval::Token { token, host: typed } => {
+            if *token != offer.review.token {
+                return Err(Fault::NotGranted(
+                    "the token is of something else: the request, the routes or what is in force changed since it was shown; look at it again".to_owned(),
+                ));
+            }
+            if offer.review.needs_typing && typed.as_deref() != Some(host) {
+                return Err(Fault::refused("this gives write access to a host that no route leads to yet")
+                    .with_hint(format!("name the host as well: --host {host}")));
+            }
+            Ok(())
+        }
+        Approval::Ask => {
+            if !io::stdin().is_terminal() {
+                return Err(Fault::refused("nobody can be asked: standard input is no terminal").with_hint(
+                    "look at the change with `bottlecap requests show ID`, then add --token with the token that it prints",
+                ));
+            }
+            let yes = if offer.review.needs_typing {
+                answer(out, "This gives write access to a new host. Type its name to approve: ")? == host
+            } else {
+                matches!(answer(out, "Approve this? [y/N] ")?.as_str(), "y" | "Y" | "yes")
+            };
+            if yes { Ok(()) } else { Err(Fault::NotGranted("not approved; the request waits".to_owned())) }
+        }
+    }
+}
+
+/// A line from the terminal. Silence is none.
+fn answer(out: &mut impl Write, question: &str) -> Result<String, Fault> {
+    print(out, question)?;
+    let mut line = String::new();
+    io::stdin().lock().read_line(&mut line).failing(|| "cannot read the answer".to_owned())?;
+    Ok(line.trim().to_owned())
+}

@@ -1,0 +1,206 @@
+//! What a daemon that is killed at any moment has promised: what was answered is there, and nothing is in force that nobody approved.
+//!
+//! `BOTTLECAP_KILLS` says how often it is killed.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use audit::replay;
+use common::{Agent, ROUTES};
+use proposal::{Change, Entry, Event, Id, State};
+use serde_json::{Value, json};
+use supervise::Desk;
+
+const KILLS_DEFAULT: u64 = 20;
+
+struct Daemon {
+    child: Child,
+    agent: Agent,
+}
+
+impl Daemon {
+    fn start(place: &Path) -> Daemon {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_supervise"))
+            .env_clear()
+            .args(["--listen", "127.0.0.1:0", "--config"])
+            .arg(place)
+            .arg("--run-dir")
+            .arg(place.join("run"))
+            .arg("--state-dir")
+            .arg(place.join("state"))
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
+        let listening = log.find(|line| line.as_ref().unwrap().contains("listening")).unwrap().unwrap();
+        let address = listening.rsplit_once("address=").unwrap().1.parse().unwrap();
+        std::thread::spawn(move || log.for_each(drop));
+        Daemon { child, agent: Agent { address } }
+    }
+
+    fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+/// Small numbers that look random, the same in each run.
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % bound
+    }
+}
+
+/// One request over the operator's socket: written, and its reply read unless the daemon is to die first.
+fn operate(place: &Path, request: &Value, reply: Reply) -> Option<Value> {
+    let mut stream = UnixStream::connect(place.join("run/supervise.sock")).unwrap();
+    writeln!(stream, "{request}").unwrap();
+    if reply == Reply::Unread {
+        return None;
+    }
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line).unwrap();
+    let reply: Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(reply["ok"], true, "{reply}");
+    Some(reply["result"].clone())
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Reply {
+    Read,
+    Unread,
+}
+
+/// Three requests, each through its life; the daemon dies with the step `last`, before or after its answer. What was answered.
+fn live(place: &Path, daemon: Daemon, last: u64, reply: Reply) -> BTreeMap<Id, State> {
+    let mut answered = BTreeMap::new();
+    let mut ids = Vec::new();
+    let mut step = 0;
+    'life: for round in 0..4 {
+        for number in 0..3 {
+            let how = if step == last { reply } else { Reply::Read };
+            if round == 0 {
+                let ask = json!({"host": format!("h{number}.example.com"), "reason": "r"});
+                if how == Reply::Unread {
+                    let params = json!({"name": "propose_route", "arguments": ask});
+                    let call = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params});
+                    let headers = [
+                        ("content-type", "application/json"),
+                        ("accept", "application/json, text/event-stream"),
+                        ("mcp-protocol-version", "2025-06-18"),
+                    ];
+                    drop(daemon.agent.send("POST /mcp", &headers, &call.to_string()));
+                    break 'life;
+                }
+                let filed = daemon.agent.call("propose_route", ask).unwrap();
+                ids.push(Id::parse(filed["id"].as_str().unwrap()).unwrap());
+                answered.insert(ids[number].clone(), State::Pending);
+            } else {
+                let id = &ids[number];
+                let (request, state) = match (round, number) {
+                    (1, 2) => (json!({"op": "reject", "id": id, "reason": "no"}), State::Rejected),
+                    (_, 2) => (json!({"op": "show", "id": id}), State::Rejected),
+                    (1, _) => (json!({"op": "approve", "id": id}), State::Approved),
+                    (2, _) => (json!({"op": "applying", "id": id, "digest": "sha256:00"}), State::Applying),
+                    (_, 0) => (
+                        json!({"op": "applied", "id": id, "generation": 2, "digest": "sha256:00"}),
+                        State::Active,
+                    ),
+                    (_, _) => (json!({"op": "apply_failed", "id": id, "error": "no"}), State::ApplyFailed),
+                };
+                if operate(place, &request, how).is_some() {
+                    answered.insert(id.clone(), state);
+                }
+            }
+            if step == last {
+                break 'life;
+            }
+            step += 1;
+        }
+    }
+    daemon.kill();
+    answered
+}
+
+/// How far along its life a request is.
+fn rank(state: State) -> u8 {
+    match state {
+        State::Pending => 0,
+        State::Approved | State::Rejected => 1,
+        State::Applying => 2,
+        _ => 3,
+    }
+}
+
+#[test]
+fn what_was_answered_survives_a_kill_at_any_step_and_nothing_is_granted_without_a_yes() {
+    let kills = std::env::var("BOTTLECAP_KILLS").map_or(KILLS_DEFAULT, |text| text.parse().unwrap());
+    let mut numbers = Numbers(7);
+    for round in 0..kills {
+        let place = tempfile::tempdir().unwrap();
+        std::fs::write(place.path().join("routes.yaml"), ROUTES).unwrap();
+        let (last, reply) = (round % 12, if numbers.below(2) == 0 { Reply::Read } else { Reply::Unread });
+        let answered = live(place.path(), Daemon::start(place.path()), last, reply);
+        let journal = place.path().join("state/audit/supervise/journal.jsonl");
+        let copy = place.path().join("copy/journal.jsonl");
+        std::fs::create_dir(place.path().join("copy")).unwrap();
+        std::fs::copy(&journal, &copy).unwrap();
+
+        let desk = Desk::open(&copy).unwrap();
+        for (id, state) in &answered {
+            let view = desk.view(id, desk.now()).unwrap_or_else(|| panic!("{id} is lost"));
+            let is_as_said = view.state == *state || rank(view.state) == rank(*state) + 1;
+            assert!(is_as_said, "{id} was said to be {state:?} and is {:?}", view.state);
+        }
+        let (mut approved, mut applied) = (Vec::new(), Vec::new());
+        for record in replay::<Entry>(&journal).unwrap() {
+            let Entry::Proposal(Event { id, change, .. }) = record.unwrap().event else { continue };
+            match change {
+                Change::Approved { .. } => approved.push(id),
+                Change::Applied { .. } => {
+                    assert!(approved.contains(&id) && !applied.contains(&id), "{id}");
+                    applied.push(id);
+                }
+                _ => {}
+            }
+        }
+        Daemon::start(place.path()).kill();
+    }
+}
+
+#[test]
+fn a_journal_cut_anywhere_in_its_last_three_records_loses_at_most_those() {
+    let place = tempfile::tempdir().unwrap();
+    std::fs::write(place.path().join("routes.yaml"), ROUTES).unwrap();
+    live(place.path(), Daemon::start(place.path()), 11, Reply::Read);
+    let bytes = std::fs::read(place.path().join("state/audit/supervise/journal.jsonl")).unwrap();
+    let ends: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at] == b'\n').collect();
+    let whole: Vec<_> = states_of(&bytes);
+    let mut seen = std::collections::BTreeSet::new();
+    for cut in ends[ends.len() - 4] + 1..bytes.len() {
+        let states = states_of(&bytes[..cut]);
+        for (id, state) in &states {
+            let later = whole.iter().find(|(other, _)| other == id).unwrap().1;
+            assert!(rank(*state) <= rank(later), "{id}: {state:?} is beyond {later:?}");
+        }
+        seen.insert(format!("{states:?}"));
+    }
+    assert_eq!(seen.len(), 3, "one for each record that is whole");
+}
+
+fn states_of(journal: &[u8]) -> Vec<(Id, State)> {
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("journal.jsonl");
+    std::fs::write(&path, journal).unwrap();
+    let desk = Desk::open(&path).unwrap();
+    desk.views(None, desk.now()).into_iter().map(|view| (view.id, view.state)).collect()
+}
