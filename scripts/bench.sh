@@ -7,5 +7,9 @@ cd "$ROOT"
 bash scripts/need.sh rust cc
 # Only those crates: the others' tests ask for features that a release refuses.
 packages=()
-for directory in */benches; do packages+=(-p "$(dirname "$directory")"); done
+for directory in */benches; do
+    # Not one of criterion's; it has a script of its own.
+    [ "$directory" = supervisor/benches ] || packages+=(-p "$(dirname "$directory")")
+done
 cargo bench --locked "${packages[@]}" --bench '*' -- "$@"
+bash scripts/bench-init.sh

@@ -18,3 +18,10 @@ $(nproc) processors, Linux $(uname -r | cut -d- -f1).
 
 HEAD
 BOTTLECAP_BIN_DIR=$binaries "$(target_dir)/debug/measure"
+
+cat <<MIDDLE
+
+\`supervisor run\` beside other inits, in one run of \`scripts/bench-init.sh\`: medians of 20 starts, and of 5 times 3,000 orphans.
+
+MIDDLE
+bash scripts/bench-init.sh

@@ -25,7 +25,7 @@ fn main() {
     let arguments: Vec<String> = env::args().collect();
     match arguments.get(1).map(String::as_str) {
         Some("launch") => launch(&arguments[2..]),
-        Some("pause") => pause(),
+        Some("pause") => pause(arguments.get(2)),
         Some("ca") => make_ca(&arguments),
         Some("forge") => {
             UnixDatagram::unbound().unwrap().send_to(b"READY=1", &arguments[2]).unwrap();
@@ -51,14 +51,51 @@ fn launch(command: &[String]) {
     panic!("{error}");
 }
 
-/// A process that leaves its session and only a SIGKILL ends.
-fn pause() {
+/// A process that leaves its session and only a SIGKILL ends, and below it so many more of the kind. Their pids come out.
+fn pause(depth: Option<&String>) {
     let _ = nix::unistd::setsid();
     flag::register(SIGTERM, Arc::new(AtomicBool::new(false))).unwrap();
-    println!("{}", std::process::id());
+    let mut pids = std::process::id().to_string();
+    if let Some(more) = depth.and_then(|depth| depth.parse::<u32>().ok()).filter(|depth| *depth > 1) {
+        pids.push(' ');
+        pids.push_str(&start_pausing(more - 1));
+    }
+    println!("{pids}");
     loop {
         nix::unistd::pause();
     }
+}
+
+fn start_pausing(depth: u32) -> String {
+    let mut command = Command::new("/proc/self/exe");
+    let mut child = command.args(["pause", &depth.to_string()]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut pids = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut pids).unwrap();
+    pids.trim().to_owned()
+}
+
+/// Leaves so many processes without a parent that end at the same time.
+#[allow(unsafe_code)]
+fn orphans(count: u32) -> u32 {
+    let (read, write) = nix::unistd::pipe().unwrap();
+    // SAFETY: this process has one thread, and its children do nothing but fork, read and exit.
+    unsafe {
+        let parent = nix::libc::fork();
+        if parent == 0 {
+            for _ in 0..count {
+                if nix::libc::fork() == 0 {
+                    drop(write);
+                    let mut byte = [0];
+                    let _ = nix::unistd::read(&read, &mut byte);
+                    nix::libc::_exit(0);
+                }
+            }
+            nix::libc::_exit(0);
+        }
+        let mut status = 0;
+        nix::libc::waitpid(parent, &raw mut status, 0);
+    }
+    count
 }
 
 /// Does what an attacker inside a daemon would do; `done`, or `refused: ` and why.
@@ -216,7 +253,9 @@ impl Daemon {
     }
 
     fn reload(&mut self) {
-        notify("RELOADING=1\nMONOTONIC_USEC=1\n");
+        let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).unwrap();
+        let began = now.tv_sec() * 1_000_000 + now.tv_nsec() / 1000;
+        notify(&format!("RELOADING=1\nMONOTONIC_USEC={began}\n"));
         let routes = fs::read_to_string(self.config.join("routes.yaml")).unwrap_or_default();
         if routes.starts_with("bad") {
             let generation = self.generation;
@@ -306,13 +345,9 @@ impl Daemon {
                 }
                 "ok".to_owned()
             }
-            ["escape"] => {
-                let mut child =
-                    Command::new("/proc/self/exe").arg("pause").stdout(Stdio::piped()).spawn().unwrap();
-                let mut pid = String::new();
-                BufReader::new(child.stdout.take().unwrap()).read_line(&mut pid).unwrap();
-                pid
-            }
+            ["escape"] => start_pausing(1),
+            ["escape", depth] => start_pausing(depth.parse().unwrap()),
+            ["orphans", count] => orphans(count.parse().unwrap()).to_string(),
             ["exit", code] => exit(code.parse().unwrap()),
             ["abort"] => std::process::abort(),
             other => format!("unknown command {other:?}"),

@@ -130,6 +130,15 @@ impl Network {
     }
 }
 
+impl fmt::Display for BottleAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(address) => address.fmt(f),
+            Self::Within(network) => network.fmt(f),
+        }
+    }
+}
+
 impl fmt::Display for Network {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.base, self.prefix)

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::ffi::OsString;
+use std::hash::{BuildHasher as _, RandomState};
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -54,6 +55,8 @@ enum Token {
 #[derive(Debug)]
 pub(crate) struct Bundle {
     started: Instant,
+    /// The same moment on the clock that daemons tell the time of.
+    started_monotonic: Duration,
     setup: Setup,
     plan: Plan,
     logs: Logs,
@@ -79,7 +82,7 @@ impl Bundle {
         secrets: Vec<Delivery>,
         signals: Signals,
     ) -> Result<Self, SetupError> {
-        let started = Instant::now();
+        let (started, started_monotonic) = (Instant::now(), sys::monotonic());
         let (control_path, notify_path) = (control_path(&setup.paths.run), notify_path(&setup.paths.run));
         let listening = setup.open_sockets()?;
         refuse_second(&control_path)?;
@@ -95,7 +98,7 @@ impl Bundle {
         let notify = sockets::bind_notify(&notify_path, setup.reach).map_err(failed(&notify_path))?;
         let selected: Vec<Daemon> = setup.members.iter().map(|member| member.daemon).collect();
         let peers = Peers::open(&selected).map_err(SetupError::Peers)?;
-        let plan = Plan::new(setup.members.iter().map(|member| (member.daemon, member.role)));
+        let plan = Plan::new(setup.members.iter().map(|member| (member.daemon, member.role)), seed());
         let mut logs = Logs::new(setup.log);
         for (daemon, _, address) in &listening {
             logs.say(Level::Info, format!("{daemon} listens on {address}"));
@@ -108,6 +111,7 @@ impl Bundle {
         }
         Ok(Self {
             started,
+            started_monotonic,
             plan,
             logs,
             signals,
@@ -369,6 +373,10 @@ impl Bundle {
     /// Ends what daemons left behind, writes out the log, and takes the sockets away.
     fn leave(&mut self) {
         let until = self.now() + SWEEP_TIMEOUT;
+        if std::process::id() == 1 {
+            // At once, so that nothing can fork away from one step to the next.
+            sys::kill_everything_else();
+        }
         loop {
             let left = sys::children();
             if left.is_empty() || self.now() >= until {
@@ -403,6 +411,11 @@ impl Bundle {
             }
         }
     }
+}
+
+/// A number that differs between supervisors.
+fn seed() -> u64 {
+    RandomState::new().hash_one(std::process::id())
 }
 
 /// The socket that clients use.

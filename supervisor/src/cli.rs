@@ -98,7 +98,11 @@ pub(crate) enum Ask {
     /// Exit with 0 only when every daemon is ready
     Health,
     /// Reload the configuration and wait for the daemons to acknowledge it
-    Reload,
+    Reload {
+        /// egress or git-gate [default: both]
+        #[arg(value_name = "NAME")]
+        name: Option<String>,
+    },
     /// Restart one daemon in place
     Restart {
         /// egress, git-gate or supervise

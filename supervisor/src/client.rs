@@ -114,8 +114,8 @@ pub(crate) fn run(command: &Ask, run_dir: &Path, out: &mut impl Write) -> Result
             let Healthy { healthy: _ } = connection.answer()?;
             writeln!(out, "every daemon is ready")?;
         }
-        Ask::Reload => {
-            connection.send(&Request::Reload {})?;
+        Ask::Reload { name } => {
+            connection.send(&Request::Reload { name: name.clone() })?;
             let reloaded: Reloaded = connection.answer()?;
             if reloaded.daemons.is_empty() {
                 writeln!(out, "no daemon of this bundle reloads")?;

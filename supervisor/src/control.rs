@@ -30,7 +30,11 @@ pub(crate) enum Request {
     /// Whether every daemon is ready.
     Health {},
     /// Reload, and answer when the daemons acknowledged.
-    Reload {},
+    Reload {
+        /// This daemon alone.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        name: Option<String>,
+    },
     /// Restart one daemon.
     Restart {
         /// Its name.
@@ -408,7 +412,7 @@ mod tests {
             match serde_json::from_str::<Request>(pair[0]).unwrap() {
                 Request::Status {} => round_trip::<Reply<Status>>(pair[1]),
                 Request::Health {} => round_trip::<Reply<Healthy>>(pair[1]),
-                Request::Reload {} => round_trip::<Reply<Reloaded>>(pair[1]),
+                Request::Reload { .. } => round_trip::<Reply<Reloaded>>(pair[1]),
                 Request::Restart { .. } => round_trip::<Reply<Restarting>>(pair[1]),
                 Request::Stop {} => round_trip::<Reply<Stopping>>(pair[1]),
                 Request::Logs { .. } => round_trip::<Reply<LogLines>>(pair[1]),

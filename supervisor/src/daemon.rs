@@ -148,8 +148,8 @@ impl Daemon {
     /// Whether SIGHUP makes it read its configuration again.
     pub(crate) const fn reloads(self) -> bool {
         match self {
-            Self::Egress => true,
-            Self::GitGate | Self::Supervise => false,
+            Self::Egress | Self::GitGate => true,
+            Self::Supervise => false,
         }
     }
 
@@ -177,6 +177,15 @@ impl Daemon {
         flag("--state-dir", &paths.state());
         flag("--log", Path::new(log.as_str()));
         arguments
+    }
+
+    /// The variable that names a file of certificate authorities for it.
+    pub(crate) const fn authorities_variable(self) -> Option<&'static str> {
+        match self {
+            Self::Egress => Some("EGRESS_UPSTREAM_CA"),
+            Self::GitGate => Some("BOTTLECAP_UPSTREAM_CA"),
+            Self::Supervise => None,
+        }
     }
 
     /// Variables of our own environment that are passed on to it, where set.

@@ -13,6 +13,7 @@ mod client;
 mod control;
 mod daemon;
 mod logs;
+mod machine;
 mod notify;
 mod peers;
 mod plan;
@@ -30,6 +31,9 @@ fn main() -> ExitCode {
     // The init of one command passes its environment and its rights on as they are.
     if std::env::args_os().nth(1).is_some_and(|word| word == "run") {
         return run_one_command();
+    }
+    if machine::is_ours() {
+        be_a_machine();
     }
     let hardened = sys::harden_self();
     // Before anything reads the environment, and before there is a second copy of it.
@@ -67,6 +71,30 @@ fn run_one_command() -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(error) => fail(&bundle::chain(&error), None, error.exit_code()),
     }
+}
+
+/// The kernel's own words reach us as arguments too: none of them is for us.
+fn be_a_machine() -> ! {
+    let machine = match machine::prepare() {
+        Ok(machine) => machine,
+        Err(error) => machine::give_up(&error),
+    };
+    let tokens = sys::environment::take(start::TOKEN_PREFIX);
+    let outcome = match (sys::harden_self(), cli::Cli::try_parse_from(machine.arguments())) {
+        (Ok(()), Ok(cli)) => start::run(&cli, tokens).map_err(|error| {
+            fail(&bundle::chain(&error), error.hint().as_deref(), error.exit_code());
+            error.exit_code()
+        }),
+        (Err(error), _) => {
+            fail(&format!("cannot protect this process: {error}"), None, EXIT_FAILED);
+            Err(EXIT_FAILED)
+        }
+        (_, Err(error)) => {
+            usage(&error);
+            Err(EXIT_USAGE)
+        }
+    };
+    machine.end(outcome.unwrap_or_else(|code| code))
 }
 
 fn usage(error: &clap::Error) -> ExitCode {

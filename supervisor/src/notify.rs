@@ -16,8 +16,8 @@ pub(crate) struct Report {
 pub(crate) enum Message {
     /// `READY=1`: it serves.
     Ready(Report),
-    /// `RELOADING=1`: it reads its configuration again.
-    Reloading,
+    /// `RELOADING=1`: it reads its configuration again, since this time of the monotonic clock, in microseconds.
+    Reloading(Option<u64>),
 }
 
 /// Longest error text that is kept from a daemon.
@@ -28,11 +28,13 @@ pub(crate) fn parse(datagram: &[u8]) -> Option<Message> {
     let text = std::str::from_utf8(datagram).ok()?;
     let mut ready = false;
     let mut reloading = false;
+    let mut began = None;
     let mut report = Report::default();
     for line in text.lines() {
         match line.split_once('=') {
             Some(("READY", "1")) => ready = true,
             Some(("RELOADING", "1")) => reloading = true,
+            Some(("MONOTONIC_USEC", value)) => began = value.parse().ok(),
             Some(("X_GENERATION", value)) => report.generation = value.parse().ok(),
             Some(("X_DIGEST", value)) => report.digest = digest(value),
             Some(("X_RELOAD_ERROR", value)) => report.reload_error = Some(plain(value)),
@@ -41,7 +43,7 @@ pub(crate) fn parse(datagram: &[u8]) -> Option<Message> {
     }
     match (ready, reloading) {
         (true, _) => Some(Message::Ready(report)),
-        (false, true) => Some(Message::Reloading),
+        (false, true) => Some(Message::Reloading(began)),
         (false, false) => None,
     }
 }
@@ -87,7 +89,8 @@ mod tests {
 
     #[test]
     fn reloading_alone_is_reloading() {
-        assert_eq!(parse(b"RELOADING=1\nMONOTONIC_USEC=12"), Some(Message::Reloading));
+        assert_eq!(parse(b"RELOADING=1\nMONOTONIC_USEC=12"), Some(Message::Reloading(Some(12))));
+        assert_eq!(parse(b"RELOADING=1"), Some(Message::Reloading(None)));
     }
 
     #[test]

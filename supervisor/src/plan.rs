@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use crate::daemon::Daemon;
 use crate::notify::Report;
+use crate::plan::jitter::Jitter;
 use crate::plan::member::{Flight, Kill, Member, Phase, Then};
 use crate::plan::waiter::Waiter;
 
+mod jitter;
 mod member;
 mod notice;
 #[cfg(test)]
@@ -55,12 +57,12 @@ pub(crate) enum Event {
     Exited(Daemon, Exit),
     /// The daemon said `READY=1`.
     Ready(Daemon, Report),
-    /// The daemon said `RELOADING=1`.
-    Reloading(Daemon),
+    /// The daemon said `RELOADING=1`, and when it began to, if it said that.
+    Reloading(Daemon, Option<Duration>),
     /// SIGHUP.
     Hangup,
-    /// A reload was asked for over the control socket.
-    Reload(Ticket),
+    /// A reload of one daemon, or of all that can, was asked for over the control socket.
+    Reload(Ticket, Option<Daemon>),
     /// SIGUSR1: restart what is not healthy.
     Unhealthy,
     /// A restart was asked for over the control socket.
@@ -127,13 +129,15 @@ pub(crate) struct Plan {
     stage: Stage,
     members: Vec<Member>,
     waiters: Vec<Waiter>,
+    jitter: Jitter,
 }
 
 impl Plan {
-    /// A plan for these daemons, in start order. Nothing runs yet.
-    pub(crate) fn new(daemons: impl IntoIterator<Item = (Daemon, Role)>) -> Self {
+    /// A plan for these daemons, in start order. Nothing runs yet. `seed` makes the waits before restarts differ between bundles.
+    pub(crate) fn new(daemons: impl IntoIterator<Item = (Daemon, Role)>, seed: u64) -> Self {
         Self {
             stage: Stage::Starting,
+            jitter: Jitter(seed),
             members: daemons.into_iter().map(|(daemon, role)| Member::new(daemon, role)).collect(),
             waiters: Vec::new(),
         }
@@ -151,9 +155,9 @@ impl Plan {
             Event::SpawnFailed(daemon, reason) => self.spawn_failed(now, daemon, reason, &mut out),
             Event::Exited(daemon, exit) => self.exited(now, daemon, exit, &mut out),
             Event::Ready(daemon, report) => self.ready(now, daemon, report, &mut out),
-            Event::Reloading(daemon) => self.reloading(daemon),
-            Event::Hangup => self.hangup(now, None, &mut out),
-            Event::Reload(ticket) => self.reload(now, ticket, &mut out),
+            Event::Reloading(daemon, began) => self.reloading(daemon, began),
+            Event::Hangup => self.hangup(now, None, None, &mut out),
+            Event::Reload(ticket, only) => self.reload(now, ticket, only, &mut out),
             Event::Unhealthy => self.restart_unhealthy(now, &mut out),
             Event::Restart(daemon) => {
                 if let Some(index) = self.index(daemon) {
@@ -264,9 +268,10 @@ impl Plan {
         if refused_configuration {
             return self.give_up(now, index, EXIT_CONFIGURATION, out);
         }
-        let member = &mut self.members[index];
-        match member.count_failure(now) {
-            Some(delay) => {
+        match self.members[index].count_failure(now) {
+            Some(longest) => {
+                let delay = self.jitter.shorten(longest);
+                let member = &mut self.members[index];
                 member.phase = Phase::Backoff { until: now + delay };
                 out.push(Action::Say(Notice::Retry { daemon, delay }));
             }
@@ -331,25 +336,26 @@ impl Plan {
         }
     }
 
-    fn reloading(&mut self, daemon: Daemon) {
+    /// A reload that began before we asked is the answer to someone else's signal: it may have read what was there before.
+    fn reloading(&mut self, daemon: Daemon, began: Option<Duration>) {
         let Some(index) = self.index(daemon) else { return };
         let member = &mut self.members[index];
         if matches!(member.phase, Phase::Up { .. }) {
             member.reloading = true;
             if let Some(flight) = &mut member.reload.flight {
-                flight.begun = true;
+                flight.begun |= began.is_none_or(|began| began >= flight.sent);
             }
         }
     }
 
     /// Wants a reload of every daemon that can; delivers it to those that are ready, holds it for the others.
-    fn hangup(&mut self, now: Duration, ticket: Option<Ticket>, out: &mut Vec<Action>) {
+    fn hangup(&mut self, now: Duration, ticket: Option<Ticket>, only: Option<Daemon>, out: &mut Vec<Action>) {
         if self.is_stopping() {
             return;
         }
         for index in 0..self.members.len() {
             let member = &mut self.members[index];
-            if !member.can_reload() {
+            if !member.can_reload() || only.is_some_and(|only| only != member.daemon) {
                 continue;
             }
             member.reload.wanted = true;
@@ -361,9 +367,11 @@ impl Plan {
         }
     }
 
-    fn reload(&mut self, now: Duration, ticket: Ticket, out: &mut Vec<Action>) {
+    fn reload(&mut self, now: Duration, ticket: Ticket, only: Option<Daemon>, out: &mut Vec<Action>) {
         let mut waiter = Waiter::new(ticket, now + RELOAD_TIMEOUT);
-        for member in self.members.iter().filter(|member| member.daemon.reloads()) {
+        let wanted =
+            |member: &&Member| member.daemon.reloads() && only.is_none_or(|only| only == member.daemon);
+        for member in self.members.iter().filter(wanted) {
             if member.can_reload() && !self.is_stopping() {
                 waiter.open.push(member.daemon);
             } else {
@@ -375,7 +383,7 @@ impl Plan {
             return;
         }
         self.waiters.push(waiter);
-        self.hangup(now, Some(ticket), out);
+        self.hangup(now, Some(ticket), only, out);
     }
 
     /// Sends a wanted reload, if the daemon is ready and not in the middle of another.
@@ -384,6 +392,7 @@ impl Plan {
         let ready = matches!(member.phase, Phase::Up { .. }) && member.reload.flight.is_none();
         if ready && std::mem::take(&mut member.reload.wanted) {
             member.reload.flight = Some(Flight {
+                sent: now,
                 deadline: now + RELOAD_TIMEOUT,
                 begun: false,
                 tickets: std::mem::take(&mut member.reload.tickets),

@@ -21,6 +21,10 @@ pub(crate) enum SetupError {
     Place(#[source] io::Error),
     #[error("{daemon} has no program at {path}")]
     Program { daemon: Daemon, path: PathBuf },
+    #[error("{daemon} cannot be started: {path} is no program that can be executed")]
+    NotExecutable { daemon: Daemon, path: PathBuf },
+    #[error("{0} is given to --listen twice")]
+    ListenTwice(SocketAddr),
     #[error(transparent)]
     Address(#[from] AddressError),
     #[error("cannot read the local addresses")]
@@ -84,6 +88,8 @@ impl SetupError {
             }
             Self::Place(_)
             | Self::Peers(_)
+            | Self::NotExecutable { .. }
+            | Self::ListenTwice(_)
             | Self::LocalAddresses(_)
             | Self::ListenCount(_)
             | Self::ListenName(_)
@@ -175,8 +181,12 @@ impl Setup {
         let mut members = Vec::new();
         for daemon in cli.daemons() {
             let program = paths.program(daemon);
-            if !is_program(&program) {
-                return Err(SetupError::Program { daemon, path: program });
+            match std::fs::metadata(&program) {
+                Err(_) => return Err(SetupError::Program { daemon, path: program }),
+                Ok(found) if !found.is_file() || found.permissions().mode() & 0o111 == 0 => {
+                    return Err(SetupError::NotExecutable { daemon, path: program });
+                }
+                Ok(_) => {}
             }
             let (own, others) = inherited.into_iter().partition(|(name, _)| *name == daemon);
             inherited = others;
@@ -187,6 +197,7 @@ impl Setup {
                 sockets: sockets(cli, daemon, own)?,
             });
         }
+        refuse_same_address(&members)?;
         Ok(Self {
             paths,
             log: cli.log,
@@ -287,6 +298,18 @@ impl Setup {
     }
 }
 
+/// One address can be listened on once; port 0 stands for a fresh one each time.
+fn refuse_same_address(members: &[Member]) -> Result<(), SetupError> {
+    let mut seen = std::collections::BTreeSet::new();
+    for socket in members.iter().flat_map(|member| &member.sockets) {
+        let address = socket.address();
+        if address.port() != 0 && !seen.insert(address) {
+            return Err(SetupError::ListenTwice(address));
+        }
+    }
+    Ok(())
+}
+
 /// Whether a supervisor answers on this socket.
 pub(crate) fn refuse_second(socket: &Path) -> Result<(), SetupError> {
     match std::os::unix::net::UnixStream::connect(socket) {
@@ -338,10 +361,6 @@ fn inherited_sockets() -> Result<Vec<(Daemon, OwnedFd)>, SetupError> {
         sockets.push((daemon, socket));
     }
     Ok(sockets)
-}
-
-fn is_program(path: &Path) -> bool {
-    std::fs::metadata(path).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
 }
 
 fn set_mode(path: &Path, mode: u32) -> io::Result<()> {

@@ -15,6 +15,7 @@ pub(crate) mod exec;
 pub(crate) mod fence;
 pub(crate) mod image;
 pub(crate) mod landlock;
+pub(crate) mod machine;
 mod report;
 pub(crate) mod signals;
 pub(crate) mod sockets;
@@ -128,6 +129,18 @@ pub(crate) fn kill_group(pid: i32) {
 pub(crate) fn kill_child(pid: i32) {
     // SAFETY: as in `kill_group`.
     unsafe { libc::kill(pid, libc::SIGKILL) };
+}
+
+/// Sends SIGKILL to every process of our pid namespace. For PID 1 alone, which the kernel spares.
+pub(crate) fn kill_everything_else() {
+    // SAFETY: as in `kill_group`.
+    unsafe { libc::kill(-1, libc::SIGKILL) };
+}
+
+/// The clock that [`std::time::Instant`] reads.
+pub(crate) fn monotonic() -> std::time::Duration {
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
+        .map_or(std::time::Duration::ZERO, Into::into)
 }
 
 /// The pids of our children, as /proc shows them.

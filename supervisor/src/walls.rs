@@ -82,7 +82,7 @@ pub(crate) fn files(daemon: Daemon, purpose: Purpose, around: &Surroundings<'_>)
     grants.add(Access::Run, LOADERS);
     grants.add(Access::Run, [paths.program(daemon)]);
     grants.add(Access::Use, ["/dev/null"]);
-    grants.add(Access::Read, &around.readable);
+    grants.add(Access::Read, around.readable.iter().chain(&around.upstream_ca));
     match (daemon, purpose) {
         (Daemon::Egress, Purpose::MakeCa) => {
             grants.add(Access::Read, ["/proc"]);
@@ -96,7 +96,6 @@ pub(crate) fn files(daemon: Daemon, purpose: Purpose, around: &Surroundings<'_>)
                 Access::Read,
                 [paths.root.join("etc/egress"), paths.ca(), paths.root.join("run/secrets")],
             );
-            grants.add(Access::Read, &around.upstream_ca);
             grants.add(Access::Own, [paths.run_of(daemon), paths.journal(daemon)]);
         }
         (Daemon::GitGate, Purpose::Serve | Purpose::MakeCa) => {
@@ -169,7 +168,7 @@ mod tests {
         let around = Surroundings {
             paths: &paths,
             search: OsStr::new("/usr/bin:/bin"),
-            upstream_ca: Some("/home/ca.pem".into()),
+            upstream_ca: (daemon == Daemon::Egress).then(|| "/home/ca.pem".into()),
             readable: Vec::new(),
         };
         files(daemon, Purpose::Serve, &around)

@@ -12,6 +12,7 @@ mod output;
 mod process;
 pub mod secret_corpus;
 mod temp_root;
+mod vm;
 
 pub use binaries::{Binaries, target_directory, workspace_root};
 pub use bundle::{Answer, Bundle, BundleBuilder};
@@ -21,6 +22,7 @@ pub use git_host::GitHost;
 pub use output::{Finished, Run};
 pub use process::{Lines, Process};
 pub use temp_root::TempRoot;
+pub use vm::{Kernel, StartImage, VM_ADDRESS, Vm, VmBuilder};
 
 use std::io::Write as _;
 use std::time::Duration;

@@ -63,7 +63,17 @@ impl Lines {
 
     /// As [`Lines::wait`], among the lines from number `from` on.
     pub fn wait_after(&self, from: usize, wanted: impl Fn(&str) -> bool) -> Result<String> {
-        let deadline = Instant::now() + PATIENCE;
+        self.wait_within(PATIENCE, from, wanted)
+    }
+
+    /// As [`Lines::wait_after`], for what takes longer than everything else.
+    pub fn wait_within(
+        &self,
+        patience: Duration,
+        from: usize,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<String> {
+        let deadline = Instant::now() + patience;
         let mut page = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut seen = from;
         loop {

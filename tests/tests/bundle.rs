@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -132,6 +133,36 @@ fn a_reload_takes_a_good_table_and_keeps_the_old_one_when_the_new_is_bad() {
         assert_eq!(bundle.daemon("egress").unwrap()["generation"], json!(generation));
         assert_eq!((get(&format!("{new}x")), get(&format!("{old}x"))), (200, 403));
     }
+}
+
+#[test]
+fn no_request_is_lost_while_the_routes_are_reloaded() {
+    let upstream = HttpsEcho::start(&[]).unwrap();
+    let bundle = builder(&upstream).start().unwrap();
+    let done = AtomicBool::new(false);
+    let served = std::thread::scope(|scope| {
+        let client = || {
+            let mut served = 0_u64;
+            while !done.load(Ordering::SeqCst) {
+                let answer = bundle.curl([url(&upstream, "/v1/x")]).unwrap();
+                assert_eq!(answer.code, 200);
+                served += 1;
+            }
+            served
+        };
+        let clients = [scope.spawn(client), scope.spawn(client)];
+        for round in 0..rounds(50, 1000) {
+            // Each table differs from the one before, and all allow what the clients ask for.
+            let table = format!("# {round}\n{}", routes(&upstream, "/v1/"));
+            bundle.root.write("etc/egress/routes.yaml", &table).unwrap();
+            let reply = bundle.control(&json!({"op": "reload", "name": "egress"})).unwrap();
+            assert_eq!(reply["result"]["daemons"][0]["generation"], json!(2 + round), "{reply}");
+        }
+        done.store(true, Ordering::SeqCst);
+        clients.map(|client| client.join().unwrap())
+    });
+    assert!(served.iter().all(|count| *count > 0), "{served:?}");
+    assert_eq!(upstream.requests(), served.iter().sum::<u64>());
 }
 
 #[test]

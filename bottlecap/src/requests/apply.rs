@@ -159,7 +159,7 @@ struct Status {
 fn acknowledged(reload: &Reload, run_dir: &Path, wanted: &str) -> Result<u64, String> {
     match reload {
         Reload::Supervisor => {
-            let request = serde_json::json!({ "op": "reload" });
+            let request = serde_json::json!({ "op": "reload", "name": "egress" });
             let reply: Result<Reloaded, Fault> = client::ask(&run_dir.join("supervisor.sock"), &request);
             let daemons = reply.map_err(|fault| fault.to_string())?.daemons;
             match daemons.into_iter().find(|daemon| daemon.name == "egress") {

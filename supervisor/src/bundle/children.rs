@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::io::{self, Read as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::{Bundle, chain, exit, notify_path};
 use crate::daemon::Daemon;
@@ -105,7 +106,7 @@ impl Bundle {
         let around = Surroundings {
             paths: &setup.paths,
             search: &search,
-            upstream_ca: std::env::var_os("EGRESS_UPSTREAM_CA").map(PathBuf::from),
+            upstream_ca: daemon.authorities_variable().and_then(std::env::var_os).map(PathBuf::from),
             readable: own.map(|readable| readable.path.clone()).collect(),
         };
         let domain = match setup.strength.landlock {
@@ -179,7 +180,11 @@ impl Bundle {
             };
             events.extend(notify::parse(&buffer[..length]).map(|message| match message {
                 Message::Ready(report) => Event::Ready(sender.daemon, report),
-                Message::Reloading => Event::Reloading(sender.daemon),
+                Message::Reloading(began) => {
+                    let since_start =
+                        |time: u64| Duration::from_micros(time).saturating_sub(self.started_monotonic);
+                    Event::Reloading(sender.daemon, began.map(since_start))
+                }
             }));
         }
         Ok(())

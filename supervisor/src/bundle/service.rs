@@ -38,12 +38,15 @@ impl Bundle {
                 let health = self.health();
                 self.control.reply(id, health);
             }
-            Request::Reload {} => {
-                let ticket = Ticket(self.next_ticket);
-                self.next_ticket += 1;
-                self.tickets.push((ticket, id));
-                events.push_back(Event::Reload(ticket));
-            }
+            Request::Reload { name } => match name.as_deref().map(|name| self.reloadable(name)).transpose() {
+                Ok(only) => {
+                    let ticket = Ticket(self.next_ticket);
+                    self.next_ticket += 1;
+                    self.tickets.push((ticket, id));
+                    events.push_back(Event::Reload(ticket, only));
+                }
+                Err(failure) => self.control.reply::<Reloaded>(id, Err(failure)),
+            },
             Request::Restart { name } => {
                 let outcome = self.restartable(&name);
                 if let Ok(daemon) = &outcome {
@@ -105,19 +108,33 @@ impl Bundle {
         Err(Failure::new("unhealthy", message))
     }
 
-    fn restartable(&self, name: &str) -> Result<Daemon, Failure> {
+    fn selected(&self, name: &str) -> Result<Daemon, Failure> {
         let daemon =
             Daemon::parse(name).map_err(|error| Failure::new("unknown-daemon", error.to_string()))?;
         if !self.plan.has(daemon) {
             return Err(Failure::new("unknown-daemon", format!("{daemon} is not selected in this bundle")));
         }
+        Ok(daemon)
+    }
+
+    fn reloadable(&self, name: &str) -> Result<Daemon, Failure> {
+        let daemon = self.selected(name)?;
+        if !daemon.reloads() {
+            return Err(Failure::new("bad-request", format!("{daemon} has nothing to reload")));
+        }
+        Ok(daemon)
+    }
+
+    fn restartable(&self, name: &str) -> Result<Daemon, Failure> {
+        let daemon = self.selected(name)?;
         if self.plan.is_stopping() {
             return Err(Failure::new("stopping", "the bundle stops"));
         }
         Ok(daemon)
     }
 
-    pub(super) fn answer(&mut self, ticket: Ticket, outcomes: Vec<(Daemon, Outcome)>) {
+    pub(super) fn answer(&mut self, ticket: Ticket, mut outcomes: Vec<(Daemon, Outcome)>) {
+        outcomes.sort_unstable_by_key(|(daemon, _)| *daemon);
         for (_, id) in self.tickets.extract_if(.., |(other, _)| *other == ticket) {
             self.control.reply(id, reload_result(&outcomes));
         }

@@ -117,8 +117,9 @@ pub(super) enum Phase {
 /// A SIGHUP that was sent and not answered yet.
 #[derive(Debug)]
 pub(super) struct Flight {
+    pub(super) sent: Duration,
     pub(super) deadline: Duration,
-    /// `RELOADING=1` was seen, so that the next `READY=1` is the answer.
+    /// `RELOADING=1` of a reload that began after the signal was seen, so that the next `READY=1` is the answer.
     pub(super) begun: bool,
     pub(super) tickets: Vec<Ticket>,
 }
@@ -183,7 +184,7 @@ impl Member {
         self.daemon.reloads() && self.phase != Phase::Failed
     }
 
-    /// Counts a failure: the delay before the next start, or none when the budget is spent.
+    /// Counts a failure: the longest delay before the next start, or none when the budget is spent.
     pub(super) fn count_failure(&mut self, now: Duration) -> Option<Duration> {
         self.failures.retain(|at| *at + FAILURE_WINDOW > now);
         self.failures.push_back(now);

@@ -132,16 +132,22 @@ fn a_hangup_before_ready_is_delivered_once_after_it() {
     bundle.ask("egress", "ready");
     bundle.log.wait("egress reloaded, generation 2");
     assert_eq!(bundle.ask("egress", "hangups"), "1");
-    for name in ["git-gate", "supervise"] {
-        assert_eq!(bundle.ask(name, "hangups"), "0");
-    }
+    // One that is ready gets it at once, and one that has nothing to reload never.
+    assert_ne!(bundle.ask("git-gate", "hangups"), "0");
+    assert_eq!(bundle.ask("supervise", "hangups"), "0");
 }
 
 #[test]
 fn a_reload_is_answered_with_the_new_generation_or_with_the_error() {
     let bundle = Ground::new().started();
     let good = bundle.client(&["reload"]);
-    assert_eq!(text(&good.stdout), format!("egress generation 2 sha256:{:064x}\n", 2));
+    let line =
+        |name: &str, generation: u64| format!("{name} generation {generation} sha256:{generation:064x}\n");
+    assert_eq!(text(&good.stdout), line("egress", 2) + &line("git-gate", 2));
+    let one = bundle.client(&["reload", "git-gate"]);
+    assert_eq!(text(&one.stdout), line("git-gate", 3));
+    let none = bundle.client(&["reload", "supervise"]);
+    assert_eq!(text(&none.stderr), "error: supervise has nothing to reload\n");
     bundle.ground.write("root/etc/egress/routes.yaml", "bad");
     let bad = bundle.client(&["reload"]);
     assert_eq!(
@@ -191,6 +197,63 @@ fn what_left_the_session_of_a_daemon_ends_with_the_daemon() {
     escaped.wait_for_its_end();
     bundle.log.wait_for("git-gate is ready", 2);
     assert_eq!(bundle.daemon_status("egress")["restarts"], 0);
+}
+
+#[test]
+fn generations_of_processes_that_left_their_sessions_end_with_the_bundle() {
+    let mut bundle = Ground::new().started();
+    // Each is the parent of the next, and none is in the group or the session of the daemon. The last daemon that stops is another one,
+    // so that only the end of the bundle finds the deepest of them.
+    let pids = bundle.ask("git-gate", "escape 4");
+    let escaped: Vec<Process> =
+        pids.split_whitespace().map(|pid| Process::open(pid.parse().unwrap())).collect();
+    assert_eq!(escaped.len(), 4);
+    bundle.signal(Signal::SIGTERM);
+    assert_eq!(bundle.wait().code(), Some(0));
+    escaped.iter().for_each(Process::wait_for_its_end);
+}
+
+#[test]
+fn thousands_of_orphans_that_die_at_once_are_reaped() {
+    const ORPHANS: usize = 3000;
+    let bundle = Ground::new().started();
+    let children = || {
+        let path = format!("/proc/{0}/task/{0}/children", bundle.pid());
+        std::fs::read_to_string(path).unwrap().split_whitespace().count()
+    };
+    assert_eq!(bundle.ask("git-gate", &format!("orphans {ORPHANS}")), ORPHANS.to_string());
+    let until = Instant::now() + PATIENCE;
+    while children() > NAMES.len() {
+        assert!(Instant::now() < until, "{} children are left", children());
+        std::thread::yield_now();
+    }
+    assert!(bundle.client(&["health"]).status.success());
+}
+
+#[test]
+fn fifty_reloads_are_answered_in_order_while_clients_connect() {
+    let bundle = Ground::new().started();
+    let address = bundle.address("egress");
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let served = std::thread::scope(|scope| {
+        let client = || {
+            let mut served = 0;
+            while !done.load(std::sync::atomic::Ordering::SeqCst) {
+                assert!(!ask(address, "pid").unwrap().is_empty());
+                served += 1;
+            }
+            served
+        };
+        let clients = [scope.spawn(client), scope.spawn(client)];
+        for generation in 2..52 {
+            let reply = bundle.client(&["reload", "egress"]);
+            let said = text(&reply.stdout);
+            assert!(said.starts_with(&format!("egress generation {generation} ")), "{said} {reply:?}");
+        }
+        done.store(true, std::sync::atomic::Ordering::SeqCst);
+        clients.map(|client| client.join().unwrap())
+    });
+    assert!(served.iter().all(|count| *count > 0), "{served:?}");
 }
 
 #[test]

@@ -77,7 +77,8 @@ fn as_pid_1_it_adopts_signals_and_exits_the_same() {
 
 #[test]
 fn as_pid_1_a_terminal_stop_does_not_hold_it_up() {
-    let script = "trap 'echo stopped' TSTP; echo up; kill -TSTP 1; kill -TERM 1; sleep 1000 & while :; do wait; done";
+    let script =
+        "trap 'echo stopped' TSTP; echo up; kill -TSTP 1; kill -TERM 1; sleep 1000 & while :; do wait; done";
     let mut running = Running::start(&mut as_pid_1(Init::Ours, script));
     assert_eq!(running.line(), "up");
     assert_eq!(running.code(), 143);
