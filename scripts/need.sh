@@ -107,6 +107,13 @@ for thing in "$@"; do
             if [ -z "$(docker_cli)" ]; then apt docker.io; fi
             need iptables iptables
             ;;
+        squid)
+            # Wanted as a program: the service that comes with the package stays off.
+            if ! [ -x /usr/lib/squid/security_file_certgen ]; then
+                if have systemctl; then as_root systemctl mask --runtime --quiet squid.service || true; fi
+                apt squid-openssl
+            fi
+            ;;
         compose)
             if ! docker compose version >/dev/null 2>&1 && ! have docker-compose; then apt docker-compose; fi
             ;;
@@ -116,6 +123,6 @@ for thing in "$@"; do
                 (cd "$ROOT" && env -u RUSTFLAGS cargo install --locked --quiet cargo-deny)
             fi
             ;;
-        *) fail "unknown thing: $thing" "rust cc cxx curl git ssh sshd python venv ip nft pyclients node22 inits qemu kernel mmdebstrap docker compose cargo-deny" ;;
+        *) fail "unknown thing: $thing" "rust cc cxx curl git ssh sshd python venv ip nft pyclients node22 inits qemu kernel mmdebstrap docker compose squid cargo-deny" ;;
     esac
 done

@@ -1,11 +1,21 @@
 //! `bottlecap-corpus`: hostile wire cases as data, played against any HTTP proxy.
 
 mod case;
-mod run;
+mod exchange;
+mod h2;
+mod identity;
+mod judge;
+#[cfg(test)]
+mod naive;
+mod origin;
+mod play;
+mod request;
+mod template;
 
 use std::{
     io::Write,
     net::{SocketAddr, ToSocketAddrs},
+    path::PathBuf,
     process::ExitCode,
 };
 
@@ -14,7 +24,10 @@ use clap::Parser;
 
 use crate::{
     case::Case,
-    run::{Origin, Outcome, play},
+    exchange::Setting,
+    identity::{Identity, Trust},
+    origin::Origin,
+    play::{Outcome, Play},
 };
 
 /// Exit code for wrong usage (sysexits.h, EX_USAGE).
@@ -22,27 +35,47 @@ const EXIT_USAGE: u8 = 64;
 
 /// Play hostile wire cases against an HTTP proxy.
 ///
-/// The proxy should allow everything on the origin, so that what it refuses it refuses for the form. The origin is this program itself: it
-/// listens on --origin and counts who comes. Exit code 0 when every case passed, 1 when one failed, 64 for wrong usage.
-#[derive(Parser)]
+/// The proxy must allow GET and POST below /allowed/ on the origin, over http and https, and nothing else; and it must
+/// trust origin-ca.pem for the origin's TLS. The origin is this program itself: it listens on --origin and takes down
+/// what comes. Exit code 0 when every case passed, 1 when one failed, 64 for wrong usage.
+#[derive(Debug, Parser)]
 #[command(
     name = "bottlecap-corpus",
     version,
-    after_help = "Example:\n  bottlecap-corpus --proxy http://127.0.0.1:9099 --origin 127.0.0.2:8443"
+    after_help = "Example:\n  bottlecap-corpus --origin-dir origin --prepare    # then start the proxy, trusting origin/origin-ca.pem\n  \
+                  bottlecap-corpus --proxy http://127.0.0.1:9099 --ca ca.pem --origin 127.0.0.1:8443 --origin-dir origin"
 )]
 struct Cli {
     /// The proxy, as http://HOST:PORT.
-    #[arg(long, value_name = "URL")]
-    proxy: String,
-    /// Where our origin listens; the cases aim at it under this name.
+    #[arg(long, value_name = "URL", required_unless_present_any = ["prepare", "list"])]
+    proxy: Option<String>,
+    /// The certificate authority that the proxy signs with; without it any certificate will do.
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// Where our origin listens; with several, as many cases are played at once.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0")]
-    origin: SocketAddr,
+    origin: Vec<SocketAddr>,
+    /// What the cases call the origin; the proxy must resolve it to the address of --origin.
+    #[arg(long, value_name = "NAME", default_value = "localhost")]
+    name: String,
+    /// The directory with the origin's certificate authority, origin-ca.pem.
+    #[arg(long, value_name = "DIR")]
+    origin_dir: Option<PathBuf>,
+    /// Only make the certificate authority in --origin-dir.
+    #[arg(long, requires = "origin_dir")]
+    prepare: bool,
+    /// Only say which cases there are.
+    #[arg(long)]
+    list: bool,
     /// Only the cases whose id or class contains this.
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
-    /// One JSON object per case, instead of a table.
+    /// One JSON object for each play, instead of a table.
     #[arg(long)]
     json: bool,
+    /// Only the account by class, as rows of a Markdown table.
+    #[arg(long, conflicts_with = "json")]
+    summary: bool,
 }
 
 fn main() -> ExitCode {
@@ -65,33 +98,72 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> anyhow::Result<bool> {
-    let proxy = proxy_address(&cli.proxy)?;
-    let (origin, bound) = Origin::listen(cli.origin)
-        .with_context(|| format!("cannot listen on {} as the origin", cli.origin))?;
+    if let (true, Some(directory)) = (cli.prepare, &cli.origin_dir) {
+        identity::prepare(directory)?;
+        return Ok(true);
+    }
     let wanted = |case: &Case| {
         cli.only.as_deref().is_none_or(|text| case.id.contains(text) || case.class.contains(text))
     };
     let cases: Vec<Case> = Case::all()?.into_iter().filter(wanted).collect();
     anyhow::ensure!(!cases.is_empty(), "no case matches --only");
     let mut out = std::io::stdout().lock();
-    let mut failed = 0_usize;
-    for case in &cases {
-        let outcome = play(&case.aimed_at(&bound.to_string()), proxy, &origin);
-        failed += usize::from(!outcome.passed);
-        write_outcome(&mut out, cli.json, case, &outcome)?;
+    if cli.list {
+        for case in &cases {
+            let over: Vec<_> = case.over.iter().map(ToString::to_string).collect();
+            writeln!(out, "{:<44} {:<24} {}", case.id, case.class, over.join(", "))?;
+        }
+        return Ok(true);
+    }
+    let ip = cli.origin.first().context("there is no --origin")?.ip().to_string();
+    let identity = Identity::new(cli.origin_dir.as_deref(), &cli.name, &ip)?;
+    let trust = Trust::new(cli.ca.as_deref(), &identity)?;
+    let origins = cli
+        .origin
+        .iter()
+        .map(|address| {
+            Origin::listen(*address, &identity.server).with_context(|| format!("cannot listen on {address}"))
+        })
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let proxy = proxy_address(cli.proxy.as_deref().unwrap_or_default())?;
+    let setting = Setting { proxy, identity, trust, host: cli.name.clone() };
+    let plays: Vec<Play<'_>> = cases.iter().flat_map(Play::of).collect();
+    let outcomes = play::all(&setting, &origins, &plays);
+    let failed = outcomes.iter().filter(|outcome| !outcome.passed).count();
+    if cli.summary {
+        summary(&mut out, &outcomes)?;
+    } else {
+        for outcome in &outcomes {
+            write_outcome(&mut out, cli.json, outcome)?;
+        }
     }
     if !cli.json {
-        writeln!(out, "{} passed, {failed} failed", cases.len() - failed)?;
+        let (cases, plays) = (cases.len(), outcomes.len());
+        writeln!(out, "{cases} cases, {plays} plays: {} passed, {failed} failed", plays - failed)?;
     }
     Ok(failed == 0)
 }
 
-fn write_outcome(out: &mut impl Write, json: bool, case: &Case, outcome: &Outcome) -> anyhow::Result<()> {
+fn write_outcome(out: &mut impl Write, json: bool, outcome: &Outcome<'_>) -> anyhow::Result<()> {
     if json {
         writeln!(out, "{}", serde_json::to_string(outcome)?)?;
     } else {
         let mark = if outcome.passed { "ok  " } else { "FAIL" };
-        writeln!(out, "{mark} {:<34} {}  [{}]", outcome.id, outcome.seen, case.reference)?;
+        let over = outcome.over.to_string();
+        writeln!(out, "{mark} {:<44} {over:<10} {}  [{}]", outcome.id, outcome.seen, outcome.reference)?;
+    }
+    Ok(())
+}
+
+fn summary(out: &mut impl Write, outcomes: &[Outcome<'_>]) -> anyhow::Result<()> {
+    let mut classes = std::collections::BTreeMap::<_, (usize, usize)>::new();
+    for outcome in outcomes {
+        let (passed, all) = classes.entry(outcome.class).or_default();
+        *all += 1;
+        *passed += usize::from(outcome.passed);
+    }
+    for (class, (passed, all)) in classes {
+        writeln!(out, "| {class} | {passed}/{all} |")?;
     }
     Ok(())
 }

@@ -27,7 +27,7 @@ const HOP_BY_HOP: [HeaderName; 12] = [
 ];
 
 /// Some servers take these for the method, host or target in place of those that were judged.
-const OVERRIDES: [HeaderName; 8] = [
+const OVERRIDES: [HeaderName; 12] = [
     HeaderName::from_static("x-http-method-override"),
     HeaderName::from_static("x-http-method"),
     HeaderName::from_static("x-method-override"),
@@ -36,6 +36,10 @@ const OVERRIDES: [HeaderName; 8] = [
     HeaderName::from_static("x-original-host"),
     HeaderName::from_static("x-forwarded-host"),
     HeaderName::from_static("x-host"),
+    HeaderName::from_static("forwarded"),
+    HeaderName::from_static("x-forwarded-server"),
+    HeaderName::from_static("x-forwarded-prefix"),
+    HeaderName::from_static("x-forwarded-uri"),
 ];
 
 /// Whether some server takes the header `name` for `listed`: CGI and its heirs do not tell `_` from `-`.
@@ -91,8 +95,10 @@ pub(crate) fn upgrade(headers: &HeaderMap) -> Option<String> {
     if !lists(headers, &CONNECTION, "upgrade") {
         return None;
     }
-    let protocol = headers.get(UPGRADE)?.to_str().ok()?;
-    Some(protocol.trim().to_ascii_lowercase())
+    // Two lines are one list (RFC 9110 section 5.3), and no list is `websocket`.
+    let lines = headers.get_all(UPGRADE).iter().map(|line| line.to_str().ok().map(str::trim));
+    let protocols = lines.collect::<Option<Vec<_>>>()?;
+    if protocols.is_empty() { None } else { Some(protocols.join(", ").to_ascii_lowercase()) }
 }
 
 /// Asks upstream to upgrade.
@@ -159,7 +165,7 @@ mod tests {
 
     #[test]
     fn a_header_that_stands_in_for_method_or_target_is_found() {
-        for name in ["x-http-method-override", "x_http_method_override"] {
+        for name in ["x-http-method-override", "x_http_method_override", "forwarded", "x-forwarded-prefix"] {
             let found = headers(&[("accept", "*/*"), (name, "DELETE")]);
             assert_eq!(override_of(&found).map(HeaderName::as_str), Some(name));
         }
@@ -178,6 +184,12 @@ mod tests {
         let both = headers(&[("connection", "keep-alive, Upgrade"), ("upgrade", "WebSocket")]);
         assert_eq!(upgrade(&both).as_deref(), Some("websocket"));
         assert_eq!(upgrade(&headers(&[("upgrade", "websocket")])), None);
+    }
+
+    #[test]
+    fn two_upgrades_are_a_list_and_not_the_first_of_them() {
+        let twice = headers(&[("connection", "upgrade"), ("upgrade", "websocket"), ("upgrade", "h2c")]);
+        assert_eq!(upgrade(&twice).as_deref(), Some("websocket, h2c"));
     }
 
     #[test]

@@ -22,6 +22,8 @@ mod doors;
 mod exchange;
 pub mod explain;
 mod front;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod headers;
 pub mod journal;
 mod lease;

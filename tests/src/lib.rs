@@ -13,6 +13,7 @@ mod process;
 pub mod secret_corpus;
 mod temp_root;
 mod vm;
+mod wire;
 
 pub use binaries::{Binaries, target_directory, workspace_root};
 pub use bundle::{Answer, Bundle, BundleBuilder};
@@ -23,6 +24,7 @@ pub use output::{Finished, Run};
 pub use process::{Lines, Process};
 pub use temp_root::TempRoot;
 pub use vm::{Kernel, StartImage, VM_ADDRESS, Vm, VmBuilder};
+pub use wire::Wire;
 
 use std::io::Write as _;
 use std::time::Duration;

@@ -199,6 +199,8 @@ fn reaches(address: SocketAddr, own: SocketAddr) -> bool {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use std::pin::Pin;
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -238,6 +240,59 @@ mod tests {
         let (dialled, head) = tokio::join!(dialer.dial(&host, 443, &leave, deadline), answer);
         assert!(dialled.is_ok());
         assert_eq!(head, "CONNECT 10.0.0.1:443 HTTP/1.1\r\nhost: 10.0.0.1:443\r\n\r\n");
+    }
+
+    /// A name whose answer changes with each look-up, as a hostile server gives it.
+    struct Rebinding {
+        answers: Mutex<Vec<IpAddr>>,
+        asked: AtomicUsize,
+    }
+
+    impl Resolve for Rebinding {
+        fn resolve<'a>(
+            &'a self,
+            _: &'a str,
+        ) -> Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send + 'a>> {
+            self.asked.fetch_add(1, Ordering::SeqCst);
+            let next = self.answers.lock().unwrap().remove(0);
+            Box::pin(async move { Ok(vec![next]) })
+        }
+    }
+
+    fn rebinding(answers: &[&str]) -> (Arc<Rebinding>, Dialer) {
+        let answers = Mutex::new(answers.iter().map(|answer| answer.parse().unwrap()).collect());
+        let resolver = Arc::new(Rebinding { answers, asked: AtomicUsize::new(0) });
+        (Arc::clone(&resolver), Dialer::new(resolver, None, Vec::new()))
+    }
+
+    #[tokio::test]
+    async fn a_name_that_changes_its_address_is_dialled_at_the_one_that_was_checked() {
+        let checked = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = checked.local_addr().unwrap().port();
+        let leave = [PrivateAllow::parse("127.0.0.1").unwrap()];
+        let (resolver, dialer) = rebinding(&["127.0.0.1", "127.0.0.2"]);
+        let host = Host::parse("rebinds.test").unwrap();
+        let deadline = Instant::now() + Duration::from_secs(10);
+
+        let stream = dialer.dial(&host, port, &leave, deadline).await.unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), checked.local_addr().unwrap());
+        assert_eq!(resolver.asked.load(Ordering::SeqCst), 1);
+
+        let later = dialer.dial(&host, port, &leave, deadline).await;
+        assert!(
+            matches!(later, Err(DialError::NotAllowed(_))),
+            "the next connection is checked anew: {later:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_refused_address_is_not_looked_up_again() {
+        let (resolver, dialer) = rebinding(&["169.254.169.254", "127.0.0.1"]);
+        let host = Host::parse("rebinds.test").unwrap();
+        let leave = [PrivateAllow::parse("127.0.0.1").unwrap()];
+        let refused = dialer.dial(&host, 80, &leave, Instant::now() + Duration::from_secs(10)).await;
+        assert!(matches!(refused, Err(DialError::NotAllowed(_))), "{refused:?}");
+        assert_eq!(resolver.asked.load(Ordering::SeqCst), 1);
     }
 
     #[tokio::test]

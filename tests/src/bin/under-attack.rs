@@ -1,0 +1,172 @@
+//! What a client of the bottle waits while another one attacks, against what it waits in calm.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use tests::{Bundle, EchoServer, PATIENCE};
+
+/// Requests of the friendly client in each row.
+const REQUESTS: usize = 3000;
+/// Connections that one attack holds.
+const HELD: usize = 1000;
+/// Bytes of an unfinished head.
+const HEAD: usize = 48 * 1024;
+
+/// Who attacks, and how.
+#[derive(Debug, Clone, Copy)]
+enum Attack {
+    Calm,
+    UnfinishedHeads,
+    SilentTunnels,
+    Churn,
+    Refusals,
+    Downloads,
+    Pipelines,
+}
+
+const ATTACKS: [(Attack, &str); 7] = [
+    (Attack::Calm, "calm"),
+    (Attack::UnfinishedHeads, "1,000 unfinished heads of 48 KiB, held"),
+    (Attack::SilentTunnels, "1,000 tunnels without a ClientHello, held"),
+    (Attack::Churn, "connections opened and dropped, as fast as one client can"),
+    (Attack::Refusals, "refused requests, as fast as one client can"),
+    (Attack::Downloads, "one client downloads without an end"),
+    (Attack::Pipelines, "100 requests in each write, no answer read"),
+];
+
+fn main() -> Result<()> {
+    let api = serve()?;
+    let port = api.port();
+    let routes = format!(
+        "routes:\n  - host: 127.0.0.1\n    scheme: http\n    ports: [{port}]\n    allow_private: [\"127.0.0.1:{port}\"]\n"
+    );
+    let bundle = Bundle::builder()?.daemons("egress").routes(&routes)?.start()?;
+    let proxy = bundle.address(9099);
+    // The first requests pay for what the later ones find.
+    friendly(proxy, api, REQUESTS / 4)?;
+    let mut out = std::io::stdout();
+    writeln!(
+        out,
+        "| another client | p50 | p99 | p99 against calm | what it did |\n|---|---:|---:|---:|---:|"
+    )?;
+    let mut calm = Duration::ZERO;
+    for (attack, name) in ATTACKS {
+        let held = hold(attack, proxy, api)?;
+        let stop = AtomicBool::new(false);
+        let done = AtomicU64::new(held.len() as u64);
+        let mut waits = std::thread::scope(|scope| -> Result<Vec<Duration>> {
+            let attacker = scope.spawn(|| repeat(attack, proxy, api, &stop, &done));
+            let waits = friendly(proxy, api, REQUESTS);
+            stop.store(true, Ordering::Relaxed);
+            attacker.join().map_err(|_| anyhow::anyhow!("the attacker failed"))?;
+            waits
+        })?;
+        waits.sort();
+        let (p50, p99) = (waits[REQUESTS / 2], waits[REQUESTS * 99 / 100]);
+        if matches!(attack, Attack::Calm) {
+            calm = p99;
+        }
+        let ratio = p99.as_secs_f64() / calm.as_secs_f64();
+        let millis = |wait: Duration| format!("{:.2} ms", wait.as_secs_f64() * 1000.0);
+        let done = done.load(Ordering::Relaxed);
+        writeln!(out, "| {name} | {} | {} | {ratio:.1} | {done} |", millis(p50), millis(p99))?;
+    }
+    Ok(())
+}
+
+/// An API without TLS on loopback, for as long as the program runs.
+fn serve() -> Result<SocketAddr> {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::spawn(move || -> Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            let server = EchoServer::bind_plain(([127, 0, 0, 1], 0).into()).await?;
+            sender.send(server.address()?)?;
+            match server.serve().await? {}
+        })
+    });
+    receiver.recv_timeout(PATIENCE).context("the API did not start")
+}
+
+fn get(api: SocketAddr, path: &str) -> String {
+    format!("GET http://{api}{path} HTTP/1.1\r\nHost: {api}\r\nConnection: close\r\n\r\n")
+}
+
+/// How long each of so many requests took, every one on a connection of its own.
+fn friendly(proxy: SocketAddr, api: SocketAddr, count: usize) -> Result<Vec<Duration>> {
+    let request = get(api, "/");
+    let mut waits = Vec::with_capacity(count);
+    let mut answer = Vec::new();
+    for _ in 0..count {
+        let begun = Instant::now();
+        let mut stream = open(proxy)?;
+        stream.write_all(request.as_bytes())?;
+        answer.clear();
+        stream.read_to_end(&mut answer)?;
+        waits.push(begun.elapsed());
+        ensure!(answer.starts_with(b"HTTP/1.1 200"), "not served: {}", String::from_utf8_lossy(&answer));
+    }
+    Ok(waits)
+}
+
+fn open(proxy: SocketAddr) -> Result<TcpStream> {
+    let stream = TcpStream::connect(proxy)?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
+
+/// The connections that an attack opens once and keeps.
+fn hold(attack: Attack, proxy: SocketAddr, api: SocketAddr) -> Result<Vec<TcpStream>> {
+    let opening = match attack {
+        Attack::UnfinishedHeads => format!("GET http://{api}/ HTTP/1.1\r\nX-Long: {}", "a".repeat(HEAD)),
+        Attack::SilentTunnels => {
+            "CONNECT silent.example:443 HTTP/1.1\r\nHost: silent.example:443\r\n\r\n".to_owned()
+        }
+        Attack::Calm | Attack::Churn | Attack::Refusals | Attack::Downloads | Attack::Pipelines => {
+            return Ok(Vec::new());
+        }
+    };
+    let one = || {
+        let mut stream = open(proxy)?;
+        stream.write_all(opening.as_bytes())?;
+        Ok(stream)
+    };
+    (0..HELD).map(|_| one()).collect()
+}
+
+/// What an attack does again and again until it is told to stop; its errors are egress defending itself.
+fn repeat(attack: Attack, proxy: SocketAddr, api: SocketAddr, stop: &AtomicBool, done: &AtomicU64) {
+    let once = || -> Result<()> {
+        let mut stream = open(proxy)?;
+        let mut buffer = vec![0; 64 * 1024];
+        match attack {
+            Attack::Calm | Attack::UnfinishedHeads | Attack::SilentTunnels | Attack::Churn => {}
+            Attack::Refusals => {
+                stream.write_all(get(api, "/").replace(&api.to_string(), "refused.example").as_bytes())?;
+                while stream.read(&mut buffer)? > 0 {}
+            }
+            Attack::Downloads => {
+                stream.write_all(get(api, "/bytes/1073741824").as_bytes())?;
+                while !stop.load(Ordering::Relaxed) && stream.read(&mut buffer)? > 0 {}
+            }
+            Attack::Pipelines => {
+                let request = format!("GET http://{api}/ HTTP/1.1\r\nHost: {api}\r\n\r\n").repeat(100);
+                stream.set_write_timeout(Some(Duration::from_secs(1)))?;
+                while !stop.load(Ordering::Relaxed) {
+                    stream.write_all(request.as_bytes())?;
+                }
+            }
+        }
+        Ok(())
+    };
+    let idle = matches!(attack, Attack::Calm | Attack::UnfinishedHeads | Attack::SilentTunnels);
+    while !idle && !stop.load(Ordering::Relaxed) {
+        done.fetch_add(1, Ordering::Relaxed);
+        drop(once());
+    }
+}
