@@ -30,6 +30,10 @@ pub(crate) enum MachineError {
     },
     #[error(transparent)]
     Config(#[from] config::ConfigError),
+    #[error(
+        "PID 1 of a namespace without /proc: neither a container as it should be nor the init of a kernel"
+    )]
+    NotAKernel,
 }
 
 /// Names what was attempted.
@@ -105,6 +109,10 @@ impl Machine {
 /// Says why there is no bundle, and ends the machine: what is wrong with it now would be wrong with it again.
 pub(crate) fn give_up(error: &MachineError) -> ! {
     say(&format!("error: {}", chain(error)));
+    if matches!(error, MachineError::NotAKernel) {
+        say("hint: mount /proc in the container");
+        std::process::exit(i32::from(EXIT_USAGE));
+    }
     finish(RebootMode::RB_POWER_OFF)
 }
 

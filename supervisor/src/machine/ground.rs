@@ -27,6 +27,8 @@ const PANIC_SECONDS: &str = "1";
 /// A clock before this time (2026-01-01) was never set.
 const CLOCK_FLOOR: Duration = Duration::from_secs(1_767_225_600);
 
+/// The PID namespace that a kernel starts with has this number on every Linux.
+const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";
 /// Where the data disk is.
 const DATA: &str = "/data";
 /// What of it is seen where.
@@ -45,12 +47,17 @@ fn attach(kind: &str, on: &str, flags: MsFlags, options: Option<&str>) -> Result
 
 /// proc, sys, dev and the rest, as daemons expect them.
 pub(super) fn mount_kernel_views() -> Result<(), MachineError> {
-    let secrets = take_files("/run/secrets");
     attach("proc", "/proc", HIDDEN, None)?;
+    // Before anything else is touched: a container without /proc is not ours to take over.
+    let namespace = step(fs::read_link("/proc/self/ns/pid"), || "look at our PID namespace".to_owned())?;
+    if namespace != Path::new(FIRST_PID_NAMESPACE) {
+        return Err(MachineError::NotAKernel);
+    }
     attach("sysfs", "/sys", HIDDEN, None)?;
     attach("devtmpfs", "/dev", MsFlags::MS_NOSUID, Some("mode=0755"))?;
     attach("devpts", "/dev/pts", MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC, Some("mode=0620,ptmxmode=0666"))?;
     attach("tmpfs", "/dev/shm", HIDDEN, Some("mode=1777,size=16m"))?;
+    let secrets = take_files("/run/secrets");
     attach("tmpfs", "/run", HIDDEN, Some("mode=0755,size=32m"))?;
     attach("tmpfs", "/tmp", HIDDEN, Some("mode=1777,size=64m"))?;
     attach("cgroup2", "/sys/fs/cgroup", HIDDEN, None)?;

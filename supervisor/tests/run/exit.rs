@@ -127,3 +127,14 @@ fn who_waits_for_the_end_of_a_pipe_does_not_wait_for_us() {
     running.kill().unwrap();
     running.wait().unwrap();
 }
+
+#[test]
+fn as_pid_1_of_a_container_without_proc_it_takes_nothing_over() {
+    assert!(nix::unistd::geteuid().is_root(), "needs root: /proc is taken away in a mount namespace");
+    let script = "mount --make-rprivate / && umount --lazy /proc && exec \"$0\"";
+    let mut command = std::process::Command::new("unshare");
+    command.args(["--mount", "--pid", "--fork", "--kill-child", "--", "sh", "-c", script]);
+    let output = command.arg(env!("CARGO_BIN_EXE_supervisor")).output().unwrap();
+    assert_eq!(code(&output), 64, "{output:?}");
+    assert!(stderr(&output).contains("hint: mount /proc in the container"), "{output:?}");
+}
