@@ -18,6 +18,8 @@ pub(crate) enum Message {
     Ready(Report),
     /// `RELOADING=1`: it reads its configuration again, since this time of the monotonic clock, in microseconds.
     Reloading(Option<u64>),
+    /// `WATCHDOG=1`: it is alive.
+    Alive,
 }
 
 /// Longest error text that is kept from a daemon.
@@ -28,12 +30,14 @@ pub(crate) fn parse(datagram: &[u8]) -> Option<Message> {
     let text = std::str::from_utf8(datagram).ok()?;
     let mut ready = false;
     let mut reloading = false;
+    let mut alive = false;
     let mut began = None;
     let mut report = Report::default();
     for line in text.lines() {
         match line.split_once('=') {
             Some(("READY", "1")) => ready = true,
             Some(("RELOADING", "1")) => reloading = true,
+            Some(("WATCHDOG", "1")) => alive = true,
             Some(("MONOTONIC_USEC", value)) => began = value.parse().ok(),
             Some(("X_GENERATION", value)) => report.generation = value.parse().ok(),
             Some(("X_DIGEST", value)) => report.digest = digest(value),
@@ -44,7 +48,7 @@ pub(crate) fn parse(datagram: &[u8]) -> Option<Message> {
     match (ready, reloading) {
         (true, _) => Some(Message::Ready(report)),
         (false, true) => Some(Message::Reloading(began)),
-        (false, false) => None,
+        (false, false) => alive.then_some(Message::Alive),
     }
 }
 
@@ -91,6 +95,13 @@ mod tests {
     fn reloading_alone_is_reloading() {
         assert_eq!(parse(b"RELOADING=1\nMONOTONIC_USEC=12"), Some(Message::Reloading(Some(12))));
         assert_eq!(parse(b"RELOADING=1"), Some(Message::Reloading(None)));
+    }
+
+    #[test]
+    fn a_sign_of_life_is_one_unless_there_is_more_to_say() {
+        assert_eq!(parse(b"WATCHDOG=1"), Some(Message::Alive));
+        assert_eq!(parse(b"WATCHDOG=trigger"), None);
+        assert_eq!(parse(b"WATCHDOG=1\nREADY=1"), Some(Message::Ready(Report::default())));
     }
 
     #[test]

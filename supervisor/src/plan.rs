@@ -25,6 +25,8 @@ pub(crate) use waiter::{Outcome, Ticket};
 pub(crate) const START_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a daemon may take to answer a reload.
 pub(crate) const RELOAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a daemon that gives signs of life may be without one. One that never gave any is not watched.
+pub(crate) const ALIVE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a stop may take before SIGKILL.
 pub(crate) const STOP_GRACE: Duration = Duration::from_secs(8);
 /// How long a stop waits for one daemon before it asks the next.
@@ -59,6 +61,8 @@ pub(crate) enum Event {
     Ready(Daemon, Report),
     /// The daemon said `RELOADING=1`, and when it began to, if it said that.
     Reloading(Daemon, Option<Duration>),
+    /// The daemon said `WATCHDOG=1`.
+    Alive(Daemon),
     /// SIGHUP.
     Hangup,
     /// A reload of one daemon, or of all that can, was asked for over the control socket.
@@ -156,6 +160,7 @@ impl Plan {
             Event::Exited(daemon, exit) => self.exited(now, daemon, exit, &mut out),
             Event::Ready(daemon, report) => self.ready(now, daemon, report, &mut out),
             Event::Reloading(daemon, began) => self.reloading(daemon, began),
+            Event::Alive(daemon) => self.alive(now, daemon),
             Event::Hangup => self.hangup(now, None, None, &mut out),
             Event::Reload(ticket, only) => self.reload(now, ticket, only, &mut out),
             Event::Unhealthy => self.restart_unhealthy(now, &mut out),
@@ -348,6 +353,12 @@ impl Plan {
         }
     }
 
+    fn alive(&mut self, now: Duration, daemon: Daemon) {
+        if let Some(index) = self.index(daemon) {
+            self.members[index].last_alive = Some(now);
+        }
+    }
+
     /// Wants a reload of every daemon that can; delivers it to those that are ready, holds it for the others.
     fn hangup(&mut self, now: Duration, ticket: Option<Ticket>, only: Option<Daemon>, out: &mut Vec<Action>) {
         if self.is_stopping() {
@@ -513,6 +524,11 @@ impl Plan {
                 Phase::Starting { pid, since } if since + START_TIMEOUT <= now => {
                     member.phase = Phase::Ending { pid, since: now, kill: Kill::Sent(now), then: Then::Fail };
                     out.push(Action::Say(Notice::NotReady { daemon }));
+                    out.push(Action::Kill(daemon));
+                }
+                Phase::Up { pid, .. } if member.alive_until().is_some_and(|until| until <= now) => {
+                    member.phase = Phase::Ending { pid, since: now, kill: Kill::Sent(now), then: Then::Fail };
+                    out.push(Action::Say(Notice::Hangs { daemon }));
                     out.push(Action::Kill(daemon));
                 }
                 Phase::Up { .. } => {

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use crate::address::{self, AddressError, Standing};
 use crate::cli::{Cli, LogFormat, Readable};
 use crate::daemon::{Daemon, Paths, UnknownDaemon};
-use crate::plan::Role;
+use crate::plan::{ALIVE_TIMEOUT, Role};
 use crate::sys;
 use crate::sys::sockets::Reach;
 
@@ -430,7 +430,11 @@ pub(crate) fn environment(
     reach: Reach,
     notify: &Path,
 ) -> Vec<(&'static str, OsString)> {
-    let mut variables = vec![("PATH", search_path()), ("NOTIFY_SOCKET", notify.as_os_str().to_owned())];
+    let mut variables = vec![
+        ("PATH", search_path()),
+        ("NOTIFY_SOCKET", notify.as_os_str().to_owned()),
+        ("WATCHDOG_USEC", ALIVE_TIMEOUT.as_micros().to_string().into()),
+    ];
     if daemon == Daemon::GitGate {
         // It runs from a copy without a path, and its hooks are links to itself.
         variables.push(("BOTTLECAP_PROGRAM", paths.program(daemon).into()));
@@ -474,7 +478,7 @@ mod tests {
         let names = |daemon| {
             environment(daemon, &paths, Reach::EveryUid, Path::new("/n")).into_iter().map(|(name, _)| name)
         };
-        let plain = ["PATH", "NOTIFY_SOCKET", "LANG", "TZ"];
+        let plain = ["PATH", "NOTIFY_SOCKET", "WATCHDOG_USEC", "LANG", "TZ"];
         assert!(names(Daemon::Supervise).all(|name| plain.contains(&name)));
         assert!(names(Daemon::GitGate).all(|name| plain.contains(&name) || name == "BOTTLECAP_PROGRAM"));
     }

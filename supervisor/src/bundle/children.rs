@@ -180,6 +180,7 @@ impl Bundle {
             };
             events.extend(notify::parse(&buffer[..length]).map(|message| match message {
                 Message::Ready(report) => Event::Ready(sender.daemon, report),
+                Message::Alive => Event::Alive(sender.daemon),
                 Message::Reloading(began) => {
                     let since_start =
                         |time: u64| Duration::from_micros(time).saturating_sub(self.started_monotonic);

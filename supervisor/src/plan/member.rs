@@ -5,8 +5,8 @@ use std::fmt;
 use std::time::Duration;
 
 use super::{
-    ABANDON_AFTER, BACKOFF_BASE, BACKOFF_CAP, FAILURE_BUDGET, FAILURE_WINDOW, Role, START_TIMEOUT, STOP_STEP,
-    Ticket,
+    ABANDON_AFTER, ALIVE_TIMEOUT, BACKOFF_BASE, BACKOFF_CAP, FAILURE_BUDGET, FAILURE_WINDOW, Role,
+    START_TIMEOUT, STOP_STEP, Ticket,
 };
 use crate::daemon::Daemon;
 use crate::notify::Report;
@@ -153,6 +153,8 @@ pub(super) struct Member {
     pub(super) report: Report,
     pub(super) failures: VecDeque<Duration>,
     pub(super) last_exit: Option<Exit>,
+    /// When its process last gave a sign of life, if it gives any.
+    pub(super) last_alive: Option<Duration>,
     spawns: u32,
 }
 
@@ -168,6 +170,7 @@ impl Member {
             report: Report::default(),
             failures: VecDeque::new(),
             last_exit: None,
+            last_alive: None,
             spawns: 0,
         }
     }
@@ -176,6 +179,7 @@ impl Member {
     pub(super) fn begin_spawn(&mut self) {
         self.phase = Phase::Spawning;
         self.reloading = false;
+        self.last_alive = None;
         self.report = Report::default();
         self.spawns = self.spawns.saturating_add(1);
     }
@@ -191,6 +195,11 @@ impl Member {
         let count = self.failures.len();
         let doublings = u32::try_from(count.saturating_sub(1)).unwrap_or(u32::MAX).min(16);
         (count <= FAILURE_BUDGET).then(|| (BACKOFF_BASE * 2_u32.pow(doublings)).min(BACKOFF_CAP))
+    }
+
+    /// When its next sign of life is overdue.
+    pub(super) fn alive_until(&self) -> Option<Duration> {
+        self.last_alive.map(|last| last + ALIVE_TIMEOUT)
     }
 
     pub(super) fn pid(&self) -> Option<i32> {
@@ -213,7 +222,10 @@ impl Member {
     pub(super) fn deadline(&self) -> Option<Duration> {
         match self.phase {
             Phase::Starting { since, .. } => Some(since + START_TIMEOUT),
-            Phase::Up { .. } => self.reload.flight.as_ref().map(|flight| flight.deadline),
+            Phase::Up { .. } => {
+                let answer = self.reload.flight.as_ref().map(|flight| flight.deadline);
+                answer.into_iter().chain(self.alive_until()).min()
+            }
             Phase::Ending { kill: Kill::Due(at), .. } => Some(at),
             Phase::Ending { kill: Kill::Sent(_), .. } => None,
             Phase::Backoff { until } => Some(until),

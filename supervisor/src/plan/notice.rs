@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::{Exit, Outcome, Role, START_TIMEOUT, STOP_GRACE, StopCause};
+use super::{ALIVE_TIMEOUT, Exit, Outcome, Role, START_TIMEOUT, STOP_GRACE, StopCause};
 use crate::daemon::Daemon;
 use crate::notify::Report;
 
@@ -36,6 +36,7 @@ pub(crate) enum Notice {
     Ready { daemon: Daemon, report: Report },
     AllReady { after: Duration, without: Vec<Daemon> },
     NotReady { daemon: Daemon },
+    Hangs { daemon: Daemon },
     Ended { daemon: Daemon, exit: Exit, asked: bool },
     Retry { daemon: Daemon, delay: Duration },
     GaveUp { daemon: Daemon, role: Role },
@@ -58,6 +59,7 @@ impl Notice {
             | Self::Ended { asked: true, .. }
             | Self::Reloaded { outcome: Outcome::Applied(_), .. } => Level::Info,
             Self::NotReady { .. }
+            | Self::Hangs { .. }
             | Self::Ended { asked: false, .. }
             | Self::Retry { .. }
             | Self::Killing { .. }
@@ -83,6 +85,9 @@ impl fmt::Display for Notice {
             }
             Self::NotReady { daemon } => {
                 write!(f, "{daemon} was not ready within {} s", START_TIMEOUT.as_secs())
+            }
+            Self::Hangs { daemon } => {
+                write!(f, "{daemon} gave no sign of life for {} s, killing it", ALIVE_TIMEOUT.as_secs())
             }
             Self::Ended { daemon, exit, asked: _ } => write!(f, "{daemon} ended: {exit}"),
             Self::Retry { daemon, delay } => {

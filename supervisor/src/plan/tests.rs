@@ -333,6 +333,25 @@ fn a_daemon_that_is_never_ready_is_killed_and_tried_again() {
 }
 
 #[test]
+fn a_daemon_that_gave_signs_of_life_and_gives_no_more_is_killed_and_restarted() {
+    let mut world = World::started();
+    world.feed(Event::Alive(Daemon::Egress));
+    for _ in 0..3 {
+        world.advance(ALIVE_TIMEOUT - Duration::from_secs(1));
+        world.feed(Event::Alive(Daemon::Egress));
+    }
+    assert_eq!(world.plan.views(world.now)[0].restarts, 0);
+    world.log.clear();
+    world.advance(ALIVE_TIMEOUT);
+    assert_eq!(world.log, ["kill egress", "gone egress"]);
+    world.settle();
+    assert!(world.plan.is_healthy());
+    // The others never gave any, and neither did the new process: nobody is watched.
+    world.advance(10 * ALIVE_TIMEOUT);
+    assert!(world.plan.is_healthy());
+}
+
+#[test]
 fn a_reload_before_ready_is_held_and_sent_once() {
     let mut world = World::new(everyone());
     world.feed(Event::Start);
@@ -436,6 +455,7 @@ enum Step {
     Reap(Daemon),
     Ready(Daemon),
     Reloading(Daemon),
+    Alive(Daemon),
     Hangup,
     Reload,
     Unhealthy,
@@ -454,11 +474,12 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         3 => daemon().prop_map(Step::Reap),
         4 => daemon().prop_map(Step::Ready),
         1 => daemon().prop_map(Step::Reloading),
+        1 => daemon().prop_map(Step::Alive),
         2 => Just(Step::Hangup),
         1 => Just(Step::Reload),
         1 => Just(Step::Unhealthy),
         1 => daemon().prop_map(Step::Restart),
-        2 => (0..12_000_u64).prop_map(Step::Advance),
+        2 => (0..40_000_u64).prop_map(Step::Advance),
         1 => any::<bool>().prop_map(Step::SpawnFails),
     ];
     prop::collection::vec(step, 0..60)
@@ -477,6 +498,7 @@ fn play(world: &mut World, steps: &[Step]) {
                 world.feed(Event::Reloading(*daemon, None))
             }
             Step::Reloading(_) => {}
+            Step::Alive(daemon) => world.feed(Event::Alive(*daemon)),
             Step::Hangup => world.feed(Event::Hangup),
             Step::Reload => {
                 world.next_ticket += 1;

@@ -93,7 +93,7 @@ fn a_daemon_sees_listed_variables_only() {
         names.sort();
         names.join(" ")
     };
-    let common = "LISTEN_FDNAMES LISTEN_FDS LISTEN_PID NOTIFY_SOCKET PATH TZ";
+    let common = "LISTEN_FDNAMES LISTEN_FDS LISTEN_PID NOTIFY_SOCKET PATH TZ WATCHDOG_USEC";
     assert_eq!(names("git-gate"), format!("BOTTLECAP_PROGRAM {common}"));
     assert_eq!(names("supervise"), common);
     assert_eq!(names("egress"), format!("EGRESS_UPSTREAM_CA {common}"));
