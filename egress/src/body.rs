@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, HeaderMap, HeaderValue};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt;
 use http_body_util::combinators::BoxBody;
@@ -16,12 +17,16 @@ use hyper::body::Incoming;
 use policy::Denial;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
+use crate::credential::rewrite::Rewriter;
 use crate::journal::Entry;
 use crate::lease::Lease;
 
 /// What is read of a refused request's body, and for how long.
 const PASSED_OVER_LIMIT: usize = 64 * 1024 * 1024;
 const PASSED_OVER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A body up to this is read whole when something in it is to be replaced.
+const WHOLE_LIMIT: u64 = 256 * 1024;
 
 /// Who is told what went through.
 pub(crate) enum Meter {
@@ -118,6 +123,65 @@ pub(crate) fn metered(inner: Incoming, meter: Meter, limits: &Limits) -> Body {
         silence: Box::pin(sleep_until(Instant::now() + limits.idle)),
         end: Box::pin(Arc::clone(&limits.lease).ended_after_a_moment()),
     }))
+}
+
+/// `body` with the placeholder replaced. A short body is read whole, so that its length can be said; a longer one, or one that
+/// does not say its length, streams without one.
+pub(crate) async fn rewritten(
+    body: Body,
+    mut rewriter: Rewriter,
+    headers: &mut HeaderMap,
+) -> Result<Body, Error> {
+    if body.is_end_stream() {
+        return Ok(body);
+    }
+    let length = body.size_hint().exact();
+    headers.remove(CONTENT_LENGTH);
+    if length.is_none_or(|length| length > WHOLE_LIMIT) {
+        return Ok(Body::from(BoxBody::new(Rewritten { inner: body, rewriter: Some(rewriter) })));
+    }
+    let whole = body.collect().await?.to_bytes();
+    let mut out = rewriter.feed(&whole);
+    out.append(&mut rewriter.finish());
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(out.len()));
+    Ok(Body::from(Bytes::from(out)))
+}
+
+struct Rewritten {
+    inner: Body,
+    /// Until the end of the body.
+    rewriter: Option<Rewriter>,
+}
+
+impl HttpBody for Rewritten {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let this = &mut *self;
+        loop {
+            let Some(rewriter) = &mut this.rewriter else { return Poll::Ready(None) };
+            let out = match ready!(Pin::new(&mut this.inner).poll_frame(context)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => rewriter.feed(&data),
+                    // Trailers of a request do not go out.
+                    Err(_) => continue,
+                },
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => {
+                    let rest = rewriter.finish();
+                    this.rewriter = None;
+                    rest
+                }
+            };
+            if !out.is_empty() {
+                return Poll::Ready(Some(Ok(Frame::data(out.into()))));
+            }
+        }
+    }
 }
 
 /// Reads what is left of a refused request, within bounds, because many clients read the answer only after they have sent

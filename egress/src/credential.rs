@@ -1,5 +1,7 @@
 //! Credentials: the agent's are taken out of a request, the route's are put in. The only module that opens a [`Secret`].
 
+pub(crate) mod placeholder;
+pub(crate) mod rewrite;
 mod secret;
 mod store;
 
@@ -9,9 +11,12 @@ pub use store::SecretStore;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
-use policy::{AgentCredentials, AuthScheme};
+use policy::{AgentCredentials, AuthScheme, Credential};
 
 use crate::headers;
+use placeholder::Substitution;
+pub use placeholder::{Placeholder, PlaceholderError};
+use rewrite::Rewriter;
 
 /// Headers that carry a credential of the agent's own. Documented in docs/credentials.md.
 pub const CREDENTIAL_HEADERS: &[&str] = &[
@@ -79,9 +84,74 @@ pub(crate) enum Error {
     /// The secret for `basic` is not `user:password`.
     #[error("the secret for `basic` must be `user:password`")]
     NotAPair,
+    /// The secret is to be the user of a pair, and has the colon that ends it.
+    #[error("the secret has a colon and cannot be the user of `basic`")]
+    NotAUser,
+    /// The secret is to be a string of JSON, and is no text.
+    #[error("the secret is not text")]
+    NotText,
     /// Nothing is in it.
     #[error("the secret is empty")]
     Empty,
+}
+
+/// What goes out in place of what the agent sent.
+pub(crate) struct Exchanged {
+    pub(crate) query: Option<String>,
+    /// What replaces the placeholder in the body.
+    pub(crate) body: Option<Rewriter>,
+}
+
+/// Takes the agent's credentials out and puts `secret` in: where the placeholder stands at a position of the route, and as the
+/// route's scheme says.
+pub(crate) fn exchange(
+    what: AgentCredentials,
+    wanted: &Credential,
+    placeholder: &Placeholder,
+    secret: &Secret,
+    headers: &mut HeaderMap,
+    query: Option<&str>,
+) -> Result<Exchanged, Error> {
+    if secret.open().is_empty() {
+        return Err(Error::Empty);
+    }
+    let positions = &wanted.placeholder_in;
+    let substitution = Substitution { positions, word: placeholder.word(), secret };
+    let replaced = substitution.headers(headers)?;
+    let body = substitution.body(headers)?;
+    let (kept, rest) = split_query(query, &substitution);
+    let mut query = strip(what, headers, rest.as_deref());
+    for (name, value) in replaced {
+        headers::remove_all(headers, |other| headers::reads_as(other, name.as_str()));
+        headers.insert(name, value);
+    }
+    for pair in kept {
+        query = Some(query.map_or_else(|| pair.clone(), |query| format!("{query}&{pair}")));
+    }
+    if let Some(scheme) = &wanted.scheme {
+        query = inject(scheme, secret, headers, query)?;
+    }
+    Ok(Exchanged { query, body })
+}
+
+/// The pairs in which the placeholder was replaced, and the query without them.
+fn split_query(query: Option<&str>, substitution: &Substitution<'_>) -> (Vec<String>, Option<String>) {
+    if substitution.positions.is_empty() {
+        return (Vec::new(), query.map(str::to_owned));
+    }
+    let mut kept = Vec::new();
+    let rest: Vec<&str> = query
+        .into_iter()
+        .flat_map(|query| query.split('&'))
+        .filter(|pair| match substitution.query_pair(pair) {
+            Some(replaced) => {
+                kept.push(replaced);
+                false
+            }
+            None => true,
+        })
+        .collect();
+    (kept, (!rest.is_empty()).then(|| rest.join("&")))
 }
 
 /// Takes the agent's credentials out of the headers, and gives the query without them.
@@ -104,7 +174,7 @@ pub(crate) fn strip(what: AgentCredentials, headers: &mut HeaderMap, query: Opti
 }
 
 /// Puts `secret` where `scheme` says, in place of whatever the agent had put there, and gives the new query.
-pub(crate) fn inject(
+fn inject(
     scheme: &AuthScheme,
     secret: &Secret,
     headers: &mut HeaderMap,

@@ -17,7 +17,8 @@ use tracing::{info, warn};
 
 use crate::authority::{self, Endpoint};
 use crate::body::{self, Limits, Meter, Progress};
-use crate::credential;
+use crate::credential::rewrite::Rewriter;
+use crate::credential::{self, Exchanged};
 use crate::front::{After, Connection};
 use crate::headers;
 use crate::journal::Entry;
@@ -209,7 +210,7 @@ impl Judged {
         {
             return Err(too_large(most));
         }
-        let query = self.exchange_credentials(route, parts)?;
+        let Exchanged { query, body: rewriter } = self.exchange_credentials(route, parts)?;
         let client = snapshot.client(route);
         let client = match upgrade {
             Upgrade::None => client.pooled(),
@@ -221,7 +222,7 @@ impl Judged {
         let idle = snapshot.policy.defaults().idle_timeout;
         let uri = target(&asked.endpoint, &asked.path, query.as_deref())?;
         let limits = Limits { idle, request_body, lease: self.lease(Asked::Request(asked), route) };
-        Ok(Plan { route, client, uri, limits, upgrade })
+        Ok(Plan { route, client, uri, limits, upgrade, rewriter })
     }
 
     /// Counts the request, as the last thing before it goes out: against the route's bounds, then as a use.
@@ -243,16 +244,27 @@ impl Judged {
 
     async fn send(
         &mut self,
-        plan: Plan<'_>,
-        parts: request::Parts,
+        mut plan: Plan<'_>,
+        mut parts: request::Parts,
         incoming: Incoming,
     ) -> Result<Response<Incoming>, Refusal> {
         let progress = Progress::new();
         self.entry.up = Some(Arc::clone(&progress));
         // From here on bytes may leave, even if the agent does not stay for the answer.
         self.entry.event.decision = Recorded::Allow;
-        let mut outgoing =
-            Request::new(body::metered(incoming, Meter::Up(Arc::clone(&progress)), &plan.limits));
+        let mut body = body::metered(incoming, Meter::Up(Arc::clone(&progress)), &plan.limits);
+        if let Some(rewriter) = plan.rewriter.take() {
+            body = match body::rewritten(body, rewriter, &mut parts.headers).await {
+                Ok(body) => body,
+                Err(_) if progress.is_too_large() => {
+                    return Err(too_large(plan.limits.request_body.unwrap_or_default()));
+                }
+                Err(error) => {
+                    return Err(Refusal::new(Code::MalformedTarget, "the body broke off").because(&error));
+                }
+            };
+        }
+        let mut outgoing = Request::new(body);
         *outgoing.method_mut() = parts.method;
         *outgoing.uri_mut() = plan.uri;
         *outgoing.headers_mut() = parts.headers;
@@ -273,14 +285,12 @@ impl Judged {
         Ok(response)
     }
 
-    /// Takes the agent's credentials out, puts the route's in, and gives the query that goes out.
-    fn exchange_credentials(
-        &self,
-        route: &Route,
-        parts: &mut request::Parts,
-    ) -> Result<Option<String>, Refusal> {
-        let query = credential::strip(route.agent_credentials(), &mut parts.headers, parts.uri.query());
-        let Some(wanted) = route.credential() else { return Ok(query) };
+    /// Takes the agent's credentials out, puts the route's in, and gives what goes out.
+    fn exchange_credentials(&self, route: &Route, parts: &mut request::Parts) -> Result<Exchanged, Refusal> {
+        let (what, query) = (route.agent_credentials(), parts.uri.query());
+        let Some(wanted) = route.credential() else {
+            return Ok(Exchanged { query: credential::strip(what, &mut parts.headers, query), body: None });
+        };
         if ECHOING.iter().any(|method| parts.method.as_str().eq_ignore_ascii_case(method)) {
             let hint = "this method has upstream send back what it got, which here includes a credential";
             return Err(Refusal::new(Code::Policy(policy::Code::MethodNotAllowed), hint));
@@ -294,11 +304,9 @@ impl Judged {
             )
         };
         let secret = self.proxy.secrets.get(&wanted.secret).map_err(|error| unavailable(&error))?;
-        match &wanted.scheme {
-            Some(scheme) => credential::inject(scheme, &secret, &mut parts.headers, query)
-                .map_err(|error| unavailable(&error)),
-            None => Ok(query),
-        }
+        let placeholder = &self.proxy.placeholder;
+        credential::exchange(what, wanted, placeholder, &secret, &mut parts.headers, query)
+            .map_err(|error| unavailable(&error))
     }
 
     fn pass_back(
@@ -339,6 +347,8 @@ struct Plan<'s> {
     uri: Uri,
     limits: Limits,
     upgrade: Upgrade,
+    /// What replaces the placeholder in the body.
+    rewriter: Option<Rewriter>,
 }
 
 fn too_large(most: u64) -> Refusal {

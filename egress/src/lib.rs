@@ -48,7 +48,9 @@ pub mod upstream;
 pub mod uses;
 mod websocket;
 
-pub use credential::{CREDENTIAL_HEADERS, CREDENTIAL_QUERY_KEYS, Secret, SecretStore};
+pub use credential::{
+    CREDENTIAL_HEADERS, CREDENTIAL_QUERY_KEYS, Placeholder, PlaceholderError, Secret, SecretStore,
+};
 pub use dns::{Answers, answer as dns_answer};
 pub use doors::{Doors, serve};
 pub use proxy::{Error as ProxyError, InForce, Parts, Proxy};

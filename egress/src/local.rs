@@ -70,11 +70,12 @@ pub(crate) fn answer(proxy: &Proxy, snapshot: &Snapshot, method: &Method, uri: &
             ("application/json", Bytes::from(text))
         }
         "/explain" => return explain(proxy, uri.query().unwrap_or_default()),
+        "/placeholder" => ("text/plain", Bytes::from(format!("{}\n", proxy.placeholder.word()))),
         "/ca.pem" => ("application/x-pem-file", Bytes::from(proxy.leaves.pem().to_owned())),
         _ => {
             return plain(
                 StatusCode::NOT_FOUND,
-                "there is /allowlist, /ca.pem and /explain?url=URL&method=METHOD\n",
+                "there is /allowlist, /ca.pem, /placeholder and /explain?url=URL&method=METHOD\n",
             );
         }
     };

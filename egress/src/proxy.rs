@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use policy::Diagnostics;
 use tracing::warn;
 
-use crate::credential::SecretStore;
+use crate::credential::{Placeholder, SecretStore};
 use crate::explain::{Explanation, Question};
 use crate::journal::Recorder;
 use crate::snapshot::{OpenSide, Snapshot, Snapshots};
@@ -31,6 +31,8 @@ pub struct Parts {
     pub recorder: Recorder,
     /// How often counted routes were used.
     pub uses: Uses,
+    /// The word that the agent uses like a credential.
+    pub placeholder: Placeholder,
 }
 
 /// Why a proxy cannot be made.
@@ -62,6 +64,7 @@ pub struct Proxy {
     pub(crate) open: OpenSide,
     pub(crate) recorder: Recorder,
     pub(crate) uses: Uses,
+    pub(crate) placeholder: Placeholder,
     pub(crate) snapshots: Snapshots,
     reloading: Mutex<()>,
 }
@@ -78,6 +81,7 @@ impl Proxy {
             open,
             recorder: parts.recorder,
             uses: parts.uses,
+            placeholder: parts.placeholder,
             snapshots: Snapshots::new(first),
             reloading: Mutex::default(),
         };

@@ -22,6 +22,7 @@ use crate::activation::Inheritance;
 use crate::ca;
 use crate::cli::Settings;
 use crate::credential::SecretStore;
+use crate::credential::placeholder::{self, Placeholder, PlaceholderError};
 use crate::explain::{self, Explanation, Question};
 use crate::journal::{self, Recorder};
 use crate::notify::Notifier;
@@ -80,6 +81,9 @@ pub enum Error {
     /// The counted uses cannot be read.
     #[error(transparent)]
     Uses(#[from] uses::Error),
+    /// There is no placeholder.
+    #[error(transparent)]
+    Placeholder(#[from] PlaceholderError),
     /// The request to be explained is none.
     #[error(transparent)]
     Explain(#[from] explain::Error),
@@ -117,6 +121,7 @@ impl Error {
             }
             Error::Proxy(_)
             | Error::Explain(_)
+            | Error::Placeholder(_)
             | Error::Watch { .. }
             | Error::UpstreamTls(_)
             | Error::Parent(_)
@@ -144,6 +149,7 @@ impl Error {
             | Error::Journal(_)
             | Error::Uses(_)
             | Error::Watch { .. }
+            | Error::Placeholder(_)
             | Error::Signals(_) => 70,
         }
     }
@@ -173,6 +179,8 @@ pub async fn run(settings: &Settings, mut inheritance: Inheritance) -> Result<()
     };
     let (doors, addresses) = sockets::open(settings, &mut inheritance).await?;
     let peer = inheritance.peer.take();
+    // Not among the secrets: it is none, and no route can name it.
+    let word = inheritance.secrets.remove(placeholder::NAME);
     let parts = Parts {
         authority,
         secrets: SecretStore::new(inheritance.secrets, settings.secrets_dir.clone()),
@@ -180,6 +188,7 @@ pub async fn run(settings: &Settings, mut inheritance: Inheritance) -> Result<()
         tls,
         recorder: Recorder::open(&journal::path(&settings.state_dir))?,
         uses: Uses::open(&uses::path(&settings.state_dir))?,
+        placeholder: Placeholder::open(word.as_ref(), &placeholder::path(&settings.state_dir))?,
     };
     let proxy = Arc::new(Proxy::new(parts, &text)?);
     for address in addresses {

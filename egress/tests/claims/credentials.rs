@@ -4,7 +4,7 @@ use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
 use hudsucker::Body;
 
-use crate::support::{Bench, Transport, get, request};
+use crate::support::{Bench, PLACEHOLDER, Transport, get, request};
 
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
@@ -120,4 +120,92 @@ async fn a_query_credential_replaces_the_agents_and_is_not_recorded() {
     }
     let events = serde_json::to_string(&bench.events().await).unwrap();
     assert!(!events.contains("real-token") && !events.contains("agents-own"), "{events}");
+}
+
+fn filled(text: &str) -> String {
+    text.replace('@', PLACEHOLDER)
+}
+
+#[tokio::test]
+async fn the_placeholder_is_replaced_at_its_positions_and_goes_out_unchanged_anywhere_else() {
+    let rules = "token_env: TOKEN\nplaceholder_in: [header:authorization, query:key, basic:password, header:x-api-key]";
+    let bench = Bench::allowing(rules).await;
+    let sent = async |transport, path: &str, headers: &[(&str, &str)]| {
+        let headers: Vec<(&str, String)> =
+            headers.iter().map(|(name, value)| (*name, filled(value))).collect();
+        let headers: Vec<(&str, &str)> =
+            headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        assert_eq!(
+            bench.agent().send(transport, request(Method::GET, &filled(path), &headers)).await.status,
+            200
+        );
+        bench.upstream.last()
+    };
+    for transport in Transport::ALL {
+        let seen =
+            sent(transport, "/v1/x?a=@&key=@&b", &[("authorization", "Bearer @"), ("x-note", "@")]).await;
+        assert_eq!(seen.headers["authorization"], "Bearer real-token", "{transport:?}");
+        assert_eq!(seen.headers["x-note"], PLACEHOLDER);
+        assert_eq!(seen.target, filled("/v1/x?a=@&b&key=real-token"));
+        // Not the whole value: to the agent's own list of credentials, it is one of the agent's.
+        let seen =
+            sent(transport, "/v1/@?key=x@&q=@", &[("x-api-key", "@@"), ("authorization", "Bearer x@")]).await;
+        assert_eq!(seen.target, filled("/v1/@?q=@"));
+        assert!(!format!("{seen:?}").contains("real-token"), "{seen:?}");
+        assert!(!seen.headers.contains_key("x-api-key") && !seen.headers.contains_key("authorization"));
+        let pair = |text: &str| format!("Basic {}", base64(text));
+        let seen = sent(transport, "/v1/x", &[("authorization", &pair(&filled("me:@")))]).await;
+        assert_eq!(seen.headers["authorization"], pair("me:real-token"));
+        let seen = sent(transport, "/v1/x", &[("authorization", &pair(&filled("@:me")))]).await;
+        assert!(!seen.headers.contains_key("authorization"));
+    }
+}
+
+fn base64(text: &str) -> String {
+    use base64::Engine;
+    base64::prelude::BASE64_STANDARD.encode(text)
+}
+
+#[tokio::test]
+async fn the_placeholder_is_replaced_in_a_body_of_the_right_kind_whatever_its_length() {
+    let rules = "token_env: TOKEN\nplaceholder_in: ['json:/auth/token', 'form:client_secret']";
+    let bench = Bench::allowing(rules).await;
+    let long = "x".repeat(300 * 1024);
+    for transport in Transport::ALL {
+        for (kind, body, expected) in [
+            ("application/json", format!("{{\"text\":\"@{long}\",\"auth\":{{\"token\":\"@\"}}}}"), 1),
+            ("application/json", "{\"text\":\"@\",\"auth\":{\"token\":\"@\"}}".to_owned(), 1),
+            ("application/x-www-form-urlencoded", "text=@&client_secret=@".to_owned(), 1),
+            ("text/plain", "{\"auth\":{\"token\":\"@\"}}".to_owned(), 0),
+        ] {
+            let body = filled(&body);
+            let sent = Request::post("/v1/echo")
+                .header("content-type", kind)
+                .body(Body::from(body.clone()))
+                .unwrap();
+            let answer = bench.agent().send(transport, sent).await;
+            assert_eq!(answer.status, 200);
+            assert_eq!(answer.text().matches("real-token").count(), expected, "{transport:?} {kind}");
+            assert_eq!(
+                answer.text().matches(PLACEHOLDER).count(),
+                body.matches(PLACEHOLDER).count() - expected
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn with_a_scheme_the_credential_is_always_put_in_and_without_one_only_for_the_placeholder() {
+    let bench = Bench::allowing("token_env: TOKEN\nplaceholder_in: [header:x-api-key]").await;
+    bench.agent().send(Transport::Plain, get("/v1/x")).await;
+    assert!(!format!("{:?}", bench.upstream.last()).contains("real-token"));
+    let both = "auth_scheme: bearer\ntoken_env: TOKEN\nplaceholder_in: [header:x-api-key]";
+    bench.proxy.reload(&bench.upstream.routes(both)).await.unwrap();
+    let headers = [("x-api-key", PLACEHOLDER)];
+    bench.agent().send(Transport::Plain, request(Method::GET, "/v1/x", &headers)).await;
+    let seen = bench.upstream.last();
+    assert_eq!(
+        (&seen.headers["authorization"], &seen.headers["x-api-key"]),
+        (&HeaderValue::from_static("Bearer real-token"), &HeaderValue::from_static("real-token"))
+    );
 }

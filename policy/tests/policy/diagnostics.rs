@@ -20,7 +20,7 @@ fn routes_must_be_there_but_may_be_empty() {
 fn an_unknown_field_names_the_fields_that_are_expected() {
     insta::assert_snapshot!(refused("routes:\n  - host: a.example.com\n    matches:\n      - metods: [GET]\n"), @"routes.yaml:4:9: unknown field `metods`, expected one of `paths`, `methods`, `headers`, `query`; did you mean `methods`?");
     insta::assert_snapshot!(refused("route: []\n"), @"routes.yaml:1:1: unknown field `route`, expected one of `log`, `defaults`, `routes`; did you mean `routes`?");
-    insta::assert_snapshot!(refused_route("colour: red"), @"routes.yaml:3:5: unknown field `colour`, expected one of `host`, `scheme`, `ports`, `matches`, `deny`, `path_allowlist`, `auth_scheme`, `token_env`, `token_file`, `own_credential_only`, `git`, `tls`, `allow_private`, `expires_at`, `grant`, `limits`, `max_uses`");
+    insta::assert_snapshot!(refused_route("colour: red"), @"routes.yaml:3:5: unknown field `colour`, expected one of `host`, `scheme`, `ports`, `matches`, `deny`, `path_allowlist`, `auth_scheme`, `token_env`, `token_file`, `own_credential_only`, `git`, `tls`, `allow_private`, `expires_at`, `grant`, `placeholder_in`, `limits`, `max_uses`");
 }
 
 #[test]
@@ -136,9 +136,9 @@ fn contradictions_are_refused() {
 
 #[test]
 fn what_this_version_does_not_enforce_is_refused() {
-    insta::assert_snapshot!(refused_route("dlp:\n  outbound_on_match: block\nplaceholder_in: [header:authorization]\nauth_scheme: sigv4\ntoken_env: A"), @r"
+    insta::assert_snapshot!(refused_route("dlp:\n  outbound_on_match: block\nplaceholder_in: ['ws-json:/token']\nauth_scheme: sigv4\ntoken_env: A"), @r"
     routes.yaml:3:5: `dlp` is not supported by this version
-    routes.yaml:5:5: `placeholder_in` is not supported by this version
+    routes.yaml:5:18: `ws-json:/token` is not supported by this version
     routes.yaml:6:18: `auth_scheme: sigv4` is not supported by this version
     ");
 }
@@ -180,4 +180,14 @@ fn bounds_that_make_no_sense_are_refused() {
     routes.yaml:4:38: `request_body` contradicts `tls: passthrough`: what is in the tunnel cannot be seen or changed
     routes.yaml:5:5: `max_uses` contradicts `tls: passthrough`: what is in the tunnel cannot be seen or changed
     ");
+}
+
+#[test]
+fn positions_of_a_placeholder_are_checked() {
+    insta::assert_snapshot!(refused_route("placeholder_in: [header:authorization]"), @"routes.yaml:3:5: `placeholder_in` without a token: name it in `token_file` or `token_env`");
+    let message = refused_route(
+        "token_env: A\nplaceholder_in: ['header:host', 'body:/x', 'query:key', 'query:key', 'json:token']",
+    );
+    insta::assert_snapshot!(message, @"");
+    insta::assert_snapshot!(refused_route("token_env: A\nplaceholder_in: []"), @"routes.yaml:4:21: `placeholder_in` is empty: list at least one position, or leave it out");
 }

@@ -15,7 +15,7 @@ use egress::ca::{CertificateAuthority, Existing};
 use egress::journal::Recorder;
 use egress::upstream::{Dialer, Resolve, UpstreamTls};
 use egress::uses::Uses;
-use egress::{Answers, Doors, Parts, Proxy, Secret, SecretStore};
+use egress::{Answers, Doors, Parts, Placeholder, Proxy, Secret, SecretStore};
 use rustls::RootCertStore;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
@@ -26,6 +26,8 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use agent::{Agent, Answer, Transport, get, http1_on, http2_on, read_head, request};
 pub(crate) use upstream::{CHUNK, Upstream};
 
+/// The word that stands for a credential.
+pub(crate) const PLACEHOLDER: &str = "placeholder-0123456789";
 /// The host that the routes of the tests are for.
 pub(crate) const HOST: &str = "api.test";
 
@@ -110,6 +112,7 @@ impl Bench {
             tls: UpstreamTls::new(Some(&upstream.roots)).unwrap(),
             recorder: Recorder::open(&journal).unwrap(),
             uses: Uses::open(&egress::uses::path(root)).unwrap(),
+            placeholder: Placeholder::parse(PLACEHOLDER).unwrap(),
         };
         let proxy = Arc::new(Proxy::new(parts, &routes(&upstream)).unwrap());
         let stop = CancellationToken::new();
