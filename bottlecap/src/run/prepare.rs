@@ -26,6 +26,10 @@ use crate::{environment, etc};
 const CREDENTIALS: [&str; 7] =
     [".ssh", ".gnupg", ".aws", ".kube", ".docker", ".password-store", ".config/gcloud"];
 const SECRET_MAX: u64 = 256 * 1024;
+/// What egress knows the bottle's placeholder by.
+const PLACEHOLDER: &str = "EGRESS_PLACEHOLDER";
+/// What the agent knows it by.
+const PLACEHOLDER_VARIABLE: &str = "BOTTLECAP_PLACEHOLDER";
 const NO_ROUTES: &str = "routes: []\n";
 const NO_REPOS: &str = "repos: []\n";
 
@@ -57,7 +61,9 @@ pub fn check(request: &Request) -> Result<Checked, Fault> {
     let (routes, policy) = read_routes(manifest.routes.as_deref())?;
     let (repos_text, repos) = read_repos(manifest.repos.as_deref())?;
     secrets_are_there(&policy, &manifest)?;
-    let secrets = read_secrets(&manifest)?;
+    let mut secrets = read_secrets(&manifest)?;
+    let mut environment = environment::variables(env::vars_os(), &manifest.env);
+    hand_placeholder(&policy, &mut secrets, &mut environment)?;
     let directories = Directories::of_process();
     let guarded = guarded(request, &manifest, &repos, &directories)?;
     let mountinfo =
@@ -99,7 +105,7 @@ pub fn check(request: &Request) -> Result<Checked, Fault> {
         secrets,
         owner: (metadata.uid(), metadata.gid()),
         mounts,
-        environment: environment::variables(env::vars_os(), &manifest.env),
+        environment,
         host: host::tree(),
         without: without(),
         workdir,
@@ -191,6 +197,33 @@ fn secrets_are_there(policy: &Policy, manifest: &Manifest) -> Result<(), Fault> 
                 name.as_str()
             ))
             .with_hint(format!("add to the manifest: secrets: {{{}: {{env: VARIABLE}}}}", name.as_str())));
+        }
+    }
+    Ok(())
+}
+
+/// A word for this run, when a route replaces one: to egress among the secrets, to the agent by environment, also under the names
+/// of the secrets that it stands for.
+fn hand_placeholder(
+    policy: &Policy,
+    secrets: &mut Vec<(String, Secret)>,
+    environment: &mut BTreeMap<OsString, OsString>,
+) -> Result<(), Fault> {
+    let replaced = policy.routes().iter().filter_map(|route| route.credential());
+    let mut replaced = replaced.filter(|credential| !credential.placeholder_in.is_empty()).peekable();
+    if replaced.peek().is_none() {
+        return Ok(());
+    }
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).failing(|| "cannot get random bytes".to_owned())?;
+    let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let word = format!("placeholder-{digits}");
+    secrets.push((PLACEHOLDER.to_owned(), Secret::new(word.clone().into_bytes())));
+    environment.insert(PLACEHOLDER_VARIABLE.into(), word.clone().into());
+    for credential in replaced {
+        let name = credential.secret.name().as_str();
+        if environment::may_be_set(name) {
+            environment.entry(name.into()).or_insert_with(|| word.clone().into());
         }
     }
     Ok(())
@@ -361,5 +394,29 @@ impl Checked {
             writeln!(out, "  {}={}", name.to_string_lossy(), value.to_string_lossy())?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_agent_has_the_word_and_never_the_secret_under_the_secrets_name() {
+        let handed = |placeholder_in: &str| {
+            let routes = format!("routes:\n  - {{host: a.example.com, token_env: KEY{placeholder_in}}}\n");
+            let policy = Policy::parse("routes.yaml", &routes).unwrap();
+            let (mut secrets, mut environment) = (Vec::new(), BTreeMap::new());
+            hand_placeholder(&policy, &mut secrets, &mut environment).unwrap();
+            (secrets.into_iter().map(|(name, _)| name).collect::<Vec<_>>(), environment)
+        };
+        assert_eq!(handed(""), (Vec::new(), BTreeMap::new()));
+        let (secrets, environment) = handed(", placeholder_in: [header:x-api-key]");
+        assert_eq!(secrets, ["EGRESS_PLACEHOLDER"]);
+        let word = &environment[&OsString::from("KEY")];
+        assert_eq!(word, &environment[&OsString::from("BOTTLECAP_PLACEHOLDER")]);
+        assert!(word.to_str().unwrap().starts_with("placeholder-"));
+        assert_ne!(word, &handed(", placeholder_in: [header:x-api-key]").1[&OsString::from("KEY")]);
     }
 }

@@ -138,7 +138,7 @@ fn contradictions_are_refused() {
 fn what_this_version_does_not_enforce_is_refused() {
     insta::assert_snapshot!(refused_route("dlp:\n  outbound_on_match: block\nplaceholder_in: ['ws-json:/token']\nauth_scheme: sigv4\ntoken_env: A"), @r"
     routes.yaml:3:5: `dlp` is not supported by this version
-    routes.yaml:5:18: `ws-json:/token` is not supported by this version
+    routes.yaml:5:22: `ws-json:/token` is not supported by this version
     routes.yaml:6:18: `auth_scheme: sigv4` is not supported by this version
     ");
 }
@@ -188,6 +188,11 @@ fn positions_of_a_placeholder_are_checked() {
     let message = refused_route(
         "token_env: A\nplaceholder_in: ['header:host', 'body:/x', 'query:key', 'query:key', 'json:token']",
     );
-    insta::assert_snapshot!(message, @"");
+    insta::assert_snapshot!(message, @r"
+    routes.yaml:4:22: `host` is not a header that can carry a credential
+    routes.yaml:4:37: unknown position `body:/x`, expected `header:NAME`, `query:KEY`, `basic:user`, `basic:password`, `json:/POINTER`, `form:FIELD` or `ws-json:/POINTER`
+    routes.yaml:4:61: `query:key` is listed twice
+    routes.yaml:4:74: `token` is not a JSON pointer to a field: write it as `/auth/token` (RFC 6901)
+    ");
     insta::assert_snapshot!(refused_route("token_env: A\nplaceholder_in: []"), @"routes.yaml:4:21: `placeholder_in` is empty: list at least one position, or leave it out");
 }
