@@ -19,7 +19,7 @@ use crate::door::Keyring;
 use crate::front::Front;
 use crate::journal::Ledger;
 use crate::state::{self, Loaded, State};
-use crate::{control, metrics};
+use crate::{control, maintain, metrics};
 
 /// How long sessions may go on after the signal to stop.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -112,6 +112,8 @@ impl Daemon<'_> {
         if let Some(listener) = metrics {
             accepting.spawn(metrics::serve(listener, self.front.clone()));
         }
+        let (front, state) = (self.front.clone(), &self.front.state);
+        accepting.spawn(maintain::tend(move || front.state.all(), state.gate.clone(), state.changed.clone()));
         match control::bind(&self.options.run_dir) {
             Ok(listener) => {
                 let (front, force) = (self.front.clone(), self.force.clone());

@@ -19,8 +19,9 @@ use crate::journal::{AUDIT_UNAVAILABLE, Ledger, PushOutcome, Pushed, Read, UNREC
 use crate::mirror::Freshness;
 use crate::pktline::{self, PktError};
 use crate::receive::{self, Received};
-use crate::request::{Asked, Request, Service, Shape};
-use crate::session::{self, Client, Hangup, SessionError};
+use crate::request::{Asked, Protocol, Request, Service, Shape};
+use crate::session::{self, Client, Hangup, Moved, SessionError};
+use crate::sieve::{Shared, Sieve};
 use crate::state::{Served, State};
 
 /// How many connections may be between accept and their request line.
@@ -31,6 +32,7 @@ const SESSIONS_MAX: usize = 64;
 const PUSHES_MAX: usize = 8;
 /// What a client sends that has nothing to push.
 const NOTHING_BYTES: u64 = 4;
+const SIEVE_BYTES: usize = 64 << 10;
 /// How long a client may take for its first byte.
 const FIRST_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a refused client may take to read why.
@@ -272,12 +274,17 @@ impl Front {
         let mut command = self.state.gate.git(path, Objects::Own);
         command.args(["upload-pack", "--strict"]).args(asked.shape.arguments()).arg(path);
         command.envs(asked.protocol.variable().map(|value| ("GIT_PROTOCOL", value)));
-        let (outcome, bytes_down) = match session::run(client, command, Hangup::Kills).await {
+        let ran = match asked.protocol {
+            Protocol::V0 | Protocol::V1 => session::run(client, command, Hangup::Kills).await,
+            Protocol::V2 => self.sifted(client, command, served, admitted).await,
+        };
+        let (outcome, bytes_down) = match ran {
             Ok(moved) => {
                 info!(repo, bytes = moved.down, "read served");
                 ("served", moved.down)
             }
             Err(SessionError::Hangup) => ("hangup", 0),
+            Err(SessionError::Refused) => ("refused", 0),
             Err(error) => {
                 warn!(repo, %error, "read failed");
                 ("failed", 0)
@@ -294,6 +301,40 @@ impl Front {
             Freshness::Stale { age, .. } => Some(*age),
         };
         self.ledger.fetch(Read { repo, outcome, stale, bytes_down, took: admitted.started.elapsed() }).await;
+    }
+
+    /// Runs git behind a look at what it is asked for.
+    async fn sifted(
+        &self,
+        client: Client<impl AsyncRead + Unpin, impl AsyncWrite + Unpin>,
+        command: std::process::Command,
+        served: &Served,
+        admitted: &Admitted<'_>,
+    ) -> Result<Moved, SessionError> {
+        let Client { reader, writer } = client;
+        let mut writer = Shared::new(writer);
+        let (sifted, passed) = tokio::io::duplex(SIEVE_BYTES);
+        let mut sieve = Sieve {
+            repo: &served.repo,
+            mirror: &served.mirror,
+            tools: self.state.tools(),
+            freshness: admitted.freshness.clone(),
+            refreshed: admitted.started,
+        };
+        let git = session::run(Client { reader: sifted, writer: writer.again() }, command, Hangup::Kills);
+        let sift = async {
+            match sieve.pass(reader, passed, writer.again()).await {
+                Ok(()) => std::future::pending().await,
+                Err(message) => message,
+            }
+        };
+        let refused = tokio::select! {
+            ended = git => return ended,
+            message = sift => message,
+        };
+        let _ =
+            writer.write_all(&pktline::error(&format!("git-gate: {}: {refused}", served.repo.name))).await;
+        Err(SessionError::Refused)
     }
 
     async fn receive(

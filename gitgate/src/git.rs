@@ -23,7 +23,7 @@ pub(crate) enum Objects<'a> {
 const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
 /// Configuration for every child, strongest of all by its place on the command line.
-const CONFIG: [&str; 16] = [
+const CONFIG: [&str; 17] = [
     "safe.directory=*",
     "core.fsmonitor=false",
     "protocol.allow=never",
@@ -37,6 +37,7 @@ const CONFIG: [&str; 16] = [
     "receive.denyDeleteCurrent=ignore",
     "receive.keepAlive=5",
     "uploadpack.allowFilter=true",
+    "uploadpack.allowSidebandAll=true",
     "uploadpack.keepAlive=5",
     "fetch.writeCommitGraph=false",
     "push.recurseSubmodules=no",

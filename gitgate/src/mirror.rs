@@ -11,7 +11,7 @@ use git2::{Oid, Repository};
 use jiff::Timestamp;
 use repos::{FetchRules, Repo, Stale, Upstream};
 use tokio::io::AsyncReadExt as _;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Notify};
 use tokio::time::timeout;
 use tracing::warn;
 
@@ -26,6 +26,8 @@ const REFRESH_TIMEOUT: Duration = Duration::from_secs(60);
 const FIRST_TIMEOUT: Duration = Duration::from_secs(900);
 const OUTPUT_MAX_BYTES: u64 = 256 << 20;
 const WORDS_MAX_BYTES: u64 = 64 << 10;
+/// The file that says that every object is reached by a ref.
+const WHOLE: &str = "git-gate-whole";
 /// Of how many moved refs it is asked whether they moved forward.
 const CONTAINED_MAX: usize = 200;
 /// The name of an object in a repository of the newer format.
@@ -68,7 +70,18 @@ pub(crate) struct Mirror {
     turn: Mutex<Turn>,
     begun: AtomicU64,
     moved: AtomicU64,
+    pushes: AtomicU64,
+    changed: Arc<Notify>,
     record: std::sync::Mutex<Record>,
+}
+
+/// A push that is being judged.
+pub(crate) struct Pushing<'m>(&'m Mirror);
+
+impl Drop for Pushing<'_> {
+    fn drop(&mut self) {
+        self.0.pushes.fetch_sub(1, SeqCst);
+    }
 }
 
 /// What is known of the refreshes so far.
@@ -103,12 +116,14 @@ pub(crate) struct Tools<'a> {
 }
 
 impl Mirror {
-    pub(crate) fn new(repo_dir: &Path, repo: &Repo) -> Self {
+    /// `changed` is told when there is something to tidy.
+    pub(crate) fn new(repo_dir: &Path, repo: &Repo, changed: Arc<Notify>) -> Self {
         let path = repo_dir.join(format!("{}.git", repo.name));
         clear(&path);
         // An earlier gate may have left objects that no ref reaches.
-        let record = Record { leftovers: true, ..Record::default() };
-        Self { path, turn: Mutex::default(), begun: 0.into(), moved: 0.into(), record: record.into() }
+        let record = Record { leftovers: !path.join(WHOLE).exists(), ..Record::default() };
+        let (turn, record) = (Mutex::default(), record.into());
+        Self { path, turn, begun: 0.into(), moved: 0.into(), pushes: 0.into(), changed, record }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -118,6 +133,34 @@ impl Mirror {
     /// Waits until no refresh and no push is under way, and keeps it so.
     pub(crate) async fn lock(&self) -> Lock<'_> {
         self.turn.lock().await
+    }
+
+    /// A number that is another one after each change of the mirror.
+    pub(crate) fn moved(&self) -> u64 {
+        self.moved.load(SeqCst)
+    }
+
+    /// How many pushes are being judged.
+    pub(crate) fn pushes(&self) -> u64 {
+        self.pushes.load(SeqCst)
+    }
+
+    /// Counts a push as long as the guard lives.
+    pub(crate) fn push_begins(&self) -> Pushing<'_> {
+        self.pushes.fetch_add(1, SeqCst);
+        Pushing(self)
+    }
+
+    /// Takes note that every object is reached by a ref.
+    pub(crate) fn whole(&self) {
+        self.record().leftovers = false;
+        let _ = std::fs::write(self.path.join(WHOLE), "");
+    }
+
+    /// Takes note that objects may be left that no ref reaches.
+    fn torn(&self) {
+        let _ = std::fs::remove_file(self.path.join(WHOLE));
+        self.record().leftovers = true;
     }
 
     /// Takes note that the mirror was changed, or is about to be.
@@ -132,7 +175,8 @@ impl Mirror {
     /// What was seen so far is no longer what is mirrored.
     pub(crate) fn forget(&self) {
         self.moving();
-        *self.record() = Record { leftovers: true, ..Record::default() };
+        *self.record() = Record::default();
+        self.torn();
     }
 
     /// Whether upstream was seen within this time.
@@ -231,14 +275,19 @@ impl Refresh<'_> {
         if followed.removed || followed.missing {
             self.mirror.moving();
             // Until it is known better: a fetch that is cut short leaves objects too.
-            self.mirror.record().leftovers = true;
+            self.mirror.torn();
         }
         if followed.missing {
             self.fetch().await?;
         }
         if !leftovers && !followed.removed {
             let (path, replaced) = (self.mirror.path.clone(), followed.replaced);
-            self.mirror.record().leftovers = !on_thread(move || contained(&path, &replaced)).await?;
+            if on_thread(move || contained(&path, &replaced)).await? {
+                self.mirror.whole();
+            }
+        }
+        if followed.removed || followed.missing {
+            self.mirror.changed.notify_one();
         }
         let path = self.mirror.path.clone();
         on_thread(move || set_head(&path, &listing)).await

@@ -46,6 +46,7 @@ pub(crate) async fn receive(
     asked: Asked,
 ) -> Received {
     let mut pushed = Pushed::default();
+    let _pushing = served.mirror.push_begins();
     let session = match command(served, &state.gate, asked) {
         Ok((command, socket)) => {
             let talk = Talk { served, state, ledger, pushed: &mut pushed };

@@ -11,6 +11,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use repos::{Allow, Diagnostics, Repo, RepoName, Repos, Upstream};
 use sha2::{Digest as _, Sha256};
+use tokio::sync::Notify;
 
 use crate::door::Keyring;
 use crate::git::{GateDir, bare_environment};
@@ -135,6 +136,8 @@ pub(crate) struct State {
     pub(crate) gate: GateDir,
     pub(crate) keyring: Keyring,
     pub(crate) warm: Warm,
+    /// Told when a mirror changed.
+    pub(crate) changed: Arc<Notify>,
     served: RwLock<BTreeMap<RepoName, Arc<Served>>>,
 }
 
@@ -162,7 +165,7 @@ impl State {
         }
         make_dir(&gate.sockets()).map_err(failed(gate.path()))?;
         let warm = Warm::new(&gate);
-        Ok(Self { repo_dir, gate, keyring, warm, served: RwLock::default() })
+        Ok(Self { repo_dir, gate, keyring, warm, changed: Arc::default(), served: RwLock::default() })
     }
 
     /// Puts repositories in force. A repository that stays keeps its mirror and its lock.
@@ -178,7 +181,8 @@ impl State {
                 }
                 served.mirror.clone()
             });
-            let mirror = old.unwrap_or_else(|| Arc::new(Mirror::new(&self.repo_dir, repo)));
+            let mirror =
+                old.unwrap_or_else(|| Arc::new(Mirror::new(&self.repo_dir, repo, self.changed.clone())));
             next.insert(repo.name.clone(), Arc::new(Served { repo: repo.clone(), mirror }));
         }
         *self.served.write().unwrap_or_else(PoisonError::into_inner) = next;

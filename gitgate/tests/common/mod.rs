@@ -170,6 +170,12 @@ impl Upstream {
         format!("file://{}", self.repository.display())
     }
 
+    /// Listens again on the same port, with another host key.
+    pub fn listen_with_key(&mut self, key: &str) {
+        let mut said = String::new();
+        assert!(self.try_listen(&mut said, key), "{said}");
+    }
+
     fn listen(&mut self) {
         assert!(
             Path::new("/usr/sbin/sshd").exists(),
@@ -191,18 +197,18 @@ impl Upstream {
         let mut said = String::new();
         for _ in 0..10 {
             self.port = free_port();
-            if self.try_listen(&mut said) {
+            if self.try_listen(&mut said, "host") {
                 return;
             }
         }
         panic!("sshd does not start: {said}");
     }
 
-    fn try_listen(&mut self, said: &mut String) -> bool {
+    fn try_listen(&mut self, said: &mut String, key: &str) -> bool {
         let dir = self.dir.display();
         // Another home keeps the login shell from the start-up files of whoever runs the tests.
         let config = format!(
-            "ListenAddress 127.0.0.1:{}\nHostKey {dir}/host\nAuthorizedKeysFile {dir}/authorized_keys\n\
+            "ListenAddress 127.0.0.1:{}\nHostKey {dir}/{key}\nAuthorizedKeysFile {dir}/authorized_keys\n\
              StrictModes no\nUsePAM no\nPasswordAuthentication no\nPermitRootLogin yes\nPidFile none\n\
              AcceptEnv GIT_PROTOCOL\nMaxStartups 100\nSetEnv \"PATH={}\" HOME=/nonexistent\n",
             self.port,

@@ -1,0 +1,174 @@
+//! An upstream behind https: git's own http server behind TLS, with a certificate of its own and a token.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use common::{Gate, Work, git};
+use tempfile::TempDir;
+
+const TOKEN: &str = "tok-3n-of-the-operator";
+
+/// Serves DIR over TLS through `git http-backend`; says each request, and whether its credential was right.
+const SERVER: &str = r#"
+import base64, http.server, os, ssl, subprocess, sys
+root, certificate, token = sys.argv[1:4]
+wanted = 'Basic ' + base64.b64encode(('x-access-token:' + token).encode()).decode()
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = 'HTTP/1.0'
+    def log_message(self, *a): pass
+    def serve(self):
+        right = self.headers.get('Authorization') == wanted
+        print(self.command, self.path, right, flush=True)
+        if self.path.startswith('/elsewhere'):
+            self.send_response(302); self.send_header('Location', '/web.git' + self.path[10:]); self.end_headers(); return
+        if not right:
+            self.send_response(401); self.send_header('WWW-Authenticate', 'Basic realm="git"'); self.end_headers(); return
+        path, _, query = self.path.partition('?')
+        body = self.rfile.read(int(self.headers.get('Content-Length') or 0))
+        env = dict(PATH=os.environ['PATH'], GIT_PROJECT_ROOT=root, GIT_HTTP_EXPORT_ALL='1', PATH_INFO=path, QUERY_STRING=query,
+            REQUEST_METHOD=self.command, REMOTE_USER='x', REMOTE_ADDR='127.0.0.1', CONTENT_TYPE=self.headers.get('Content-Type') or '',
+            HTTP_CONTENT_ENCODING=self.headers.get('Content-Encoding') or '', GIT_PROTOCOL=self.headers.get('Git-Protocol') or '',
+            GIT_CONFIG_COUNT='2', GIT_CONFIG_KEY_0='http.receivepack', GIT_CONFIG_VALUE_0='true',
+            GIT_CONFIG_KEY_1='safe.directory', GIT_CONFIG_VALUE_1='*')
+        if self.headers.get('Transfer-Encoding') == 'chunked':
+            body = b''
+            while True:
+                size = int(self.rfile.readline(), 16)
+                body += self.rfile.read(size); self.rfile.readline()
+                if size == 0: break
+        out = subprocess.run(['git', 'http-backend'], input=body, env=env, stdout=subprocess.PIPE).stdout
+        head, _, rest = out.partition(b'\r\n\r\n')
+        lines = [line.split(': ', 1) for line in head.decode().split('\r\n')]
+        status = [int(value.split()[0]) for name, value in lines if name == 'Status']
+        self.send_response(status[0] if status else 200)
+        for name, value in lines:
+            if name != 'Status': self.send_header(name, value)
+        self.end_headers(); self.wfile.write(rest)
+    do_GET = do_POST = serve
+server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER); context.load_cert_chain(certificate)
+server.socket = context.wrap_socket(server.socket, server_side=True)
+print(server.server_address[1], flush=True)
+server.serve_forever()
+"#;
+
+struct Host {
+    dir: TempDir,
+    port: u16,
+    child: Child,
+    lines: std::sync::mpsc::Receiver<String>,
+}
+
+impl Host {
+    fn start() -> Self {
+        let dir = TempDir::new().unwrap();
+        let root = dir.path().join("root");
+        git(dir.path(), &["init", "-q", "-b", "main", "seed"]).succeed();
+        let seed = Work { path: dir.path().join("seed") };
+        seed.write("README", "hello\n").commit("one commit");
+        fs::create_dir(&root).unwrap();
+        git(dir.path(), &["clone", "-q", "--bare", "seed", "root/web.git"]).succeed();
+        let made = Command::new("openssl")
+            .args([
+                "req",
+                "-x509",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:P-256",
+                "-nodes",
+                "-days",
+                "2",
+            ])
+            .args(["-subj", "/CN=git.example.test", "-addext", "subjectAltName=DNS:git.example.test"])
+            .args(["-keyout", "key.pem", "-out", "ca.pem"])
+            .current_dir(dir.path())
+            .stderr(Stdio::null())
+            .status();
+        assert!(made.expect("these tests need openssl (Debian: openssl)").success());
+        let both =
+            ["key.pem", "ca.pem"].map(|name| fs::read_to_string(dir.path().join(name)).unwrap()).concat();
+        fs::write(dir.path().join("server.pem"), both).unwrap();
+        let mut command = Command::new("python3");
+        command.args(["-c", SERVER]).arg(&root).arg(dir.path().join("server.pem")).arg(TOKEN);
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("these tests need python3");
+        let mut said = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let port = said.next().unwrap().parse().unwrap();
+        let (sender, lines) = std::sync::mpsc::channel();
+        std::thread::spawn(move || said.for_each(|line| drop(sender.send(line))));
+        fs::create_dir(dir.path().join("secrets")).unwrap();
+        fs::write(dir.path().join("secrets/GIT_TOKEN"), format!("{TOKEN}\n")).unwrap();
+        Self { dir, port, child, lines }
+    }
+
+    fn gate(&self, path: &str, more: &[&str]) -> Gate {
+        let yaml = format!(
+            "repos:\n  - name: web\n    upstream: https://git.example.test:{}/{path}\n    token_file: GIT_TOKEN\n    \
+             extra_hosts: {{git.example.test: 127.0.0.1}}\n    push: {{allow: [refs/heads/agent/*]}}\n",
+            self.port
+        );
+        let secrets = self.path("secrets");
+        let secrets = ["--secrets-dir", secrets.to_str().unwrap()];
+        Gate::start_with(self.dir.path(), &yaml, &[&secrets, more].concat())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn reads_and_pushes_go_through_with_the_token_and_the_agent_never_sees_it() {
+    let host = Host::start();
+    let ca = host.path("ca.pem");
+    let gate = host.gate("web.git", &["--upstream-ca", ca.to_str().unwrap()]);
+    git(host.dir.path(), &["clone", "-q", &gate.url("web"), "work"]).succeed();
+    let work = Work { path: host.path("work") };
+    let mine = work.write("mine", "x\n").commit("mine");
+    work.push("HEAD:refs/heads/agent/x").succeed();
+    let there = git(&host.path("root/web.git"), &["rev-parse", "agent/x"]).succeed();
+    assert_eq!(there.trim(), mine);
+    assert!(host.lines.try_iter().any(|line| line.contains("git-receive-pack True")));
+    // Not in the mirror, its configuration, or what the gate keeps.
+    let found =
+        Command::new("grep").args(["-r", "-l", TOKEN]).arg(host.path("git")).arg(host.path("state")).output();
+    assert_eq!(String::from_utf8(found.unwrap().stdout).unwrap(), "");
+}
+
+#[test]
+fn a_wrong_token_a_strange_certificate_and_a_redirect_are_refused_in_words() {
+    let host = Host::start();
+    let ca = host.path("ca.pem");
+    let trusted = ["--upstream-ca", ca.to_str().unwrap()];
+    let said = |path: &str, more: &[&str]| {
+        let gate = host.gate(path, more);
+        git(host.dir.path(), &["ls-remote", &gate.url("web")]).fail()
+    };
+    let strange = said("web.git", &[]);
+    assert!(strange.contains("its certificate is not one that the gate trusts"), "{strange}");
+    let elsewhere = said("elsewhere/web.git", &trusted);
+    assert!(elsewhere.contains("cannot refresh"), "{elsewhere}");
+    assert_eq!(
+        host.lines.try_iter().filter(|line| line.contains(" /web.git")).count(),
+        0,
+        "the redirect was not followed"
+    );
+    fs::write(host.path("secrets/GIT_TOKEN"), "another\n").unwrap();
+    let wrong = said("web.git", &trusted);
+    assert!(wrong.contains("it does not accept the gate's token") && !wrong.contains("another"), "{wrong}");
+    fs::remove_file(host.path("secrets/GIT_TOKEN")).unwrap();
+    let missing = said("web.git", &trusted);
+    assert!(missing.contains("the secret `GIT_TOKEN` with its token cannot be read"), "{missing}");
+}

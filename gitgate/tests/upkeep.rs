@@ -1,0 +1,212 @@
+//! What happens to mirrors outside of requests, and what a request can see of it.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use common::{Gate, Upstream, World, git, pkt};
+use tempfile::TempDir;
+
+fn mirror(world: &World) -> PathBuf {
+    world.dir.path().join("git/web.git")
+}
+
+/// Looks again and again; the upkeep has its own time.
+fn eventually(what: &str, mut done: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !done() {
+        assert!(began.elapsed() < Duration::from_secs(60), "{what}");
+        std::thread::yield_now();
+    }
+}
+
+fn has_bitmap(world: &World) -> bool {
+    let packs = fs::read_dir(mirror(world).join("objects/pack")).unwrap();
+    packs.flatten().any(|entry| entry.path().extension().is_some_and(|e| e == "bitmap"))
+}
+
+/// Asks for one object by its name, in protocol version 2.
+fn want(world: &World, oid: &str) -> String {
+    let hello = pkt(b"git-upload-pack /web.git\0host=h\0\0version=2\0");
+    let line = format!("want {oid}\n");
+    let fetch =
+        [&pkt(b"command=fetch")[..], b"0001", &pkt(line.as_bytes()), &pkt(b"done\n"), b"0000"].concat();
+    world.gate.talk(&[hello, fetch, b"0000".to_vec()].concat())
+}
+
+/// Rewrites upstream's branch, so that the commit is no longer there.
+fn purge(world: &World) {
+    let seed = world.dir.path().join("upstream/seed");
+    git(&seed, &["reset", "-q", "--hard", "HEAD^"]).succeed();
+    git(&seed, &["push", "-q", "--force", "origin", "main"]).succeed();
+    git(&world.upstream.repository, &["reflog", "expire", "--expire=now", "--all"]).succeed();
+    git(&world.upstream.repository, &["gc", "-q", "--prune=now"]).succeed();
+}
+
+#[test]
+fn what_upstream_purged_cannot_be_read_and_goes_away() {
+    let world = World::new();
+    let secret = world.upstream.commit("secret");
+    let work = world.clone_web();
+    let blob = work.git(&["rev-parse", "HEAD:secret"]).succeed().trim().to_owned();
+    assert!(want(&world, &blob).contains("PACK"), "as long as a ref reaches it, it is served");
+    eventually("the first packing", || has_bitmap(&world));
+
+    purge(&world);
+    git(world.dir.path(), &["ls-remote", &world.gate.url("web")]).succeed();
+    for oid in [&secret, &blob] {
+        let answer = want(&world, oid);
+        assert!(answer.contains("not our ref") && !answer.contains("PACK"), "{answer}");
+    }
+    let main = world.upstream.rev("main");
+    assert!(want(&world, &main).contains("PACK"));
+    let tree = world.upstream.rev("main^{tree}");
+    assert!(want(&world, &tree).contains("PACK"), "what a ref reaches is served, whatever it is");
+}
+
+#[test]
+fn a_gate_that_starts_again_tidies_what_it_finds() {
+    let mut world = World::new();
+    let secret = world.upstream.commit("secret");
+    world.clone_web();
+    purge(&world);
+    git(world.dir.path(), &["ls-remote", &world.gate.url("web")]).succeed();
+    world.gate.terminate();
+    let repos = fs::read_to_string(world.gate.config_dir.join("repos.yaml")).unwrap();
+    world.gate = Gate::start(world.dir.path(), &repos);
+    git(world.dir.path(), &["ls-remote", &world.gate.url("web")]).succeed();
+    let gone = || !git(&mirror(&world), &["cat-file", "-e", &secret]).said().is_empty();
+    eventually("the purged commit is gone", gone);
+    git(&mirror(&world), &["fsck", "--full", "--strict"]).succeed();
+    git(world.dir.path(), &["clone", "-q", &world.gate.url("web"), "again"]).succeed();
+}
+
+#[test]
+fn readers_do_not_fail_while_refs_move_and_mirrors_are_packed() {
+    let world = World::new();
+    world.clone_web();
+    let url = world.gate.url("web");
+    let failures: Vec<String> = std::thread::scope(|scope| {
+        let moving = scope.spawn(|| {
+            for round in 0..10 {
+                world.upstream.commit(&format!("round-{round}"));
+                if round % 3 == 2 {
+                    purge(&world);
+                }
+            }
+        });
+        let readers: Vec<_> = (0..4)
+            .map(|reader| {
+                let (dir, url) = (world.dir.path(), &url);
+                scope.spawn(move || {
+                    let mut failures = Vec::new();
+                    for round in 0..20 {
+                        let name = format!("reader-{reader}-{round}");
+                        let output = common::client(dir).args(["clone", "-q", url, &name]).output().unwrap();
+                        if !output.status.success() {
+                            failures.push(String::from_utf8_lossy(&output.stderr).into_owned());
+                        }
+                    }
+                    failures
+                })
+            })
+            .collect();
+        moving.join().unwrap();
+        readers.into_iter().flat_map(|reader| reader.join().unwrap()).collect()
+    });
+    assert_eq!(failures, Vec::<String>::new(), "of 80 reads");
+}
+
+#[test]
+fn older_data_is_served_where_allowed_and_says_so() {
+    let mut world = World::with_rules("fetch: {stale: allow 10m}\n    push: {allow: [refs/heads/*]}");
+    let work = world.clone_web();
+    world.upstream.stop();
+    let output =
+        common::client(world.dir.path()).args(["clone", &world.gate.url("web"), "stale"]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("upstream does not answer") && said.contains("this is what it had"), "{said}");
+    work.commit("mine");
+    assert!(
+        work.push("HEAD:refs/heads/x").fail().contains("cannot refresh"),
+        "a push is never judged by old data"
+    );
+    assert_eq!(world.gate.terminate(), Some(0));
+    let stale = world.gate.journal().iter().any(|event| event["stale_seconds"].is_u64());
+    assert!(stale, "{:?}", world.gate.journal());
+}
+
+#[test]
+fn a_host_that_answers_with_another_key_is_not_a_silent_one() {
+    let dir = TempDir::new().unwrap();
+    let mut upstream = Upstream::start(dir.path());
+    let gate = Gate::start(dir.path(), &upstream.entry("web", "fetch: {stale: allow 10m}"));
+    git(dir.path(), &["ls-remote", &gate.url("web")]).succeed();
+    upstream.stop();
+    git(dir.path(), &["ls-remote", &gate.url("web")]).succeed();
+    upstream.listen_with_key("other_host");
+    let said = git(dir.path(), &["ls-remote", &gate.url("web")]).fail();
+    assert!(said.contains("its host key is not the pinned one") || said.contains("no host key"), "{said}");
+}
+
+#[test]
+fn one_session_to_upstream_is_kept_and_ends_with_the_gate_and_with_its_key() {
+    let mut world = World::new();
+    let url = world.gate.url("web");
+    git(world.dir.path(), &["ls-remote", &url]).succeed();
+    let sockets = world.dir.path().join("git/.git-gate/m");
+    let kept = || {
+        fs::read_dir(&sockets)
+            .unwrap()
+            .flatten()
+            .filter(|e| !e.file_name().to_string_lossy().contains('.'))
+            .count()
+    };
+    eventually("a session", || kept() == 1);
+    git(world.dir.path(), &["ls-remote", &url]).succeed();
+    let status = Command::new(env!("CARGO_BIN_EXE_git-gate"))
+        .args(["status", "--run-dir"])
+        .arg(world.dir.path().join("run"))
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&status.stdout).into_owned();
+    assert!(text.contains("upstream sessions 1") && text.contains("web  refreshed 20"), "{text}");
+
+    // The key is taken away: no session may outlive it.
+    let identity = world.dir.path().join("upstream/identity");
+    let other = world.dir.path().join("upstream/other_host");
+    fs::copy(&other, &identity).unwrap();
+    let said = git(world.dir.path(), &["ls-remote", &url]).fail();
+    assert!(said.contains("does not accept the gate's identity"), "{said}");
+    assert_eq!(kept(), 0);
+
+    let masters = || {
+        let children = common::descendants(world.gate.child.id());
+        children
+            .iter()
+            .filter(|pid| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|c| c.trim() == "ssh"))
+            .count()
+    };
+    assert_eq!(masters(), 0);
+    assert_eq!(world.gate.terminate(), Some(0));
+}
+
+#[test]
+fn the_session_ends_when_the_gate_is_killed() {
+    let mut world = World::new();
+    git(world.dir.path(), &["ls-remote", &world.gate.url("web")]).succeed();
+    let masters = common::descendants(world.gate.child.id());
+    assert!(!masters.is_empty());
+    world.gate.child.kill().unwrap();
+    world.gate.child.wait().unwrap();
+    let alive = |pid: &u32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        !(stat.is_empty() || stat.contains(") Z"))
+    };
+    eventually("no session is left", || !masters.iter().any(alive));
+}

@@ -1,0 +1,237 @@
+#!/usr/bin/env python3
+"""git-gate beside git daemon with hook scripts and beside direct ssh, all on the loopback, interleaved in one run.
+
+    scripts/bench-git.py PATH/OF/git-gate      # ROUNDS, LARGE_MB and LARGE_REFS make it shorter or longer
+
+Prints a table of medians and ratios; the comparisons of a row took turns."""
+import os, pathlib, random, resource, shutil, signal, socket, statistics, subprocess, sys, tempfile, time
+
+GATE = os.path.abspath(sys.argv[1])
+ROUNDS = int(os.environ.get("ROUNDS", "15"))
+LARGE_MB = int(os.environ.get("LARGE_MB", "300"))
+LARGE_REFS = int(os.environ.get("LARGE_REFS", "2000"))
+root = pathlib.Path(tempfile.mkdtemp(prefix="bench-git-"))
+ENV = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "GIT_CONFIG_NOSYSTEM": "1", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
+for who in ("AUTHOR", "COMMITTER"):
+    ENV[f"GIT_{who}_NAME"], ENV[f"GIT_{who}_EMAIL"] = "Bench", "bench@example.test"
+SSH = f"ssh -F /dev/null -i {root}/identity -o UserKnownHostsFile={root}/known -o IdentitiesOnly=yes -o LogLevel=ERROR"
+started = []
+
+
+def run(*command, cwd=root, **more):
+    env = {**ENV, **more.pop("env", {})}
+    return subprocess.run([str(c) for c in command], cwd=cwd, env=env, check=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **more)
+
+
+def port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def start(*command, env=None):
+    log = open(root / "log", "ab")
+    process = subprocess.Popen([str(c) for c in command], env=env or ENV, stdout=log, stderr=log)
+    started.append(process)
+    return process
+
+
+def wait_for(number):
+    while True:
+        try:
+            return socket.create_connection(("127.0.0.1", number), 1).close()
+        except OSError:
+            time.sleep(0.02)
+
+
+def make(name, refs, megabytes):
+    """A repository of that many branches; its files are random and so cannot be packed well."""
+    path = root / f"{name}.git"
+    run("git", "init", "-q", "--bare", "-b", "main", path)
+    source, chance = [], random.Random(7)
+    files = max(1, megabytes)
+    for n in range(files):
+        source.append(b"blob\nmark :%d\ndata %d\n%s\n" % (n + 1, 1 << 20, chance.randbytes(1 << 20)))
+    who = b"Bench <bench@example.test> 1700000000 +0000"
+    count = max(refs, 500)
+    for n in range(count):
+        source.append(b"commit refs/heads/main\nmark :%d\ncommitter %s\ndata 6\nnumber\n" % (files + 1 + n, who))
+        if n < files:
+            source.append(b"M 100644 :%d file%d\n" % (n + 1, n))
+        source.append(b"M 100644 inline number\ndata %d\n%d\n" % (len(str(n)), n))
+    for n in range(refs - 1):
+        source.append(b"reset refs/heads/branch/%d\nfrom :%d\n" % (n, files + 1 + n % count))
+    run("git", f"--git-dir={path}", "fast-import", "--quiet", input=b"\n".join(source))
+    run("git", f"--git-dir={path}", "repack", "-adbq")
+    run("git", f"--git-dir={path}", "pack-refs", "--all")
+    return path
+
+
+def cpu(pid):
+    """Seconds that a process and the children it waited for have used."""
+    fields = open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
+
+def timed(work):
+    began = time.monotonic()
+    work()
+    return time.monotonic() - began
+
+
+def interleaved(works, rounds=ROUNDS):
+    """Medians of works that take turns; a first turn of each is not counted."""
+    taken = {name: [] for name in works}
+    for round in range(rounds + 1):
+        for name, work in works.items():
+            seconds = timed(work)
+            if round:
+                taken[name].append(seconds)
+    return {name: statistics.median(values) for name, values in taken.items()}
+
+
+rows = []
+
+
+def row(what, medians, unit=1000, form="{:.0f} ms", goal=""):
+    show = lambda name: form.format(medians[name] * unit) if name in medians else "–"
+    ratio = medians["gate"] / medians["direct"]
+    rows.append(f"| {what} | {show('gate')} | {show('direct')} | {show('daemon')} | {ratio:.2f} | {goal} |")
+    print(rows[-1], flush=True)
+
+
+def main():
+    for key in ("identity", "host"):
+        run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", root / key)
+    ssh_port = port()
+    (root / "authorized").write_text((root / "identity.pub").read_text())
+    (root / "known").write_text(f"[127.0.0.1]:{ssh_port} " + (root / "host.pub").read_text())
+    (root / "sshd_config").write_text(
+        f"ListenAddress 127.0.0.1:{ssh_port}\nHostKey {root}/host\nAuthorizedKeysFile {root}/authorized\nStrictModes no\nUsePAM no\n"
+        f"PermitRootLogin yes\nPidFile none\nMaxStartups 100\nMaxSessions 100\nAcceptEnv GIT_PROTOCOL\nSetEnv PATH={os.environ['PATH']}\n")
+    os.makedirs("/run/sshd", exist_ok=True)
+    start("/usr/sbin/sshd", "-D", "-e", "-f", root / "sshd_config")
+    wait_for(ssh_port)
+    user = subprocess.run(["id", "-un"], stdout=subprocess.PIPE, text=True).stdout.strip()
+    print(f"making repositories in {root}", file=sys.stderr)
+    upstream = {"small": make("small", 500, 1), "large": make("large", LARGE_REFS, LARGE_MB)}
+    ssh = {name: f"ssh://{user}@127.0.0.1:{ssh_port}{path}" for name, path in upstream.items()}
+
+    (root / "config").mkdir()
+    host_key = " ".join((root / "host.pub").read_text().split()[:2])
+    entries = [f"  - {{name: {name}, upstream: '{url}', identity: {root}/identity, host_key: '{host_key}', push: {{allow: ['refs/heads/*']}}}}\n"
+               for name, url in ssh.items()]
+    (root / "config/repos.yaml").write_text("repos:\n" + "".join(entries))
+    gate_port = port()
+    (root / "run").mkdir()
+    gate = start(GATE, "--config", root / "config", "--repo-dir", root / "mirrors", "--state-dir", root / "state",
+                 "--run-dir", root / "run", "--listen", f"127.0.0.1:{gate_port}")
+    wait_for(gate_port)
+    url = lambda name: f"git://127.0.0.1:{gate_port}/{name}.git"
+    rss = lambda: int(next(l for l in open(f"/proc/{gate.pid}/status") if l.startswith("VmRSS")).split()[1]) / 1024
+    for name in upstream:
+        run("git", "ls-remote", url(name))
+
+    # git daemon: a mirror that an access hook refreshes, and a pre-receive hook that scans and forwards.
+    hooked, hook_port = root / "hooked", port()
+    hooked.mkdir()
+    for name, path in upstream.items():
+        run("git", "clone", "-q", "--mirror", path, hooked / f"{name}.git")
+        run("git", "remote", "set-url", "origin", ssh[name], cwd=hooked / f"{name}.git")
+        pre = hooked / f"{name}.git/hooks/pre-receive"
+        pre.write_text(f"#!/bin/sh\nwhile read old new ref; do\n  {GATE} scan . $old..$new || exit 1\n"
+                       f"  GIT_SSH_COMMAND='{SSH}' git -c remote.origin.fetch= -c remote.origin.mirror=false push -q {ssh[name]} $new:$ref || exit 1\ndone\n")
+        pre.chmod(0o755)
+    access = root / "access"
+    access.write_text(f"#!/bin/sh\ncd \"$2\" && GIT_SSH_COMMAND='{SSH}' exec git fetch -q --prune origin >/dev/null 2>&1\n")
+    access.chmod(0o755)
+    start("git", "daemon", "--listen=127.0.0.1", f"--port={hook_port}", f"--base-path={hooked}", "--export-all", "--reuseaddr",
+          "--enable=receive-pack", f"--access-hook={access}")
+    wait_for(hook_port)
+    hook = lambda name: f"git://127.0.0.1:{hook_port}/{name}.git"
+    # Direct upload-pack, with bitmaps, for the processor time of a clone.
+    plain_port = port()
+    direct = start("/usr/lib/git-core/git-daemon", "--listen=127.0.0.1", f"--port={plain_port}", f"--base-path={root}", "--export-all", "--reuseaddr")
+    wait_for(plain_port)
+
+    deadline = time.monotonic() + 300
+    packed = lambda: all(any((root / f"mirrors/{n}.git/objects/pack").glob("*.bitmap")) for n in upstream)
+    while not packed() and time.monotonic() < deadline:
+        time.sleep(0.5)
+
+    fresh = {"GIT_SSH_COMMAND": SSH}
+    print("| what | git-gate | direct | git daemon with hooks | git-gate to direct | goal |\n|---|---:|---:|---:|---:|---:|")
+    for name in upstream:
+        row(f"ls-remote, {name}", interleaved({
+            "direct": lambda: run("git", "ls-remote", ssh[name], env=fresh),
+            "gate": lambda: run("git", "ls-remote", url(name)),
+            "daemon": lambda: run("git", "ls-remote", hook(name)),
+        }), goal="0.8")
+    for name in upstream:
+        for kind, address in (("direct", ssh[name]), ("gate", url(name)), ("daemon", hook(name))):
+            run("git", "clone", "-q", "--bare", address, root / f"{kind}-{name}", env=fresh)
+            run("git", "config", "remote.origin.fetch", "+refs/heads/*:refs/remotes/origin/*", cwd=root / f"{kind}-{name}")
+            run("git", "fetch", "-q", cwd=root / f"{kind}-{name}", env=fresh)
+        row(f"fetch of nothing, {name}", interleaved({
+            kind: lambda kind=kind: run("git", "fetch", "-q", cwd=root / f"{kind}-{name}", env=fresh)
+            for kind in ("direct", "gate", "daemon")
+        }), goal="0.8")
+
+    for kind, address in (("direct", ssh["small"]), ("gate", url("small")), ("daemon", hook("small"))):
+        run("git", "clone", "-q", address, root / f"push-{kind}", env=fresh)
+    counter, used = iter(range(1 << 30)), []
+
+    def push(kind):
+        work, number = root / f"push-{kind}", next(counter)
+        def go():
+            (work / "mine").write_text(f"{number}\n")
+            run("git", "add", "mine", cwd=work)
+            run("git", "commit", "-qm", "mine", cwd=work)
+            before = cpu(gate.pid)
+            seconds = timed(lambda: run("git", "push", "-q", "origin", f"HEAD:refs/heads/{kind}/{number}", cwd=work, env=fresh))
+            if kind == "gate":
+                used.append(cpu(gate.pid) - before)
+            return seconds
+        return go()
+    taken = {kind: [] for kind in ("direct", "gate", "daemon")}
+    for round in range(ROUNDS + 1):
+        for kind in taken:
+            seconds = push(kind)
+            if round:
+                taken[kind].append(seconds)
+    row("push of one commit", {kind: statistics.median(values) for kind, values in taken.items()}, goal="1.3")
+    cpu_row = f"| processor time of git-gate for it | {statistics.median(used[1:]) * 1000:.0f} ms | – | – | – | 150 ms |"
+    print(cpu_row, flush=True)
+
+    spent = {"gate": [], "direct": []}
+    for round in range(3):
+        for kind, pid, address in (("direct", direct.pid, f"git://127.0.0.1:{plain_port}/large.git"), ("gate", gate.pid, url("large"))):
+            before = cpu(pid)
+            run("git", "clone", "-q", "--bare", address, root / "clone")
+            time.sleep(0.2)
+            spent[kind].append(cpu(pid) - before)
+            shutil.rmtree(root / "clone")
+    row("processor time to serve a clone, large", {k: statistics.median(v) for k, v in spent.items()}, goal="1.2")
+
+    def sixteen(address):
+        def go():
+            clones = [subprocess.Popen(["git", "clone", "-q", "--bare", address, root / f"sixteen-{n}"], env={**ENV, **fresh},
+                                       stderr=subprocess.DEVNULL) for n in range(16)]
+            failed = sum(clone.wait() != 0 for clone in clones)
+            for n in range(16):
+                shutil.rmtree(root / f"sixteen-{n}", ignore_errors=True)
+            if failed:
+                failures.append(failed)
+        return go
+    failures = []
+    row("16 clones at once, small", interleaved({"direct": sixteen(ssh["small"]), "gate": sixteen(url("small"))}, 5), goal="1.3")
+    print(f"\nFailed clones: {sum(failures)}. Resident memory of git-gate afterwards: {rss():.1f} MB (goal: under 20 idle).")
+
+
+try:
+    main()
+finally:
+    for process in reversed(started):
+        process.terminate()
+        process.wait()
+    shutil.rmtree(root, ignore_errors=True)
