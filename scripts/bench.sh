@@ -13,3 +13,10 @@ for directory in */benches; do
 done
 cargo bench --locked "${packages[@]}" --bench '*' -- "$@"
 bash scripts/bench-init.sh
+
+# Programs beside programs; a filter for criterion means something else.
+if [ $# -eq 0 ]; then
+    bash scripts/need.sh git sshd python
+    cargo build --locked --release -p git-gate
+    python3 scripts/bench-git.py "${CARGO_TARGET_DIR:-target}/release/git-gate"
+fi

@@ -94,6 +94,7 @@ for thing in "$@"; do
         ssh) need ssh openssh-client ;;
         sshd) need sshd openssh-server; need ssh openssh-client ;;
         python) need python3 python3 ;;
+        openssl) need openssl openssl ;;
         venv) [ -x /usr/bin/python3 ] && /usr/bin/python3 -c "import ensurepip" 2>/dev/null || apt python3 python3-venv ;;
         ip) need ip iproute2 ;;
         pyclients) need_pyclients ;;
@@ -123,6 +124,6 @@ for thing in "$@"; do
                 (cd "$ROOT" && env -u RUSTFLAGS cargo install --locked --quiet cargo-deny)
             fi
             ;;
-        *) fail "unknown thing: $thing" "rust cc cxx curl git ssh sshd python venv ip nft pyclients node22 inits qemu kernel mmdebstrap docker compose squid cargo-deny" ;;
+        *) fail "unknown thing: $thing" "rust cc cxx curl git ssh sshd python openssl venv ip nft pyclients node22 inits qemu kernel mmdebstrap docker compose squid cargo-deny" ;;
     esac
 done

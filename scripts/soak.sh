@@ -41,6 +41,16 @@ while IFS= read -r line; do
     fi
 done < <(story_tests -- --test-threads=1 2>&1 || echo soak-failed)
 
+if [[ " $parts " == *" stories "* ]]; then
+    began=$SECONDS
+    result=ok
+    export BOTTLECAP_ROUNDS=${BOTTLECAP_ROUNDS:-20} BOTTLECAP_REFS=${BOTTLECAP_REFS:-1000000}
+    # Not the release profile: what these tests ask for is built for development.
+    cargo test --locked -p git-gate --no-fail-fast --test faults --test upkeep || { result=FAILED; failed=1; }
+    printf '| git-gate: killed in a push (each of three points), a million refs, readers while refs move | %s | %d s | %s |\n' \
+        "$BOTTLECAP_ROUNDS" $((SECONDS - began)) "$result" >>"$work/rows"
+fi
+
 if [[ " $parts " == *" fuzz "* ]]; then
     began=$SECONDS
     result=ok

@@ -194,6 +194,8 @@ impl Scene {
             max_file: bounds.max_file,
             author_domains: bounds.author_domains.clone(),
             lfs: bounds.lfs,
+            opaque: bounds.opaque,
+            rules: scan::Rules::builtin(),
         };
         let mut tips = Vec::new();
         for update in updates.iter().filter(|u| u.change != Change::Delete) {

@@ -9,9 +9,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use git2::{ObjectType, Oid, Repository, Sort, Tree};
-use scan::{Finding, Rules};
+use scan::{Bounds, Finding, Report, Rules, Uninspectable};
 
-use crate::wire::{Lfs, Place};
+use crate::wire::{Lfs, Opaque, Place};
 
 /// The largest object that is judged where no rules say otherwise.
 const OBJECT_MAX_BYTES: u64 = 64 << 20;
@@ -73,12 +73,15 @@ pub(crate) struct Asked {
     pub(crate) max_file: u64,
     pub(crate) author_domains: Vec<String>,
     pub(crate) lfs: Lfs,
+    pub(crate) opaque: Opaque,
+    pub(crate) rules: &'static Rules,
 }
 
 impl Asked {
     /// Nothing but the bound that judging needs.
-    pub(crate) fn nothing() -> Self {
-        Self { max_file: OBJECT_MAX_BYTES, author_domains: Vec::new(), lfs: Lfs::Pass }
+    pub(crate) fn nothing(rules: &'static Rules) -> Self {
+        let (lfs, opaque) = (Lfs::Pass, Opaque::Pass);
+        Self { max_file: OBJECT_MAX_BYTES, author_domains: Vec::new(), lfs, opaque, rules }
     }
 }
 
@@ -289,12 +292,15 @@ impl Inspection<'_> {
         if self.size(oid, file)? != kind {
             return Err(InspectError::Kind { file: file.to_owned() });
         }
-        let (pointer, findings) = {
+        let (pointer, Report { findings, uninspectable }) = {
             let object = self.odb.read(oid)?;
             let bytes = object.data();
             let pointer = bytes.len() < LFS_POINTER_MAX_BYTES && bytes.starts_with(LFS_POINTER);
-            (pointer, Rules::builtin().scan(bytes))
+            (pointer, self.asked.rules.inspect(bytes, Bounds::default()))
         };
+        if let (Some(reason), Opaque::Refuse) = (uninspectable.filter(hides), self.asked.opaque) {
+            self.object_to(format!("{file} cannot be looked into: {reason}; commit what is in it, or ask the operator for `opaque: true`"));
+        }
         if pointer && self.asked.lfs == Lfs::Refuse {
             self.object_to(format!(
                 "{file} is a pointer of git-lfs, whose content does not go through this gate; commit the file itself \
@@ -343,12 +349,12 @@ impl Inspection<'_> {
     }
 
     fn text(&mut self, bytes: &[u8], label: &str, commit: Oid) {
-        let findings = Rules::builtin().scan(bytes);
+        let findings = self.asked.rules.scan(bytes);
         self.add(findings.into_iter().map(|finding| place(finding, Some(commit), None, label)));
     }
 
     fn path(&mut self, path: &str, commit: Option<Oid>) {
-        let findings = Rules::builtin().scan(path.as_bytes());
+        let findings = self.asked.rules.scan(path.as_bytes());
         self.add(findings.into_iter().map(|finding| place(finding, commit, None, "(file name)")));
     }
 
@@ -408,6 +414,18 @@ impl Inspection<'_> {
             }
         }
         Ok(())
+    }
+}
+
+/// Whether something may stand where the scanner did not look. What is merely damaged was read as far as it can be.
+fn hides(reason: &Uninspectable) -> bool {
+    match reason {
+        Uninspectable::Encoding
+        | Uninspectable::Archive
+        | Uninspectable::Encrypted
+        | Uninspectable::Size
+        | Uninspectable::Depth => true,
+        Uninspectable::Damaged => false,
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow};
 use git2::{Oid, Repository};
+use scan::Rules;
 use serde::Serialize;
 
 use crate::cli::Scan;
@@ -24,10 +25,11 @@ pub enum Outcome {
 
 /// Scans what the command line names and prints the findings.
 pub fn run(options: &Scan) -> Result<Outcome, Failure> {
-    if options.rules.is_some() {
-        return Err(Failure::Configuration(anyhow!("--rules is not supported by this version")));
-    }
-    let mut out = Printer { json: options.json, found: false, out: io::stdout().lock() };
+    let rules = match &options.rules {
+        None => Rules::builtin(),
+        Some(path) => with(path).map_err(Failure::Configuration)?,
+    };
+    let mut out = Printer { rules, json: options.json, found: false, out: io::stdout().lock() };
     match &options.range {
         Some(range) => {
             let repo = open(&options.path)?;
@@ -50,6 +52,13 @@ pub fn run(options: &Scan) -> Result<Outcome, Failure> {
     Ok(if out.found { Outcome::Found } else { Outcome::Clean })
 }
 
+/// The rules that are built in, and those of a file. They last as long as the program.
+fn with(path: &Path) -> anyhow::Result<&'static Rules> {
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let rules = Rules::with_gitleaks(&text).with_context(|| format!("cannot use {}", path.display()))?;
+    Ok(Box::leak(Box::new(rules)))
+}
+
 /// A line of `--json`.
 #[derive(Serialize)]
 struct Line<'a> {
@@ -65,6 +74,7 @@ struct Line<'a> {
 }
 
 struct Printer<W> {
+    rules: &'static Rules,
     json: bool,
     found: bool,
     out: W,
@@ -72,7 +82,7 @@ struct Printer<W> {
 
 impl<W: Write> Printer<W> {
     fn objects(&mut self, repo: &Repository, tips: &[Oid], known: &[Oid]) -> anyhow::Result<()> {
-        for place in inspect::new_objects(repo, tips, known, &inspect::Asked::nothing())?.places {
+        for place in inspect::new_objects(repo, tips, known, &inspect::Asked::nothing(self.rules))?.places {
             self.print(&place)?;
         }
         Ok(())
@@ -81,7 +91,7 @@ impl<W: Write> Printer<W> {
     fn file(&mut self, base: &Path, path: &Path) -> anyhow::Result<()> {
         let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
         let name = path.strip_prefix(base).unwrap_or(path).to_string_lossy().into_owned();
-        for finding in scan::Rules::builtin().scan(&bytes) {
+        for finding in self.rules.scan(&bytes) {
             self.print(&inspect::place(finding, None, None, &name))?;
         }
         Ok(())

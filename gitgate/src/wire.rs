@@ -54,6 +54,7 @@ pub(crate) struct Bounds {
     /// What has to follow `@` in addresses; empty where anything may.
     pub(crate) author_domains: Vec<String>,
     pub(crate) lfs: Lfs,
+    pub(crate) opaque: Opaque,
     pub(crate) options: Options,
     pub(crate) on_secret: OnSecret,
 }
@@ -61,6 +62,13 @@ pub(crate) struct Bounds {
 /// Whether pointers of git-lfs may be pushed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Lfs {
+    Refuse,
+    Pass,
+}
+
+/// Whether files that cannot be looked into may be pushed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Opaque {
     Refuse,
     Pass,
 }
@@ -85,6 +93,7 @@ impl From<&repos::PushRules> for Bounds {
             max_file: rules.max_file(),
             author_domains: rules.author_domains().to_vec(),
             lfs: if rules.lfs() { Lfs::Pass } else { Lfs::Refuse },
+            opaque: if rules.opaque() { Opaque::Pass } else { Opaque::Refuse },
             options: if rules.push_options() { Options::Pass } else { Options::Refuse },
             on_secret: match rules.on_secret() {
                 repos::OnSecret::Block => OnSecret::Block,

@@ -202,12 +202,28 @@ fn scan_reads_the_objects_of_a_range() {
 }
 
 #[test]
+fn scan_takes_rules_of_ones_own_in_addition() {
+    let dir = TempDir::new().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let text = file("text", &format!("id = zzkey-12345678\nt = {}\n", github_token()));
+    let rules =
+        file("rules.toml", "[[rules]]\nid = \"zz\"\nregex = \"zzkey-[0-9]{8}\"\nkeywords = [\"zzkey\"]\n");
+    assert!(!printed(&gate(&["scan", &text])).contains("zz"));
+    let both = printed(&gate(&["scan", "--rules", &rules, &text]));
+    assert!(both.contains(": zz\n") && both.contains(": github-pat\n"), "{both}");
+}
+
+#[test]
 fn what_scan_cannot_do_is_a_usage_error() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().to_str().unwrap();
     let rules = gate(&["scan", "--rules", "rules.toml", path]);
     assert_eq!(rules.status.code(), Some(64));
-    assert!(said(&rules).contains("not supported by this version"));
+    assert!(said(&rules).contains("cannot read rules.toml"), "{}", said(&rules));
     assert_eq!(gate(&["scan", &format!("{path}/absent")]).status.code(), Some(64));
     assert_eq!(gate(&["scan", path, "A..B"]).status.code(), Some(64));
 }

@@ -25,9 +25,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         right = self.headers.get('Authorization') == wanted
         print(self.command, self.path, right, flush=True)
         if self.path.startswith('/elsewhere'):
-            self.send_response(302); self.send_header('Location', '/web.git' + self.path[10:]); self.end_headers(); return
+            self.send_response(302); self.send_header('Location', '/web.git' + self.path[10:]); self.send_header('Content-Length', '0'); self.end_headers(); return
         if not right:
-            self.send_response(401); self.send_header('WWW-Authenticate', 'Basic realm="git"'); self.end_headers(); return
+            self.send_response(401); self.send_header('WWW-Authenticate', 'Basic realm="git"'); self.send_header('Content-Length', '0'); self.end_headers(); return
         path, _, query = self.path.partition('?')
         body = self.rfile.read(int(self.headers.get('Content-Length') or 0))
         env = dict(PATH=os.environ['PATH'], GIT_PROJECT_ROOT=root, GIT_HTTP_EXPORT_ALL='1', PATH_INFO=path, QUERY_STRING=query,
@@ -47,7 +47,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         status = [int(value.split()[0]) for name, value in lines if name == 'Status']
         self.send_response(status[0] if status else 200)
         for name, value in lines:
-            if name != 'Status': self.send_header(name, value)
+            if name not in ('Status', 'Content-Length'): self.send_header(name, value)
+        self.send_header('Content-Length', str(len(rest)))
         self.end_headers(); self.wfile.write(rest)
     do_GET = do_POST = serve
 server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)

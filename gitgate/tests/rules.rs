@@ -109,7 +109,7 @@ fn a_signed_push_is_refused_even_when_nobody_offered_to_take_it() {
         request.extend(pkt(line.as_bytes()));
     }
     let commands = world.commands_and_pack(&work, &[(&zero, &new, "refs/heads/agent/signed")], &[&new]);
-    let flush = commands.windows(4).position(|w| w == b"0000").unwrap();
+    let flush = commands.windows(8).position(|w| w == b"0000PACK").unwrap();
     request.extend(&commands[flush..]);
     let answer = world.gate.talk(&request);
     assert!(answer.contains("a signed push cannot be forwarded"), "{answer}");

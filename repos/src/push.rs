@@ -13,6 +13,7 @@ pub struct PushRules {
     pub(crate) tags: bool,
     pub(crate) push_options: bool,
     pub(crate) lfs: bool,
+    pub(crate) opaque: bool,
     pub(crate) max_pack: u64,
     pub(crate) max_file: u64,
     pub(crate) on_secret: OnSecret,
@@ -84,6 +85,7 @@ impl PushRules {
             tags: false,
             push_options: false,
             lfs: false,
+            opaque: false,
             max_pack,
             max_file,
             on_secret: OnSecret::Block,
@@ -158,6 +160,11 @@ impl PushRules {
     /// Whether pointers to files of git-lfs may be pushed.
     pub fn lfs(&self) -> bool {
         self.lfs
+    }
+
+    /// Whether files that cannot be looked into may be pushed: encrypted archives, for one.
+    pub fn opaque(&self) -> bool {
+        self.opaque
     }
 
     /// What has to follow `@` in the addresses of authors and committers; empty where any may.

@@ -36,6 +36,8 @@ pub(super) struct RawPush {
     push_options: bool,
     #[serde(default)]
     lfs: bool,
+    #[serde(default)]
+    opaque: bool,
     max_pack: Option<Spanned<String>>,
     max_file: Option<Spanned<String>>,
     on_secret: Option<Spanned<String>>,
@@ -94,6 +96,7 @@ impl Reader<'_> {
             tags: raw.tags,
             push_options: raw.push_options,
             lfs: raw.lfs,
+            opaque: raw.opaque,
             max_pack: self.size(raw.max_pack.as_ref(), MAX_PACK_BYTES, MAX_PACK_BYTES_MOST),
             max_file: self.size(raw.max_file.as_ref(), MAX_FILE_BYTES, MAX_FILE_BYTES_MOST),
             on_secret,
