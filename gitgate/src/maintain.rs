@@ -115,7 +115,7 @@ async fn renew(served: &Served, gate: &GateDir) -> Result<Renewed, UpkeepError> 
     let kept = format!("pack-{}", name.trim());
     let path = path.to_owned();
     let tidied = tokio::task::spawn_blocking(move || old.remove_but(&path, &kept)).await;
-    tidied.unwrap_or_else(|_| Err(UpkeepError::Failed("tidying")))?;
+    tidied.unwrap_or(Err(UpkeepError::Failed("tidying")))?;
     mirror.whole();
     drop(lock);
     info!(repo = %served.repo.name, millis = began.elapsed().as_millis() as u64, "mirror packed");

@@ -73,7 +73,11 @@ fn a_client_that_hangs_up_anywhere_in_a_push_leaves_nothing_behind() {
         stream.write_all(&request[..cut]).unwrap();
         stream.shutdown(Shutdown::Both).unwrap();
     }
-    work.push("HEAD:refs/heads/agent/whole").succeed();
+    // Those that were cut short give their places back by themselves.
+    let began = Instant::now();
+    while !work.push("HEAD:refs/heads/agent/whole").said().contains("new branch") {
+        assert!(began.elapsed() < Duration::from_secs(60), "no place became free");
+    }
     assert_eq!(world.upstream.rev("agent/whole"), new);
     assert_eq!(shown(&world), world.upstream.refs());
 }
@@ -103,10 +107,10 @@ fn a_small_pack_of_a_huge_file_is_refused_by_its_size() {
     let world = World::with_rules("push: {allow: [refs/heads/agent/*], max_pack: 2MiB}");
     let work = world.clone_web();
     let file = fs::File::create(work.path.join("zeros")).unwrap();
-    file.set_len(300 << 20).unwrap();
+    file.set_len(100 << 20).unwrap();
     work.commit("bomb");
     let said = work.push("HEAD:refs/heads/agent/x").fail();
-    assert!(said.contains("zeros has 314572800 bytes"), "{said}");
+    assert!(said.contains("zeros has 104857600 bytes"), "{said}");
     work.git(&["reset", "-q", "--hard", "HEAD^"]).succeed();
     work.write("a", "a\n").commit("a");
     work.push("HEAD:refs/heads/agent/x").succeed();

@@ -79,7 +79,15 @@ fn a_gate_that_starts_again_tidies_what_it_finds() {
     let repos = fs::read_to_string(world.gate.config_dir.join("repos.yaml")).unwrap();
     world.gate = Gate::start(world.dir.path(), &repos);
     git(world.dir.path(), &["ls-remote", &world.gate.url("web")]).succeed();
-    let gone = || !git(&mirror(&world), &["cat-file", "-e", &secret]).said().is_empty();
+    let gone = || {
+        let mut look = common::client(&mirror(&world));
+        !look
+            .args(["cat-file", "-e", &secret])
+            .stderr(std::process::Stdio::null())
+            .status()
+            .unwrap()
+            .success()
+    };
     eventually("the purged commit is gone", gone);
     git(&mirror(&world), &["fsck", "--full", "--strict"]).succeed();
     git(world.dir.path(), &["clone", "-q", &world.gate.url("web"), "again"]).succeed();
