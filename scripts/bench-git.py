@@ -61,7 +61,7 @@ def make(name, refs, megabytes):
         source.append(b"M 100644 inline number\ndata %d\n%d\n" % (len(str(n)), n))
     for n in range(refs - 1):
         source.append(b"reset refs/heads/branch/%d\nfrom :%d\n" % (n, files + 1 + n % count))
-    run("git", f"--git-dir={path}", "fast-import", "--quiet", input=b"\n".join(source))
+    run("git", f"--git-dir={path}", "fast-import", "--quiet", input=b"".join(source))
     run("git", f"--git-dir={path}", "repack", "-adbq")
     run("git", f"--git-dir={path}", "pack-refs", "--all")
     return path
