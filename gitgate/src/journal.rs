@@ -189,7 +189,7 @@ fn used(events: audit::Replay<Event>) -> Result<BTreeMap<String, u64>, audit::Er
         match replayed?.event {
             Event::PushBegun(begun) => count(&mut used, &begun.grants, Count::Up),
             Event::Push(push) if push.outcome != FORWARDED => count(&mut used, &push.grants, Count::Down),
-            Event::Push(_) | Event::Fetch(_) | Event::Request(_) | Event::Reload(_) => {}
+            Event::Push(_) | Event::Fetch(_) | Event::Request(_) | Event::Repeated(_) | Event::Reload(_) => {}
         }
     }
     Ok(used)
