@@ -8,14 +8,18 @@ bash scripts/need.sh rust cc
 # Only those crates: the others' tests ask for features that a release refuses.
 packages=()
 for directory in */benches; do
-    # Not one of criterion's; it has a script of its own.
-    [ "$directory" = supervisor/benches ] || packages+=(-p "$(dirname "$directory")")
+    # Not those of criterion; they have scripts of their own.
+    case "$directory" in
+        supervisor/benches | egress/benches) ;;
+        *) packages+=(-p "$(dirname "$directory")") ;;
+    esac
 done
 cargo bench --locked "${packages[@]}" --bench '*' -- "$@"
 bash scripts/bench-init.sh
 
 # Programs beside programs; a filter for criterion means something else.
 if [ $# -eq 0 ]; then
+    bash scripts/bench-egress.sh
     bash scripts/need.sh git sshd python
     cargo build --locked --release -p git-gate
     python3 scripts/bench-git.py "${CARGO_TARGET_DIR:-target}/release/git-gate"

@@ -1,8 +1,8 @@
 //! The only way out of a bottle: an HTTP proxy that opens TLS with the bottle's own authority, judges every request by
 //! `routes.yaml`, takes the agent's credentials out and puts the route's in.
 //!
-//! The way of a request, in one direction: [`serve`] accepts; `tunnel` reads the ClientHello whole and binds it to the host
-//! that CONNECT named; `exchange` binds the request to the same host, asks the policy, exchanges the credentials and
+//! The way of a request, in one direction: [`serve`] accepts, as a proxy or what was led here (`transparent`); `tunnel`
+//! reads the ClientHello whole and binds it to the host that CONNECT named; `exchange` binds the request to the same host, asks the policy, exchanges the credentials and
 //! streams; `upstream` resolves once and dials exactly a checked address. Every answer that is not upstream's own is made
 //! in `refusal`; every request ends as one record of the journal. What is let out holds a `lease`, which ends with its
 //! route or when new routes refuse it.

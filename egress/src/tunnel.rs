@@ -17,7 +17,7 @@ use policy::{Front, Host, RouteId, Scheme};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::StartHandshake;
 
 use crate::authority::{self, Endpoint};
 use crate::body::{Limits, Progress};
@@ -238,7 +238,10 @@ impl Tunnel {
     async fn intercept(self, stream: impl Stream, hello: ClientHello) {
         let Ok(authority) = Authority::try_from(self.endpoint.authority()) else { return };
         let config = self.connection.proxy.leaves.gen_server_config(&authority).await;
-        let handshake = TlsAcceptor::from(config).accept(Prefixed::new(hello.bytes, stream));
+        let ClientHello { bytes, accepted, left_over, .. } = hello;
+        let stream = Prefixed::new(bytes[bytes.len() - left_over..].to_vec(), stream);
+        drop(bytes);
+        let handshake = StartHandshake::from_parts(accepted, stream).into_stream(config);
         let stream = match timeout(HANDSHAKE_TIMEOUT, handshake).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => {

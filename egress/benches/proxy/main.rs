@@ -29,9 +29,9 @@ impl Load {
     fn of(kind: Kind) -> Load {
         match kind {
             Kind::Egress | Kind::Hudsucker => {
-                Load { requests: 20_000, connections: 1500, bytes: GIB, repetitions: 3 }
+                Load { requests: 5000, connections: 500, bytes: GIB, repetitions: 3 }
             }
-            Kind::Mitmdump => Load { requests: 1000, connections: 150, bytes: GIB / 4, repetitions: 1 },
+            Kind::Mitmdump => Load { requests: 500, connections: 50, bytes: GIB / 8, repetitions: 1 },
         }
     }
 }

@@ -49,7 +49,7 @@ impl Origin {
             let port = listener.local_addr().unwrap().port();
             std::thread::spawn(move || {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-                runtime.block_on(accept(TcpListener::from_std(listener).unwrap(), config, start));
+                runtime.block_on(accept(listener, config, start));
             });
             port
         };
@@ -57,7 +57,8 @@ impl Origin {
     }
 }
 
-async fn accept(listener: TcpListener, config: ServerConfig, start: Instant) {
+async fn accept(listener: std::net::TcpListener, config: ServerConfig, start: Instant) {
+    let listener = TcpListener::from_std(listener).unwrap();
     let acceptor = TlsAcceptor::from(Arc::new(config));
     while let Ok((stream, _)) = listener.accept().await {
         stream.set_nodelay(true).unwrap();

@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use rustls::server::Acceptor;
+use rustls::server::{Accepted, Acceptor};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::timeout;
 
@@ -21,6 +21,10 @@ const ENCRYPTED_CLIENT_HELLO: u16 = 0xfe0d;
 pub(crate) struct ClientHello {
     /// Everything read so far; the ClientHello is at its beginning.
     pub(crate) bytes: Vec<u8>,
+    /// The handshake that it began, with all of `bytes` but what is left over.
+    pub(crate) accepted: Accepted,
+    /// How much of `bytes` the handshake has not taken yet.
+    pub(crate) left_over: usize,
     /// The name it asks for.
     pub(crate) server_name: Option<String>,
     /// Whether it may ask for another name in secret.
@@ -83,7 +87,8 @@ async fn read_whole(stream: &mut (impl AsyncRead + Unpin), already: Vec<u8>) -> 
                 Ok(Some(accepted)) => {
                     let server_name = accepted.client_hello().server_name().map(str::to_owned);
                     let encrypted = encrypted_hello(&bytes);
-                    return Ok(ClientHello { bytes, server_name, encrypted });
+                    let left_over = bytes.len() - fed;
+                    return Ok(ClientHello { bytes, accepted, left_over, server_name, encrypted });
                 }
                 Ok(None) => {}
                 Err((_, mut alert)) => {
