@@ -2,7 +2,7 @@
 //!
 //! The figure is the processor time of the proxy's process, by its own clock: the machine may be noisy, and client and
 //! origin run beside it. `EGRESS_BENCH_HUDSUCKER` names a program built from benches/peers/hudsucker,
-//! `EGRESS_BENCH_MITMDUMP` a mitmdump; a peer that is not named is left out. Arguments choose scenarios by name.
+//! `EGRESS_BENCH_MITMDUMP` a mitmdump; a peer that is not named is left out. `EGRESS_BENCH_EGRESS` may name another egress. Arguments choose scenarios by name.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod client;

@@ -37,7 +37,10 @@ impl Kind {
 
     pub(crate) fn program(self) -> Option<PathBuf> {
         match self {
-            Kind::Egress => Some(PathBuf::from(env!("CARGO_BIN_EXE_egress"))),
+            Kind::Egress => {
+                let named = std::env::var_os("EGRESS_BENCH_EGRESS");
+                Some(named.map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_egress")), PathBuf::from))
+            }
             Kind::Hudsucker => std::env::var_os("EGRESS_BENCH_HUDSUCKER").map(PathBuf::from),
             Kind::Mitmdump => std::env::var_os("EGRESS_BENCH_MITMDUMP").map(PathBuf::from),
         }
