@@ -70,7 +70,7 @@ impl Bundle {
         let uid =
             self.setup.members.iter().find(|member| member.daemon == daemon).and_then(|member| member.uid);
         let fence = self
-            .fence(daemon, purpose)
+            .fence(daemon, purpose, uid)
             .map_err(|error| format!("cannot prepare its walls: {}", chain(&error)))?;
         let mut walls = standing(&fence, uid, self.setup.strength);
         let child = spawn(&mut Command {
@@ -99,7 +99,7 @@ impl Bundle {
     }
 
     /// The walls of a new process of this daemon, as far as this kernel has them.
-    fn fence(&self, daemon: Daemon, purpose: Purpose) -> io::Result<Fence> {
+    fn fence(&self, daemon: Daemon, purpose: Purpose, uid: Option<u32>) -> io::Result<Fence> {
         let setup = &self.setup;
         let search = search_path();
         let own = setup.readable.iter().filter(|readable| readable.daemon == daemon);
@@ -110,7 +110,7 @@ impl Bundle {
             readable: own.map(|readable| readable.path.clone()).collect(),
         };
         let domain = match setup.strength.landlock {
-            Some(_) => landlock::ruleset(&walls::files(daemon, purpose, &around))?,
+            Some(_) => landlock::ruleset(&walls::files(daemon, purpose, &around), uid)?,
             None => None,
         };
         let calls = if setup.strength.filters {

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 
 use landlock::{
     ABI, Access as _, AccessFs, BitFlags, PathBeneath, Ruleset, RulesetAttr as _, RulesetCreatedAttr as _,
@@ -28,21 +29,28 @@ pub(crate) fn abi() -> Option<i32> {
     i32::try_from(version).ok().filter(|version| *version >= OLDEST_ABI)
 }
 
-/// A domain that allows these files and nothing else; what the kernel is too old for is left out.
-pub(crate) fn ruleset(grants: &[Grant]) -> io::Result<Option<OwnedFd>> {
+/// A domain that allows these files and nothing else; what the kernel is too old for is left out. What we may not reach ourselves, as
+/// root in a hardened container may not enter the directories of others, is looked up as that uid.
+pub(crate) fn ruleset(grants: &[Grant], uid: Option<u32>) -> io::Result<Option<OwnedFd>> {
+    let find =
+        |path: &Path| open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).map_err(io::Error::from);
     let mut ruleset = Ruleset::default()
         .handle_access(AccessFs::from_all(ABI::V5))
         .and_then(|ruleset| ruleset.scope(Scope::from_all(ABI::V6)))
         .and_then(Ruleset::create)
         .map_err(io::Error::other)?;
     for grant in grants {
-        let place = match open(&grant.path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()) {
-            Ok(place) => place,
-            // What is not there needs no permission.
-            Err(nix::errno::Errno::ENOENT | nix::errno::Errno::ENOTDIR | nix::errno::Errno::EACCES) => {
-                continue;
+        let place = match find(&grant.path) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                super::as_owner(uid, || find(&grant.path))
             }
-            Err(error) => return Err(error.into()),
+            other => other,
+        };
+        let place = match place {
+            Ok(place) => place,
+            // What is not there, or what neither of us reaches, needs no permission.
+            Err(error) if is_absent(&error) => continue,
+            Err(error) => return Err(error),
         };
         let is_directory =
             std::fs::File::from(place.try_clone()?).metadata()?.mode() & libc::S_IFMT == libc::S_IFDIR;
@@ -53,6 +61,10 @@ pub(crate) fn ruleset(grants: &[Grant]) -> io::Result<Option<OwnedFd>> {
         ruleset = ruleset.add_rule(PathBeneath::new(place.as_fd(), allowed)).map_err(io::Error::other)?;
     }
     Ok(ruleset.into())
+}
+
+fn is_absent(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::EACCES))
 }
 
 fn rights(access: Access) -> BitFlags<AccessFs> {

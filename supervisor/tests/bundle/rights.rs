@@ -324,7 +324,14 @@ fn three_capabilities_of_a_hardened_container_are_enough() {
         let path = ground.path(directory);
         fs::create_dir(&path).unwrap();
         std::os::unix::fs::chown(&path, Some(owner), Some(owner)).unwrap();
+        // As in the image: root without its capabilities cannot enter what belongs to a daemon.
+        let mode = if owner == 0 { 0o755 } else { 0o700 };
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
     }
+    let ca = ground.path("root/var/lib/sidecars/egress/ca");
+    fs::create_dir(&ca).unwrap();
+    fs::write(ca.join("ca-key.pem"), "a key").unwrap();
+    std::os::unix::fs::chown(&ca, Some(64101), Some(64101)).unwrap();
     let inner = ground.command();
     let mut command = Command::new("setpriv");
     command.env_clear().env("PATH", "/usr/bin:/bin");
@@ -335,6 +342,11 @@ fn three_capabilities_of_a_hardened_container_are_enough() {
     for (name, uid) in NAMES.iter().zip(["64101", "64102", "64103"]) {
         assert_eq!(bundle.ask(name, "uid"), uid);
     }
+    let ca_key =
+        format!("attack open {}", bundle.ground.path("root/var/lib/sidecars/egress/ca/ca-key.pem").display());
+    assert_eq!(bundle.ask("egress", &ca_key), "done");
+    let journal = bundle.ground.path("root/var/lib/sidecars/audit/git-gate/journal.jsonl");
+    assert_eq!(bundle.ask("git-gate", &format!("attack write {}", journal.display())), "done");
     let escaped = Process::open(bundle.ask("git-gate", "escape").trim().parse().unwrap());
     bundle.ask("supervise", "abort");
     bundle.log.wait_for("supervise is ready", 2);
