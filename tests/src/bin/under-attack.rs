@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use tests::{Bundle, EchoServer, PATIENCE};
 
 /// Requests of the friendly client in each row.
-const REQUESTS: usize = 3000;
+const REQUESTS: usize = 500;
 /// Connections that one attack holds.
 const HELD: usize = 1000;
 /// Bytes of an unfinished head.
