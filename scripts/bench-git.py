@@ -4,7 +4,7 @@
     scripts/bench-git.py PATH/OF/git-gate      # ROUNDS, LARGE_MB and LARGE_REFS make it shorter or longer
 
 Prints a table of medians and ratios; the comparisons of a row took turns."""
-import os, pathlib, random, resource, shutil, signal, socket, statistics, subprocess, sys, tempfile, time
+import os, pathlib, random, shutil, socket, statistics, subprocess, sys, tempfile, time
 
 GATE = os.path.abspath(sys.argv[1])
 ROUNDS = int(os.environ.get("ROUNDS", "15"))
@@ -20,7 +20,10 @@ started = []
 
 def run(*command, cwd=root, **more):
     env = {**ENV, **more.pop("env", {})}
-    return subprocess.run([str(c) for c in command], cwd=cwd, env=env, check=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **more)
+    done = subprocess.run([str(c) for c in command], cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **more)
+    if done.returncode:
+        sys.exit(f"{' '.join(map(str, command))}: {done.stderr.decode(errors='replace')}")
+    return done
 
 
 def port():
