@@ -49,6 +49,12 @@ if [[ " $parts " == *" stories "* ]]; then
     cargo test --locked -p git-gate --no-fail-fast --test faults --test upkeep || { result=FAILED; failed=1; }
     printf '| git-gate: killed in a push (each of three points), a million refs, readers while refs move | %s | %d s | %s |\n' \
         "$BOTTLECAP_ROUNDS" $((SECONDS - began)) "$result" >>"$work/rows"
+    began=$SECONDS
+    result=ok
+    export EGRESS_RELOADS=${EGRESS_RELOADS:-1000}
+    cargo test --locked -p egress --test claims reloads_under_load || { result=FAILED; failed=1; }
+    printf '| egress: reloads under load, requests counted on both sides | %s | %d s | %s |\n' \
+        "$EGRESS_RELOADS" $((SECONDS - began)) "$result" >>"$work/rows"
 fi
 
 if [[ " $parts " == *" fuzz "* ]]; then
