@@ -2,7 +2,7 @@
 
 use brotli_decompressor::{BrotliDecompressStream, BrotliResult, BrotliState, StandardAlloc};
 use flate2::{Decompress, FlushDecompress, Status};
-use zstd::stream::raw::{Decoder, InBuffer, Operation, OutBuffer};
+use zstd::stream::raw::{self, InBuffer, Operation, OutBuffer};
 
 use crate::finding::Coding;
 
@@ -62,7 +62,7 @@ pub(crate) enum Codec {
     Unsure(Vec<u8>),
     /// The same, with the bytes that were looked at still to come.
     Replay(Vec<u8>, Decompress),
-    Zstd(Box<Decoder<'static>>),
+    Zstd(Box<raw::Decoder<'static>>),
     Brotli(Box<BrotliState<StandardAlloc, StandardAlloc, StandardAlloc>>),
 }
 
@@ -71,7 +71,7 @@ impl Codec {
         Some(match encoding {
             Encoding::Gzip => Self::Gzip(GzipHeader::default(), Decompress::new(false)),
             Encoding::Deflate => Self::Unsure(Vec::new()),
-            Encoding::Zstd => Self::Zstd(Box::new(Decoder::new().ok()?)),
+            Encoding::Zstd => Self::Zstd(Box::new(raw::Decoder::new().ok()?)),
             Encoding::Brotli => {
                 let alloc = StandardAlloc::default;
                 Self::Brotli(Box::new(BrotliState::new(alloc(), alloc(), alloc())))
@@ -158,6 +158,78 @@ fn inflated(inflate: &mut Decompress, input: &[u8], output: &mut [u8]) -> Result
         written: moved(inflate.total_out(), written),
         ended: status == Status::StreamEnd,
     })
+}
+
+/// A whole body is not what its encoding says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the content is not encoded as it says")]
+pub struct NotDecoded;
+
+/// Undoes the encoding of a whole body, a bounded step at a time.
+pub struct Decoder {
+    encoding: Encoding,
+    codec: Codec,
+    /// How much of a trailer is still to come.
+    trailer: usize,
+    ended: bool,
+    started: bool,
+}
+
+impl std::fmt::Debug for Decoder {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "Decoder({:?})", self.encoding)
+    }
+}
+
+impl Decoder {
+    const GZIP_TRAILER_BYTES: usize = 8;
+
+    /// For a body in this encoding.
+    pub fn new(encoding: Encoding) -> Result<Self, NotDecoded> {
+        let codec = Codec::new(encoding).ok_or(NotDecoded)?;
+        Ok(Self { encoding, codec, trailer: 0, ended: false, started: false })
+    }
+
+    /// Takes some of `input` and writes some of `output`: how much of each. Neither means that more input is needed.
+    pub fn step(&mut self, input: &[u8], output: &mut [u8]) -> Result<(usize, usize), NotDecoded> {
+        let mut read = 0;
+        loop {
+            let passed = (input.len() - read).min(self.trailer);
+            self.trailer -= passed;
+            read += passed;
+            let rest = &input[read..];
+            if self.ended {
+                if rest.is_empty() {
+                    return Ok((read, 0));
+                }
+                // Another member follows, or something that nobody announced.
+                if !matches!(self.encoding, Encoding::Gzip | Encoding::Zstd) {
+                    return Err(NotDecoded);
+                }
+                self.codec = Codec::new(self.encoding).ok_or(NotDecoded)?;
+                self.ended = false;
+            }
+            self.started |= !rest.is_empty();
+            let replayed = self.codec.replays();
+            if rest.is_empty() && !self.started {
+                return Ok((read, 0));
+            }
+            let step = self.codec.step(rest, output).map_err(|_| NotDecoded)?;
+            read += step.read;
+            if step.ended {
+                self.ended = true;
+                self.trailer = if self.encoding == Encoding::Gzip { Self::GZIP_TRAILER_BYTES } else { 0 };
+            }
+            if step.written > 0 || step.read == 0 && !replayed && !step.ended {
+                return Ok((read, step.written));
+            }
+        }
+    }
+
+    /// The body ends here.
+    pub fn finish(&self) -> Result<(), NotDecoded> {
+        if self.ended || !self.started { Ok(()) } else { Err(NotDecoded) }
+    }
 }
 
 /// The header of a gzip member, passed over.

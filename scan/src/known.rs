@@ -37,6 +37,7 @@ pub enum KnownError {
 }
 
 /// Known secrets, as fingerprints.
+#[derive(Clone)]
 pub struct Known {
     key: u64,
     forms: Vec<Form>,
@@ -46,6 +47,7 @@ pub struct Known {
     by_first: Vec<(u8, Vec<usize>)>,
 }
 
+#[derive(Clone)]
 struct Form {
     /// The fingerprint of each prefix, from one byte on.
     chain: Vec<u64>,

@@ -26,7 +26,7 @@ mod rules;
 mod scanner;
 mod scrub;
 
-pub use codec::Encoding;
+pub use codec::{Decoder, Encoding, NotDecoded};
 pub use finding::{Coding, Finding, Through};
 pub use known::{KNOWN_MAX_BYTES, KNOWN_MIN_BYTES, KNOWN_MIN_ENTROPY, KNOWN_RULE, Known, KnownError};
 pub use rules::{RULES_VERSION, Rules, RulesError};

@@ -3,14 +3,13 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::codec::{Codec, Encoding};
+use crate::codec::{Decoder, Encoding};
 use crate::finding::{Finding, Through};
 use crate::known::{KNOWN_RULE, Known};
 use crate::layer::{Hit, KNOWN, Layer, Shared, State};
 use crate::rules::Rules;
 
 const OUT_BYTES: usize = 16 * 1024;
-const GZIP_TRAILER_BYTES: usize = 8;
 
 /// How far a scan goes into what hides something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,11 +74,7 @@ pub struct Scanner<'r> {
 
 /// The coding that the whole input is in.
 struct Outer {
-    encoding: Encoding,
-    codec: Codec,
-    /// How much of a trailer is still to come.
-    trailer: usize,
-    ended: bool,
+    decoder: Decoder,
     settled: u64,
 }
 
@@ -107,11 +102,9 @@ impl<'r> Scanner<'r> {
     pub fn encoded(mut self, encoding: Encoding) -> Self {
         let through = Through::default().and(encoding.coding()).unwrap_or_default();
         self.layer = Layer::new(through, true);
-        match Codec::new(encoding) {
-            Some(codec) => {
-                self.outer = Some(Outer { encoding, codec, trailer: 0, ended: false, settled: 0 });
-            }
-            None => self.state.cannot(Uninspectable::Encoding),
+        match Decoder::new(encoding) {
+            Ok(decoder) => self.outer = Some(Outer { decoder, settled: 0 }),
+            Err(_) => self.state.cannot(Uninspectable::Encoding),
         }
         self
     }
@@ -173,8 +166,7 @@ impl<'r> Scanner<'r> {
             state: &mut self.state,
         };
         if let Some(outer) = &self.outer
-            && !outer.ended
-            && shared.state.fed > 0
+            && outer.decoder.finish().is_err()
         {
             shared.state.cannot(Uninspectable::Damaged);
         }
@@ -211,39 +203,19 @@ impl Outer {
     fn feed(&mut self, layer: &mut Layer, shared: &mut Shared<'_>, bytes: &[u8]) {
         let mut rest = bytes;
         let mut out = vec![0; OUT_BYTES];
-        loop {
-            let trailer = rest.len().min(self.trailer);
-            self.trailer -= trailer;
-            rest = &rest[trailer..];
-            if self.ended && !rest.is_empty() {
-                // Another member follows, or something that nobody announced.
-                match (self.encoding, Codec::new(self.encoding)) {
-                    (Encoding::Gzip | Encoding::Zstd, Some(codec)) => {
-                        self.codec = codec;
-                        self.ended = false;
-                    }
-                    _ => return shared.state.cannot(Uninspectable::Damaged),
-                }
-            }
-            if shared.state.uninspectable.is_some() || rest.is_empty() && !self.codec.replays() {
-                return;
-            }
-            let replayed = self.codec.replays();
-            let Ok(step) = self.codec.step(rest, &mut out) else {
+        while shared.state.uninspectable.is_none() {
+            let Ok((read, written)) = self.decoder.step(rest, &mut out) else {
                 return shared.state.cannot(Uninspectable::Damaged);
             };
-            rest = &rest[step.read..];
-            if !shared.state.expand(step.written, shared.bounds) {
+            rest = &rest[read..];
+            if !shared.state.expand(written, shared.bounds) {
                 return;
             }
-            layer.feed(shared, &out[..step.written]);
+            layer.feed(shared, &out[..written]);
             if !layer.is_held() {
                 self.settled = shared.state.fed - rest.len() as u64;
             }
-            if step.ended {
-                self.ended = true;
-                self.trailer = if self.encoding == Encoding::Gzip { GZIP_TRAILER_BYTES } else { 0 };
-            } else if step.read == 0 && step.written == 0 && !replayed {
+            if written == 0 && rest.is_empty() {
                 return;
             }
         }

@@ -45,6 +45,11 @@ impl Scrubber {
         text
     }
 
+    /// How many bytes wait for what follows.
+    pub fn held(&self) -> usize {
+        self.held.len()
+    }
+
     /// The text without the secrets, taken for the whole; nothing when none is in it.
     pub fn whole(&mut self, text: &[u8]) -> Option<Vec<u8>> {
         let before = self.hits;

@@ -1,0 +1,184 @@
+//! A request's body under search: it starts to flow at once, and stops before the end of a secret.
+
+use std::collections::VecDeque;
+use std::io;
+use std::ops::Range;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Bytes, BytesMut};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body_util::combinators::BoxBody;
+use hudsucker::{Body, Error};
+use policy::OnMatch;
+use scan::Scanner;
+
+use super::messages::GrpcFrames;
+use super::{Format, Inspection, MASK, Messages, Objection};
+
+/// What may be held back while it could become a secret.
+const HELD_MAX: u64 = 256 * 1024;
+
+/// `inner`, searched.
+pub(crate) fn examined(inner: Body, inspection: &Inspection, format: Format) -> Body {
+    if inner.is_end_stream() {
+        return inner;
+    }
+    let search = match format {
+        Format::Plain => Search::Stream(Box::new(inspection.scanner())),
+        Format::Encoded(encoding) => Search::Stream(Box::new(inspection.scanner().encoded(encoding))),
+        Format::Grpc(encoding) => {
+            Search::Grpc(Box::new((GrpcFrames::new(encoding), Messages::new(inspection.clone()))))
+        }
+    };
+    Body::from(BoxBody::new(Examined {
+        inner,
+        search,
+        masks: format == Format::Plain && inspection.on_match == OnMatch::Redact,
+        inspection: inspection.clone(),
+        waiting: VecDeque::new(),
+        waiting_bytes: 0,
+        taken: 0,
+        ended: false,
+    }))
+}
+
+enum Search {
+    Stream(Box<Scanner<'static>>),
+    Grpc(Box<(GrpcFrames, Messages)>),
+}
+
+struct Examined {
+    inner: Body,
+    search: Search,
+    /// A secret that stands there as it is is masked, and the rest goes on.
+    masks: bool,
+    inspection: Inspection,
+    waiting: VecDeque<Bytes>,
+    waiting_bytes: u64,
+    /// How many bytes have come.
+    taken: u64,
+    ended: bool,
+}
+
+impl Examined {
+    fn take(&mut self, data: Bytes) -> Result<(), Objection> {
+        match &mut self.search {
+            Search::Stream(scanner) => scanner.feed(&data),
+            Search::Grpc(grpc) => grpc.0.feed(&data, &mut grpc.1)?,
+        }
+        self.taken += data.len() as u64;
+        self.waiting_bytes += data.len() as u64;
+        self.waiting.push_back(data);
+        self.judge()
+    }
+
+    fn end(&mut self) -> Result<(), Objection> {
+        self.ended = true;
+        match &mut self.search {
+            Search::Stream(scanner) => scanner.end(),
+            Search::Grpc(grpc) => grpc.1.end_message()?,
+        }
+        self.judge()
+    }
+
+    fn judge(&mut self) -> Result<(), Objection> {
+        let Search::Stream(scanner) = &mut self.search else { return Ok(()) };
+        if let Some(rule) = scanner.found() {
+            let spans = if self.masks { scanner.take_spans() } else { None };
+            self.mask(spans.ok_or(Objection::Secret(rule))?);
+        }
+        if let Search::Stream(scanner) = &self.search
+            && let Some(reason) = scanner.uninspectable()
+        {
+            return Err(Objection::Uninspectable(reason));
+        }
+        if self.held() > HELD_MAX { Err(Objection::Held) } else { Ok(()) }
+    }
+
+    /// Masks what still waits of the secrets; what stood before it is the part that everybody knows.
+    fn mask(&mut self, spans: Vec<Range<u64>>) {
+        let first = self.taken - self.waiting_bytes;
+        let mut text = BytesMut::with_capacity(usize::try_from(self.waiting_bytes).unwrap_or(0));
+        self.waiting.drain(..).for_each(|part| text.extend_from_slice(&part));
+        for span in spans {
+            let index = |position: u64| {
+                usize::try_from(position.saturating_sub(first)).unwrap_or(usize::MAX).min(text.len())
+            };
+            let span = index(span.start)..index(span.end);
+            text[span].fill(MASK);
+        }
+        self.waiting.push_back(text.freeze());
+    }
+
+    fn held(&self) -> u64 {
+        match &self.search {
+            _ if self.ended => 0,
+            Search::Stream(scanner) => scanner.held(),
+            Search::Grpc(grpc) => grpc.1.held(),
+        }
+    }
+
+    /// What may go on now.
+    fn next(&mut self) -> Option<Bytes> {
+        let free = self.waiting_bytes - self.held().min(self.waiting_bytes);
+        let mut first = self.waiting.pop_front()?;
+        let length = usize::try_from(free).unwrap_or(usize::MAX).min(first.len());
+        let part = first.split_to(length);
+        if !first.is_empty() {
+            self.waiting.push_front(first);
+        }
+        self.waiting_bytes -= length as u64;
+        (length > 0).then_some(part)
+    }
+
+    fn cut(&self, objection: Objection) -> Error {
+        let _ = self.inspection.verdict.set(objection);
+        Error::Io(io::Error::new(io::ErrorKind::PermissionDenied, "the body may not leave"))
+    }
+}
+
+impl HttpBody for Examined {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let this = &mut *self;
+        if this.inspection.verdict.get().is_some() {
+            return Poll::Ready(None);
+        }
+        loop {
+            if let Some(part) = this.next() {
+                return Poll::Ready(Some(Ok(Frame::data(part))));
+            }
+            if this.ended {
+                return Poll::Ready(None);
+            }
+            let outcome = match ready!(Pin::new(&mut this.inner).poll_frame(context)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => this.take(data),
+                    // Trailers of a request end at the meter.
+                    Err(_) => Ok(()),
+                },
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => this.end(),
+            };
+            if let Err(objection) = outcome {
+                return Poll::Ready(Some(Err(this.cut(objection))));
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ended && self.waiting.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint().exact().map_or_else(SizeHint::default, |rest| {
+            SizeHint::with_exact(rest.saturating_add(self.waiting_bytes))
+        })
+    }
+}

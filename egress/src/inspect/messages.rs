@@ -1,0 +1,102 @@
+//! Messages of a stream under search: each by itself, and what only several of them together hold.
+
+use scan::{Encoding, Scanner, Uninspectable};
+
+use super::{Inspection, Objection};
+
+/// The messages of one stream in one direction.
+pub(crate) struct Messages {
+    inspection: Inspection,
+    current: Option<Box<Scanner<'static>>>,
+    /// Over the borders of messages, as the text stands there.
+    across: Box<Scanner<'static>>,
+}
+
+impl Messages {
+    pub(crate) fn new(inspection: Inspection) -> Messages {
+        Messages { across: Box::new(inspection.plain()), inspection, current: None }
+    }
+
+    /// Takes a part of the message that is on its way, which is in this encoding.
+    pub(crate) fn feed(&mut self, part: &[u8], encoding: Option<Encoding>) -> Result<(), Objection> {
+        let current = self.current.get_or_insert_with(|| {
+            let scanner = self.inspection.scanner();
+            Box::new(match encoding {
+                Some(encoding) => scanner.encoded(encoding),
+                None => scanner,
+            })
+        });
+        current.feed(part);
+        judge(current)?;
+        self.across.feed(part);
+        judge(&self.across)
+    }
+
+    /// The message ends here.
+    pub(crate) fn end_message(&mut self) -> Result<(), Objection> {
+        match self.current.take() {
+            Some(mut current) => {
+                current.end();
+                judge(&current)
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// How much of the message on its way may be a secret that is not yet whole.
+    pub(crate) fn held(&self) -> u64 {
+        self.current.as_ref().map_or(0, |current| current.held())
+    }
+}
+
+fn judge(scanner: &Scanner<'_>) -> Result<(), Objection> {
+    match (scanner.found(), scanner.uninspectable()) {
+        (Some(rule), _) => Err(Objection::Secret(rule)),
+        (None, Some(reason)) => Err(Objection::Uninspectable(reason)),
+        (None, None) => Ok(()),
+    }
+}
+
+/// The frames that gRPC puts its messages in.
+pub(super) struct GrpcFrames {
+    encoding: Option<Encoding>,
+    header: Vec<u8>,
+    left: u64,
+    compressed: bool,
+}
+
+impl GrpcFrames {
+    const HEADER_BYTES: usize = 5;
+
+    pub(super) fn new(encoding: Option<Encoding>) -> GrpcFrames {
+        GrpcFrames { encoding, header: Vec::with_capacity(Self::HEADER_BYTES), left: 0, compressed: false }
+    }
+
+    pub(super) fn feed(&mut self, mut bytes: &[u8], messages: &mut Messages) -> Result<(), Objection> {
+        while !bytes.is_empty() {
+            if self.left > 0 {
+                let length = usize::try_from(self.left).unwrap_or(usize::MAX).min(bytes.len());
+                let (part, rest) = bytes.split_at(length);
+                messages.feed(part, self.encoding.filter(|_| self.compressed))?;
+                self.left -= length as u64;
+                bytes = rest;
+                if self.left == 0 {
+                    messages.end_message()?;
+                }
+                continue;
+            }
+            self.header.push(bytes[0]);
+            bytes = &bytes[1..];
+            if let [flag, a, b, c, d] = self.header[..] {
+                self.header.clear();
+                self.left = u64::from(u32::from_be_bytes([a, b, c, d]));
+                self.compressed = match flag {
+                    0 => false,
+                    1 if self.encoding.is_some() => true,
+                    _ => return Err(Objection::Uninspectable(Uninspectable::Encoding)),
+                };
+            }
+        }
+        Ok(())
+    }
+}

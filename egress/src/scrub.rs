@@ -1,0 +1,120 @@
+//! What comes back is freed of the secrets that went out, before the bottle sees it.
+
+mod body;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use http::header::{
+    ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, IF_RANGE, RANGE,
+};
+use scan::{Encoding, Known, Scrubber};
+
+pub(crate) use body::scrubbed;
+
+use crate::headers;
+use crate::refusal::{Code, Refusal};
+
+/// An upstream that sends secrets back more often is asked no more: whoever watches the masks could use it to guess.
+const HITS_MAX: u64 = 1000;
+const CODINGS: [&str; 6] = ["gzip", "x-gzip", "deflate", "br", "zstd", "identity"];
+
+/// How often a route's answers had a secret in them.
+#[derive(Debug, Default)]
+pub(crate) struct Hits(AtomicU64);
+
+impl Hits {
+    /// Refuses once it was too often.
+    pub(crate) fn judge(&self) -> Result<(), Refusal> {
+        if self.0.load(Ordering::Relaxed) < HITS_MAX {
+            return Ok(());
+        }
+        let hint = "answers of this route held a secret too often; the operator has to look at it and reload";
+        Err(Refusal::new(Code::SecretReflected, hint))
+    }
+
+    fn add(&self, hits: u64) {
+        self.0.fetch_add(hits, Ordering::Relaxed);
+    }
+}
+
+/// The scrub of one answer.
+#[derive(Debug, Clone)]
+pub(crate) struct Scrub {
+    known: Arc<Known>,
+    hits: Arc<Hits>,
+}
+
+impl Scrub {
+    pub(crate) fn new(known: Arc<Known>, hits: Arc<Hits>) -> Scrub {
+        Scrub { known, hits }
+    }
+
+    /// Has upstream answer in a way that can be scrubbed: in codings that can be undone, and whole, because a part may begin
+    /// in the middle of a secret.
+    pub(crate) fn prepare(headers: &mut HeaderMap) {
+        headers::remove_all(headers, |name| [RANGE, IF_RANGE].iter().any(|listed| headers::reads_as(name, listed.as_str())));
+        let asked = headers.get_all(ACCEPT_ENCODING).iter().flat_map(|value| {
+            let text = String::from_utf8_lossy(value.as_bytes()).into_owned();
+            text.split(',').map(|one| one.trim().to_owned()).collect::<Vec<_>>()
+        });
+        let kept: Vec<String> = asked
+            .filter(|one| {
+                let name = one.split(';').next().unwrap_or_default().trim();
+                CODINGS.iter().any(|known| known.eq_ignore_ascii_case(name))
+            })
+            .collect();
+        let kept = if kept.is_empty() { "identity".to_owned() } else { kept.join(", ") };
+        let kept = HeaderValue::try_from(kept).unwrap_or(HeaderValue::from_static("identity"));
+        headers.insert(ACCEPT_ENCODING, kept);
+    }
+
+    fn scrubber(&self) -> Scrubber {
+        Scrubber::new(Arc::clone(&self.known))
+    }
+
+    /// Scrubs headers or trailers. A name that is a secret goes with its value.
+    pub(crate) fn headers(&self, headers: &mut HeaderMap) {
+        let mut scrubber = self.scrubber();
+        let mut hit = |text: &[u8]| scrubber.whole(text);
+        let names: Vec<HeaderName> =
+            headers.keys().filter(|name| hit(name.as_str().as_bytes()).is_some()).cloned().collect();
+        for name in names {
+            headers.remove(name);
+        }
+        for value in headers.values_mut() {
+            if let Some(masked) = hit(value.as_bytes()) {
+                // A value of which nothing is known to be good any more is better empty.
+                *value = HeaderValue::from_bytes(&masked).unwrap_or(HeaderValue::from_static(""));
+            }
+        }
+        self.hits.add(scrubber.hits());
+    }
+
+    /// What the body is encoded with, which is undone on its way, and the headers say so.
+    pub(crate) fn decoding(&self, headers: &mut HeaderMap, has_body: bool) -> Result<Option<Encoding>, Refusal> {
+        let unknown = || {
+            Refusal::new(Code::UpstreamFailed, "the upstream host answered in an encoding that was not asked for")
+        };
+        let values = headers.get_all(CONTENT_ENCODING);
+        let text: Vec<String> =
+            values.iter().map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()).collect();
+        let names = text.iter().flat_map(|text| text.split(',')).map(str::trim);
+        let names: Vec<&str> =
+            names.filter(|name| !name.is_empty() && !name.eq_ignore_ascii_case("identity")).collect();
+        if !has_body {
+            return Ok(None);
+        }
+        let encoding = match names[..] {
+            [] => return Ok(None),
+            [one] => Encoding::named(one).ok_or_else(unknown)?,
+            _ => return Err(unknown()),
+        };
+        headers.remove(CONTENT_ENCODING);
+        headers.remove(CONTENT_LENGTH);
+        Ok(Some(encoding))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,165 @@
+//! An answer's body on its way to the bottle, decoded where it was encoded, with masks in place of secrets.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body_util::combinators::BoxBody;
+use hudsucker::{Body, Error};
+use scan::{Decoder, Encoding, Scrubber};
+
+use super::Scrub;
+
+/// What is decoded at once.
+const OUT_BYTES: usize = 32 * 1024;
+
+/// `inner`, without secrets.
+pub(crate) fn scrubbed(inner: Body, scrub: Scrub, encoding: Option<Encoding>) -> Body {
+    if inner.is_end_stream() {
+        return inner;
+    }
+    let decoder = encoding.map(Decoder::new);
+    Body::from(BoxBody::new(Scrubbed {
+        inner,
+        scrubber: scrub.scrubber(),
+        scrub,
+        counted: 0,
+        decoder,
+        input: Bytes::new(),
+        trailers: None,
+        phase: Phase::Flowing,
+    }))
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Flowing,
+    /// Upstream has ended; what is left goes on.
+    Ending,
+    Over,
+}
+
+struct Scrubbed {
+    inner: Body,
+    scrubber: Scrubber,
+    scrub: Scrub,
+    counted: u64,
+    decoder: Option<Result<Decoder, scan::NotDecoded>>,
+    /// What has come and is not yet decoded.
+    input: Bytes,
+    trailers: Option<http::HeaderMap>,
+    phase: Phase,
+}
+
+impl Scrubbed {
+    fn scrub(&mut self, data: Bytes) -> Bytes {
+        let scrubbed = self.scrubber.feed(&data).map_or(data, Bytes::from);
+        self.count();
+        scrubbed
+    }
+
+    fn count(&mut self) {
+        let hits = self.scrubber.hits();
+        if hits > self.counted {
+            self.scrub.hits.add(hits - self.counted);
+            self.counted = hits;
+        }
+    }
+
+    /// Decodes some of what has come; nothing when more is needed.
+    fn decode(&mut self) -> Result<Option<Bytes>, Error> {
+        let Some(decoder) = &mut self.decoder else {
+            let data = std::mem::take(&mut self.input);
+            return Ok((!data.is_empty()).then_some(data));
+        };
+        let decoder = decoder.as_mut().map_err(|_| broken())?;
+        let mut out = vec![0; OUT_BYTES];
+        let (read, written) = decoder.step(&self.input, &mut out).map_err(|_| broken())?;
+        self.input.advance(read);
+        out.truncate(written);
+        Ok((written > 0).then(|| Bytes::from(out)))
+    }
+
+    fn end(&mut self) -> Result<(), Error> {
+        self.phase = Phase::Ending;
+        match &self.decoder {
+            Some(Ok(decoder)) => decoder.finish().map_err(|_| broken()),
+            Some(Err(_)) => Err(broken()),
+            None => Ok(()),
+        }
+    }
+}
+
+fn broken() -> Error {
+    Error::Io(io::Error::new(io::ErrorKind::InvalidData, "the answer is not encoded as it says"))
+}
+
+impl HttpBody for Scrubbed {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let this = &mut *self;
+        loop {
+            match this.phase {
+                Phase::Over => return Poll::Ready(this.trailers.take().map(|trailers| Ok(Frame::trailers(trailers)))),
+                Phase::Ending => {
+                    this.phase = Phase::Over;
+                    let rest = Bytes::from(this.scrubber.finish());
+                    this.count();
+                    if !rest.is_empty() {
+                        return Poll::Ready(Some(Ok(Frame::data(rest))));
+                    }
+                    continue;
+                }
+                Phase::Flowing => {}
+            }
+            match this.decode() {
+                Ok(Some(data)) => {
+                    let data = this.scrub(data);
+                    if !data.is_empty() {
+                        return Poll::Ready(Some(Ok(Frame::data(data))));
+                    }
+                    continue;
+                }
+                Ok(None) => {}
+                Err(error) => return Poll::Ready(Some(Err(error))),
+            }
+            match ready!(Pin::new(&mut this.inner).poll_frame(context)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => this.input = data,
+                    Err(frame) => {
+                        if let Ok(mut trailers) = frame.into_trailers() {
+                            this.scrub.headers(&mut trailers);
+                            this.trailers = Some(trailers);
+                        }
+                    }
+                },
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => {
+                    if let Err(error) = this.end() {
+                        return Poll::Ready(Some(Err(error)));
+                    }
+                }
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.phase == Phase::Over && self.trailers.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        if self.decoder.is_some() {
+            return SizeHint::default();
+        }
+        let waiting = (self.scrubber.held() + self.input.len()) as u64;
+        let inner = self.inner.size_hint();
+        inner.exact().map_or_else(SizeHint::default, |rest| SizeHint::with_exact(rest + waiting))
+    }
+}
