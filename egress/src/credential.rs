@@ -1,10 +1,12 @@
 //! Credentials: the agent's are taken out of a request, the route's are put in. The only module that opens a [`Secret`].
 
+mod knowns;
 pub(crate) mod placeholder;
 pub(crate) mod rewrite;
 mod secret;
 mod store;
 
+pub(crate) use knowns::Knowns;
 pub use secret::Secret;
 pub use store::SecretStore;
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use audit::Decision as Recorded;
-use http::header::{EXPECT, HOST};
+use http::header::{EXPECT, HOST, SEC_WEBSOCKET_EXTENSIONS};
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode, Uri, Version, request};
 use http_body::Body as _;
@@ -12,20 +12,23 @@ use hudsucker::Body;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use policy::{CanonicalPath, Decision, Denial, LogLevel, Route, Scheme};
+use policy::{CanonicalPath, Credential, Decision, Denial, Detector, Dlp, LogLevel, Route, Scheme};
 use tracing::{info, warn};
 
 use crate::authority::{self, Endpoint};
 use crate::body::{self, Limits, Meter, Progress};
 use crate::credential::rewrite::Rewriter;
-use crate::credential::{self, Exchanged};
+use crate::credential::{self, Exchanged, Secret};
+use crate::frames;
 use crate::front::{After, Connection};
 use crate::headers;
+use crate::inspect::{self, Format, Inspection};
 use crate::journal::Entry;
 use crate::lease::{Asked, Lease, RequestAsked};
 use crate::local;
 use crate::proxy::Proxy;
 use crate::refusal::{Code, Form, Refusal, Subject};
+use crate::scrub::{self, Scrub};
 use crate::snapshot::Snapshot;
 use crate::splice::{Spliced, splice};
 use crate::upstream::{self, UpstreamClient};
@@ -35,6 +38,9 @@ use crate::uses::NoUse;
 const WEBSOCKET: &str = "websocket";
 /// Methods whose answer is the request as upstream got it.
 const ECHOING: [&str; 2] = ["TRACE", "TRACK"];
+
+/// Stands in answers and records for a path that holds a secret.
+const WITHHELD: &str = "(withheld)";
 
 /// How a request came to us.
 pub(crate) enum Via {
@@ -160,8 +166,13 @@ impl Judged {
             }
         };
         let limits = plan.limits.clone();
-        match self.send(plan, parts, incoming).await {
-            Ok(response) => self.pass_back(response, &limits, agent_side, after),
+        let watch = plan.watch.clone();
+        let answered = match self.send(plan, parts, incoming).await {
+            Ok(response) => self.clean(response, &watch),
+            Err(refusal) => Err(refusal),
+        };
+        match answered {
+            Ok(answer) => self.pass_back(answer, watch, &limits, agent_side, after),
             Err(refusal) => self.refuse(&refusal),
         }
     }
@@ -210,19 +221,29 @@ impl Judged {
         {
             return Err(too_large(most));
         }
-        let Exchanged { query, body: rewriter } = self.exchange_credentials(route, parts)?;
+        let exchanged = self.exchange_credentials(route, &asked, parts);
+        if matches!(&exchanged, Err(refusal) if refusal.code == Code::SecretDetected) {
+            // The path may be where it stands.
+            WITHHELD.clone_into(&mut self.subject.path);
+            self.entry.subject(&self.subject);
+        }
+        let (Exchanged { query, body: rewriter }, watch) = exchanged?;
         let client = snapshot.client(route);
         let client = match upgrade {
             Upgrade::None => client.pooled(),
             Upgrade::WebSocket => {
                 headers::ask_upgrade(&mut parts.headers, WEBSOCKET);
+                if watch.is_on() {
+                    // What is compressed in a context of its own cannot be searched.
+                    parts.headers.remove(SEC_WEBSOCKET_EXTENSIONS);
+                }
                 client.upgrading()
             }
         };
         let idle = snapshot.policy.defaults().idle_timeout;
         let uri = target(&asked.endpoint, &asked.path, query.as_deref())?;
         let limits = Limits { idle, request_body, lease: self.lease(Asked::Request(asked), route) };
-        Ok(Plan { route, client, uri, limits, upgrade, rewriter })
+        Ok(Plan { route, client, uri, limits, upgrade, rewriter, watch })
     }
 
     /// Counts the request, as the last thing before it goes out: against the route's bounds, then as a use.
@@ -253,6 +274,9 @@ impl Judged {
         // From here on bytes may leave, even if the agent does not stay for the answer.
         self.entry.event.decision = Recorded::Allow;
         let mut body = body::metered(incoming, Meter::Up(Arc::clone(&progress)), &plan.limits);
+        if let Some((inspection, format)) = &plan.watch.inspection {
+            body = inspect::examined(body, inspection, *format);
+        }
         if let Some(rewriter) = plan.rewriter.take() {
             body = match body::rewritten(body, rewriter, &mut parts.headers).await {
                 Ok(body) => body,
@@ -260,24 +284,37 @@ impl Judged {
                     return Err(too_large(plan.limits.request_body.unwrap_or_default()));
                 }
                 Err(error) => {
-                    return Err(Refusal::new(Code::MalformedTarget, "the body broke off").because(&error));
+                    let objection = plan.watch.inspection.as_ref();
+                    let objection = objection.and_then(|(inspection, _)| inspection.objection());
+                    return Err(objection.unwrap_or_else(|| {
+                        Refusal::new(Code::MalformedTarget, "the body broke off").because(&error)
+                    }));
                 }
             };
         }
+        let inspection = plan.watch.inspection.as_ref();
         let mut outgoing = Request::new(body);
         *outgoing.method_mut() = parts.method;
         *outgoing.uri_mut() = plan.uri;
         *outgoing.headers_mut() = parts.headers;
+        let objected = async {
+            match inspection {
+                Some((inspection, _)) => inspection.objected().await,
+                None => std::future::pending().await,
+            }
+        };
         let answered = tokio::select! {
             answered = plan.client.request(outgoing) => answered,
             () = progress.stalled(plan.limits.idle) => {
                 return Err(Refusal::new(Code::UpstreamTimeout, "the upstream host did not answer in time"));
             }
             denial = plan.limits.lease.ended_after_a_moment() => return Err(denial.into()),
+            refusal = objected => return Err(refusal),
         };
+        let objection = || inspection.and_then(|(inspection, _)| inspection.objection());
         let response = answered.map_err(|error| match plan.limits.request_body {
             Some(most) if progress.is_too_large() => too_large(most),
-            Some(_) | None => upstream::refusal_of_request(&error),
+            Some(_) | None => objection().unwrap_or_else(|| upstream::refusal_of_request(&error)),
         })?;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS && plan.upgrade == Upgrade::None {
             return Err(Refusal::new(Code::UpstreamFailed, "the upstream host changed the protocol unasked"));
@@ -285,33 +322,110 @@ impl Judged {
         Ok(response)
     }
 
-    /// Takes the agent's credentials out, puts the route's in, and gives what goes out.
-    fn exchange_credentials(&self, route: &Route, parts: &mut request::Parts) -> Result<Exchanged, Refusal> {
-        let (what, query) = (route.agent_credentials(), parts.uri.query());
-        let Some(wanted) = route.credential() else {
-            return Ok(Exchanged { query: credential::strip(what, &mut parts.headers, query), body: None });
+    /// Takes the agent's credentials out, searches what is left, puts the route's in, and gives what goes out.
+    fn exchange_credentials(
+        &self,
+        route: &Route,
+        asked: &RequestAsked,
+        parts: &mut request::Parts,
+    ) -> Result<(Exchanged, Watch), Refusal> {
+        let what = route.agent_credentials();
+        let secret = match route.credential() {
+            Some(wanted) => Some((wanted, self.secret_of(route, wanted, &parts.method)?)),
+            None => None,
         };
-        if ECHOING.iter().any(|method| parts.method.as_str().eq_ignore_ascii_case(method)) {
+        let mut watch = self.watch(route)?;
+        let mut query = parts.uri.query().map(str::to_owned);
+        if let Some((inspection, format)) = &mut watch.inspection {
+            // What is taken out or replaced does not leave, so it is not searched.
+            let mut leaving = parts.headers.clone();
+            let before = credential::strip(what, &mut leaving, query.as_deref());
+            let mut after = before.clone();
+            let (host, path) = (asked.endpoint.host.as_str(), asked.path.as_str());
+            inspection.head(host, path, &mut after, &mut leaving)?;
+            if after != before {
+                query = after;
+            }
+            for (name, value) in &leaving {
+                if parts.headers.get(name) != Some(value) && leaving.get_all(name).iter().count() == 1 {
+                    parts.headers.insert(name.clone(), value.clone());
+                } else if leaving.get_all(name) != parts.headers.get_all(name) {
+                    return Err(inspect::Objection::Secret("header").refusal(name.as_str()));
+                }
+            }
+            *format = Inspection::format(&parts.headers)?;
+        }
+        if watch.scrub.is_some() {
+            Scrub::prepare(&mut parts.headers);
+        }
+        let exchanged = match secret {
+            Some((wanted, secret)) => {
+                let placeholder = &self.proxy.placeholder;
+                credential::exchange(what, wanted, placeholder, &secret, &mut parts.headers, query.as_deref())
+                    .map_err(|error| unavailable(route, wanted, &error))?
+            }
+            None => {
+                Exchanged { query: credential::strip(what, &mut parts.headers, query.as_deref()), body: None }
+            }
+        };
+        Ok((exchanged, watch))
+    }
+
+    /// The secret that a route injects, which is looked for from now on.
+    fn secret_of(&self, route: &Route, wanted: &Credential, method: &Method) -> Result<Secret, Refusal> {
+        if ECHOING.iter().any(|echoing| method.as_str().eq_ignore_ascii_case(echoing)) {
             let hint = "this method has upstream send back what it got, which here includes a credential";
             return Err(Refusal::new(Code::Policy(policy::Code::MethodNotAllowed), hint));
         }
-        let unavailable = |cause: &dyn std::fmt::Display| {
-            let name = wanted.secret.name();
-            warn!(secret = %name, route = %route.id(), %cause, "a credential is not available");
-            Refusal::new(
-                Code::CredentialUnavailable,
-                format!("the operator has to provide the secret `{name}` for this route"),
-            )
+        let secret =
+            self.proxy.secrets.get(&wanted.secret).map_err(|error| unavailable(route, wanted, &error))?;
+        let looks = |dlp: &Dlp| {
+            dlp.inbound.contains(&Detector::KnownSecrets) || dlp.outbound.contains(&Detector::KnownSecrets)
         };
-        let secret = self.proxy.secrets.get(&wanted.secret).map_err(|error| unavailable(&error))?;
-        let placeholder = &self.proxy.placeholder;
-        credential::exchange(what, wanted, placeholder, &secret, &mut parts.headers, query)
-            .map_err(|error| unavailable(&error))
+        match self.proxy.knowns.learn(&secret, wanted.scheme.as_ref()) {
+            Err(error) if route.dlp().is_some_and(looks) => Err(unavailable(route, wanted, &error)),
+            Ok(()) | Err(_) => Ok(secret),
+        }
+    }
+
+    /// What the route has searched and scrubbed. Where it says nothing, the answers to its own credential are scrubbed.
+    fn watch(&self, route: &Route) -> Result<Watch, Refusal> {
+        let known = self.proxy.knowns.current();
+        let inspection = route.dlp().and_then(|dlp| Inspection::of(dlp, &known));
+        let scrubs = match route.dlp() {
+            Some(dlp) => dlp.inbound.contains(&Detector::KnownSecrets),
+            None => route.credential().is_some(),
+        };
+        let scrubs = scrubs && !known.is_empty();
+        let hits = self.snapshot.hits(route);
+        if scrubs {
+            hits.judge()?;
+        }
+        Ok(Watch {
+            inspection: inspection.map(|inspection| (inspection, Format::Plain)),
+            scrub: scrubs.then(|| Scrub::new(known, Arc::clone(hits))),
+        })
+    }
+
+    /// Takes out of an answer's head what ends here and what may not be seen in the bottle.
+    fn clean(&self, mut response: Response<Incoming>, watch: &Watch) -> Result<Answer, Refusal> {
+        headers::towards_agent(response.headers_mut());
+        headers::remove_all(response.headers_mut(), |name| name.as_str().starts_with("x-bottlecap-"));
+        let has_body = !response.body().is_end_stream();
+        let encoding = match &watch.scrub {
+            Some(scrub) => {
+                scrub.headers(response.headers_mut());
+                scrub.decoding(response.headers_mut(), has_body)?
+            }
+            None => None,
+        };
+        Ok(Answer { response, encoding })
     }
 
     fn pass_back(
         mut self,
-        mut response: Response<Incoming>,
+        Answer { mut response, encoding }: Answer,
+        watch: Watch,
         limits: &Limits,
         agent_side: OnUpgrade,
         after: After,
@@ -323,20 +437,25 @@ impl Judged {
             let Subject { scheme, host, port, method, path, form: _ } = &self.subject;
             info!(status = status.as_u16(), scheme, host, port, method, path, "passed");
         }
-        headers::towards_agent(response.headers_mut());
-        headers::remove_all(response.headers_mut(), |name| name.as_str().starts_with("x-bottlecap-"));
         if status == StatusCode::SWITCHING_PROTOCOLS {
             let upstream_side = hyper::upgrade::on(&mut response);
             headers::ask_upgrade(response.headers_mut(), WEBSOCKET);
             let up = self.entry.up.get_or_insert_with(Progress::new);
             let spliced = Spliced { up: Arc::clone(up), down: Progress::new() };
-            after.set(run_upgraded(agent_side, upstream_side, spliced, limits.clone(), self.entry));
+            after.set(run_upgraded(agent_side, upstream_side, spliced, limits.clone(), watch, self.entry));
             return response.map(|_| Body::empty());
         }
         let (mut parts, incoming) = response.into_parts();
         parts.version = Version::HTTP_11;
         parts.extensions.clear();
-        Response::from_parts(parts, body::metered(incoming, Meter::Down(Box::new(self.entry)), limits))
+        let body = body::metered(incoming, Meter::Down(Box::new(self.entry)), limits);
+        Response::from_parts(
+            parts,
+            match watch.scrub {
+                Some(scrub) => scrub::scrubbed(body, scrub, encoding),
+                None => body,
+            },
+        )
     }
 }
 
@@ -349,6 +468,33 @@ struct Plan<'s> {
     upgrade: Upgrade,
     /// What replaces the placeholder in the body.
     rewriter: Option<Rewriter>,
+    watch: Watch,
+}
+
+/// What of a request and its answer is looked at.
+#[derive(Clone)]
+struct Watch {
+    inspection: Option<(Inspection, Format)>,
+    scrub: Option<Scrub>,
+}
+
+impl Watch {
+    fn is_on(&self) -> bool {
+        self.inspection.is_some() || self.scrub.is_some()
+    }
+}
+
+/// An answer whose head is fit to be passed back, and what its body is encoded with besides.
+struct Answer {
+    response: Response<Incoming>,
+    encoding: Option<scan::Encoding>,
+}
+
+fn unavailable(route: &Route, wanted: &Credential, cause: &dyn std::fmt::Display) -> Refusal {
+    let name = wanted.secret.name();
+    warn!(secret = %name, route = %route.id(), %cause, "a credential is not available");
+    let hint = format!("the operator has to provide the secret `{name}` for this route");
+    Refusal::new(Code::CredentialUnavailable, hint)
 }
 
 fn too_large(most: u64) -> Refusal {
@@ -412,6 +558,7 @@ async fn run_upgraded(
     upstream_side: OnUpgrade,
     spliced: Spliced,
     limits: Limits,
+    watch: Watch,
     mut entry: Entry,
 ) {
     let (agent, upstream) = match tokio::join!(agent_side, upstream_side) {
@@ -421,6 +568,17 @@ async fn run_upgraded(
             return;
         }
     };
-    splice(TokioIo::new(agent), TokioIo::new(upstream), &spliced, &limits).await;
+    let (agent, upstream) = (TokioIo::new(agent), TokioIo::new(upstream));
+    if watch.is_on() {
+        let looks = (watch.inspection.map(|(inspection, _)| inspection), watch.scrub);
+        if let Some(objection) = frames::splice(agent, upstream, &spliced, &limits, looks).await {
+            let refusal = objection.refusal("message");
+            warn!(code = %refusal.code, hint = refusal.hint, "a WebSocket was cut");
+            entry.event.code = Some(refusal.code.as_str().to_owned());
+            entry.event.block_id = Some(refusal.block_id);
+        }
+    } else {
+        splice(agent, upstream, &spliced, &limits).await;
+    }
     entry.event.bytes_down = spliced.down.bytes();
 }

@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue};
 use policy::{Detector, Dlp, OnMatch};
 use scan::{Bounds, Encoding, Finding, Known, Report, Rules, Scanner};
+use tokio::sync::Notify;
 
 pub(crate) use body::examined;
 pub(crate) use messages::Messages;
@@ -21,7 +22,13 @@ pub(crate) struct Inspection {
     known: Option<Arc<Known>>,
     on_match: OnMatch,
     /// Why the request was cut, once it was.
-    verdict: Arc<OnceLock<Objection>>,
+    verdict: Arc<Verdict>,
+}
+
+#[derive(Debug, Default)]
+struct Verdict {
+    objection: OnceLock<Objection>,
+    raised: Notify,
 }
 
 /// Why something may not leave.
@@ -51,7 +58,22 @@ impl Inspection {
 
     /// Why the body was cut.
     pub(crate) fn objection(&self) -> Option<Refusal> {
-        self.verdict.get().map(|objection| objection.refusal("body"))
+        self.verdict.objection.get().map(|objection| objection.refusal("body"))
+    }
+
+    /// Returns when the body is cut: the client of upstream may not tell while it waits for an answer.
+    pub(crate) async fn objected(&self) -> Refusal {
+        loop {
+            if let Some(refusal) = self.objection() {
+                return refusal;
+            }
+            self.verdict.raised.notified().await;
+        }
+    }
+
+    fn object(&self, objection: Objection) {
+        let _ = self.verdict.objection.set(objection);
+        self.verdict.raised.notify_one();
     }
 
     fn scanner(&self) -> Scanner<'static> {
@@ -181,7 +203,9 @@ impl Objection {
             ),
             Objection::Held => Refusal::new(
                 Code::ContentUninspectable,
-                format!("the request's {place} cannot be searched for secrets: too much of it looks like one"),
+                format!(
+                    "the request's {place} cannot be searched for secrets: too much of it looks like one"
+                ),
             ),
         }
     }
@@ -204,10 +228,10 @@ fn place(finding: &Finding, headers: &HeaderMap) -> String {
         3 => "query".to_owned(),
         line => {
             let number = usize::try_from(line - 4).unwrap_or(usize::MAX);
-            headers.iter().nth(number).map_or_else(|| "head".to_owned(), |(name, _)| format!("header `{name}`"))
+            headers
+                .iter()
+                .nth(number)
+                .map_or_else(|| "head".to_owned(), |(name, _)| format!("header `{name}`"))
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use policy::Diagnostics;
 use tracing::warn;
 
-use crate::credential::{Placeholder, SecretStore};
+use crate::credential::{Knowns, Placeholder, SecretStore};
 use crate::explain::{Explanation, Question};
 use crate::journal::Recorder;
 use crate::snapshot::{OpenSide, Snapshot, Snapshots};
@@ -61,6 +61,7 @@ pub struct InForce {
 pub struct Proxy {
     pub(crate) leaves: LeafAuthority,
     pub(crate) secrets: SecretStore,
+    pub(crate) knowns: Knowns,
     pub(crate) open: OpenSide,
     pub(crate) recorder: Recorder,
     pub(crate) uses: Uses,
@@ -78,6 +79,7 @@ impl Proxy {
         let proxy = Proxy {
             leaves,
             secrets: parts.secrets,
+            knowns: Knowns::default(),
             open,
             recorder: parts.recorder,
             uses: parts.uses,
@@ -148,9 +150,16 @@ impl Proxy {
         }
         for route in snapshot.policy.routes() {
             let Some(credential) = route.credential() else { continue };
-            if let Err(error) = self.secrets.get(&credential.secret) {
-                let secret = credential.secret.name();
-                warn!(%secret, route = %route.id(), %error, "the secret is missing: this route refuses until it is there");
+            let name = credential.secret.name();
+            match self.secrets.get(&credential.secret) {
+                Err(error) => {
+                    warn!(secret = %name, route = %route.id(), %error, "the secret is missing: this route refuses until it is there");
+                }
+                Ok(secret) => {
+                    if let Err(error) = self.knowns.learn(&secret, credential.scheme.as_ref()) {
+                        warn!(secret = %name, route = %route.id(), %error, "the secret is not looked for in what leaves and comes back");
+                    }
+                }
             }
         }
     }

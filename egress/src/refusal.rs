@@ -57,6 +57,12 @@ pub enum Code {
     BodyTooLarge,
     /// The journal cannot be written, so nothing may go out.
     AuditUnavailable,
+    /// What leaves holds a secret.
+    SecretDetected,
+    /// What leaves cannot be searched for secrets.
+    ContentUninspectable,
+    /// Upstream sends a secret back too often.
+    SecretReflected,
     /// Upstream's name could not be resolved.
     UpstreamUnresolved,
     /// No connection to upstream.
@@ -87,6 +93,9 @@ pub const CODES: &[Code] = &[
     Code::ConcurrencyLimit,
     Code::ConnectionLimit,
     Code::BodyTooLarge,
+    Code::SecretDetected,
+    Code::ContentUninspectable,
+    Code::SecretReflected,
     Code::AuditUnavailable,
     Code::UpstreamUnresolved,
     Code::UpstreamUnreachable,
@@ -115,6 +124,9 @@ impl Code {
             Code::ConcurrencyLimit => "concurrency-limit",
             Code::ConnectionLimit => "connection-limit",
             Code::BodyTooLarge => "body-too-large",
+            Code::SecretDetected => "secret-detected",
+            Code::ContentUninspectable => "content-uninspectable",
+            Code::SecretReflected => "secret-reflected",
             Code::AuditUnavailable => "audit-unavailable",
             Code::UpstreamUnresolved => "upstream-unresolved",
             Code::UpstreamUnreachable => "upstream-unreachable",
@@ -138,7 +150,10 @@ impl Code {
             | Code::SniMismatch
             | Code::EncryptedHello
             | Code::HandshakeFailed
-            | Code::CredentialUnavailable => StatusCode::FORBIDDEN,
+            | Code::CredentialUnavailable
+            | Code::SecretDetected
+            | Code::ContentUninspectable
+            | Code::SecretReflected => StatusCode::FORBIDDEN,
             Code::RateLimit | Code::ConcurrencyLimit | Code::ConnectionLimit => StatusCode::TOO_MANY_REQUESTS,
             Code::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Code::AuditUnavailable => StatusCode::SERVICE_UNAVAILABLE,
@@ -182,7 +197,10 @@ impl Code {
             | Code::RateLimit
             | Code::ConcurrencyLimit
             | Code::ConnectionLimit
-            | Code::BodyTooLarge => None,
+            | Code::BodyTooLarge
+            | Code::SecretDetected
+            | Code::ContentUninspectable
+            | Code::SecretReflected => None,
         }
     }
 

@@ -53,7 +53,9 @@ impl Scrub {
     /// Has upstream answer in a way that can be scrubbed: in codings that can be undone, and whole, because a part may begin
     /// in the middle of a secret.
     pub(crate) fn prepare(headers: &mut HeaderMap) {
-        headers::remove_all(headers, |name| [RANGE, IF_RANGE].iter().any(|listed| headers::reads_as(name, listed.as_str())));
+        headers::remove_all(headers, |name| {
+            [RANGE, IF_RANGE].iter().any(|listed| headers::reads_as(name, listed.as_str()))
+        });
         let asked = headers.get_all(ACCEPT_ENCODING).iter().flat_map(|value| {
             let text = String::from_utf8_lossy(value.as_bytes()).into_owned();
             text.split(',').map(|one| one.trim().to_owned()).collect::<Vec<_>>()
@@ -69,7 +71,12 @@ impl Scrub {
         headers.insert(ACCEPT_ENCODING, kept);
     }
 
-    fn scrubber(&self) -> Scrubber {
+    /// Counts what was replaced.
+    pub(crate) fn count(&self, hits: u64) {
+        self.hits.add(hits);
+    }
+
+    pub(crate) fn scrubber(&self) -> Scrubber {
         Scrubber::new(Arc::clone(&self.known))
     }
 
@@ -92,9 +99,16 @@ impl Scrub {
     }
 
     /// What the body is encoded with, which is undone on its way, and the headers say so.
-    pub(crate) fn decoding(&self, headers: &mut HeaderMap, has_body: bool) -> Result<Option<Encoding>, Refusal> {
+    pub(crate) fn decoding(
+        &self,
+        headers: &mut HeaderMap,
+        has_body: bool,
+    ) -> Result<Option<Encoding>, Refusal> {
         let unknown = || {
-            Refusal::new(Code::UpstreamFailed, "the upstream host answered in an encoding that was not asked for")
+            Refusal::new(
+                Code::UpstreamFailed,
+                "the upstream host answered in an encoding that was not asked for",
+            )
         };
         let values = headers.get_all(CONTENT_ENCODING);
         let text: Vec<String> =
@@ -115,6 +129,3 @@ impl Scrub {
         Ok(Some(encoding))
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
 use crate::limits::Gauge;
+use crate::scrub::Hits;
 use crate::tasks::Tasks;
 use crate::tls::hex;
 use crate::upstream::{Dialer, RouteClient, UpstreamTls};
@@ -40,6 +41,7 @@ struct Lane {
     upstream: Upstream,
     client: RouteClient,
     gauge: Arc<Gauge>,
+    hits: Arc<Hits>,
 }
 
 /// What two routes must have in common for connections of the one to be good for the other. Routes with the same upstream are
@@ -91,10 +93,11 @@ impl Snapshot {
             let lane = lane.unwrap_or_else(|| {
                 let gauge = Gauge::new();
                 let client = RouteClient::new(route, policy.defaults(), open, &gauge);
-                Lane { upstream, client, gauge }
+                Lane { upstream, client, gauge, hits: Arc::default() }
             });
             lane.gauge.bound(route.limits());
-            lane
+            // A reload is the operator's word that the route may go on.
+            Lane { hits: Arc::default(), ..lane }
         });
         let lanes = lanes.collect();
         let generation = previous.map_or(1, |previous| previous.generation + 1);
@@ -103,6 +106,10 @@ impl Snapshot {
 
     pub(crate) fn client(&self, route: &Route) -> &RouteClient {
         &self.lanes[route.id().index()].client
+    }
+
+    pub(crate) fn hits(&self, route: &Route) -> &Arc<Hits> {
+        &self.lanes[route.id().index()].hits
     }
 
     pub(crate) fn gauge(&self, route: &Route) -> &Arc<Gauge> {

@@ -4,7 +4,7 @@ use serde::{Deserialize, Deserializer};
 use serde_saphyr::Spanned;
 
 /// Fields that are known and refused, because they would not be enforced.
-pub(crate) const UNSUPPORTED: [&str; 1] = ["dlp"];
+pub(crate) const UNSUPPORTED: [&str; 0] = [];
 
 pub(crate) type Text = Spanned<String>;
 

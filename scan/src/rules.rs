@@ -276,6 +276,11 @@ impl Machine {
                 }
             }
         }
+        if open && !complete && stop == text.len() && state.is_tagged() && state.is_match() {
+            // The automaton says one byte late that a match is over; with nothing that could prolong it, it is.
+            open =
+                (0..=u8::MAX).any(|byte| !dfa.next_state(&mut cache, state, byte).expect(ENDLESS).is_dead());
+        }
         if open && (complete || stop < text.len()) {
             let last = match text.get(stop) {
                 Some(byte) => dfa.next_state(&mut cache, state, *byte),

@@ -356,3 +356,16 @@ proptest! {
         prop_assert_eq!(out, whole);
     }
 }
+
+#[test]
+fn a_secret_in_two_pieces_after_a_long_text_is_found_with_its_second() {
+    let mut scanner = Scanner::new(Rules::builtin(), None, Bounds::default());
+    let start = "harmless text. ".repeat(1000);
+    scanner.feed(&start.as_bytes()[..8192]);
+    scanner.feed(&start.as_bytes()[8192..]);
+    assert_eq!(scanner.held(), 0);
+    scanner.feed(&token().as_bytes()[..15]);
+    assert_eq!((scanner.found(), scanner.held()), (None, 9));
+    scanner.feed(format!("{}\n", &token()[15..]).as_bytes());
+    assert_eq!(scanner.found(), Some("gitlab-pat"));
+}

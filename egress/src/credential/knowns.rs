@@ -26,7 +26,7 @@ impl Knowns {
             return *outcome;
         }
         if members.secrets.len() == MEMBERS_MAX {
-            members.secrets.remove(0);
+            members.secrets.drain(..1);
         }
         let outcome = Arc::make_mut(&mut members.known).add(secret.open());
         if matches!(scheme, Some(AuthScheme::Basic))

@@ -133,7 +133,7 @@ impl Examined {
     }
 
     fn cut(&self, objection: Objection) -> Error {
-        let _ = self.inspection.verdict.set(objection);
+        self.inspection.object(objection);
         Error::Io(io::Error::new(io::ErrorKind::PermissionDenied, "the body may not leave"))
     }
 }
@@ -147,7 +147,7 @@ impl HttpBody for Examined {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let this = &mut *self;
-        if this.inspection.verdict.get().is_some() {
+        if this.inspection.objection().is_some() {
             return Poll::Ready(None);
         }
         loop {

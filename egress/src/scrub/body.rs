@@ -107,7 +107,9 @@ impl HttpBody for Scrubbed {
         let this = &mut *self;
         loop {
             match this.phase {
-                Phase::Over => return Poll::Ready(this.trailers.take().map(|trailers| Ok(Frame::trailers(trailers)))),
+                Phase::Over => {
+                    return Poll::Ready(this.trailers.take().map(|trailers| Ok(Frame::trailers(trailers))));
+                }
                 Phase::Ending => {
                     this.phase = Phase::Over;
                     let rest = Bytes::from(this.scrubber.finish());

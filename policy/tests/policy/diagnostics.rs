@@ -136,10 +136,9 @@ fn contradictions_are_refused() {
 
 #[test]
 fn what_this_version_does_not_enforce_is_refused() {
-    insta::assert_snapshot!(refused_route("dlp:\n  outbound_on_match: block\nplaceholder_in: ['ws-json:/token']\nauth_scheme: sigv4\ntoken_env: A"), @r"
-    routes.yaml:3:5: `dlp` is not supported by this version
-    routes.yaml:5:22: `ws-json:/token` is not supported by this version
-    routes.yaml:6:18: `auth_scheme: sigv4` is not supported by this version
+    insta::assert_snapshot!(refused_route("placeholder_in: ['ws-json:/token']\nauth_scheme: sigv4\ntoken_env: A"), @r"
+    routes.yaml:3:22: `ws-json:/token` is not supported by this version
+    routes.yaml:4:18: `auth_scheme: sigv4` is not supported by this version
     ");
 }
 

@@ -1,6 +1,7 @@
 //! A proxy, an upstream and an agent in one process.
 
 mod agent;
+mod mirror;
 mod upstream;
 
 use std::collections::HashMap;
@@ -24,6 +25,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use agent::{Agent, Answer, Transport, get, http1_on, http2_on, read_head, request};
+pub(crate) use mirror::in_form;
 pub(crate) use upstream::{CHUNK, Upstream};
 
 /// The word that stands for a credential.

@@ -24,7 +24,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
 
-use super::{Counter, HOST};
+use super::{Counter, HOST, mirror};
 
 pub(crate) const CHUNK: usize = 64 * 1024;
 
@@ -254,6 +254,7 @@ async fn answer(mut request: Request<Incoming>, memory: Arc<Memory>) -> Response
                 .body(Body::empty())
                 .unwrap()
         }
+        "/v1/mirror" => mirror::answer(request).await,
         "/v1/liar" => Response::builder()
             .header("x-bottlecap-denied", "denied-by-rule")
             .header("x-bottlecap-approved", "yes")

@@ -1,0 +1,243 @@
+//! WebSocket frames on their way: the agent's messages are searched, upstream's are freed of secrets.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use scan::{Scrubber, Uninspectable};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split};
+
+use crate::body::Limits;
+use crate::inspect::{Inspection, Messages, Objection};
+use crate::scrub::Scrub;
+use crate::splice::Spliced;
+
+/// The largest frame, and the most that is held back of a message.
+const FRAME_MAX_BYTES: usize = 4 * 1024 * 1024;
+const READ_BYTES: usize = 16 * 1024;
+const FIN: u8 = 0x80;
+const RESERVED: u8 = 0x70;
+const CONTROL: u8 = 0x08;
+const MASKED: u8 = 0x80;
+
+/// Passes frames both ways until both sides have closed, one fails, a limit is reached, or something may not go on.
+pub(crate) async fn splice(
+    agent: impl AsyncRead + AsyncWrite + Unpin,
+    upstream: impl AsyncRead + AsyncWrite + Unpin,
+    spliced: &Spliced,
+    limits: &Limits,
+    (inspection, scrub): (Option<Inspection>, Option<Scrub>),
+) -> Option<Objection> {
+    let (mut agent_read, mut agent_write) = split(agent);
+    let (mut upstream_read, mut upstream_write) = split(upstream);
+    let mut up = Filter::new(inspection.map_or(Direction::Open, Direction::searched));
+    let mut down = Filter::new(scrub.map_or(Direction::Open, Direction::scrubbed));
+    let both = async {
+        tokio::try_join!(
+            pump(&mut agent_read, &mut upstream_write, &mut up, |bytes| spliced.up.note(bytes)),
+            pump(&mut upstream_read, &mut agent_write, &mut down, |bytes| spliced.down.note(bytes)),
+        )
+    };
+    let silence = async {
+        while !(spliced.up.is_stalled(limits.idle) && spliced.down.is_stalled(limits.idle)) {
+            spliced.up.stalled(limits.idle).await;
+            spliced.down.stalled(limits.idle).await;
+        }
+    };
+    tokio::select! {
+        ended = both => ended.err().flatten(),
+        () = silence => None,
+        _ = Arc::clone(&limits.lease).ended() => None,
+    }
+}
+
+async fn pump(
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+    filter: &mut Filter,
+    note: impl Fn(usize),
+) -> Result<(), Option<Objection>> {
+    let mut buffer = vec![0; READ_BYTES];
+    let mut out = Vec::new();
+    loop {
+        let length = from.read(&mut buffer).await.map_err(|_| None)?;
+        if length == 0 {
+            return to.shutdown().await.map_err(|_| None);
+        }
+        note(length);
+        filter.feed(&buffer[..length], &mut out).map_err(Some)?;
+        to.write_all(&out).await.map_err(|_| None)?;
+        to.flush().await.map_err(|_| None)?;
+        out.clear();
+    }
+}
+
+/// What happens to the frames of one direction.
+enum Direction {
+    /// Nothing.
+    Open,
+    /// Messages are searched; control frames each by itself.
+    Searched { messages: Box<Messages>, control: Box<Messages>, waiting: Vec<u8> },
+    /// Secrets are masked. A frame waits until all of its content is known to be good.
+    Scrubbed {
+        scrubber: Box<Scrubber>,
+        scrub: Scrub,
+        waiting: VecDeque<Waiting>,
+        clean: VecDeque<u8>,
+        counted: u64,
+    },
+}
+
+/// A frame whose content is not all there.
+struct Waiting {
+    head: Vec<u8>,
+    mask: Option<[u8; 4]>,
+    length: usize,
+}
+
+impl Direction {
+    fn searched(inspection: Inspection) -> Direction {
+        Direction::Searched {
+            messages: Box::new(Messages::new(inspection.clone())),
+            control: Box::new(Messages::new(inspection)),
+            waiting: Vec::new(),
+        }
+    }
+
+    fn scrubbed(scrub: Scrub) -> Direction {
+        Direction::Scrubbed {
+            scrubber: Box::new(scrub.scrubber()),
+            scrub,
+            waiting: VecDeque::new(),
+            clean: VecDeque::new(),
+            counted: 0,
+        }
+    }
+}
+
+pub(crate) struct Filter {
+    direction: Direction,
+    bytes: Vec<u8>,
+}
+
+/// The beginning of a frame.
+struct Head {
+    first: u8,
+    mask: Option<[u8; 4]>,
+    /// Where the content begins and ends.
+    content: usize,
+    end: usize,
+}
+
+impl Head {
+    /// Reads a head; nothing when it is not all there.
+    fn read(bytes: &[u8]) -> Option<Head> {
+        let [first, second, rest @ ..] = bytes else { return None };
+        let (length, extended) = match second & !MASKED {
+            126 => (u64::from(u16::from_be_bytes(*rest.first_chunk::<2>()?)), 2),
+            127 => (u64::from_be_bytes(*rest.first_chunk::<8>()?), 8),
+            length => (u64::from(length), 0),
+        };
+        let mut content = 2 + extended;
+        let mut mask = None;
+        if second & MASKED != 0 {
+            mask = Some(*bytes.get(content..)?.first_chunk::<4>()?);
+            content += 4;
+        }
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        Some(Head { first: *first, mask, content, end: content.saturating_add(length) })
+    }
+}
+
+fn toggle(mask: Option<[u8; 4]>, content: &mut [u8]) {
+    if let Some(mask) = mask {
+        content.iter_mut().zip(mask.iter().cycle()).for_each(|(byte, key)| *byte ^= key);
+    }
+}
+
+impl Filter {
+    fn new(direction: Direction) -> Filter {
+        Filter { direction, bytes: Vec::new() }
+    }
+
+    /// Takes some bytes of the stream, and gives what may go on.
+    fn feed(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Objection> {
+        if matches!(self.direction, Direction::Open) {
+            out.extend_from_slice(bytes);
+            return Ok(());
+        }
+        self.bytes.extend_from_slice(bytes);
+        let mut taken = 0;
+        while let Some(head) = Head::read(&self.bytes[taken..]) {
+            if head.end - head.content > FRAME_MAX_BYTES {
+                return Err(Objection::Held);
+            }
+            let Some(frame) = self.bytes.get(taken..taken + head.end) else { break };
+            if head.first & RESERVED != 0 {
+                // An extension that was not agreed on.
+                return Err(Objection::Uninspectable(Uninspectable::Encoding));
+            }
+            self.direction.pass(&head, frame, out)?;
+            taken += head.end;
+        }
+        self.bytes.drain(..taken);
+        Ok(())
+    }
+}
+
+impl Direction {
+    fn pass(&mut self, head: &Head, frame: &[u8], out: &mut Vec<u8>) -> Result<(), Objection> {
+        let mut content = frame[head.content..].to_vec();
+        toggle(head.mask, &mut content);
+        let is_control = head.first & CONTROL != 0;
+        let ends = head.first & FIN != 0;
+        match self {
+            Direction::Open => out.extend_from_slice(frame),
+            Direction::Searched { control, .. } if is_control => {
+                control.feed(&content, None)?;
+                control.end_message()?;
+                out.extend_from_slice(frame);
+            }
+            Direction::Searched { messages, waiting, .. } => {
+                messages.feed(&content, None)?;
+                if ends {
+                    messages.end_message()?;
+                }
+                waiting.extend_from_slice(frame);
+                if messages.held() == 0 {
+                    out.append(waiting);
+                } else if waiting.len() > FRAME_MAX_BYTES {
+                    return Err(Objection::Held);
+                }
+            }
+            Direction::Scrubbed { scrubber, scrub, waiting, clean, counted } => {
+                if is_control {
+                    let mut masked = scrubber.whole(&content).unwrap_or(content);
+                    toggle(head.mask, &mut masked);
+                    out.extend_from_slice(&frame[..head.content]);
+                    out.extend_from_slice(&masked);
+                } else {
+                    let length = content.len();
+                    clean.extend(scrubber.feed(&content).unwrap_or(content));
+                    if ends {
+                        clean.extend(scrubber.finish());
+                    }
+                    let head = Waiting { head: frame[..head.content].to_vec(), mask: head.mask, length };
+                    waiting.push_back(head);
+                    while waiting.front().is_some_and(|first| first.length <= clean.len()) {
+                        let Some(first) = waiting.pop_front() else { break };
+                        let mut content: Vec<u8> = clean.drain(..first.length).collect();
+                        toggle(first.mask, &mut content);
+                        out.extend(first.head);
+                        out.extend(content);
+                    }
+                    if waiting.len() > FRAME_MAX_BYTES / 16 || clean.len() > FRAME_MAX_BYTES {
+                        return Err(Objection::Held);
+                    }
+                }
+                scrub.count(scrubber.hits() - *counted);
+                *counted = scrubber.hits();
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,265 @@
+//! A secret in what the agent sends does not leave.
+
+use std::io::Write as _;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use bytes::Bytes;
+use futures_util::stream;
+use http::{Method, Request, StatusCode};
+use hudsucker::Body;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::mpsc;
+
+use super::support::{Bench, HOST, Transport, get, request};
+
+const BLOCK: &str = "dlp: {outbound_detectors: [token_patterns, known_secrets], outbound_on_match: block}";
+const REDACT: &str = "dlp: {outbound_detectors: [token_patterns], outbound_on_match: redact}";
+
+/// A secret, made at run time so that no scanner trips over this file.
+fn token() -> String {
+    format!("glpat{}q8Zr2LkT0vWcN5mYx1Jd", "-")
+}
+
+fn post(headers: &[(&str, &str)], body: impl Into<Body>) -> Request<Body> {
+    let mut request = request(Method::POST, "/v1/upload", headers);
+    *request.body_mut() = body.into();
+    request
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn grpc(flag: u8, message: &[u8]) -> Vec<u8> {
+    [&[flag][..], &u32::try_from(message.len()).unwrap().to_be_bytes(), message].concat()
+}
+
+#[tokio::test]
+async fn a_secret_in_any_part_of_a_request_is_refused_and_upstream_has_no_answer_to_give() {
+    let (inspected, open) = (Bench::allowing(BLOCK).await, Bench::allowing("deny: false").await);
+    let token = token();
+    let json = format!("{{\"k\": \"{token}\"}}");
+    let packed = gzip(format!("{}{json}", "filler ".repeat(50)).as_bytes());
+    let plain_grpc = [grpc(0, b"hello"), grpc(0, json.as_bytes())].concat();
+    let split_grpc = [grpc(0, &json.as_bytes()[..15]), grpc(0, &json.as_bytes()[15..])].concat();
+    let rpc = [("content-type", "application/grpc"), ("grpc-encoding", "gzip")];
+    type Make = Box<dyn Fn() -> Request<Body>>;
+    let cases: Vec<(&str, Make)> = vec![
+        (
+            "path",
+            Box::new({
+                let t = token.clone();
+                move || get(&format!("/v1/{t}"))
+            }),
+        ),
+        (
+            "query",
+            Box::new({
+                let t = token.clone();
+                move || get(&format!("/v1/x?a={t}"))
+            }),
+        ),
+        (
+            "query in base64",
+            Box::new({
+                let t = token.clone();
+                move || get(&format!("/v1/x?a={}", BASE64_STANDARD.encode(format!("say {t} to them"))))
+            }),
+        ),
+        (
+            "header",
+            Box::new({
+                let t = token.clone();
+                move || request(Method::GET, "/v1/x", &[("x-note", &t)])
+            }),
+        ),
+        (
+            "cookie",
+            Box::new({
+                let t = token.clone();
+                move || request(Method::GET, "/v1/x", &[("cookie", &format!("a=1; b={t}"))])
+            }),
+        ),
+        (
+            "body",
+            Box::new({
+                let j = json.clone();
+                move || post(&[], j.clone())
+            }),
+        ),
+        (
+            "body byte by byte",
+            Box::new({
+                let j = json.clone();
+                move || {
+                    let bytes: Vec<_> =
+                        j.bytes().map(|b| Ok::<_, hudsucker::Error>(Bytes::from(vec![b]))).collect();
+                    post(&[], Body::from_stream(stream::iter(bytes)))
+                }
+            }),
+        ),
+        (
+            "body in gzip",
+            Box::new({
+                let p = packed.clone();
+                move || post(&[("content-encoding", "gzip")], Bytes::from(p.clone()))
+            }),
+        ),
+        (
+            "gzip as a file",
+            Box::new({
+                let p = packed.clone();
+                move || post(&[], Bytes::from(p.clone()))
+            }),
+        ),
+        ("message", Box::new(move || post(&rpc, Bytes::from(plain_grpc.clone())))),
+        ("two messages", Box::new(move || post(&rpc, Bytes::from(split_grpc.clone())))),
+        (
+            "compressed message",
+            Box::new({
+                let p = packed.clone();
+                move || post(&rpc, Bytes::from(grpc(1, &p)))
+            }),
+        ),
+    ];
+    for transport in Transport::ALL {
+        for (place, make) in &cases {
+            let answer = inspected.agent().send(transport, make()).await;
+            let code = answer.headers.get("x-bottlecap-denied").map(|code| code.to_str().unwrap());
+            assert_eq!(code, Some("secret-detected"), "{place}: {answer:?}");
+            assert!(!format!("{answer:?}").contains(&token[8..]), "{place}");
+            // The control: the same request where nothing is searched.
+            assert_eq!(open.agent().send(transport, make()).await.status, StatusCode::OK, "{place}");
+        }
+    }
+    let journal = std::fs::read_to_string(&inspected.journal).unwrap();
+    assert!(journal.contains("secret-detected") || !inspected.events().await.is_empty());
+}
+
+#[tokio::test]
+async fn requests_without_a_secret_pass_unchanged() {
+    let bench = Bench::allowing(BLOCK).await;
+    let agent = bench.agent();
+    let text = "{\"token_count\": 12, \"id\": \"3f2504e0-4f89-11d3-9a0c-0305e82c3301\"}\n".repeat(2000);
+    for body in [Bytes::from(text.clone()), Bytes::from(vec![7; 300_000]), Bytes::new()] {
+        let length = body.len().to_string();
+        for transport in Transport::ALL {
+            assert_eq!(agent.send(transport, post(&[], body.clone())).await.text(), length);
+        }
+    }
+    let packed = gzip(text.as_bytes());
+    let length = packed.len().to_string();
+    assert_eq!(
+        agent.send(Transport::Plain, post(&[("content-encoding", "gzip")], Bytes::from(packed))).await.text(),
+        length
+    );
+}
+
+#[tokio::test]
+async fn what_cannot_be_searched_is_refused() {
+    let bench = Bench::allowing(BLOCK).await;
+    let rpc = ("content-type", "application/grpc");
+    for (headers, body) in [
+        (vec![("content-encoding", "compress")], Bytes::from_static(b"x")),
+        (vec![("content-encoding", "gzip, br")], Bytes::from_static(b"x")),
+        (vec![("content-encoding", "gzip")], Bytes::from_static(b"this is no gzip")),
+        (vec![rpc, ("grpc-encoding", "snappy")], Bytes::from(grpc(1, b"x"))),
+        (vec![rpc], Bytes::from(grpc(1, b"x"))),
+        (vec![], Bytes::from_static(b"PK\x03\x04\x14\x00\x01\x00\x08\x00................................")),
+    ] {
+        let answer = bench.agent().send(Transport::TunnelHttp2, post(&headers, body)).await;
+        let code = answer.headers.get("x-bottlecap-denied").map(|code| code.to_str().unwrap());
+        assert_eq!(code, Some("content-uninspectable"), "{headers:?} {answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_upload_starts_at_once_and_ends_before_the_secret_does() {
+    let bench = Bench::allowing(BLOCK).await;
+    let (send, receive) = mpsc::channel::<Bytes>(1);
+    let body = stream::unfold(receive, |mut receive| async move {
+        receive.recv().await.map(|part| (Ok::<_, hudsucker::Error>(part), receive))
+    });
+    let agent = bench.agent();
+    let answer =
+        tokio::spawn(
+            async move { agent.send(Transport::TunnelHttp1, post(&[], Body::from_stream(body))).await },
+        );
+    let start = Bytes::from("harmless text. ".repeat(1000));
+    send.send(start.clone()).await.unwrap();
+    while bench.upstream.memory.received.get() < start.len() {
+        tokio::task::yield_now().await;
+    }
+    send.send(Bytes::from(token()[..15].to_owned())).await.unwrap();
+    send.send(Bytes::from(format!("{}\n", &token()[15..]))).await.unwrap();
+    let answer = answer.await.unwrap();
+    assert_eq!(answer.refusal(), "secret-detected");
+    assert!(bench.upstream.memory.received.get() <= start.len() + "glpat-".len());
+}
+
+#[tokio::test]
+async fn a_secret_is_masked_where_the_route_says_so() {
+    let bench = Bench::allowing(REDACT).await;
+    let agent = bench.agent();
+    let token = token();
+    let asked =
+        request(Method::GET, &format!("/v1/x?a={token}&b=2"), &[("x-note", &format!("is {token} it"))]);
+    assert_eq!(agent.send(Transport::Plain, asked).await.text(), "hello");
+    let seen = bench.upstream.last();
+    assert_eq!(seen.target, format!("/v1/x?a={}&b=2", "*".repeat(token.len())));
+    assert_eq!(seen.headers["x-note"], format!("is {} it", "*".repeat(token.len())));
+    let body = format!("{{\"k\": \"{token}\"}}");
+    assert_eq!(agent.send(Transport::Plain, post(&[], body.clone())).await.text(), body.len().to_string());
+    // Hidden in something, it cannot be masked.
+    let hidden = BASE64_STANDARD.encode(format!("say {token} to them"));
+    assert_eq!(agent.send(Transport::Plain, post(&[], hidden)).await.refusal(), "secret-detected");
+}
+
+#[tokio::test]
+async fn a_websocket_ends_at_a_secret_in_a_message_or_across_messages() {
+    let bench = Bench::allowing(BLOCK).await;
+    let frame = |first: u8, text: &str| {
+        let key = [1, 2, 3, 4_u8];
+        let content = text.bytes().zip(key.iter().cycle()).map(|(byte, key)| byte ^ key);
+        [first, 0x80 | u8::try_from(text.len()).unwrap()]
+            .into_iter()
+            .chain(key)
+            .chain(content)
+            .collect::<Vec<u8>>()
+    };
+    let token = token();
+    for (frames, passes) in [
+        (vec![frame(0x81, "hello")], true),
+        (vec![frame(0x81, &format!("it is {token} "))], false),
+        (vec![frame(0x01, &token[..12]), frame(0x80, &format!("{} ", &token[12..]))], false),
+        (vec![frame(0x81, &token[..12]), frame(0x81, &format!("{} ", &token[12..]))], false),
+        (vec![frame(0x89, &format!("{token} "))], false),
+        (vec![frame(0xc1, "compressed?")], false),
+    ] {
+        let headers = [("connection", "Upgrade"), ("upgrade", "websocket")];
+        let asked = request(Method::GET, "/v1/socket", &headers);
+        let response = bench.agent().open(Transport::TunnelHttp1, HOST, asked).await;
+        let mut socket = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
+        let total = frames.len();
+        for (number, frame) in frames.into_iter().enumerate() {
+            // Each frame's first four bytes make the other side answer.
+            socket.write_all(&frame).await.unwrap();
+            if number + 1 < total && passes {
+                socket.flush().await.unwrap();
+            }
+        }
+        let mut answer = Vec::new();
+        let _ = socket.read_to_end(&mut answer).await;
+        if passes {
+            assert_eq!(answer, [2, 1, 0x85, 0x81]);
+        }
+    }
+    assert!(
+        bench.events().await.iter().any(|event| event["event"]["code"] == "secret-detected"
+            || event.to_string().contains("secret-detected"))
+    );
+}

@@ -1,0 +1,151 @@
+//! A secret that upstream sends back does not reach the bottle.
+
+use http::Method;
+use http_body_util::BodyExt;
+use hyper_util::rt::TokioIo;
+use tokio::io::AsyncReadExt;
+
+use super::support::{Bench, HOST, Transport, get, in_form, request};
+
+const SECRET: &str = "kV9/xQ+2mZ=7pL4&wR8\"tY1%uN6";
+const FORMS: [&str; 10] =
+    ["raw", "base64", "base64-1", "base64-2", "base64url", "twice", "percent", "hex", "json", "html"];
+
+async fn bench(rules: &str) -> Bench {
+    let bench = Bench::allowing(&format!("auth_scheme: bearer\ntoken_file: LONG\n{rules}")).await;
+    std::fs::write(bench.secrets.join("LONG"), SECRET).unwrap();
+    bench
+}
+
+/// The part of a form that says what the secret is.
+fn core(form: &str) -> String {
+    let text = in_form(SECRET, form);
+    text[text.len() / 4..text.len() / 2].to_owned()
+}
+
+fn masked(text: &str, form: &str) -> bool {
+    text.contains("********") && !text.contains(&core(form)) && !text.contains(&SECRET[4..20])
+}
+
+#[tokio::test]
+async fn a_reflected_secret_is_masked_in_every_form_and_place() {
+    let bench = bench("").await;
+    let agent = bench.agent();
+    for transport in Transport::ALL {
+        for form in FORMS {
+            for place in ["body", "header", "redirect", "error", "split", "gzip", "deflate", "zstd"] {
+                let answer =
+                    agent.send(transport, get(&format!("/v1/mirror?place={place}&form={form}"))).await;
+                let seen = format!("{:?} {}", answer.headers, answer.text());
+                let whole = format!("you sent {}, did you not?", in_form(SECRET, form));
+                assert!(masked(&seen, form), "{form} in {place}: {seen}");
+                if !["header", "redirect"].contains(&place) {
+                    assert_eq!(answer.body.len(), whole.len(), "the mask of {form} is as long");
+                    assert!(
+                        answer.text().starts_with("you sent ") && answer.text().ends_with("did you not?")
+                    );
+                    assert!(!answer.headers.contains_key("content-encoding"));
+                }
+            }
+        }
+    }
+    let journal = std::fs::read_to_string(&bench.journal).unwrap();
+    assert!(FORMS.iter().all(|form| !journal.contains(&core(form))));
+}
+
+#[tokio::test]
+async fn without_the_scrub_the_same_upstream_shows_the_secret() {
+    let bench = bench("dlp: {inbound_detectors: []}").await;
+    for form in FORMS {
+        let answer =
+            bench.agent().send(Transport::Plain, get(&format!("/v1/mirror?place=body&form={form}"))).await;
+        assert!(answer.text().contains(&core(form)), "{form}");
+    }
+}
+
+#[tokio::test]
+async fn a_reflected_secret_is_masked_in_trailers() {
+    let bench = bench("").await;
+    let response =
+        bench.agent().open(Transport::TunnelHttp2, HOST, get("/v1/mirror?place=trailer&form=raw")).await;
+    let body = response.into_body().collect().await.unwrap();
+    let got = body.trailers().unwrap()["x-got"].to_str().unwrap().to_owned();
+    assert!(masked(&got, "raw"), "{got}");
+}
+
+#[tokio::test]
+async fn a_reflected_secret_is_masked_in_the_fragments_of_a_websocket_message() {
+    let bench = bench("").await;
+    let headers = [
+        ("connection", "Upgrade"),
+        ("upgrade", "websocket"),
+        ("sec-websocket-extensions", "permessage-deflate"),
+    ];
+    for form in FORMS {
+        let asked = request(Method::GET, &format!("/v1/mirror?place=socket&form={form}"), &headers);
+        let response = bench.agent().open(Transport::TunnelHttp1, HOST, asked).await;
+        let mut socket = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
+        let mut frames = Vec::new();
+        socket.read_to_end(&mut frames).await.unwrap();
+        let text: String = frames.chunks(3).map(|frame| char::from(frame[2])).collect();
+        assert!(masked(&text, form), "{form}: {text}");
+        assert!(text.starts_with("you sent ") && text.ends_with("did you not?"));
+        assert!(!bench.upstream.last().headers.contains_key("sec-websocket-extensions"));
+    }
+}
+
+#[tokio::test]
+async fn upstream_is_asked_for_whole_answers_in_codings_that_can_be_undone() {
+    let bench = bench("").await;
+    let headers =
+        [("accept-encoding", "br;q=1, compress, *, gzip"), ("range", "bytes=3-"), ("if-range", "x")];
+    bench.agent().send(Transport::Plain, request(Method::GET, "/v1/x", &headers)).await;
+    let seen = bench.upstream.last();
+    assert_eq!(seen.headers["accept-encoding"], "br;q=1, gzip");
+    assert!(!seen.headers.contains_key("range") && !seen.headers.contains_key("if-range"));
+}
+
+#[tokio::test]
+async fn an_event_stream_is_not_held_back() {
+    let bench = bench("").await;
+    let response = bench.agent().open(Transport::TunnelHttp1, HOST, get("/v1/stream")).await;
+    let mut body = response.into_body();
+    let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
+    assert_eq!(first, "data: one\n\n");
+    bench.upstream.memory.go_on.notify_one();
+    assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "data: two\n\n");
+}
+
+#[tokio::test]
+async fn a_secret_that_cannot_be_told_from_text_is_refused_where_the_scrub_is_asked_for() {
+    for (rules, refused) in [("dlp: {inbound_detectors: [known_secrets]}", true), ("", false)] {
+        let bench = bench(rules).await;
+        std::fs::write(bench.secrets.join("LONG"), "short").unwrap();
+        let answer = bench.agent().send(Transport::Plain, get("/v1/x")).await;
+        if refused {
+            assert_eq!(answer.refusal(), "credential-unavailable");
+        } else {
+            assert_eq!(answer.text(), "hello");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_route_whose_answers_hold_a_secret_too_often_is_closed_until_a_reload() {
+    let bench = bench("").await;
+    let agent = bench.agent();
+    let text = bench.upstream.routes("auth_scheme: bearer\ntoken_file: LONG\n");
+    let mut sender =
+        super::support::http1_on(agent.tunnel(&bench.target(), HOST, &["http/1.1"]).await.unwrap()).await;
+    let mut refused = 0;
+    for _ in 0..1005 {
+        let asked = request(Method::GET, "/v1/mirror?place=error&form=raw", &[("host", &bench.target())]);
+        let response = sender.send_request(asked).await.unwrap();
+        let code = response.headers().get("x-bottlecap-denied").map(|code| code.to_str().unwrap().to_owned());
+        refused += usize::from(code.as_deref() == Some("secret-reflected"));
+        response.into_body().collect().await.unwrap();
+    }
+    assert_eq!(refused, 5);
+    bench.proxy.reload(&text).await.unwrap();
+    assert_eq!(agent.send(Transport::Plain, get("/v1/x")).await.text(), "hello");
+}

@@ -1,0 +1,113 @@
+//! An upstream that sends back the credential that it got, in the form and place that the query names.
+
+use std::io::Write as _;
+
+use base64::Engine;
+use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
+use bytes::Bytes;
+use futures_util::stream;
+use http::{HeaderMap, Request, Response, StatusCode};
+use hudsucker::Body;
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use tokio::io::AsyncWriteExt;
+
+/// A secret in a form.
+pub(crate) fn in_form(secret: &str, form: &str) -> String {
+    let coded = |bytes: &[u8], write: fn(&u8) -> String| bytes.iter().map(write).collect::<String>();
+    let bytes = secret.as_bytes();
+    match form {
+        "base64" => BASE64_STANDARD.encode(secret),
+        "base64-1" => BASE64_STANDARD.encode(format!("x{secret} and more")),
+        "base64-2" => BASE64_STANDARD.encode(format!("xy{secret} and more")),
+        "base64url" => BASE64_URL_SAFE_NO_PAD.encode(format!("user:{secret}")),
+        "twice" => BASE64_STANDARD.encode(BASE64_STANDARD.encode(secret)),
+        "percent" => coded(bytes, |byte| format!("%{byte:02X}")),
+        "hex" => coded(bytes, |byte| format!("{byte:02x}")),
+        "json" => secret.replace('/', "\\/").replace('"', "\\\"").replace('&', "\\u0026"),
+        "html" => secret.replace('&', "&amp;").replace('"', "&quot;"),
+        _ => secret.to_owned(),
+    }
+}
+
+fn compressed(text: &str, encoding: &str) -> Vec<u8> {
+    match encoding {
+        "gzip" => {
+            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+            encoder.write_all(text.as_bytes()).unwrap();
+            encoder.finish().unwrap()
+        }
+        "deflate" => {
+            let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::default());
+            encoder.write_all(text.as_bytes()).unwrap();
+            encoder.finish().unwrap()
+        }
+        "zstd" => zstd::stream::encode_all(text.as_bytes(), 3).unwrap(),
+        _ => text.as_bytes().to_vec(),
+    }
+}
+
+/// Answers `/v1/mirror?place=…&form=…`.
+pub(super) async fn answer(mut request: Request<Incoming>) -> Response<Body> {
+    let query = request.uri().query().unwrap_or_default().to_owned();
+    let part = |key: &str| {
+        let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+        pairs.find(|(name, _)| *name == key).map(|(_, value)| value.to_owned()).unwrap_or_default()
+    };
+    let (place, form) = (part("place"), part("form"));
+    let authorization = request.headers()["authorization"].to_str().unwrap().to_owned();
+    let secret = in_form(authorization.trim_start_matches("Bearer "), &form);
+    let text = format!("you sent {secret}, did you not?");
+    match place.as_str() {
+        "header" => Response::builder().header("x-got", text).body(Body::empty()).unwrap(),
+        "redirect" => Response::builder()
+            .status(StatusCode::FOUND)
+            .header("location", format!("https://elsewhere.test/?token={secret}"))
+            .body(Body::empty())
+            .unwrap(),
+        "error" => Response::builder().status(StatusCode::UNAUTHORIZED).body(Body::from(text)).unwrap(),
+        "split" => {
+            let bytes: Vec<_> =
+                text.bytes().map(|b| Ok::<_, hudsucker::Error>(Bytes::from(vec![b]))).collect();
+            Response::new(Body::from_stream(stream::iter(bytes)))
+        }
+        "trailer" => {
+            let mut trailers = HeaderMap::new();
+            trailers.insert("x-got", text.parse().unwrap());
+            let frames = vec![
+                Ok::<_, hudsucker::Error>(http_body::Frame::data(Bytes::from_static(b"data"))),
+                Ok(http_body::Frame::trailers(trailers)),
+            ];
+            let body = http_body_util::StreamBody::new(stream::iter(frames));
+            let mut response = Response::new(Body::from(http_body_util::combinators::BoxBody::new(body)));
+            response.headers_mut().insert("trailer", "x-got".parse().unwrap());
+            response
+        }
+        "socket" => {
+            let upgrade = hyper::upgrade::on(&mut request);
+            tokio::spawn(async move {
+                let mut socket = TokioIo::new(upgrade.await.unwrap());
+                let bytes = text.into_bytes();
+                let last = bytes.len() - 1;
+                for (at, byte) in bytes.into_iter().enumerate() {
+                    let first = if at == 0 { 1 } else { 0 } | if at == last { 0x80 } else { 0 };
+                    socket.write_all(&[first, 1, byte]).await.unwrap();
+                }
+                socket.shutdown().await.unwrap();
+            });
+            Response::builder()
+                .status(StatusCode::SWITCHING_PROTOCOLS)
+                .header("connection", "upgrade")
+                .header("upgrade", "websocket")
+                .body(Body::empty())
+                .unwrap()
+        }
+        encoding => {
+            let mut response = Response::new(Body::from(compressed(&text, encoding)));
+            if !encoding.is_empty() && encoding != "body" {
+                response.headers_mut().insert("content-encoding", encoding.parse().unwrap());
+            }
+            response
+        }
+    }
+}
