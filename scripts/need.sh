@@ -84,6 +84,21 @@ need_node22() {
     fi
 }
 
+# MCP clients that others wrote: the official conformance suite and Python's own.
+need_mcpclients() {
+    if ! "$clients/mcp/bin/python" -c "import mcp" 2>/dev/null; then
+        [ -x /usr/bin/python3 ] && /usr/bin/python3 -c "import ensurepip" 2>/dev/null || apt python3 python3-venv
+        say "pip install mcp, under $clients/mcp"
+        /usr/bin/python3 -m venv "$clients/mcp"
+        "$clients/mcp/bin/pip" install --quiet --disable-pip-version-check mcp
+    fi
+    if [ ! -e "$clients/mcp/node_modules/.bin/conformance" ]; then
+        need npm npm
+        say "npm install node@22 @modelcontextprotocol/conformance, under $clients/mcp"
+        npm install --silent --no-audit --no-fund --prefix "$clients/mcp" node@22 @modelcontextprotocol/conformance@0.2.0-alpha.12 >&2
+    fi
+}
+
 for thing in "$@"; do
     case "$thing" in
         rust) need_rust ;;
@@ -99,6 +114,7 @@ for thing in "$@"; do
         ip) need ip iproute2 ;;
         pyclients) need_pyclients ;;
         node22) need_node22 ;;
+        mcpclients) need_mcpclients ;;
         nft) need nft nftables ;;
         inits) need tini tini; need dumb-init dumb-init; need catatonit catatonit; need s6-svscan s6 ;;
         qemu) need qemu-system-x86_64 qemu-system-x86; need mkfs.ext4 e2fsprogs ;;
@@ -124,6 +140,6 @@ for thing in "$@"; do
                 (cd "$ROOT" && env -u RUSTFLAGS cargo install --locked --quiet cargo-deny)
             fi
             ;;
-        *) fail "unknown thing: $thing" "rust cc cxx curl git ssh sshd python openssl venv ip nft pyclients node22 inits qemu kernel mmdebstrap docker compose squid cargo-deny" ;;
+        *) fail "unknown thing: $thing" "rust cc cxx curl git ssh sshd python openssl venv ip nft pyclients node22 mcpclients inits qemu kernel mmdebstrap docker compose squid cargo-deny" ;;
     esac
 done

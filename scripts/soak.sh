@@ -55,6 +55,11 @@ if [[ " $parts " == *" stories "* ]]; then
     cargo test --locked -p egress --test claims reloads_under_load || { result=FAILED; failed=1; }
     printf '| egress: reloads under load, requests counted on both sides | %s | %d s | %s |\n' \
         "$EGRESS_RELOADS" $((SECONDS - began)) "$result" >>"$work/rows"
+    began=$SECONDS
+    result=ok
+    export BOTTLECAP_KILLS=${BOTTLECAP_KILLS:-500}
+    cargo test --locked -p supervise --test faults || { result=FAILED; failed=1; }
+    printf '| supervise: killed at any step of a request | %s | %d s | %s |\n' "$BOTTLECAP_KILLS" $((SECONDS - began)) "$result" >>"$work/rows"
 fi
 
 if [[ " $parts " == *" fuzz "* ]]; then

@@ -93,3 +93,18 @@ fn the_end_that_the_host_wrote_is_the_end_that_is_told() {
     let told = agent.call("get_request", json!({"id": id})).unwrap();
     assert_eq!((&told["state"], &told["expires_at"]), (&json!("active"), &json!(until)));
 }
+
+#[test]
+fn who_watches_is_told_what_waits_and_then_what_changes_and_counts_as_there() {
+    let bundle = Bundle::start();
+    let (agent, operator) = (bundle.agent(), bundle.operator());
+    let first = agent.propose("one.example.com").unwrap();
+    assert_eq!(first["operator_offline"], true);
+    let mut watch = operator.watch();
+    assert_eq!(watch.next()[0]["id"], first["id"]);
+    let second = agent.propose("two.example.com").unwrap();
+    assert_eq!(second["operator_offline"], false);
+    assert_eq!(watch.next()[0]["id"], second["id"]);
+    operator.ask(json!({"op": "reject", "id": first["id"], "reason": "no"})).unwrap();
+    assert_eq!(watch.next()[0]["state"], "rejected");
+}

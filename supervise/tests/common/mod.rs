@@ -1,10 +1,10 @@
 //! A desk with both its sides, in this process, and what talks to them.
 #![allow(clippy::unwrap_used, dead_code, unreachable_pub)]
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -141,6 +141,37 @@ impl Operator {
 
     pub fn view(&self, request: Value) -> View {
         serde_json::from_value(self.ask(request).unwrap()).unwrap()
+    }
+}
+
+/// A connection that is told of requests as they come.
+pub struct Watch(BufReader<UnixStream>);
+
+impl Operator {
+    pub fn watch(&self) -> Watch {
+        let mut stream = UnixStream::connect(&self.socket).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        stream.write_all(b"{\"op\":\"tail\"}\n").unwrap();
+        Watch(BufReader::new(stream))
+    }
+}
+
+impl Watch {
+    /// The requests of the next reply.
+    pub fn next(&mut self) -> Vec<Value> {
+        let mut line = String::new();
+        self.0.read_line(&mut line).unwrap();
+        let reply: Value = serde_json::from_str(&line).unwrap();
+        reply["result"]["requests"].as_array().unwrap().clone()
+    }
+
+    /// The next one that waits for a decision.
+    pub fn next_pending(&mut self) -> Value {
+        loop {
+            if let Some(view) = self.next().into_iter().find(|view| view["state"] == "pending") {
+                return view["id"].clone();
+            }
+        }
     }
 }
 
