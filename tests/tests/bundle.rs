@@ -240,8 +240,7 @@ fn an_unknown_daemon_name_is_a_usage_error() {
 fn a_secret_is_in_no_environment_no_log_and_no_journal() {
     let upstream = HttpsEcho::start(&[]).unwrap();
     let table = routes(&upstream, "/v1/").replace("token_file: api", "token_env: EGRESS_TOKEN_0");
-    let builder =
-        builder(&upstream).routes(&table).unwrap().env("EGRESS_TOKEN_0", "from-the-env");
+    let builder = builder(&upstream).routes(&table).unwrap().env("EGRESS_TOKEN_0", "from-the-env");
     let mut bundle = builder.start().unwrap();
     let answer = bundle.curl([url(&upstream, "/v1/x")]).unwrap();
     assert_eq!(answer.json().unwrap()["headers"]["authorization"], "Bearer from-the-env");
@@ -259,11 +258,7 @@ fn a_secret_is_in_no_environment_no_log_and_no_journal() {
     bundle.stop().unwrap();
     let logs = bundle.supervisor.stderr.text() + &bundle.supervisor.stdout.text();
     assert!(!logs.contains("from-the-env"), "{logs}");
-    let found = Run::new("grep")
-        .args(["-r", "from-the-env"])
-        .args([bundle.root.path("")])
-        .finish()
-        .unwrap();
+    let found = Run::new("grep").args(["-r", "from-the-env"]).args([bundle.root.path("")]).finish().unwrap();
     assert_eq!((found.code, found.stdout.as_str()), (1, ""));
 }
 
