@@ -28,6 +28,7 @@ mod maintain;
 mod metrics;
 mod mirror;
 mod pktline;
+mod proof;
 mod receive;
 mod report;
 mod request;

@@ -17,6 +17,7 @@ use tracing::warn;
 
 use crate::door::{self, Keyring, TokenError};
 use crate::git::{GateDir, Objects, printable};
+use crate::proof::{self, Proof};
 use crate::ssh::{self, Fault, FaultKind};
 use crate::warm::Warm;
 
@@ -293,21 +294,29 @@ impl Refresh<'_> {
         on_thread(move || set_head(&path, &listing)).await
     }
 
-    /// What upstream shows; a kept session that fails is given up, and upstream is asked once more without it.
+    /// What upstream shows. What came through a kept session counts only if upstream proved meanwhile that it is
+    /// there and who it is; otherwise the session is given up, and upstream is asked once more without it.
     async fn seen(&self) -> Result<Listing, RefreshError> {
         let Upstream::Ssh(ssh) = &self.repo.upstream else {
             return self.list().await;
         };
-        let warm = self.tools.warm.check(ssh);
-        let listed = match self.list().await {
-            Err(RefreshError::Upstream(_)) if warm => {
-                self.tools.warm.end(ssh);
-                self.list().await
+        let Tools { gate, warm, .. } = self.tools;
+        let config = gate.ssh_config(&self.repo.name);
+        let mut proof = Proof::Given;
+        if warm.check(ssh) {
+            let (listed, shown) = tokio::join!(self.list(), proof::ask(gate, ssh, &config));
+            match (listed, shown) {
+                (Err(RefreshError::Upstream(_)), _) | (_, Proof::Missing) => warm.end(ssh),
+                (listed, Proof::Given) => return listed,
             }
-            listed => listed,
-        };
+            proof = shown;
+        }
+        let listed = self.list().await;
         if listed.is_ok() {
-            self.tools.warm.keep(self.tools.gate, ssh, &self.tools.gate.ssh_config(&self.repo.name));
+            match proof {
+                Proof::Given => warm.keep(gate, ssh, &config),
+                Proof::Missing => warm.shun(ssh),
+            }
         }
         listed
     }

@@ -3,29 +3,33 @@
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use repos::Moment;
+use repos::{Moment, Upstream};
 use tokio::io::{
     AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader,
 };
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tracing::debug;
 
 use crate::git::{GateDir, Objects, printable};
 use crate::journal::{AUDIT_UNAVAILABLE, Ledger, PushOutcome, Pushed, UNRECORDED};
+use crate::proof::Proof;
 use crate::request::Asked;
 use crate::session::{self, Client, Hangup, Moved, SessionError};
 use crate::state::{Served, State};
 use crate::wire::{Bounds, FromHook, HOOK_FD, LINE_MAX_BYTES, ToHook, Update};
-use crate::{door, sys};
+use crate::{door, proof, sys};
 
 /// How long a push waits for its turn.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(300);
 /// How many refs one push may change, so that its record stays readable and is always written.
 const REFS_MAX: usize = 1000;
+/// How long before a push is forwarded upstream may have proved that it is there.
+const PROOF_MAX: Duration = Duration::from_secs(5);
 /// How much memory of its own each process of a push may have.
 const MEMORY_MAX_BYTES: u64 = 2 << 30;
 
@@ -49,7 +53,7 @@ pub(crate) async fn receive(
     let _pushing = served.mirror.push_begins();
     let session = match command(served, &state.gate, asked) {
         Ok((command, socket)) => {
-            let talk = Talk { served, state, ledger, pushed: &mut pushed };
+            let talk = Talk { served, state, ledger, pushed: &mut pushed, proof: None };
             let session = session::run(client, command, Hangup::LeavesTheChild);
             tokio::join!(session, talk.run(socket)).0
         }
@@ -88,6 +92,8 @@ struct Talk<'a> {
     state: &'a State,
     ledger: &'a Ledger,
     pushed: &'a mut Pushed,
+    /// Upstream is asked for it while the objects are judged.
+    proof: Option<(Instant, JoinHandle<Proof>)>,
 }
 
 impl Talk<'_> {
@@ -148,7 +154,10 @@ impl Talk<'_> {
         self.pushed.updates = updates;
         self.pushed.updates.truncate(REFS_MAX);
         match judged {
-            Ok(Permit { bounds, .. }) => ToHook::Inspect { bounds },
+            Ok(Permit { bounds, .. }) => {
+                self.proof = self.ask();
+                ToHook::Inspect { bounds }
+            }
             Err(reasons) => {
                 self.pushed.outcome = PushOutcome::Denied;
                 ToHook::Deny { reasons }
@@ -169,6 +178,7 @@ impl Talk<'_> {
         let repo = &self.served.repo;
         let door = self.state.keyring.door(&self.state.gate, repo);
         let door = door.map_err(|error| (PushOutcome::Failed, vec![error.to_string()]))?;
+        self.prove().await;
         // The record comes first: what is not on it does not happen.
         if !self.ledger.push_begins(repo.name.as_str(), &self.pushed.updates, &permit.grants).await {
             return Err(unrecorded());
@@ -179,6 +189,25 @@ impl Talk<'_> {
             gate_dir: self.state.gate.path().to_owned(),
             door,
         })
+    }
+
+    /// Begins to ask upstream whether it is there, where a kept session would be gone through.
+    fn ask(&self) -> Option<(Instant, JoinHandle<Proof>)> {
+        let Upstream::Ssh(ssh) = &self.served.repo.upstream else { return None };
+        let (gate, ssh) = (self.state.gate.clone(), ssh.clone());
+        let config = gate.ssh_config(&self.served.repo.name);
+        let warm = self.state.warm.check(&ssh);
+        warm.then(|| (Instant::now(), tokio::spawn(async move { proof::ask(&gate, &ssh, &config).await })))
+    }
+
+    /// Ends a kept session without a proof of now: the push makes a connection of its own then.
+    async fn prove(&mut self) {
+        let Upstream::Ssh(ssh) = &self.served.repo.upstream else { return };
+        let early = self.proof.take().filter(|(asked, _)| asked.elapsed() < PROOF_MAX);
+        let Some((_, asked)) = early.or_else(|| self.ask()) else { return };
+        if asked.await.unwrap_or(Proof::Missing) == Proof::Missing {
+            self.state.warm.end(ssh);
+        }
     }
 
     /// Asks the rules in force now; the connection may be older than they are.

@@ -2,7 +2,8 @@
 //!
 //! A session is an ordinary OpenSSH master in a directory that only this uid can enter. Where there
 //! is none, or it died, ssh makes a connection of its own: the session saves time and decides
-//! nothing. Its socket is named after everything that makes the connection what it is, the pinned
+//! nothing, because each use of it is accompanied by a proof that upstream is still there and who it
+//! was. Its socket is named after everything that makes the connection what it is, the pinned
 //! host key included, so that no other setting can ever go through it.
 
 use std::collections::BTreeMap;
@@ -27,6 +28,8 @@ use crate::{ssh, sys};
 const IDLE_MAX: Duration = Duration::from_secs(600);
 /// How long to wait before a session that ended is made anew.
 const PAUSE: Duration = Duration::from_secs(10);
+/// How long no session is kept where upstream answers but gives no proof of it.
+const UNPROVEN_PAUSE: Duration = Duration::from_secs(600);
 /// OpenSSH adds seventeen characters while it makes the socket; an address has 107.
 const SOCKET_MAX_BYTES: usize = 90;
 const NAME_BYTES: usize = 8;
@@ -35,6 +38,8 @@ const NAME_BYTES: usize = 8;
 pub(crate) struct Warm {
     dir: PathBuf,
     sessions: Mutex<BTreeMap<PathBuf, Session>>,
+    /// Upstreams of which there is no proof, and since when.
+    unproven: Mutex<BTreeMap<PathBuf, Instant>>,
 }
 
 struct Session {
@@ -60,7 +65,7 @@ impl Warm {
         for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
             let _ = fs::remove_file(entry.path());
         }
-        Self { dir, sessions: Mutex::default() }
+        Self { dir, sessions: Mutex::default(), unproven: Mutex::default() }
     }
 
     /// The socket of an upstream's session, if a session can have one.
@@ -99,6 +104,9 @@ impl Warm {
     /// Makes a session where there is none. Upstream answered a moment ago.
     pub(crate) fn keep(&self, gate: &GateDir, ssh: &Ssh, config: &Path) {
         let Some(socket) = self.socket(ssh) else { return };
+        if self.unproven().get(&socket).is_some_and(|since| since.elapsed() < UNPROVEN_PAUSE) {
+            return;
+        }
         let mut sessions = self.sessions();
         if let Some(session) = sessions.get_mut(&socket)
             && (session.lives() || session.began.elapsed() < PAUSE)
@@ -117,7 +125,14 @@ impl Warm {
         }
     }
 
-    /// Ends a session that does not work.
+    /// Takes note that upstream answers and gives no proof of it beside a session: none is of use.
+    pub(crate) fn shun(&self, ssh: &Ssh) {
+        if let Some(socket) = self.socket(ssh) {
+            self.unproven().insert(socket, Instant::now());
+        }
+    }
+
+    /// Ends a session that does not work, or of which it is not proven that it still leads to upstream.
     pub(crate) fn end(&self, ssh: &Ssh) {
         if let Some(socket) = self.socket(ssh) {
             self.sessions().remove(&socket);
@@ -128,6 +143,7 @@ impl Warm {
     pub(crate) fn retain<'a>(&self, upstreams: impl Iterator<Item = &'a Ssh>) {
         let wanted: BTreeSet<PathBuf> = upstreams.filter_map(|ssh| self.socket(ssh)).collect();
         self.sessions().retain(|socket, _| wanted.contains(socket));
+        self.unproven().retain(|socket, _| wanted.contains(socket));
     }
 
     /// Ends what nobody uses, and takes note of what ended by itself.
@@ -142,6 +158,10 @@ impl Warm {
 
     fn sessions(&self) -> MutexGuard<'_, BTreeMap<PathBuf, Session>> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn unproven(&self) -> MutexGuard<'_, BTreeMap<PathBuf, Instant>> {
+        self.unproven.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

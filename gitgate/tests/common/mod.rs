@@ -78,6 +78,8 @@ pub struct Upstream {
     pub port: u16,
     dir: PathBuf,
     sshd: Option<Child>,
+    /// Connections whose listener is gone.
+    outlived: Vec<u32>,
 }
 
 impl Upstream {
@@ -99,7 +101,7 @@ impl Upstream {
         git(&seed, &["add", "."]).succeed();
         git(&seed, &["commit", "-qm", "one commit"]).succeed();
         git(&seed, &["push", "-q", "origin", "main"]).succeed();
-        let mut upstream = Self { repository, port: 0, dir, sshd: None };
+        let mut upstream = Self { repository, port: 0, dir, sshd: None, outlived: Vec::new() };
         upstream.listen();
         upstream
     }
@@ -155,14 +157,24 @@ impl Upstream {
         if let Some(mut sshd) = self.sshd.take() {
             // The host is gone, and with it the connections it has.
             for pid in descendants(sshd.id()) {
-                let _ = nix::sys::signal::kill(
-                    nix::unistd::Pid::from_raw(pid.try_into().unwrap()),
-                    nix::sys::signal::Signal::SIGKILL,
-                );
+                kill(pid);
             }
             sshd.kill().unwrap();
             sshd.wait().unwrap();
         }
+    }
+
+    /// Takes no new connections; those that there are live on.
+    pub fn stop_listening(&mut self) {
+        let mut sshd = self.sshd.take().unwrap();
+        self.outlived.extend(descendants(sshd.id()));
+        sshd.kill().unwrap();
+        sshd.wait().unwrap();
+    }
+
+    /// Listens again as before.
+    pub fn listen_again(&mut self) {
+        self.listen_with_key("host");
     }
 
     /// A new connection of the URL kind that an outsider would use, past the gate.
@@ -235,7 +247,18 @@ impl Upstream {
 impl Drop for Upstream {
     fn drop(&mut self) {
         self.stop();
+        for pid in &self.outlived {
+            // The number may be somebody else's by now.
+            if fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.starts_with("sshd")) {
+                kill(*pid);
+            }
+        }
     }
+}
+
+fn kill(pid: u32) {
+    let pid = nix::unistd::Pid::from_raw(pid.try_into().unwrap());
+    let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
 }
 
 /// The processes below a process.
@@ -420,6 +443,31 @@ pub fn git(dir: &Path, arguments: &[&str]) -> Ran {
 /// A pkt-line.
 pub fn pkt(payload: &[u8]) -> Vec<u8> {
     [format!("{:04x}", payload.len() + 4).as_bytes(), payload].concat()
+}
+
+/// Sends bytes and reads pkt-lines up to the next flush.
+pub fn exchange(stream: &mut TcpStream, bytes: &[u8]) -> String {
+    stream.write_all(bytes).unwrap();
+    let mut answer = Vec::new();
+    loop {
+        let mut head = [0; 4];
+        stream.read_exact(&mut head).unwrap();
+        let length = usize::from_str_radix(std::str::from_utf8(&head).unwrap(), 16).unwrap();
+        if length == 0 {
+            return String::from_utf8_lossy(&answer).into_owned();
+        }
+        let start = answer.len();
+        answer.resize(start + length - 4, 0);
+        stream.read_exact(&mut answer[start..]).unwrap();
+    }
+}
+
+/// Sends bytes and reads to the end.
+pub fn rest(mut stream: TcpStream, bytes: &[u8]) -> String {
+    stream.write_all(bytes).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    String::from_utf8_lossy(&answer).into_owned()
 }
 
 /// The output of a command that reads these bytes.
