@@ -1,6 +1,6 @@
 //! How long single decisions take over a thousand routes, as a histogram: `cargo run --release -p policy --example decide_histogram`.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::hint::black_box;
 use std::time::Instant;
