@@ -15,7 +15,9 @@ use crate::sys::machine as kernel;
 use crate::{EXIT_FAILED, EXIT_USAGE};
 
 mod config;
+mod dhcp;
 mod ground;
+mod lease;
 mod modules;
 mod network;
 
@@ -30,6 +32,14 @@ pub(crate) enum MachineError {
     },
     #[error(transparent)]
     Config(#[from] config::ConfigError),
+    #[error("{interface} has no address")]
+    Lease {
+        interface: String,
+        #[source]
+        source: lease::LeaseError,
+        /// What the command line wants of a failure that may pass.
+        then: OnFailure,
+    },
     #[error(
         "PID 1 of a namespace without /proc: neither a container as it should be nor the init of a kernel"
     )]
@@ -97,23 +107,34 @@ impl Machine {
         let mode = match code {
             0 if self.reboot_asked.load(Ordering::SeqCst) => RebootMode::RB_AUTOBOOT,
             0 | EXIT_USAGE => RebootMode::RB_POWER_OFF,
-            _ => match self.config.on_failure {
-                OnFailure::Reboot => RebootMode::RB_AUTOBOOT,
-                OnFailure::PowerOff => RebootMode::RB_POWER_OFF,
-            },
+            _ => self.config.on_failure.mode(),
         };
         finish(mode)
     }
 }
 
-/// Says why there is no bundle, and ends the machine: what is wrong with it now would be wrong with it again.
+impl OnFailure {
+    fn mode(self) -> RebootMode {
+        match self {
+            Self::Reboot => RebootMode::RB_AUTOBOOT,
+            Self::PowerOff => RebootMode::RB_POWER_OFF,
+        }
+    }
+}
+
+/// Says why there is no bundle, and ends the machine: what is wrong with it now would be wrong with it again, a silent network excepted.
 pub(crate) fn give_up(error: &MachineError) -> ! {
     say(&format!("error: {}", chain(error)));
     if matches!(error, MachineError::NotAKernel) {
         say("hint: mount /proc in the container");
         std::process::exit(i32::from(EXIT_USAGE));
     }
-    finish(RebootMode::RB_POWER_OFF)
+    finish(match error {
+        MachineError::Lease { then, .. } => then.mode(),
+        MachineError::Step { .. } | MachineError::Config(_) | MachineError::NotAKernel => {
+            RebootMode::RB_POWER_OFF
+        }
+    })
 }
 
 /// Processes first, then file systems, then the machine.

@@ -16,6 +16,7 @@ pub(crate) mod fence;
 pub(crate) mod image;
 pub(crate) mod landlock;
 pub(crate) mod machine;
+pub(crate) mod netlink;
 mod report;
 pub(crate) mod signals;
 pub(crate) mod sockets;

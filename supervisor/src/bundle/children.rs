@@ -219,9 +219,9 @@ impl Bundle {
 
     /// What a daemon left behind outside its group holds its sockets and secrets: it ends with it.
     fn kill_orphans(&self) {
-        let orphans =
-            sys::children().into_iter().filter(|pid| self.running.iter().all(|child| child.pid != *pid));
-        orphans.for_each(sys::kill_child);
+        let ours =
+            |pid: i32| sys::machine::is_keeper(pid) || self.running.iter().any(|child| child.pid == pid);
+        sys::children().into_iter().filter(|pid| !ours(*pid)).for_each(sys::kill_child);
     }
 
     pub(super) fn signal(&mut self, daemon: Daemon, number: i32) {

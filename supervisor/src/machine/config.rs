@@ -39,6 +39,8 @@ pub(crate) struct Interface {
 pub(crate) enum Address {
     /// From the command line.
     Static { address: Ipv4Addr, prefix: u8, gateway: Option<Ipv4Addr> },
+    /// From a server of its network.
+    Leased,
 }
 
 /// What follows when a daemon failed for good.
@@ -67,8 +69,10 @@ enum Wrong {
     Unknown(String),
     #[error("`{0}` is given twice")]
     Twice(String),
-    #[error("`{0}` is neither ADDRESS/PREFIX nor ADDRESS/PREFIX,GATEWAY")]
+    #[error("`{0}` is neither ADDRESS/PREFIX nor ADDRESS/PREFIX,GATEWAY nor dhcp")]
     Interface(String),
+    #[error("only one interface can have `dhcp`, and {0} has it")]
+    SecondLease(String),
     #[error("`{0}` is no IP address")]
     Resolver(String),
     #[error("`{0}` is no host name")]
@@ -113,6 +117,12 @@ impl FromStr for Config {
 }
 
 impl Config {
+    /// The interface that has its address from a server.
+    pub(crate) fn leased(&self) -> Option<&str> {
+        let found = self.interfaces.iter().find(|interface| interface.address == Address::Leased);
+        found.map(|interface| interface.name.as_str())
+    }
+
     fn take(&mut self, key: &str, value: &str) -> Result<(), Wrong> {
         let owned = || value.to_owned();
         match key {
@@ -140,6 +150,10 @@ impl Config {
             }
             name if is_interface(name) => {
                 let address = value.parse().map_err(|()| Wrong::Interface(owned()))?;
+                // Two servers would quarrel about the router and the resolvers.
+                if let (Address::Leased, Some(first)) = (&address, self.leased()) {
+                    return Err(Wrong::SecondLease(first.to_owned()));
+                }
                 self.interfaces.push(Interface { name: name.to_owned(), address });
             }
             _ => return Err(Wrong::Unknown(format!("{PREFIX}{key}"))),
@@ -152,6 +166,9 @@ impl FromStr for Address {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
+        if text == "dhcp" {
+            return Ok(Self::Leased);
+        }
         let (own, gateway) = match text.split_once(',') {
             Some((own, gateway)) => (own, Some(gateway.parse().map_err(drop)?)),
             None => (text, None),
@@ -236,6 +253,12 @@ mod tests {
     }
 
     #[test]
+    fn an_interface_may_have_its_address_from_a_server() {
+        let config: Config = "bottlecap.eth1=10.0.0.1/8 bottlecap.eth0=dhcp".parse().unwrap();
+        assert_eq!(config.leased(), Some("eth0"));
+    }
+
+    #[test]
     fn the_kernels_own_words_are_left_alone() {
         assert_eq!("root=/dev/sda1 ro virtio_net.napi_tx=1".parse(), Ok(Config::default()));
     }
@@ -249,11 +272,16 @@ mod tests {
         );
         assert_eq!(
             refusal("bottlecap.eth0=10.0.2.15"),
-            "kernel command line, column 1: `10.0.2.15` is neither ADDRESS/PREFIX nor ADDRESS/PREFIX,GATEWAY"
+            "kernel command line, column 1: `10.0.2.15` is neither ADDRESS/PREFIX nor ADDRESS/PREFIX,GATEWAY nor dhcp"
+        );
+        assert_eq!(
+            refusal("bottlecap.eth1=dhcp bottlecap.eth0=dhcp"),
+            "kernel command line, column 21: only one interface can have `dhcp`, and eth1 has it"
         );
         for line in [
             "bottlecap.eth0",
-            "bottlecap.eth0=dhcp",
+            "bottlecap.eth0=DHCP",
+            "bottlecap.eth0=dhcp,10.0.0.1",
             "bottlecap.eth0=10.0.0.1/8 bottlecap.eth0=10.0.0.1/8",
             "bottlecap.eth10=10.0.0.1/8",
             "bottlecap.eth0=127.0.0.1/8",

@@ -1,16 +1,17 @@
 //! What only the init of a kernel does.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::time::Duration;
 
 use nix::kmod::{ModuleInitFlags, finit_module};
 use nix::sys::reboot::{RebootMode, reboot, set_cad_enabled};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socket, sockopt};
+use nix::unistd::ForkResult;
 
 /// Loads one module; one that is there already, or whose device is not, is no error.
 pub(crate) fn load_module(path: &Path) -> io::Result<()> {
@@ -87,6 +88,108 @@ pub(crate) fn set_gateway(gateway: Ipv4Addr) -> io::Result<()> {
     route.rt_gateway = socket_address(gateway);
     route.rt_flags = libc::RTF_UP | libc::RTF_GATEWAY;
     ask(libc::SIOCADDRT, &route)
+}
+
+/// The address of Ethernet that an interface has; an error for one of another kind.
+pub(crate) fn hardware_address(interface: &str) -> io::Result<[u8; 6]> {
+    let mut request = request(interface)?;
+    let socket = internet_socket()?;
+    // SAFETY: the kernel fills this ifreq in, and the address is what it fills in for this request.
+    let found = unsafe {
+        if libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFHWADDR, &raw mut request) < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        request.ifr_ifru.ifru_hwaddr
+    };
+    if found.sa_family != libc::ARPHRD_ETHER {
+        return Err(io::Error::other("it is no Ethernet"));
+    }
+    let mut address = [0; 6];
+    for (place, byte) in address.iter_mut().zip(found.sa_data) {
+        *place = byte.cast_unsigned();
+    }
+    Ok(address)
+}
+
+/// Sets the length of the longest packet of an interface.
+pub(crate) fn set_mtu(interface: &str, mtu: u16) -> io::Result<()> {
+    let mut request = request(interface)?;
+    request.ifr_ifru.ifru_mtu = mtu.into();
+    ask(libc::SIOCSIFMTU, &request)
+}
+
+/// A socket on this port that hears and asks one interface alone, broadcasts included.
+pub(crate) fn socket_of(interface: &str, port: u16) -> io::Result<UdpSocket> {
+    let socket = internet_socket()?;
+    setsockopt(&socket, sockopt::BindToDevice, &interface.into())?;
+    setsockopt(&socket, sockopt::Broadcast, &true)?;
+    let address =
+        nix::sys::socket::SockaddrIn::from(std::net::SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port));
+    nix::sys::socket::bind(socket.as_raw_fd(), &address)?;
+    Ok(socket.into())
+}
+
+/// A number that nobody else knows.
+pub(crate) fn random_number() -> io::Result<u32> {
+    let mut bytes = [0; 4];
+    // SAFETY: the place has room for that many bytes.
+    let count = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), libc::GRND_INSECURE) };
+    if count == 4 { Ok(u32::from_ne_bytes(bytes)) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Tells PID 1 what Ctrl-Alt-Del does.
+pub(crate) fn ask_for_restart() {
+    let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(1), nix::sys::signal::Signal::SIGINT);
+}
+
+/// The process that keeps the lease; 0 for none.
+static KEEPER: AtomicI32 = AtomicI32::new(0);
+
+/// Whether this child of ours belongs to the machine, and to no daemon.
+pub(crate) fn is_keeper(pid: i32) -> bool {
+    pid == KEEPER.load(Ordering::SeqCst)
+}
+
+/// Does something in a process of its own, for as long as the machine runs: a process below that one, started again when it ends.
+pub(crate) fn keep_doing(name: &std::ffi::CStr, patience: Duration, act: impl Fn()) -> io::Result<()> {
+    if let Some(keeper) = fork()? {
+        KEEPER.store(keeper, Ordering::SeqCst);
+        return Ok(());
+    }
+    let _ = nix::sys::prctl::set_name(name);
+    loop {
+        match fork() {
+            Ok(Some(worker)) => {
+                let _ = super::reap(worker);
+            }
+            Ok(None) => {
+                let ready = super::exec::on_parent_death(libc::SIGKILL).and_then(|()| keep_to_the_network());
+                if ready.is_ok() {
+                    act();
+                }
+                std::process::exit(1);
+            }
+            Err(_) => {}
+        }
+        pause(patience);
+    }
+}
+
+/// Of root's rights this keeps those over the network, and of the files what is open.
+pub(crate) fn keep_to_the_network() -> io::Result<()> {
+    const CAP_NET_ADMIN: u32 = 1 << 12;
+    super::landlock::leave_files()?;
+    super::spawn::keep_capabilities(CAP_NET_ADMIN)
+}
+
+/// The pid of the new process, or nothing in that one.
+#[expect(clippy::disallowed_methods, reason = "with one thread, no call is unsafe in the child")]
+fn fork() -> io::Result<Option<i32>> {
+    // SAFETY: this process has one thread, so that nothing is in the middle of a change.
+    match unsafe { nix::unistd::fork() }? {
+        ForkResult::Parent { child } => Ok(Some(child.as_raw())),
+        ForkResult::Child => Ok(None),
+    }
 }
 
 /// Reads the clock of the hardware, which keeps UTC, into the system's.

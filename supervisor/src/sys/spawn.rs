@@ -422,9 +422,22 @@ unsafe fn place_descriptors(prepared: &Prepared) -> bool {
     }
 }
 
+/// Lets go of all capabilities but these, a mask of the first 32.
+pub(super) fn keep_capabilities(mask: u32) -> io::Result<()> {
+    // SAFETY: plain system calls; this process does what its caller says.
+    if unsafe { set_capabilities(mask) } { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// # Safety
 /// As [`child`].
 unsafe fn drop_capabilities() -> bool {
+    // SAFETY: as for the caller.
+    unsafe { set_capabilities(0) }
+}
+
+/// # Safety
+/// As [`child`].
+unsafe fn set_capabilities(mask: u32) -> bool {
     #[repr(C)]
     struct Header {
         version: u32,
@@ -432,7 +445,8 @@ unsafe fn drop_capabilities() -> bool {
     }
     const VERSION_3: u32 = 0x2008_0522;
     let header = Header { version: VERSION_3, pid: 0 };
-    let sets = [[0_u32; 3]; 2];
+    // Effective, permitted, inheritable; once for the first 32 and once for the others.
+    let sets = [[mask, mask, 0_u32], [0; 3]];
     // SAFETY: header and data have the layout of capset(2), version 3.
     unsafe {
         // Kernels without ambient capabilities have none to clear.
