@@ -185,7 +185,6 @@ pub struct VmBuilder {
     forwards: Vec<(u16, u16)>,
     outside: Vec<(Ipv4Addr, u16, PathBuf)>,
     words: Vec<String>,
-    address: String,
 }
 
 /// The address of every machine: each has a network of its own.
@@ -216,15 +215,7 @@ impl VmBuilder {
             .file("/etc/group", 0o644, 0, "root:x:0:\n")
             .file("/etc/nsswitch.conf", 0o644, 0, "passwd: files\nhosts: files dns\n")
             .directory("/git-gate/creds", 0o700, GIT_GATE);
-        Ok(Self {
-            directory,
-            kernel,
-            image,
-            forwards: Vec::new(),
-            outside: Vec::new(),
-            words: Vec::new(),
-            address: format!("{VM_ADDRESS}/24"),
-        })
+        Ok(Self { directory, kernel, image, forwards: Vec::new(), outside: Vec::new(), words: Vec::new() })
     }
 
     /// A secret that egress alone may open.
@@ -242,12 +233,6 @@ impl VmBuilder {
     /// A word on the kernel's command line.
     pub fn word(&mut self, word: &str) -> &mut Self {
         self.words.push(word.to_owned());
-        self
-    }
-
-    /// The machine asks its network for its address; qemu's answers with the same one.
-    pub fn leased(&mut self) -> &mut Self {
-        "dhcp".clone_into(&mut self.address);
         self
     }
 
@@ -290,14 +275,12 @@ impl VmBuilder {
             let _ = write!(network, ",guestfwd=tcp:{address}:{port}-cmd:{}", script.display());
         }
         let line = format!(
-            "console=ttyS0 quiet unknown_nmi_panic bottlecap.eth0={} bottlecap.data=/dev/vda bottlecap.hostname=bottle {}",
-            self.address,
+            "console=ttyS0 quiet unknown_nmi_panic bottlecap.eth0={VM_ADDRESS}/24 bottlecap.data=/dev/vda bottlecap.hostname=bottle {}",
             self.words.join(" ")
         );
         let mut command = Command::new("qemu-system-x86_64");
         command
-            .args(["-machine", "q35,accel=tcg", "-cpu", "max", "-smp", "1"])
-            .args(["-m", &MEMORY_MIB.to_string()])
+            .args(["-machine", "q35,accel=tcg", "-cpu", "max", "-m", "768", "-smp", "1"])
             .args(["-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio"])
             .arg("-kernel")
             .arg(self.kernel.image())
@@ -333,47 +316,6 @@ fn static_programs() -> Result<PathBuf> {
     Ok(printed.lines().last().context("no directory of programs")?.into())
 }
 
-/// What a machine has of memory.
-const MEMORY_MIB: u32 = 768;
-const PAGE: usize = 4096;
-
-/// The whole pages of a program that hold code: those of its segments that can be executed.
-fn code_pages(elf: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let number = |at: usize, length: usize| {
-        elf[at..at + length].iter().rev().fold(0_usize, |sum, byte| sum << 8 | usize::from(*byte))
-    };
-    let (table, size, count) = (number(32, 8), number(54, 2), number(56, 2));
-    let heads = (0..count).map(move |head| table + head * size);
-    // PT_LOAD, with PF_X set.
-    let code = heads.filter(move |head| number(*head, 4) == 1 && number(head + 4, 4) & 1 == 1);
-    code.flat_map(move |head| {
-        let (from, length) = (number(head + 8, 8), number(head + 32, 8));
-        elf[from.next_multiple_of(PAGE)..from + length].chunks_exact(PAGE)
-    })
-}
-
-/// A debugger's end of qemu's door for one.
-#[derive(Debug)]
-struct Debugger(UnixStream);
-
-impl Debugger {
-    /// Sends a request, and waits for the answer `OK`.
-    fn ask(&mut self, request: &str) -> Result<()> {
-        let sum = request.bytes().fold(0_u8, u8::wrapping_add);
-        write!(self.0, "${request}#{sum:02x}")?;
-        let mut answer = Vec::new();
-        let mut byte = [0];
-        while answer.len() < 3 || answer[answer.len() - 3] != b'#' {
-            std::io::Read::read_exact(&mut self.0, &mut byte)?;
-            answer.extend(byte);
-        }
-        self.0.write_all(b"+")?;
-        let whole = String::from_utf8_lossy(&answer);
-        anyhow::ensure!(whole.contains("$OK#"), "{request:.40}: {whole}");
-        Ok(())
-    }
-}
-
 /// A running machine; switched off when dropped.
 #[derive(Debug)]
 pub struct Vm {
@@ -399,33 +341,6 @@ impl Vm {
             seen.extend_from_slice(&piece[..count]);
         }
         Ok(())
-    }
-
-    /// Overwrites the code of one of the bundle's programs in the memory of the machine with what no processor can run.
-    pub fn spoil_program(&self, program: &str) -> Result<()> {
-        let code = fs::read(self.directory.path().join(program))?;
-        let pages: std::collections::HashSet<&[u8]> = code_pages(&code).collect();
-        let dump = self.directory.path().join("memory");
-        self.monitor("stop")?;
-        self.monitor(&format!("pmemsave 0 {} \"{}\"", u64::from(MEMORY_MIB) << 20, dump.display()))?;
-        let memory = fs::read(&dump)?;
-        let socket = self.directory.path().join("debugger");
-        self.monitor(&format!("gdbserver unix:{},server=on,wait=off", socket.display()))?;
-        let mut debugger = Debugger(UnixStream::connect(&socket)?);
-        debugger.0.set_read_timeout(Some(crate::PATIENCE))?;
-        // Addresses of the machine's memory from here on, and not of a process.
-        debugger.ask("Qqemu.PhyMemMode:1")?;
-        let mut spoilt = 0;
-        for (number, page) in memory.chunks(PAGE).enumerate().filter(|(_, page)| pages.contains(page)) {
-            for at in (0..page.len()).step_by(PAGE / 4) {
-                let illegal = "0f0b".repeat(PAGE / 8);
-                debugger.ask(&format!("M{:x},{:x}:{illegal}", number * PAGE + at, PAGE / 4))?;
-            }
-            spoilt += 1;
-        }
-        anyhow::ensure!(spoilt * 2 > pages.len(), "only {spoilt} of {} pages found", pages.len());
-        debugger.ask("D")?;
-        self.monitor("cont")
     }
 
     /// The disk of the machine, once that is off.

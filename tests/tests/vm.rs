@@ -62,6 +62,18 @@ impl World {
         Self { vm, api, forge, proxy, gate, scratch: tempfile::tempdir().unwrap() }
     }
 
+    /// Waits for the machine to serve after its start of this number.
+    fn serves(&self, boot: u32) {
+        let console = &self.vm.process.stdout;
+        let told = AtomicU32::new(0);
+        let wanted = |line: &str| {
+            let counts = line.contains("all daemons are ready");
+            counts && told.fetch_add(1, Ordering::SeqCst) + 1 == boot
+        };
+        console.wait_within(BOOT_PATIENCE, 0, wanted).unwrap();
+        assert!(console.text().contains(&format!("boot {boot} on /dev/vda")), "{}", console.text());
+    }
+
     fn curl(&self, args: &[&str]) -> String {
         let run = Run::bare("curl").args(["--silent", "--show-error", "--max-time", "50", "--proxy"]);
         run.args([format!("http://{}", self.proxy)]).args(args).ok().unwrap()
@@ -85,22 +97,10 @@ impl World {
     }
 }
 
-/// Waits for the machine to serve after its start of this number.
-fn serves(vm: &Vm, boot: u32) {
-    let console = &vm.process.stdout;
-    let told = AtomicU32::new(0);
-    let wanted = |line: &str| {
-        let counts = line.contains("all daemons are ready");
-        counts && told.fetch_add(1, Ordering::SeqCst) + 1 == boot
-    };
-    console.wait_within(BOOT_PATIENCE, 0, wanted).unwrap();
-    assert!(console.text().contains(&format!("boot {boot} on /dev/vda")), "{}", console.text());
-}
-
 #[test]
 fn a_machine_serves_starts_again_with_its_state_and_is_switched_off() {
     let mut world = World::start();
-    serves(&world.vm, 1);
+    world.serves(1);
     // The agent's side of both doors.
     let answer = world.asks_the_api("/v1/x");
     assert!(answer.ends_with("200"), "{answer}\n{}", world.vm.process.stdout.text());
@@ -121,14 +121,14 @@ fn a_machine_serves_starts_again_with_its_state_and_is_switched_off() {
 
     // A restart in order: the keys that mean it reach PID 1 as SIGINT.
     world.vm.monitor("sendkey ctrl-alt-delete").unwrap();
-    serves(&world.vm, 2);
+    world.serves(2);
     assert!(world.vm.process.stdout.text().contains("the machine starts again"));
     assert!(world.asks_the_api("/v1/y").ends_with("200"));
     assert_eq!(std::fs::read_to_string(world.scratch.path().join("ca.pem")).unwrap(), ca, "the CA was kept");
 
     // A restart that nobody asked for: the kernel panics, and starts again instead of hanging.
     world.vm.monitor("nmi").unwrap();
-    serves(&world.vm, 3);
+    world.serves(3);
     assert!(world.vm.process.stdout.text().contains("Kernel panic"));
     world.git(&work, &["fetch", "--quiet", "origin"]);
 
@@ -139,34 +139,4 @@ fn a_machine_serves_starts_again_with_its_state_and_is_switched_off() {
     assert!(console.contains("the machine is switched off"), "{console}");
     let check = Run::bare("/usr/sbin/e2fsck").args(["-f", "-n"]).args([world.vm.disk()]).finish().unwrap();
     assert_eq!(check.code, 0, "{check:?}");
-}
-
-#[test]
-fn a_machine_with_a_lent_address_starts_again_when_pid_1_crashes() {
-    let mut builder = VmBuilder::new().unwrap();
-    let proxy = builder.forward(9099).unwrap();
-    builder.leased();
-    let mut vm = builder.start().unwrap();
-    serves(&vm, 1);
-    let lent = "[machine] eth0 has 10.0.2.15/24, lent by 10.0.2.2 for 86400 s";
-    assert!(vm.process.stdout.text().contains(lent), "{}", vm.process.stdout.text());
-    let ca = || {
-        let url = "http://_egress.local/ca.pem";
-        let run = Run::bare("curl").args(["--silent", "--show-error", "--max-time", "50", "--proxy"]);
-        run.args([format!("http://{proxy}")]).args([url]).ok().unwrap()
-    };
-    let first = ca();
-    assert!(first.starts_with("-----BEGIN CERTIFICATE-----"), "{first}");
-
-    // Its next instruction is none of this processor, and a signal makes it come to that.
-    vm.spoil_program("supervisor").unwrap();
-    vm.monitor("sendkey ctrl-alt-delete").unwrap();
-    serves(&vm, 2);
-    let console = vm.process.stdout.text();
-    assert!(console.contains("Attempted to kill init! exitcode=0x00000004"), "{console}");
-    assert!(!console.contains("the machine starts again"), "it was no restart in order: {console}");
-    assert_eq!(ca(), first, "the CA was kept");
-
-    vm.monitor("system_powerdown").unwrap();
-    assert_eq!(vm.process.wait().unwrap(), 0);
 }
