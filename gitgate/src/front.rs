@@ -274,9 +274,11 @@ impl Front {
         let mut command = self.state.gate.git(path, Objects::Own);
         command.args(["upload-pack", "--strict"]).args(asked.shape.arguments()).arg(path);
         command.envs(asked.protocol.variable().map(|value| ("GIT_PROTOCOL", value)));
-        let ran = match asked.protocol {
-            Protocol::V0 | Protocol::V1 => session::run(client, command, Hangup::Kills).await,
-            Protocol::V2 => self.sifted(client, command, served, admitted).await,
+        let confined = self.state.confine(&mut command, served, Service::UploadPack);
+        let ran = match (confined, asked.protocol) {
+            (Err(error), _) => Err(SessionError::Spawn(error)),
+            (Ok(()), Protocol::V0 | Protocol::V1) => session::run(client, command, Hangup::Kills).await,
+            (Ok(()), Protocol::V2) => self.sifted(client, command, served, admitted).await,
         };
         let (outcome, bytes_down) = match ran {
             Ok(moved) => {

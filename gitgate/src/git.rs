@@ -1,6 +1,6 @@
 //! Git as a child process: nothing in its environment or configuration but what is written here.
 
-use std::ffi::OsStr;
+use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -90,7 +90,7 @@ impl GateDir {
         for setting in CONFIG {
             command.args(["-c", setting]);
         }
-        let mut hooks = std::ffi::OsString::from("core.hooksPath=");
+        let mut hooks = OsString::from("core.hooksPath=");
         hooks.push(self.hooks());
         command.arg("-c").arg(hooks);
         if let Objects::Quarantine(quarantine) = objects {
@@ -114,13 +114,16 @@ impl GateDir {
     }
 }
 
+/// Where programs are looked for.
+pub(crate) fn search_path() -> OsString {
+    std::env::var_os("PATH").filter(|path| !path.is_empty()).unwrap_or_else(|| DEFAULT_PATH.into())
+}
+
 /// Clears the environment and sets what every child gets.
 pub(crate) fn bare_environment(command: &mut Command) {
-    let path = std::env::var_os("PATH");
-    let path = path.as_deref().filter(|p| !p.is_empty()).unwrap_or(OsStr::new(DEFAULT_PATH));
     command
         .env_clear()
-        .env("PATH", path)
+        .env("PATH", search_path())
         .env("LC_ALL", "C")
         .env("HOME", "/nonexistent")
         .env("XDG_CONFIG_HOME", "/nonexistent")

@@ -19,6 +19,7 @@ pub mod ssh;
 pub mod sys;
 
 mod configuring;
+mod fence;
 mod front;
 mod git;
 mod http;
@@ -36,5 +37,6 @@ mod session;
 mod sieve;
 mod state;
 mod status;
+mod verdict;
 mod warm;
 mod wire;

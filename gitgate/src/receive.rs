@@ -1,6 +1,6 @@
 //! The daemon's side of a push: which refs, whose turn, and what came of it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -11,18 +11,20 @@ use tokio::io::{
     AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader,
 };
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tracing::debug;
 
-use crate::git::{GateDir, Objects, printable};
+use crate::git::{Objects, printable};
 use crate::journal::{AUDIT_UNAVAILABLE, Ledger, PushOutcome, Pushed, UNRECORDED};
 use crate::proof::Proof;
-use crate::request::Asked;
+use crate::request::{Asked, Service, Shape};
 use crate::session::{self, Client, Hangup, Moved, SessionError};
 use crate::state::{Served, State};
+use crate::verdict::{self, Reasons};
 use crate::wire::{Bounds, FromHook, HOOK_FD, LINE_MAX_BYTES, ToHook, Update};
-use crate::{door, proof, sys};
+use crate::{door, proof, report, sys};
 
 /// How long a push waits for its turn.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(300);
@@ -33,6 +35,11 @@ const PROOF_MAX: Duration = Duration::from_secs(5);
 /// How much memory of its own each process of a push may have.
 const MEMORY_MAX_BYTES: u64 = 2 << 30;
 
+/// How long a client may take to read the end of the answer.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(60);
+const PIPE_BYTES: usize = 64 << 10;
+
+const ANOTHER: &str = "another ref of this push was refused";
 const BUSY: &str = "another push to this repository takes too long; try again";
 
 /// A push and how its session went.
@@ -51,11 +58,32 @@ pub(crate) async fn receive(
 ) -> Received {
     let mut pushed = Pushed::default();
     let _pushing = served.mirror.push_begins();
-    let session = match command(served, &state.gate, asked) {
+    let session = match command(served, state, asked) {
         Ok((command, socket)) => {
-            let talk = Talk { served, state, ledger, pushed: &mut pushed, proof: None };
-            let session = session::run(client, command, Hangup::LeavesTheChild);
-            tokio::join!(session, talk.run(socket)).0
+            let (told, reasons) = watch::channel(None);
+            let talk = Talk { served, state, ledger, pushed: &mut pushed, proof: None, told };
+            let Client { reader, writer } = client;
+            let (answers, answer) = tokio::io::duplex(PIPE_BYTES);
+            let (over, ended) = oneshot::channel::<()>();
+            let work = async {
+                let session =
+                    session::run(Client { reader, writer: answers }, command, Hangup::LeavesTheChild);
+                let session = tokio::join!(session, talk.run(socket)).0;
+                drop(over);
+                session
+            };
+            let pass = async {
+                let late = async {
+                    let _ = ended.await;
+                    tokio::time::sleep(FAREWELL_TIMEOUT).await;
+                };
+                let advertised = asked.shape == Shape::Conversation;
+                tokio::select! {
+                    _ = verdict::pass(answer, writer, reasons, advertised) => {}
+                    () = late => {}
+                }
+            };
+            tokio::join!(work, pass).0
         }
         Err(error) => Err(SessionError::Spawn(error)),
     };
@@ -68,13 +96,13 @@ pub(crate) async fn receive(
 /// `git receive-pack` with one end of a socket for its hook, and the other end.
 fn command(
     served: &Served,
-    gate: &GateDir,
+    state: &State,
     asked: Asked,
 ) -> std::io::Result<(Command, tokio::net::UnixStream)> {
     let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
     ours.set_nonblocking(true)?;
     let path = served.mirror.path();
-    let mut command = gate.git(path, Objects::Own);
+    let mut command = state.gate.git(path, Objects::Own);
     let rules = &served.repo.push;
     command.arg("-c").arg(format!("receive.maxInputSize={}", rules.max_pack()));
     command.arg("-c").arg(format!("receive.advertisePushOptions={}", rules.push_options()));
@@ -83,6 +111,7 @@ fn command(
     let number = sys::inherit(&mut command, OwnedFd::from(theirs));
     command.env(HOOK_FD, number.to_string());
     sys::bound_memory(&mut command, MEMORY_MAX_BYTES);
+    state.confine(&mut command, served, Service::ReceivePack)?;
     Ok((command, tokio::net::UnixStream::from_std(ours)?))
 }
 
@@ -94,6 +123,21 @@ struct Talk<'a> {
     pushed: &'a mut Pushed,
     /// Upstream is asked for it while the objects are judged.
     proof: Option<(Instant, JoinHandle<Proof>)>,
+    /// Where the report of the push waits for why refs were refused.
+    told: watch::Sender<Option<Reasons>>,
+}
+
+/// Why a push may not go on.
+#[derive(Default)]
+struct No {
+    lines: Vec<String>,
+    refs: BTreeMap<String, String>,
+}
+
+impl From<String> for No {
+    fn from(line: String) -> Self {
+        Self { lines: vec![line], refs: BTreeMap::new() }
+    }
 }
 
 impl Talk<'_> {
@@ -113,21 +157,24 @@ impl Talk<'_> {
                             self.served.mirror.moving();
                             forward
                         }
-                        Err((outcome, reasons)) => {
+                        Err((outcome, no)) => {
                             self.pushed.outcome = outcome;
-                            ToHook::Deny { reasons }
+                            self.deny(no)
                         }
                     })
                 }
                 FromHook::Found { findings } => {
+                    self.tell(BTreeMap::new(), report::brief(&findings));
                     self.pushed.outcome = PushOutcome::Secrets(findings);
                     None
                 }
-                FromHook::Objected { .. } => {
+                FromHook::Objected { reasons } => {
+                    self.tell(BTreeMap::new(), reasons.into_iter().next().unwrap_or_default());
                     self.pushed.outcome = PushOutcome::Denied;
                     None
                 }
-                FromHook::Unjudged { .. } => {
+                FromHook::Unjudged { reason } => {
+                    self.tell(BTreeMap::new(), reason);
                     self.pushed.outcome = PushOutcome::Unjudged;
                     None
                 }
@@ -135,7 +182,10 @@ impl Talk<'_> {
                     self.pushed.outcome = PushOutcome::Forwarded(words);
                     None
                 }
-                FromHook::Answered { accepted: false, words, .. } => {
+                FromHook::Answered { accepted: false, words, refs } => {
+                    let others = if refs.is_empty() { "upstream cannot be pushed to" } else { ANOTHER };
+                    let refs = refs.into_iter().map(|(name, word)| (name, bare(&word).to_owned()));
+                    self.tell(refs.collect(), others.to_owned());
                     self.pushed.outcome = PushOutcome::Rejected(words);
                     None
                 }
@@ -158,26 +208,37 @@ impl Talk<'_> {
                 self.proof = self.ask();
                 ToHook::Inspect { bounds }
             }
-            Err(reasons) => {
+            Err(no) => {
                 self.pushed.outcome = PushOutcome::Denied;
-                ToHook::Deny { reasons }
+                self.deny(no)
             }
         }
     }
 
+    fn deny(&self, No { lines, refs }: No) -> ToHook {
+        let others =
+            if refs.is_empty() { lines.first().cloned().unwrap_or_default() } else { ANOTHER.to_owned() };
+        self.tell(refs, others);
+        ToHook::Deny { reasons: lines }
+    }
+
+    fn tell(&self, refs: BTreeMap<String, String>, others: String) {
+        let _ = self.told.send(Some(Reasons { refs, others }));
+    }
+
     /// Forwards, now that the objects are clean. The rules may have changed while they were judged.
-    async fn turn(&mut self, locked: bool) -> Result<ToHook, (PushOutcome, Vec<String>)> {
-        let unrecorded = || (PushOutcome::Refused(AUDIT_UNAVAILABLE), vec![UNRECORDED.to_owned()]);
+    async fn turn(&mut self, locked: bool) -> Result<ToHook, (PushOutcome, No)> {
+        let unrecorded = || (PushOutcome::Refused(AUDIT_UNAVAILABLE), No::from(UNRECORDED.to_owned()));
         if self.ledger.is_broken() {
             return Err(unrecorded());
         }
         if !locked {
-            return Err((PushOutcome::Refused("busy"), vec![BUSY.to_owned()]));
+            return Err((PushOutcome::Refused("busy"), BUSY.to_owned().into()));
         }
-        let permit = self.judge(&self.pushed.updates).map_err(|reasons| (PushOutcome::Denied, reasons))?;
+        let permit = self.judge(&self.pushed.updates).map_err(|no| (PushOutcome::Denied, no))?;
         let repo = &self.served.repo;
         let door = self.state.keyring.door(&self.state.gate, repo);
-        let door = door.map_err(|error| (PushOutcome::Failed, vec![error.to_string()]))?;
+        let door = door.map_err(|error| (PushOutcome::Failed, error.to_string().into()))?;
         self.prove().await;
         // The record comes first: what is not on it does not happen.
         if !self.ledger.push_begins(repo.name.as_str(), &self.pushed.updates, &permit.grants).await {
@@ -211,29 +272,32 @@ impl Talk<'_> {
     }
 
     /// Asks the rules in force now; the connection may be older than they are.
-    fn judge(&self, updates: &[Update]) -> Result<Permit, Vec<String>> {
+    fn judge(&self, updates: &[Update]) -> Result<Permit, No> {
         if updates.len() > REFS_MAX {
-            return Err(vec![format!("a push changes at most {REFS_MAX} refs; push in smaller parts")]);
+            return Err(format!("a push changes at most {REFS_MAX} refs; push in smaller parts").into());
         }
         let now = self.state.find(&self.served.repo.name);
         let Some(now) = now.filter(|now| now.repo.upstream == self.served.repo.upstream) else {
-            return Err(vec!["the operator changed this repository in the meantime; push again".to_owned()]);
+            return Err("the operator changed this repository in the meantime; push again".to_owned().into());
         };
         let used = self.ledger.used();
         let moment = Moment { now: Timestamp::now(), used: &used };
         if let Err(end) = now.repo.grant.holds(&moment) {
-            return Err(vec![end.to_string()]);
+            return Err(end.to_string().into());
         }
         let mut grants = BTreeSet::new();
-        let mut reasons = Vec::new();
+        let mut no = No::default();
         for update in updates {
             match now.repo.push.decide(&update.name, update.change.into(), &moment) {
                 Ok(counted) => grants.extend(counted.into_iter().map(str::to_owned)),
-                Err(denial) => reasons.push(format!("{}: {denial}", printable(&update.name))),
+                Err(denial) => {
+                    no.lines.push(format!("{}: {denial}", printable(&update.name)));
+                    no.refs.insert(update.name.clone(), denial.to_string());
+                }
             }
         }
-        if !reasons.is_empty() {
-            return Err(reasons);
+        if !no.lines.is_empty() {
+            return Err(no);
         }
         Ok(Permit { bounds: Bounds::from(&now.repo.push), grants: grants.into_iter().collect() })
     }
@@ -244,6 +308,12 @@ struct Permit {
     bounds: Bounds,
     /// The grants that are used up by it.
     grants: Vec<String>,
+}
+
+/// `[remote rejected] (reason)` without what the client adds again.
+fn bare(verdict: &str) -> &str {
+    let reason = verdict.split_once("] (").and_then(|(_, rest)| rest.strip_suffix(')'));
+    reason.unwrap_or(verdict)
 }
 
 async fn hear(reader: &mut BufReader<OwnedReadHalf>) -> Option<FromHook> {

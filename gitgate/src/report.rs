@@ -30,6 +30,15 @@ pub(crate) fn secrets(places: &[Place], on_secret: OnSecret) -> String {
     text
 }
 
+/// The same in the few words that git shows beside each ref.
+pub(crate) fn brief(places: &[Place]) -> String {
+    match places {
+        [] => String::new(),
+        [place] => line(place),
+        [place, more @ ..] => format!("{}, and {} more", line(place), more.len()),
+    }
+}
+
 /// A push refused by the rules of the repository.
 pub(crate) fn denied(reasons: &[String]) -> String {
     let mut text = String::from("git-gate: push refused; upstream was not contacted\n");

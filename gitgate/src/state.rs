@@ -16,8 +16,10 @@ use tokio::sync::Notify;
 use crate::door::Keyring;
 use crate::git::{GateDir, bare_environment};
 use crate::mirror::{Mirror, Tools};
+use crate::request::Service;
 use crate::ssh::{self, IdentityError};
 use crate::warm::Warm;
+use crate::{fence, sys};
 
 /// The name of the configuration file, also in messages.
 const FILE: &str = "repos.yaml";
@@ -206,6 +208,15 @@ impl State {
     /// The repository of that name.
     pub(crate) fn find(&self, name: &RepoName) -> Option<Arc<Served>> {
         self.served.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
+    /// Holds a git that serves a client to the mirror, where the kernel can.
+    pub(crate) fn confine(&self, command: &mut Command, served: &Served, service: Service) -> io::Result<()> {
+        let fence = fence::around(&served.repo, served.mirror.path(), service, &self.gate, &self.keyring)?;
+        if let Some(fence) = fence {
+            sys::confine(command, fence);
+        }
+        Ok(())
     }
 
     fn write_ssh_files(&self, repo: &Repo) -> Result<(), ConfigError> {

@@ -277,6 +277,38 @@ fn a_clone_through_the_gate_has_what_upstream_has_now() {
 }
 
 #[test]
+fn a_reload_serves_a_new_repository_and_a_bad_file_leaves_the_old_ones_served() {
+    let host = GitHost::start().unwrap();
+    let bundle = Bundle::builder().unwrap().repository("web", &host).unwrap().start().unwrap();
+    let scratch = tempfile::tempdir().unwrap();
+    let read =
+        |name: &str| bundle.git(scratch.path()).args(["ls-remote", &bundle.git_url(name)]).finish().unwrap();
+    let reload = || bundle.control(&json!({"op": "reload", "name": "git-gate"})).unwrap();
+    let missing = read("docs");
+    assert!(missing.code != 0 && missing.stderr.contains("no repository"), "{}", missing.stderr);
+    assert_eq!(read("web").code, 0);
+
+    let file = "etc/git-gate/repos.yaml";
+    let text = std::fs::read_to_string(bundle.root.path(file)).unwrap();
+    let entry = text.strip_prefix("repos:\n").unwrap().replace("name: web", "name: docs");
+    bundle.root.write(file, &format!("{text}{entry}")).unwrap();
+    let reply = reload();
+    assert_eq!(
+        (&reply["ok"], &reply["result"]["daemons"][0]["generation"]),
+        (&json!(true), &json!(2)),
+        "{reply}"
+    );
+    assert_eq!((read("web").code, read("docs").code), (0, 0));
+
+    bundle.root.write(file, "repos:\n  - name: docs\n    upstrem: x\n").unwrap();
+    let reply = reload();
+    assert_eq!((&reply["ok"], &reply["error"]["code"]), (&json!(false), &json!("reload-failed")), "{reply}");
+    assert!(reply["error"]["message"].as_str().unwrap().contains("repos.yaml:3:5"), "{reply}");
+    assert_eq!(bundle.daemon("git-gate").unwrap()["generation"], json!(2));
+    assert_eq!((read("web").code, read("docs").code), (0, 0));
+}
+
+#[test]
 fn a_clean_push_lands_and_one_with_a_key_in_its_history_is_refused_before_upstream_is_asked() {
     let host = GitHost::start().unwrap();
     let bundle = Bundle::builder().unwrap().repository("web", &host).unwrap().start().unwrap();
