@@ -187,7 +187,12 @@ impl Front {
     ) -> Result<Admitted<'_>, String> {
         let started = Instant::now();
         let Refusal { word, message } = match self.places(service, served, since).await {
-            Ok((places, freshness)) => return Ok(Admitted { places, freshness, started }),
+            Ok((places, Some(freshness))) => {
+                return Ok(Admitted { places, freshness, continues: false, started });
+            }
+            Ok((places, None)) => {
+                return Ok(Admitted { places, freshness: Freshness::Fresh, continues: true, started });
+            }
             Err(refusal) => refusal,
         };
         let repo = served.repo.name.as_str();
@@ -212,7 +217,7 @@ impl Front {
         service: Service,
         served: &Served,
         since: Since,
-    ) -> Result<(Places<'_>, Freshness), Refusal> {
+    ) -> Result<(Places<'_>, Option<Freshness>), Refusal> {
         if self.ledger.is_broken() {
             return Err(Refusal { word: AUDIT_UNAVAILABLE, message: UNRECORDED.to_owned() });
         }
@@ -233,7 +238,7 @@ impl Front {
         if let Since::Within(age) = since
             && served.mirror.seen_within(age)
         {
-            return Ok((places, Freshness::Fresh));
+            return Ok((places, None));
         }
         let (mirror, tools) = (&served.mirror, self.state.tools());
         let refreshed = if pushes {
@@ -248,7 +253,7 @@ impl Front {
                 shown(&served.repo.upstream)
             ),
         })?;
-        Ok((places, freshness))
+        Ok((places, Some(freshness)))
     }
 
     /// Whether the permission to read or to push still holds.
@@ -321,7 +326,7 @@ impl Front {
             mirror: &served.mirror,
             tools: self.state.tools(),
             freshness: admitted.freshness.clone(),
-            refreshed: admitted.started,
+            refreshed: (!admitted.continues).then(Instant::now),
         };
         let git = session::run(Client { reader: sifted, writer: writer.again() }, command, Hangup::Kills);
         let sift = async {
@@ -390,6 +395,8 @@ pub(crate) enum Since {
 pub(crate) struct Admitted<'f> {
     places: Places<'f>,
     pub(crate) freshness: Freshness,
+    /// Nothing was refreshed for it: it continues a conversation.
+    continues: bool,
     started: Instant,
 }
 

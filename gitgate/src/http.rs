@@ -1,7 +1,7 @@
 //! Smart HTTP: the same repositories, the same rules, the same words.
 //!
-//! One conversation is several requests here. The first, for `info/refs`, refreshes the mirror; the
-//! ones that follow it within a minute continue from there.
+//! One conversation is several requests here. The first, for `info/refs`, refreshes the mirror, and so
+//! does one that lists refs; the ones that ask for objects within a minute continue from there.
 
 use std::convert::Infallible;
 use std::io;

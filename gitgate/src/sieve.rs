@@ -23,8 +23,10 @@ use crate::pktline;
 
 /// How much one command may hold.
 const COMMAND_MAX_BYTES: usize = 64 << 20;
-/// How long a refresh counts within one conversation.
+/// How long a refresh counts for objects within one conversation.
 const FRESH: Duration = Duration::from_secs(60);
+/// How long a refresh counts for what shows refs: as long as a client takes to ask after the first answer.
+const SHOWN: Duration = Duration::from_secs(2);
 /// How long looking up may take.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(120);
 const PACKET_MAX: usize = 65520;
@@ -37,7 +39,8 @@ pub(crate) struct Sieve<'a> {
     pub(crate) mirror: &'a Mirror,
     pub(crate) tools: Tools<'a>,
     pub(crate) freshness: Freshness,
-    pub(crate) refreshed: Instant,
+    /// When the conversation was refreshed; none where it is said to continue one that was.
+    pub(crate) refreshed: Option<Instant>,
 }
 
 /// One command, as it came and as it is understood.
@@ -65,10 +68,12 @@ impl Sieve<'_> {
                 Ok(None) => return Ok(()),
                 Err(Malformed) => return Err("this is not a command of protocol version 2".to_owned()),
             };
-            if self.refreshed.elapsed() > FRESH {
+            // What shows refs shows those of now: nobody can tell which conversation a request continues.
+            let bound = if command.fetches { FRESH } else { SHOWN };
+            if self.refreshed.map_or(!command.fetches, |refreshed| refreshed.elapsed() > bound) {
                 let fresh = self.mirror.refresh_or_stale(self.repo, self.tools).await;
                 self.freshness = fresh.map_err(|error| format!("cannot refresh: {error}"))?;
-                self.refreshed = Instant::now();
+                self.refreshed = Some(Instant::now());
             }
             if command.fetches {
                 self.reachable(&command.wants).await?;

@@ -128,6 +128,17 @@ fn a_packed_request_is_unpacked_up_to_a_bound() {
 }
 
 #[test]
+fn refs_are_those_of_now_also_where_a_conversation_is_said_to_go_on() {
+    let world = World::new();
+    let listing = [&pkt(b"command=ls-refs\n")[..], b"0000"].concat();
+    let head = "POST /web.git/git-upload-pack HTTP/1.1\r\ngit-protocol: version=2";
+    git(world.dir.path(), &["clone", "-q", &url(&world), "work"]).succeed();
+    let new = world.upstream.commit("later");
+    let answer = ask(&world, head, &listing);
+    assert!(answer.contains(&new), "{answer}");
+}
+
+#[test]
 fn a_conversation_that_begins_in_its_middle_is_refreshed_first() {
     let mut world = World::new();
     let listing = [&pkt(b"command=ls-refs\n")[..], b"0000"].concat();

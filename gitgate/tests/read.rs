@@ -5,8 +5,22 @@ mod common;
 
 use std::io::Read;
 
-use common::{Gate, Upstream, World, git};
+use common::{Gate, Upstream, World, git, pkt};
 use tempfile::TempDir;
+
+#[test]
+fn refs_are_those_of_now_also_late_in_a_long_conversation() {
+    let world = World::new();
+    let mut stream = world.gate.connect();
+    common::exchange(&mut stream, &pkt(b"git-upload-pack /web.git\0host=h\0\0version=2\0"));
+    let listing = [&pkt(b"command=ls-refs\n")[..], b"0000"].concat();
+    assert!(common::exchange(&mut stream, &listing).contains("refs/heads/main"));
+    let new = world.upstream.commit("later");
+    let began = std::time::Instant::now();
+    while !common::exchange(&mut stream, &listing).contains(&new) {
+        assert!(began.elapsed() < std::time::Duration::from_secs(20), "what is shown is old");
+    }
+}
 
 #[test]
 fn a_clone_has_what_upstream_has() {
