@@ -180,7 +180,7 @@ def main():
             for kind in ("direct", "gate", "daemon")
         }), goal="0.8")
 
-    for kind, address in (("direct", ssh["small"]), ("gate", url("small")), ("daemon", hook("small"))):
+    for kind, address in (("direct", ssh["small"]), ("gate", url("small"))):
         run("git", "clone", "-q", address, root / f"push-{kind}", env=fresh)
     counter, used = iter(range(1 << 30)), []
 
@@ -196,7 +196,8 @@ def main():
                 used.append(cpu(gate.pid) - before)
             return seconds
         return go()
-    taken = {kind: [] for kind in ("direct", "gate", "daemon")}
+    # Not through the hooks: `git-gate scan` reads repositories, and in a hook the new objects are in none yet.
+    taken = {kind: [] for kind in ("direct", "gate")}
     for round in range(ROUNDS + 1):
         for kind in taken:
             seconds = push(kind)
