@@ -223,8 +223,11 @@ impl Judged {
         }
         let exchanged = self.exchange_credentials(route, &asked, parts);
         if matches!(&exchanged, Err(refusal) if refusal.code == Code::SecretDetected) {
-            // The path may be where it stands.
+            // The path may be where it stands, or a method that is no word.
             WITHHELD.clone_into(&mut self.subject.path);
+            if self.subject.method.len() >= scan::KNOWN_MIN_BYTES {
+                WITHHELD.clone_into(&mut self.subject.method);
+            }
             self.entry.subject(&self.subject);
         }
         let (Exchanged { query, body: rewriter }, watch) = exchanged?;
@@ -341,8 +344,8 @@ impl Judged {
             let mut leaving = parts.headers.clone();
             let before = credential::strip(what, &mut leaving, query.as_deref());
             let mut after = before.clone();
-            let (host, path) = (asked.endpoint.host.as_str(), asked.path.as_str());
-            inspection.head(host, path, &mut after, &mut leaving)?;
+            let line = [asked.method.as_str(), asked.endpoint.host.as_str(), asked.path.as_str()];
+            inspection.head(line, &mut after, &mut leaving)?;
             if after != before {
                 query = after;
             }
@@ -439,6 +442,8 @@ impl Judged {
         }
         if status == StatusCode::SWITCHING_PROTOCOLS {
             let upstream_side = hyper::upgrade::on(&mut response);
+            // Upstream's own words beside the status are not searched.
+            response.extensions_mut().clear();
             headers::ask_upgrade(response.headers_mut(), WEBSOCKET);
             let up = self.entry.up.get_or_insert_with(Progress::new);
             let spliced = Spliced { up: Arc::clone(up), down: Progress::new() };

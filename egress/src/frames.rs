@@ -184,6 +184,16 @@ impl Filter {
     }
 }
 
+impl Drop for Filter {
+    /// Whoever leaves while a beginning is held has seen that it is.
+    fn drop(&mut self) {
+        if let Direction::Scrubbed { scrubber, scrub, counted, .. } = &mut self.direction {
+            scrubber.finish();
+            scrub.count(scrubber.hits() - *counted);
+        }
+    }
+}
+
 impl Direction {
     fn pass(&mut self, head: &Head, frame: &[u8], out: &mut Vec<u8>) -> Result<(), Objection> {
         let mut content = frame[head.content..].to_vec();

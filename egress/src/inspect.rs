@@ -84,12 +84,11 @@ impl Inspection {
         Scanner::plain(self.rules, self.known.clone())
     }
 
-    /// Searches the host, the path, the query and the headers. Where the route says so a secret in a header or the query is
+    /// Searches the method, the host, the path, the query and the headers. Where the route says so a secret in a header or the query is
     /// masked.
     pub(crate) fn head(
         &self,
-        host: &str,
-        path: &str,
+        first: [&str; 3],
         query: &mut Option<String>,
         headers: &mut HeaderMap,
     ) -> Result<(), Refusal> {
@@ -98,8 +97,7 @@ impl Inspection {
             parts.iter().for_each(|part| text.extend_from_slice(part));
             text.push(b'\n');
         };
-        line(&[host.as_bytes()]);
-        line(&[path.as_bytes()]);
+        first.iter().for_each(|part| line(&[part.as_bytes()]));
         line(&[query.as_deref().unwrap_or_default().as_bytes()]);
         for (name, value) in &*headers {
             line(&[name.as_str().as_bytes(), b": ", value.as_bytes()]);
@@ -111,7 +109,7 @@ impl Inspection {
             return Err(Objection::Uninspectable(reason).refusal("head"));
         }
         let Some(first) = findings.first() else { return Ok(()) };
-        let in_head = |finding: &Finding| finding.line <= 2 || !finding.through.is_nothing();
+        let in_head = |finding: &Finding| finding.line <= 3 || !finding.through.is_nothing();
         if self.on_match != OnMatch::Redact || findings.iter().any(in_head) {
             let place = place(first, headers);
             return Err(Objection::Secret(first.rule).refusal(&place));
@@ -223,11 +221,12 @@ fn named(headers: &HeaderMap, name: &str) -> Vec<String> {
 
 fn place(finding: &Finding, headers: &HeaderMap) -> String {
     match finding.line {
-        1 => "host".to_owned(),
-        2 => "path".to_owned(),
-        3 => "query".to_owned(),
+        1 => "method".to_owned(),
+        2 => "host".to_owned(),
+        3 => "path".to_owned(),
+        4 => "query".to_owned(),
         line => {
-            let number = usize::try_from(line - 4).unwrap_or(usize::MAX);
+            let number = usize::try_from(line - 5).unwrap_or(usize::MAX);
             headers
                 .iter()
                 .nth(number)

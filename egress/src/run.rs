@@ -178,13 +178,24 @@ pub async fn run(settings: &Settings, mut inheritance: Inheritance) -> Result<()
         Watch::off()
     };
     let (doors, addresses) = sockets::open(settings, &mut inheritance).await?;
+    let mut own = addresses.clone();
+    let metrics = match settings.metrics {
+        Some(address) => {
+            let failed = |source| Error::Listen { address, source };
+            let listener = TcpListener::bind(address).await.map_err(failed)?;
+            let address = listener.local_addr().map_err(failed)?;
+            own.push(address);
+            Some((listener, address))
+        }
+        None => None,
+    };
     let peer = inheritance.peer.take();
     // Not among the secrets: it is none, and no route can name it.
     let word = inheritance.secrets.remove(placeholder::NAME);
     let parts = Parts {
         authority,
         secrets: SecretStore::new(inheritance.secrets, settings.secrets_dir.clone()),
-        dialer: Dialer::new(Arc::new(SystemResolver), parent, addresses.clone()),
+        dialer: Dialer::new(Arc::new(SystemResolver), parent, own),
         tls,
         recorder: Recorder::open(&journal::path(&settings.state_dir))?,
         uses: Uses::open(&uses::path(&settings.state_dir))?,
@@ -196,10 +207,8 @@ pub async fn run(settings: &Settings, mut inheritance: Inheritance) -> Result<()
     }
     // Ends with this function.
     let mut beside = JoinSet::new();
-    if let Some(address) = settings.metrics {
-        let listener =
-            TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
-        info!(address = %listener.local_addr().map_err(Error::Inherited)?, "serving metrics");
+    if let Some((listener, address)) = metrics {
+        info!(%address, "serving metrics");
         beside.spawn(metrics::serve(listener, Arc::clone(&proxy)));
     }
     match control::bind(&settings.run_dir.join(control::SOCKET)) {

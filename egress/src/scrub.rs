@@ -17,6 +17,9 @@ use crate::refusal::{Code, Refusal};
 
 /// An upstream that sends secrets back more often is asked no more: whoever watches the masks could use it to guess.
 const HITS_MAX: u64 = 1000;
+/// What RPC messages are compressed with, each by itself: asked for, and told.
+const MESSAGE_CODINGS: [(&str, &str); 2] =
+    [("grpc-accept-encoding", "grpc-encoding"), ("connect-accept-encoding", "connect-content-encoding")];
 const CODINGS: [&str; 6] = ["gzip", "x-gzip", "deflate", "br", "zstd", "identity"];
 
 /// How often a route's answers had a secret in them.
@@ -55,6 +58,7 @@ impl Scrub {
     pub(crate) fn prepare(headers: &mut HeaderMap) {
         headers::remove_all(headers, |name| {
             [RANGE, IF_RANGE].iter().any(|listed| headers::reads_as(name, listed.as_str()))
+                || MESSAGE_CODINGS.iter().any(|(asked, _)| headers::reads_as(name, asked))
         });
         let asked = headers.get_all(ACCEPT_ENCODING).iter().flat_map(|value| {
             let text = String::from_utf8_lossy(value.as_bytes()).into_owned();
@@ -118,6 +122,10 @@ impl Scrub {
             names.filter(|name| !name.is_empty() && !name.eq_ignore_ascii_case("identity")).collect();
         if !has_body {
             return Ok(None);
+        }
+        let is_coded = |value: &HeaderValue| !value.as_bytes().eq_ignore_ascii_case(b"identity");
+        if MESSAGE_CODINGS.iter().any(|(_, told)| headers.get_all(*told).iter().any(is_coded)) {
+            return Err(unknown());
         }
         let encoding = match names[..] {
             [] => return Ok(None),

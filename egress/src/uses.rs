@@ -9,11 +9,12 @@ use std::io::{self, Write};
 use std::num::NonZeroU64;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 use policy::Route;
 use serde::{Deserialize, Serialize};
+use tokio::sync::OwnedMutexGuard;
 
 use crate::clock::Clock;
 
@@ -64,7 +65,7 @@ pub struct Uses {
     path: PathBuf,
     clock: Clock,
     counts: Mutex<BTreeMap<String, Count>>,
-    writing: tokio::sync::Mutex<()>,
+    writing: Arc<tokio::sync::Mutex<()>>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -94,7 +95,7 @@ impl Uses {
             path: path.to_owned(),
             clock: Clock::start(seen),
             counts: Mutex::new(counts),
-            writing: tokio::sync::Mutex::default(),
+            writing: Arc::default(),
         })
     }
 
@@ -120,7 +121,7 @@ impl Uses {
         if let Some(taken) = self.take_reserved(&key, most) {
             return taken;
         }
-        let _one_at_a_time = self.writing.lock().await;
+        let one_at_a_time = Arc::clone(&self.writing).lock_owned().await;
         if let Some(taken) = self.take_reserved(&key, most) {
             return taken;
         }
@@ -128,7 +129,7 @@ impl Uses {
         let reserved = wanted.entry(key.clone()).or_default();
         *reserved = reserved.saturating_add(BLOCK).min(most.get());
         let reserved = *reserved;
-        self.write(wanted).await.map_err(NoUse::Write)?;
+        let _one_at_a_time = self.write(wanted, one_at_a_time).await.map_err(NoUse::Write)?;
         let mut counts = self.counts();
         let count = counts.entry(key).or_default();
         count.reserved = reserved;
@@ -138,14 +139,14 @@ impl Uses {
 
     /// Gives back what was reserved and not used.
     pub(crate) async fn settle(&self) -> io::Result<()> {
-        let _one_at_a_time = self.writing.lock().await;
+        let one_at_a_time = Arc::clone(&self.writing).lock_owned().await;
         let (used, excess) = {
             let mut counts = self.counts();
             let excess = counts.values().any(|count| count.reserved > count.used);
             counts.values_mut().for_each(|count| count.reserved = count.used);
             (counts.iter().map(|(key, count)| (key.clone(), count.used)).collect(), excess)
         };
-        if excess { self.write(used).await } else { Ok(()) }
+        if excess { self.write(used, one_at_a_time).await.map(drop) } else { Ok(()) }
     }
 
     /// `None` when a block has to be reserved first.
@@ -170,9 +171,15 @@ impl Uses {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn write(&self, uses: BTreeMap<String, u64>) -> io::Result<()> {
+    /// Whoever waits for it may go away: the turn is kept until the file is in its place.
+    async fn write(
+        &self,
+        uses: BTreeMap<String, u64>,
+        turn: OwnedMutexGuard<()>,
+    ) -> io::Result<OwnedMutexGuard<()>> {
         let (path, stored) = (self.path.clone(), Stored { seen: self.clock.now(), uses });
-        tokio::task::spawn_blocking(move || replace(&path, &stored)).await.map_err(io::Error::other)?
+        let writing = tokio::task::spawn_blocking(move || replace(&path, &stored).map(|()| turn));
+        writing.await.map_err(io::Error::other)?
     }
 }
 
@@ -259,6 +266,23 @@ mod tests {
             tasks.spawn(async move { uses.take(&policy.routes()[0]).await.is_ok() });
         }
         assert_eq!(tasks.join_all().await.into_iter().filter(|taken| *taken).count(), 37);
+    }
+
+    #[tokio::test]
+    async fn a_write_that_no_one_waits_for_any_more_ends_before_the_next_begins() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("uses.json");
+        let uses = Uses::open(&path).unwrap();
+        let policy = policy(20);
+        // Opening a pipe waits for its reader: the write is under way for as long as we want.
+        let pipe = path.with_extension("json.new");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let mut taking = Box::pin(uses.take(&policy.routes()[0]));
+        assert!(futures_util::poll!(&mut taking).is_pending());
+        drop(taking);
+        assert!(uses.writing.try_lock().is_err());
+        drop(tokio::task::spawn_blocking(move || File::open(pipe)).await.unwrap().unwrap());
+        let _turn = uses.writing.lock().await;
     }
 
     #[tokio::test]

@@ -60,8 +60,8 @@ struct Form {
 pub(crate) enum Seen {
     /// No form.
     Nothing,
-    /// The beginning of one, up to the end of the text.
-    Open,
+    /// The beginning of one, of so many characters, up to the end of the text.
+    Open(usize),
     /// A form that ends here.
     Ends(usize),
 }
@@ -185,7 +185,7 @@ impl Known {
     pub(crate) fn at(&self, text: &[u8], start: usize, complete: bool) -> Seen {
         let first = match unit(text, start, complete) {
             Unit::Byte(byte, _) => byte,
-            Unit::Open => return Seen::Open,
+            Unit::Open => return Seen::Open(0),
             Unit::Plain => text[start],
         };
         let mut best = Seen::Nothing;
@@ -193,7 +193,7 @@ impl Known {
             let Some((_, forms)) = self.by_first.iter().find(|(byte, _)| *byte == first) else { continue };
             for form in forms {
                 match (self.follow(&self.forms[*form], text, start, complete), best) {
-                    (Seen::Open, _) => return Seen::Open,
+                    (Seen::Open(matched), _) => return Seen::Open(matched),
                     (Seen::Ends(end), Seen::Nothing) => best = Seen::Ends(end),
                     (Seen::Ends(end), Seen::Ends(other)) => best = Seen::Ends(end.max(other)),
                     _ => {}
@@ -213,7 +213,7 @@ impl Known {
             let mut line_ended = false;
             loop {
                 let Some(byte) = text.get(at) else {
-                    return if complete { Seen::Nothing } else { Seen::Open };
+                    return if complete { Seen::Nothing } else { Seen::Open(matched) };
                 };
                 let unit = unit(text, at, complete);
                 if let Unit::Byte(byte, length) = unit
@@ -224,7 +224,7 @@ impl Known {
                     break;
                 }
                 if matches!(unit, Unit::Open) {
-                    return Seen::Open;
+                    return Seen::Open(matched);
                 }
                 if self.step(fingerprint, *byte) == *expected {
                     fingerprint = *expected;

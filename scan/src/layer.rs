@@ -284,7 +284,7 @@ impl Layer {
                     self.found(shared.state, KNOWN, start..end);
                     from = end;
                 }
-                Seen::Open => {
+                Seen::Open(_) => {
                     self.known_at = self.position(start);
                     self.known_open = true;
                     return;

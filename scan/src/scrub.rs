@@ -7,21 +7,28 @@ use crate::known::{Known, Seen};
 /// What stands in place of each byte of a secret.
 const MASK: u8 = b'*';
 
+/// A beginning of at least so many characters that was waited for in vain is no chance.
+const GUESS_MIN: usize = 6;
+/// It shows, by the wait, how a secret begins: as bad as so many masks.
+const GUESS_HITS: u64 = 250;
+
 /// A stream on its way. Only bytes that may be the beginning of a known form wait for what follows.
 #[derive(Debug)]
 pub struct Scrubber {
     known: Arc<Known>,
     held: Vec<u8>,
+    /// How many characters of a form are held.
+    begun: usize,
     hits: u64,
 }
 
 impl Scrubber {
     /// Takes these secrets out.
     pub fn new(known: Arc<Known>) -> Self {
-        Self { known, held: Vec::new(), hits: 0 }
+        Self { known, held: Vec::new(), begun: 0, hits: 0 }
     }
 
-    /// How many forms of a secret have been replaced.
+    /// How many forms of a secret have been replaced; with more for each guess at how one begins.
     pub fn hits(&self) -> u64 {
         self.hits
     }
@@ -33,7 +40,9 @@ impl Scrubber {
         }
         let mut text = std::mem::take(&mut self.held);
         text.extend_from_slice(bytes);
+        let begun = std::mem::take(&mut self.begun);
         let open = self.mask(&mut text, false);
+        self.judge(begun, &text[..open]);
         self.held = text.split_off(open);
         Some(text)
     }
@@ -42,7 +51,16 @@ impl Scrubber {
     pub fn finish(&mut self) -> Vec<u8> {
         let mut text = std::mem::take(&mut self.held);
         self.mask(&mut text, true);
+        let begun = std::mem::take(&mut self.begun);
+        self.judge(begun, &text);
         text
+    }
+
+    /// Counts what was held and goes on as it is.
+    fn judge(&mut self, begun: usize, goes_on: &[u8]) {
+        if begun >= GUESS_MIN && goes_on.first().is_some_and(|first| *first != MASK) {
+            self.hits += GUESS_HITS;
+        }
     }
 
     /// How many bytes wait for what follows.
@@ -80,7 +98,10 @@ impl Scrubber {
                     self.hits += 1;
                     from = end;
                 }
-                Seen::Open => return start,
+                Seen::Open(begun) => {
+                    self.begun = begun;
+                    return start;
+                }
             }
         }
         match text.last() {

@@ -92,6 +92,14 @@ impl Scrubbed {
     }
 }
 
+impl Drop for Scrubbed {
+    /// Whoever leaves while a beginning is held has seen that it is.
+    fn drop(&mut self) {
+        self.scrubber.finish();
+        self.count();
+    }
+}
+
 fn broken() -> Error {
     Error::Io(io::Error::new(io::ErrorKind::InvalidData, "the answer is not encoded as it says"))
 }

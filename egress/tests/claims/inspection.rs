@@ -57,6 +57,13 @@ async fn a_secret_in_any_part_of_a_request_is_refused_and_upstream_has_no_answer
             }),
         ),
         (
+            "method",
+            Box::new({
+                let t = token.clone();
+                move || request(Method::from_bytes(t.as_bytes()).unwrap(), "/v1/x", &[])
+            }),
+        ),
+        (
             "query",
             Box::new({
                 let t = token.clone();

@@ -116,6 +116,17 @@ fn metrics_are_served_on_loopback_and_refused_where_a_bottle_could_reach_them() 
     assert!(told.contains("bottlecap_egress_route_requests{route=\"routes[0]\"} 0\n"), "{told}");
     assert!(get(&metrics, "http://other.test/").starts_with("HTTP/1.1 404"));
     assert!(get(&proxy, "/metrics").starts_with("HTTP/1.1 403"));
+
+    // A route that leads to loopback does not lead to us.
+    let port = metrics.rsplit(':').next().unwrap();
+    let routes = format!(
+        "routes:\n  - {{host: 127.0.0.1, scheme: http, ports: [{port}], allow_private: [127.0.0.0/8]}}\n"
+    );
+    std::fs::write(root.path().join("etc/routes.yaml"), routes).unwrap();
+    running.signal(Signal::SIGHUP);
+    assert!(running.told().starts_with("RELOADING=1"));
+    assert!(running.told().starts_with("READY=1\nX_GENERATION=2"));
+    assert!(get(&proxy, &format!("http://{metrics}/metrics")).contains("address-not-allowed"));
 }
 
 #[test]

@@ -1,7 +1,10 @@
 //! A secret that upstream sends back does not reach the bottle.
 
+use bytes::Bytes;
+use futures_util::stream;
 use http::Method;
 use http_body_util::BodyExt;
+use hudsucker::Body;
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncReadExt;
 
@@ -84,6 +87,8 @@ async fn a_reflected_secret_is_masked_in_the_fragments_of_a_websocket_message() 
     for form in FORMS {
         let asked = request(Method::GET, &format!("/v1/mirror?place=socket&form={form}"), &headers);
         let response = bench.agent().open(Transport::TunnelHttp1, HOST, asked).await;
+        let reason = response.extensions().get::<hyper::ext::ReasonPhrase>();
+        assert!(reason.is_none(), "{form}: {reason:?}");
         let mut socket = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
         let mut frames = Vec::new();
         socket.read_to_end(&mut frames).await.unwrap();
@@ -103,6 +108,47 @@ async fn upstream_is_asked_for_whole_answers_in_codings_that_can_be_undone() {
     let seen = bench.upstream.last();
     assert_eq!(seen.headers["accept-encoding"], "br;q=1, gzip");
     assert!(!seen.headers.contains_key("range") && !seen.headers.contains_key("if-range"));
+}
+
+#[tokio::test]
+async fn messages_that_are_compressed_one_by_one_are_neither_asked_for_nor_passed_on() {
+    let bench = bench("").await;
+    for name in ["grpc-accept-encoding", "grpc_accept_encoding"] {
+        let asked = request(Method::GET, "/v1/mirror?place=grpc&form=raw", &[(name, "gzip")]);
+        let answer = bench.agent().send(Transport::TunnelHttp2, asked).await;
+        assert!(masked(&String::from_utf8_lossy(&answer.body), "raw"));
+        assert!(!bench.upstream.last().headers.contains_key(name));
+    }
+    let answer = bench.agent().send(Transport::TunnelHttp2, get("/v1/mirror?place=grpc&form=unasked")).await;
+    assert_eq!(answer.headers["x-bottlecap-failed"], "upstream-failed");
+}
+
+#[tokio::test]
+async fn who_guesses_how_a_secret_begins_by_what_is_held_back_is_refused_soon() {
+    for (guess, guesses) in [(&SECRET[..8], true), ("aV9/xQ+2", false)] {
+        let bench = bench("").await;
+        let agent = bench.agent();
+        let mut refused = 0;
+        for _ in 0..6 {
+            let (parts, body) = tokio::sync::mpsc::channel::<Result<Bytes, hudsucker::Error>>(1);
+            let body = stream::unfold(body, async |mut body| Some((body.recv().await?, body)));
+            let mut asked = request(Method::POST, "/v1/echo", &[]);
+            *asked.body_mut() = Body::from_stream(Box::pin(body));
+            parts.send(Ok(Bytes::from(format!("is it {guess}")))).await.unwrap();
+            let response = agent.open(Transport::TunnelHttp1, HOST, asked).await;
+            if response.status().is_client_error() {
+                refused += 1;
+                continue;
+            }
+            let mut body = response.into_body();
+            let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
+            assert_eq!(first == "is it ", guesses, "what shows: {first:?}");
+            parts.send(Ok(Bytes::from_static(b"?"))).await.unwrap();
+            drop(parts);
+            body.collect().await.unwrap();
+        }
+        assert_eq!(refused, if guesses { 2 } else { 0 });
+    }
 }
 
 #[tokio::test]

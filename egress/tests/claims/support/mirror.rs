@@ -83,7 +83,17 @@ pub(super) async fn answer(mut request: Request<Incoming>) -> Response<Body> {
             response.headers_mut().insert("trailer", "x-got".parse().unwrap());
             response
         }
+        "grpc" => {
+            let asked = request.headers().get("grpc-accept-encoding").is_some();
+            let packs = asked || form == "unasked";
+            let message = if packs { compressed(&text, "gzip") } else { text.into_bytes() };
+            let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+            let frame = [&[u8::from(packs)][..], &length, &message].concat();
+            let encoding = if packs { "gzip" } else { "identity" };
+            Response::builder().header("grpc-encoding", encoding).body(Body::from(frame)).unwrap()
+        }
         "socket" => {
+            let reason = hyper::ext::ReasonPhrase::try_from(text.clone().into_bytes()).unwrap();
             let upgrade = hyper::upgrade::on(&mut request);
             tokio::spawn(async move {
                 let mut socket = TokioIo::new(upgrade.await.unwrap());
@@ -99,6 +109,7 @@ pub(super) async fn answer(mut request: Request<Incoming>) -> Response<Body> {
                 .status(StatusCode::SWITCHING_PROTOCOLS)
                 .header("connection", "upgrade")
                 .header("upgrade", "websocket")
+                .extension(reason)
                 .body(Body::empty())
                 .unwrap()
         }
