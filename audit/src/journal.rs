@@ -123,6 +123,14 @@ impl Journal {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner).append(event, durability)
     }
 
+    /// Appends these events, in this order, with one write: all of them, or none.
+    ///
+    /// # Errors
+    /// As [`Journal::append`], for all of them.
+    pub fn append_all<E: Serialize>(&self, events: &[E], durability: Durability) -> Result<(), Error> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner).append_all(events, durability)
+    }
+
     /// Number and hash of the last record: what to keep elsewhere, so that a missing tail shows.
     #[must_use]
     pub fn head(&self) -> (u64, Hash) {
@@ -201,12 +209,23 @@ struct Writer {
 
 impl Writer {
     fn append<E: Serialize + ?Sized>(&mut self, event: &E, durability: Durability) -> Result<Record, Error> {
-        let event = serde_json::to_string(event).map_err(Error::Encode)?;
-        if event.len() > EVENT_LIMIT {
-            return Err(Error::TooLarge { bytes: event.len(), limit: EVENT_LIMIT });
-        }
+        let event = encode(event)?;
         self.make_room(event.len() as u64).map_err(Error::Append)?;
         self.add(&event, durability)
+    }
+
+    fn append_all<E: Serialize>(&mut self, events: &[E], durability: Durability) -> Result<(), Error> {
+        let events = events.iter().map(encode).collect::<Result<Vec<String>, Error>>()?;
+        self.make_room(events.iter().map(|event| event.len() as u64).sum()).map_err(Error::Append)?;
+        let time = Timestamp::now();
+        let mut lines = String::new();
+        let mut link = self.link;
+        for event in &events {
+            let line;
+            (line, link) = link.seal(time, event);
+            lines.push_str(&line);
+        }
+        self.put(&lines, link, durability)
     }
 
     /// Begins a new file when the present one is full. What is closed is durable before.
@@ -239,10 +258,16 @@ impl Writer {
     fn add(&mut self, event: &str, durability: Durability) -> Result<Record, Error> {
         let time = Timestamp::now();
         let (line, link) = self.link.seal(time, event);
-        self.clean().and_then(|()| self.write(line.as_bytes(), durability)).map_err(Error::Append)?;
-        self.link = link;
-        self.length += line.len() as u64;
+        self.put(&line, link, durability)?;
         Ok(Record { seq: link.seq, time, hash: link.hash })
+    }
+
+    /// Writes whole lines, of which the last makes `link`.
+    fn put(&mut self, lines: &str, link: Link, durability: Durability) -> Result<(), Error> {
+        self.clean().and_then(|()| self.write(lines.as_bytes(), durability)).map_err(Error::Append)?;
+        self.link = link;
+        self.length += lines.len() as u64;
+        Ok(())
     }
 
     fn write(&mut self, line: &[u8], durability: Durability) -> io::Result<()> {
@@ -266,6 +291,14 @@ impl Writer {
         }
         Ok(())
     }
+}
+
+fn encode<E: Serialize + ?Sized>(event: &E) -> Result<String, Error> {
+    let event = serde_json::to_string(event).map_err(Error::Encode)?;
+    if event.len() > EVENT_LIMIT {
+        return Err(Error::TooLarge { bytes: event.len(), limit: EVENT_LIMIT });
+    }
+    Ok(event)
 }
 
 #[cfg(test)]
@@ -330,6 +363,20 @@ mod tests {
         disk.lock().unwrap().room = None;
         assert_eq!(writer.append("third", Durability::Synced).unwrap().seq, 2);
         assert_eq!(chain_of(&disk).seq, 2);
+    }
+
+    #[test]
+    fn of_events_that_are_written_together_all_are_there_or_none() {
+        let disk = Arc::new(Mutex::new(Disk::default()));
+        let mut writer = writer(&disk);
+        writer.append_all(&["first", "second", "third"], Durability::Buffered).unwrap();
+        assert_eq!(chain_of(&disk).seq, 3);
+        // Room for one of two.
+        let length = disk.lock().unwrap().bytes.len();
+        disk.lock().unwrap().room = Some(length + 300);
+        assert!(matches!(writer.append_all(&["fourth", "fifth"], Durability::Buffered), Err(Error::Append(_))));
+        assert_eq!((chain_of(&disk).seq, chain_of(&disk).unfinished_bytes), (3, 0));
+        assert_eq!(writer.append("fourth", Durability::Buffered).unwrap().seq, 4);
     }
 
     #[test]

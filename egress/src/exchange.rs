@@ -84,9 +84,15 @@ fn rough_subject(via: &Via, request: &Request<Incoming>) -> Subject {
         host,
         port,
         method: request.method().to_string(),
-        path: request.uri().path().escape_default().to_string(),
+        path: shown(request.uri().path()),
         form: Form::of(request.method(), request.headers()),
     }
+}
+
+/// `text` without what a terminal or a record could take for something else.
+fn shown(text: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'\'' | b'"' | b'\\');
+    if text.bytes().all(is_plain) { text.to_owned() } else { text.escape_default().to_string() }
 }
 
 /// A request, or a tunnel, that is to be recorded and answered by one snapshot.

@@ -45,7 +45,8 @@ const OVERRIDES: [HeaderName; 12] = [
 /// Whether some server takes the header `name` for `listed`: CGI and its heirs do not tell `_` from `-`.
 pub(crate) fn reads_as(name: &HeaderName, listed: &str) -> bool {
     let folded = |byte: u8| if byte == b'_' { b'-' } else { byte };
-    name.as_str().bytes().map(folded).eq(listed.bytes().map(folded))
+    let name = name.as_str();
+    name.len() == listed.len() && name.bytes().map(folded).eq(listed.bytes().map(folded))
 }
 
 /// Takes out every header that `unwanted` names.

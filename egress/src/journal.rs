@@ -3,6 +3,7 @@
 //! A request takes a place in the writer's queue before it is judged and holds it until its record is handed in, so that no
 //! record is lost for want of room; when there is no place, or the journal cannot be written, requests are refused.
 
+use std::mem;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use audit::{
-    Admission, Bound, Decision, Durability, Journal, Record, Recovery, ReloadEvent, RepeatedEvent, Repeats,
+    Admission, Bound, Decision, Durability, Journal, Recovery, ReloadEvent, RepeatedEvent, Repeats,
     RequestEvent,
 };
 use jiff::Timestamp;
@@ -30,6 +31,10 @@ const PLACES: usize = 4 * 1024;
 const PLACE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the last records may take at the end.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the writer rests once nothing waits: what comes meanwhile is written together, and wakes no thread.
+const REST: Duration = Duration::from_millis(2);
+/// How many records are written together.
+const TOGETHER: usize = 64;
 
 /// Where the journal is, under the state directory.
 pub fn path(state_dir: &Path) -> PathBuf {
@@ -71,12 +76,17 @@ impl Recorder {
         }
         let (queue, mut messages) = mpsc::channel(PLACES);
         let broken = Arc::new(AtomicBool::new(false));
-        let mut writer = Writer { journal, broken: Arc::clone(&broken), repeats: Repeats::default() };
+        let mut writer = Writer { journal, broken: Arc::clone(&broken), repeats: Repeats::default(), requests: Vec::new() };
         thread::Builder::new()
             .name("journal".to_owned())
             .spawn(move || {
                 while let Some(message) = messages.blocking_recv() {
-                    writer.write(message);
+                    writer.take(message);
+                    while let Ok(message) = messages.try_recv() {
+                        writer.take(message);
+                    }
+                    writer.write_requests();
+                    thread::sleep(REST);
                 }
             })
             .map_err(Error::Thread)?;
@@ -86,25 +96,7 @@ impl Recorder {
     /// A record for a request that begins now; nothing when there is no room for one.
     pub(crate) async fn begin(&self, generation: u64, digest: &str) -> Option<Entry> {
         let place = timeout(PLACE_TIMEOUT, self.queue.clone().reserve_owned()).await.ok()?.ok()?;
-        let event = RequestEvent {
-            decision: Decision::Deny,
-            code: None,
-            block_id: None,
-            host: String::new(),
-            port: 0,
-            scheme: String::new(),
-            method: String::new(),
-            path: String::new(),
-            route: None,
-            grant: None,
-            generation,
-            digest: digest.to_owned(),
-            status: None,
-            bytes_up: 0,
-            bytes_down: 0,
-            millis: 0,
-            answered_millis: None,
-        };
+        let event = RequestEvent { generation, digest: digest.to_owned(), ..RequestEvent::default() };
         let observer = Arc::clone(&self.observer);
         Some(Entry { event, observer, up: None, held: None, started: Instant::now(), place: Some(place) })
     }
@@ -155,48 +147,68 @@ struct Writer {
     journal: Journal,
     broken: Arc<AtomicBool>,
     repeats: Repeats,
+    /// What is to be written together.
+    requests: Vec<Box<RequestEvent>>,
 }
 
 impl Writer {
-    fn write(&mut self, message: Message) {
+    fn take(&mut self, message: Message) {
         let now = Timestamp::now();
         let due = self.repeats.due(now);
-        self.count(&due);
-        let result = match message {
-            // While nothing can be written each of them tries, so that the end of it shows.
-            Message::Request(event)
-                if self.repeats.admit(&event, now) == Admission::Count
-                    && !self.broken.load(Ordering::Relaxed) =>
-            {
-                return;
+        if !due.is_empty() {
+            self.write_requests();
+            self.count(&due);
+        }
+        match message {
+            Message::Request(event) => {
+                // While nothing can be written each of them tries, so that the end of it shows.
+                let counts = self.repeats.admit(&event, now) == Admission::Count;
+                if !counts || self.broken.load(Ordering::Relaxed) {
+                    self.requests.push(event);
+                }
+                if self.requests.len() >= TOGETHER {
+                    self.write_requests();
+                }
             }
-            Message::Request(event) => self.journal.append(&*event, Durability::Buffered),
-            Message::Reload(event) => self.journal.append(&event, Durability::Synced),
+            Message::Reload(event) => {
+                self.write_requests();
+                self.settle(self.journal.append(&event, Durability::Synced).map(drop));
+            }
             Message::Head(tell) => {
+                self.write_requests();
                 let (records, hash) = self.journal.head();
                 let _ = tell.send((records, hash.to_string()));
-                return;
             }
             Message::Flush(done) => {
+                self.write_requests();
                 let counted = self.repeats.flush();
                 self.count(&counted);
                 let _ = done.send(());
-                return;
             }
-        };
-        self.settle(result);
+        }
+    }
+
+    /// Writes what waits: together, or what of it can be when that cannot.
+    fn write_requests(&mut self) {
+        let requests = mem::take(&mut self.requests);
+        if !requests.is_empty() && self.journal.append_all(&requests, Durability::Buffered).is_ok() {
+            return self.settle(Ok(()));
+        }
+        for event in &requests {
+            self.settle(self.journal.append(event, Durability::Buffered).map(drop));
+        }
     }
 
     /// Records what was counted instead of being recorded one by one.
     fn count(&self, counted: &[RepeatedEvent]) {
         for event in counted {
-            self.settle(self.journal.append(event, Durability::Buffered));
+            self.settle(self.journal.append(event, Durability::Buffered).map(drop));
         }
     }
 
-    fn settle(&self, result: Result<Record, audit::Error>) {
+    fn settle(&self, result: Result<(), audit::Error>) {
         match result {
-            Ok(_) => {
+            Ok(()) => {
                 if self.broken.swap(false, Ordering::Relaxed) {
                     info!("the journal is written again");
                 }
@@ -256,7 +268,7 @@ impl Drop for Entry {
             self.event.millis = self.millis();
             self.event.bytes_up = self.up.as_ref().map_or(0, |up| up.bytes());
             self.observer.request(&self.event);
-            place.send(Message::Request(Box::new(self.event.clone())));
+            place.send(Message::Request(Box::new(mem::take(&mut self.event))));
         }
     }
 }
