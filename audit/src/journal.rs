@@ -374,7 +374,10 @@ mod tests {
         // Room for one of two.
         let length = disk.lock().unwrap().bytes.len();
         disk.lock().unwrap().room = Some(length + 300);
-        assert!(matches!(writer.append_all(&["fourth", "fifth"], Durability::Buffered), Err(Error::Append(_))));
+        assert!(matches!(
+            writer.append_all(&["fourth", "fifth"], Durability::Buffered),
+            Err(Error::Append(_))
+        ));
         assert_eq!((chain_of(&disk).seq, chain_of(&disk).unfinished_bytes), (3, 0));
         assert_eq!(writer.append("fourth", Durability::Buffered).unwrap().seq, 4);
     }

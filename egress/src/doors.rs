@@ -123,10 +123,11 @@ impl Side {
         if let Err(error) = stream.set_nodelay(true) {
             debug!(%error, "cannot set TCP_NODELAY");
         }
+        // Boxed, because a task's future is moved many times on its way to where it runs, and when it ends.
         match self {
-            Side::Proxy => connection.serve_proxy(stream).await,
-            Side::Transparent { port } => transparent::serve(connection, stream, port).await,
-            Side::Dns(answers) => dns::serve_tcp(&connection, stream, answers).await,
+            Side::Proxy => Box::pin(connection.serve_proxy(stream)).await,
+            Side::Transparent { port } => Box::pin(transparent::serve(connection, stream, port)).await,
+            Side::Dns(answers) => Box::pin(dns::serve_tcp(&connection, stream, answers)).await,
         }
     }
 }

@@ -95,7 +95,7 @@ impl Connection {
         let http2 = bytes.starts_with(HTTP2_PREFACE);
         let stream = Prefixed::new(bytes, stream);
         if http2 {
-            self.serve_http2(stream, Arc::new(Via::Plain)).await;
+            Box::pin(self.serve_http2(stream, Arc::new(Via::Plain))).await;
         } else {
             self.serve_http1(stream, Arc::new(Via::Plain)).await;
         }
@@ -111,17 +111,19 @@ impl Connection {
             .half_close(false)
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades();
-        let mut connection = std::pin::pin!(connection);
+        let mut connection = Box::pin(connection);
         let served = tokio::select! {
             served = connection.as_mut() => served,
             () = self.stop.cancelled() => {
                 connection.as_mut().graceful_shutdown();
-                connection.await
+                connection.as_mut().await
             }
         };
         if let Err(error) = served {
             debug!(%error, "a connection ended early");
         }
+        // What comes now may last: nothing of the HTTP before it is kept for so long.
+        drop(connection);
         if let Some(next) = self.after.take() {
             next.await;
         }
@@ -163,7 +165,8 @@ impl Connection {
         Ok(if opens_tunnel {
             tunnel::open(self, request).await
         } else {
-            exchange::serve(self, &via, request).await
+            // Boxed, because hyper keeps a request's room for as long as the connection is open.
+            Box::pin(exchange::serve(self, &via, request)).await
         })
     }
 

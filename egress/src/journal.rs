@@ -76,7 +76,12 @@ impl Recorder {
         }
         let (queue, mut messages) = mpsc::channel(PLACES);
         let broken = Arc::new(AtomicBool::new(false));
-        let mut writer = Writer { journal, broken: Arc::clone(&broken), repeats: Repeats::default(), requests: Vec::new() };
+        let mut writer = Writer {
+            journal,
+            broken: Arc::clone(&broken),
+            repeats: Repeats::default(),
+            requests: Vec::new(),
+        };
         thread::Builder::new()
             .name("journal".to_owned())
             .spawn(move || {

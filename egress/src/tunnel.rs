@@ -231,7 +231,7 @@ impl Tunnel {
     async fn serve(self, stream: impl Stream, hello: ClientHello) {
         match self.kind {
             Kind::Intercept => self.intercept(stream, hello).await,
-            Kind::Passthrough(route) => self.pass(stream, hello, route).await,
+            Kind::Passthrough(route) => Box::pin(self.pass(stream, hello, route)).await,
         }
     }
 
@@ -256,7 +256,7 @@ impl Tunnel {
         let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         let via = Arc::new(Via::Tunnel(self.endpoint));
         if http2 {
-            self.connection.serve_http2(stream, via).await;
+            Box::pin(self.connection.serve_http2(stream, via)).await;
         } else {
             self.connection.serve_http1(stream, via).await;
         }

@@ -17,7 +17,8 @@ use subject::{Kind, Subject};
 
 const GIB: u64 = 1 << 30;
 
-/// How much of each scenario is done, by how fast the subject is.
+/// How much of each scenario is done, by how fast the subject is: so much that all of it ends within minutes on a busy
+/// machine. What is less than a gibibyte is extrapolated to one.
 struct Load {
     requests: u64,
     connections: u64,
@@ -29,9 +30,9 @@ impl Load {
     fn of(kind: Kind) -> Load {
         match kind {
             Kind::Egress | Kind::Hudsucker => {
-                Load { requests: 5000, connections: 500, bytes: GIB, repetitions: 3 }
+                Load { requests: 2000, connections: 300, bytes: GIB / 4, repetitions: 3 }
             }
-            Kind::Mitmdump => Load { requests: 500, connections: 50, bytes: GIB / 8, repetitions: 1 },
+            Kind::Mitmdump => Load { requests: 300, connections: 50, bytes: GIB / 32, repetitions: 1 },
         }
     }
 }
