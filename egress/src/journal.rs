@@ -91,7 +91,8 @@ impl Recorder {
                         writer.take(message);
                     }
                     writer.write_requests();
-                    thread::sleep(REST);
+                    // Nobody unparks it; should it return early, it only writes sooner.
+                    thread::park_timeout(REST);
                 }
             })
             .map_err(Error::Thread)?;
@@ -153,7 +154,7 @@ struct Writer {
     broken: Arc<AtomicBool>,
     repeats: Repeats,
     /// What is to be written together.
-    requests: Vec<Box<RequestEvent>>,
+    requests: Vec<RequestEvent>,
 }
 
 impl Writer {
@@ -169,7 +170,7 @@ impl Writer {
                 // While nothing can be written each of them tries, so that the end of it shows.
                 let counts = self.repeats.admit(&event, now) == Admission::Count;
                 if !counts || self.broken.load(Ordering::Relaxed) {
-                    self.requests.push(event);
+                    self.requests.push(*event);
                 }
                 if self.requests.len() >= TOGETHER {
                     self.write_requests();
