@@ -98,6 +98,27 @@ fn orphans(count: u32) -> u32 {
     count
 }
 
+/// Starts so many processes that fork and end, again and again, each in a session of its own: whoever aims at one is late.
+#[allow(unsafe_code)]
+fn hop(count: u32) -> u32 {
+    for _ in 0..count {
+        // SAFETY: this process has one thread, and its children do nothing but fork, leave their session and exit.
+        unsafe {
+            if nix::libc::fork() == 0 {
+                // Whoever asked for this waits for the end of the connection.
+                nix::libc::close_range(3, nix::libc::c_uint::MAX, 0);
+                loop {
+                    nix::libc::setsid();
+                    if nix::libc::fork() != 0 {
+                        nix::libc::_exit(0);
+                    }
+                }
+            }
+        }
+    }
+    count
+}
+
 /// Does what an attacker inside a daemon would do; `done`, or `refused: ` and why.
 fn attack(what: &str, target: &str) -> String {
     let outcome = match what {
@@ -345,6 +366,7 @@ impl Daemon {
                 }
                 "ok".to_owned()
             }
+            ["hop", count] => hop(count.parse().unwrap()).to_string(),
             ["escape"] => start_pausing(1),
             ["escape", depth] => start_pausing(depth.parse().unwrap()),
             ["orphans", count] => orphans(count.parse().unwrap()).to_string(),

@@ -72,6 +72,10 @@ pub(crate) struct Bundle {
     next_ticket: u64,
     ca_ended: Option<Ended>,
     ignored_pids: BTreeSet<i32>,
+    /// Children have ended that were not reaped yet.
+    more_ended: bool,
+    /// What a daemon left behind when it ended may not all be gone.
+    uncleared: bool,
     parent_notify: Option<OsString>,
 }
 
@@ -126,6 +130,8 @@ impl Bundle {
             next_ticket: 0,
             ca_ended: None,
             ignored_pids: BTreeSet::new(),
+            more_ended: false,
+            uncleared: false,
             parent_notify: std::env::var_os("NOTIFY_SOCKET"),
             setup,
         })
@@ -260,7 +266,7 @@ impl Bundle {
             self.control.flush();
         }
         let timeout = match deadline {
-            _ if !events.is_empty() => PollTimeout::ZERO,
+            _ if self.more_ended || !events.is_empty() => PollTimeout::ZERO,
             None => PollTimeout::NONE,
             Some(due) => {
                 // A whole millisecond more, so that the deadline has passed when the time-out ends.

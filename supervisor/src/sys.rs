@@ -132,6 +132,13 @@ pub(crate) fn kill_child(pid: i32) {
     unsafe { libc::kill(pid, libc::SIGKILL) };
 }
 
+/// Reaps this child of ours if it has ended, without waiting.
+pub(crate) fn reap_if_ended(pid: i32) {
+    // One that has not is reaped in its turn, and one that is no child any more was.
+    let _ =
+        nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), Some(nix::sys::wait::WaitPidFlag::WNOHANG));
+}
+
 /// Sends SIGKILL to every process of our pid namespace. For PID 1 alone, which the kernel spares.
 pub(crate) fn kill_everything_else() {
     // SAFETY: as in `kill_group`.

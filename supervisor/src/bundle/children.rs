@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::io::{self, Read as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Bundle, chain, exit, notify_path};
 use crate::daemon::Daemon;
@@ -22,6 +22,13 @@ use crate::walls::{self, Purpose, Surroundings};
 const READ_TURN: usize = 64 * 1024;
 /// Readiness messages read before everything else has its turn.
 const NOTIFY_TURN: usize = 64;
+
+/// Ended children reaped before everything else has its turn.
+const REAP_TURN: usize = 1024;
+/// How long what a daemon left behind is looked for before everything else has its turn.
+const CLEAR_UP_TURN: Duration = Duration::from_millis(100);
+/// How often nothing must be found: the list of children is not read in one moment.
+const EMPTY_LOOKS: u32 = 3;
 
 /// Senders of readiness messages that are named in the log as ignored.
 const IGNORED_MAX: usize = 32;
@@ -191,10 +198,16 @@ impl Bundle {
         Ok(())
     }
 
-    /// The one place that waits for children: ours become events, orphans are only reaped.
+    /// The one place that waits for children: ours become events, orphans are only reaped. As many as one turn has room for, so that
+    /// nobody keeps us here by ending.
     pub(super) fn reap(&mut self, events: &mut VecDeque<Event>) -> io::Result<()> {
-        let mut left_behind = false;
-        while let Some(pid) = sys::peek_ended_child()? {
+        let mut left_behind = self.uncleared;
+        self.more_ended = true;
+        for _ in 0..REAP_TURN {
+            let Some(pid) = sys::peek_ended_child()? else {
+                self.more_ended = false;
+                break;
+            };
             let Some(at) = self.running.iter().position(|child| child.pid == pid) else {
                 // One that we killed may have left processes behind in its turn.
                 left_behind |= sys::reap(pid)? == Ended::Killed(libc::SIGKILL);
@@ -212,16 +225,34 @@ impl Bundle {
             }
         }
         if left_behind {
-            self.kill_orphans();
+            self.clear_up();
         }
         Ok(())
     }
 
-    /// What a daemon left behind outside its group holds its sockets and secrets: it ends with it.
-    fn kill_orphans(&self) {
-        let ours =
-            |pid: i32| sys::machine::is_keeper(pid) || self.running.iter().any(|child| child.pid == pid);
-        sys::children().into_iter().filter(|pid| !ours(*pid)).for_each(sys::kill_child);
+    /// What a daemon left behind outside its group holds its sockets and secrets: it ends with it. What forks and ends is gone from
+    /// under one signal, so we look again until there is nothing, and in the next turn if that takes long.
+    fn clear_up(&mut self) {
+        let until = Instant::now() + CLEAR_UP_TURN;
+        let mut empty = 0;
+        while empty < EMPTY_LOOKS && Instant::now() < until {
+            let orphans = self.orphans();
+            empty = if orphans.is_empty() { empty + 1 } else { 0 };
+            for pid in orphans {
+                sys::kill_child(pid);
+                sys::reap_if_ended(pid);
+            }
+        }
+        self.uncleared = empty < EMPTY_LOOKS;
+    }
+
+    /// Children that nobody here made.
+    fn orphans(&self) -> Vec<i32> {
+        let mut found = sys::children();
+        found.retain(|pid| {
+            !sys::machine::is_keeper(*pid) && self.running.iter().all(|child| child.pid != *pid)
+        });
+        found
     }
 
     pub(super) fn signal(&mut self, daemon: Daemon, number: i32) {

@@ -176,6 +176,20 @@ impl Bundle {
         ask(self.address(name), command).unwrap()
     }
 
+    /// Waits until the supervisor has no children but its daemons, for so long that no process can be between two of its forks.
+    pub(crate) fn wait_until_only_daemons_are_left(&self) {
+        let pid = self.pid();
+        let until = Instant::now() + PATIENCE;
+        let mut quiet = 0;
+        while quiet < 1000 {
+            let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+            let count = children.split_whitespace().count();
+            quiet = if count == NAMES.len() { quiet + 1 } else { 0 };
+            assert!(Instant::now() < until, "{count} children: {children}");
+            std::thread::yield_now();
+        }
+    }
+
     pub(crate) fn daemon_pid(&self, name: &str) -> i32 {
         self.ask(name, "pid").parse().unwrap()
     }

@@ -200,6 +200,15 @@ fn what_left_the_session_of_a_daemon_ends_with_the_daemon() {
 }
 
 #[test]
+fn what_forks_away_from_every_signal_ends_with_the_daemon_too() {
+    let bundle = Ground::new().started();
+    assert_eq!(bundle.ask("git-gate", "hop 16"), "16");
+    bundle.ask("git-gate", "abort");
+    bundle.log.wait_for("git-gate is ready", 2);
+    bundle.wait_until_only_daemons_are_left();
+}
+
+#[test]
 fn generations_of_processes_that_left_their_sessions_end_with_the_bundle() {
     let mut bundle = Ground::new().started();
     // Each is the parent of the next, and none is in the group or the session of the daemon. The last daemon that stops is another one,
