@@ -202,7 +202,7 @@ fn what_left_the_session_of_a_daemon_ends_with_the_daemon() {
 #[test]
 fn what_forks_away_from_every_signal_ends_with_the_daemon_too() {
     let bundle = Ground::new().started();
-    assert_eq!(bundle.ask("git-gate", "hop 16"), "16");
+    assert_eq!(bundle.ask("git-gate", "hop 2"), "2");
     bundle.ask("git-gate", "abort");
     bundle.log.wait_for("git-gate is ready", 2);
     bundle.wait_until_only_daemons_are_left();

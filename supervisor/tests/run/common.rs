@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io::{BufRead as _, BufReader, Read};
+use std::os::unix::process::CommandExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -56,7 +57,22 @@ impl Init {
             .env("LC_ALL", "C")
             .env("PERL_SIGNALS", "unsafe")
             .stdin(Stdio::null());
+        with_plain_signals(&mut command);
         command
+    }
+}
+
+/// Takes back what whoever runs the tests ignores for good, as nohup and shells do for what runs in the background.
+#[allow(unsafe_code)]
+pub(crate) fn with_plain_signals(command: &mut Command) {
+    // SAFETY: system calls alone between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            for number in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT] {
+                libc::signal(number, libc::SIG_DFL);
+            }
+            Ok(())
+        });
     }
 }
 

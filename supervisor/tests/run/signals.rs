@@ -193,12 +193,10 @@ fn ignored_and_blocked_signals_are_as_they_were_before_us() {
     let odd = "use POSIX; $SIG{$_} = 'IGNORE' for qw(TTOU SEGV INT PIPE);
         sigprocmask(SIG_BLOCK, POSIX::SigSet->new(SIGTTIN, SIGILL, SIGTERM)); exec @ARGV";
     let sets = |words: Vec<&str>| {
-        let output = Command::new("perl")
-            .args(["-e", odd])
-            .args(words)
-            .args(["cat", "/proc/self/status"])
-            .output()
-            .unwrap();
+        let mut command = Command::new("perl");
+        command.args(["-e", odd]).args(words).args(["cat", "/proc/self/status"]);
+        crate::common::with_plain_signals(&mut command);
+        let output = command.output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
         ["SigBlk:\t", "SigIgn:\t"].map(|field| {
             let set = text.lines().find_map(|line| line.strip_prefix(field)).unwrap();
