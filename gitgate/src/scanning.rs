@@ -151,7 +151,7 @@ fn is_bare(path: &Path) -> bool {
     path.join("HEAD").is_file() && path.join("objects").is_dir() && path.join("refs").is_dir()
 }
 
-/// The regular files below a path, without git's own, in order of their names.
+/// The regular files below a path, of git's own only its configuration, in order of their names.
 fn files(path: &Path) -> Result<Vec<PathBuf>, Failure> {
     let meta = fs::metadata(path)
         .with_context(|| format!("cannot read {}", path.display()))
@@ -167,7 +167,10 @@ fn files(path: &Path) -> Result<Vec<PathBuf>, Failure> {
         for entry in fs::read_dir(&dir).map_err(broken)? {
             let entry = entry.map_err(broken)?;
             let kind = entry.file_type().map_err(broken)?;
-            if kind.is_dir() && entry.file_name() != ".git" {
+            if kind.is_dir() && entry.file_name() == ".git" {
+                // Objects are another matter, but the address of a remote may hold a password.
+                found.extend(Some(entry.path().join("config")).filter(|config| config.is_file()));
+            } else if kind.is_dir() {
                 waiting.push(entry.path());
             } else if kind.is_file() {
                 found.push(entry.path());

@@ -3,9 +3,6 @@
 use serde::{Deserialize, Deserializer};
 use serde_saphyr::Spanned;
 
-/// Fields that are known and refused, because they would not be enforced.
-pub(crate) const UNSUPPORTED: [&str; 0] = [];
-
 pub(crate) type Text = Spanned<String>;
 
 /// For optional fields: a field that is there has a value, so `matches:` with nothing behind it is an error

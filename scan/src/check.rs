@@ -58,7 +58,7 @@ impl Check {
             Self::Passphrase => is_passphrase(value),
             Self::BasicPair => is_basic_pair(value),
             Self::Mixed => is_mixed(value),
-            Self::Generic => is_generic_secret(value),
+            Self::Generic => is_generic_secret(value) && !is_digest(text, start, end),
         };
         if good && !is_placeholder(value) { Verdict::Ends(end) } else { Verdict::No }
     }
@@ -100,7 +100,15 @@ fn has_jwt_header(token: &[u8]) -> bool {
     let Ok(json) = URL_SAFE_NO_PAD.decode(header) else {
         return false;
     };
-    json.starts_with(b"{") && json.windows(5).any(|w| w == b"\"alg\"")
+    json.starts_with(b"{") && json.windows(5).any(|w| w == b"\"alg\"") && !is_documented_jwt(token)
+}
+
+/// Whether the claims are those of the token that the format's documentation shows everywhere.
+fn is_documented_jwt(token: &[u8]) -> bool {
+    let claims = token.split(|b| *b == b'.').nth(1).unwrap_or_default();
+    let json = URL_SAFE_NO_PAD.decode(claims).unwrap_or_default();
+    let has = |text: &[u8]| memchr::memmem::find(&json, text).is_some();
+    has(b"\"1234567890\"") && has(b"\"John Doe\"")
 }
 
 /// The key material that follows a `BEGIN … PRIVATE KEY` line: there is some, and it ends.
@@ -158,7 +166,8 @@ fn is_password(value: &[u8]) -> bool {
     let lower = value.to_ascii_lowercase();
     let letters = lower.iter().copied().filter(u8::is_ascii_alphabetic).collect::<Vec<u8>>();
     let common = COMMON.iter().any(|w| lower == w.as_bytes() || letters == w.as_bytes());
-    !common && !value.iter().any(|b| b"[]{}()|*".contains(b)) && shannon(value) >= 2.0
+    let pattern = value.iter().any(|b| b"[]{}()|".contains(b)) || value.windows(2).any(|pair| pair == b"**");
+    !common && !pattern && shannon(value) >= 2.0
 }
 
 /// Whether a value beside the name of a password is one: short ones are told from words by their characters.
@@ -203,14 +212,40 @@ fn is_generic_secret(value: &[u8]) -> bool {
     let digits = value.iter().filter(|b| b.is_ascii_digit()).count();
     let letters = value.iter().filter(|b| b.is_ascii_alphabetic()).count();
     let hex = value.iter().all(u8::is_ascii_hexdigit);
-    let needed = if hex { 3.0 } else { 3.7 };
+    // A short value cannot hold more than the logarithm of its length.
+    let needed = if hex { 3.0 } else { (0.82 * (value.len() as f32).log2()).min(3.7) };
     digits >= 2
         && letters >= 2
         && shannon(value) >= needed
         && !is_uuid(value)
         && !is_hash(value)
         && !is_words(value)
-        && !(hex && matches!(value.len(), 40 | 64))
+}
+
+/// Whether a value has the form of a digest or an object's name, and what stands before it on its line says that it is one.
+fn is_digest(text: &[u8], start: usize, end: usize) -> bool {
+    const BEFORE_BYTES: usize = 80;
+    const NAMES: [&[u8]; 12] = [
+        b"sha1",
+        b"sha2",
+        b"sha5",
+        b"sha-",
+        b"md5",
+        b"hash",
+        b"digest",
+        b"checksum",
+        b"commit",
+        b"etag",
+        b"fingerprint",
+        b"integrity",
+    ];
+    let value = &text[start..end];
+    if !matches!(value.len(), 32 | 40 | 64 | 96 | 128) || !value.iter().all(u8::is_ascii_hexdigit) {
+        return false;
+    }
+    let before = &text[start.saturating_sub(BEFORE_BYTES)..start];
+    let line = before.rsplit(|byte| *byte == b'\n').next().unwrap_or_default().to_ascii_lowercase();
+    NAMES.iter().any(|name| memchr::memmem::find(&line, name).is_some())
 }
 
 fn is_uuid(value: &[u8]) -> bool {
@@ -272,11 +307,20 @@ mod tests {
         for value in [
             "3f2504e0-4f89-11d3-9a0c-0305e82c3301",
             "sha512-q8Zr2LkT0vWcN5mYx1JdB7sHfG3aPe",
-            "da39a3ee5e6b4b0d3255bfef95601890afd80709",
             "my-service.account.name-v2",
         ] {
             assert!(!is_generic_secret(value.as_bytes()), "{value}");
         }
         assert!(is_generic_secret(b"q8Zr2LkT0vWcN5mYx1JdB7sHf"));
+    }
+
+    #[test]
+    fn a_digest_is_told_by_what_stands_before_it() {
+        let judged = |before: &str| {
+            let text = format!("{before}da39a3ee5e6b4b0d3255bfef95601890afd80709");
+            is_digest(text.as_bytes(), before.len(), text.len())
+        };
+        assert!(judged("token_sha1 = ") && judged("secret-hash: "));
+        assert!(!judged("api_secret = ") && !judged("commit\napi_secret = "));
     }
 }

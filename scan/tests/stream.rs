@@ -369,3 +369,23 @@ fn a_secret_in_two_pieces_after_a_long_text_is_found_with_its_second() {
     scanner.feed(format!("{}\n", &token()[15..]).as_bytes());
     assert_eq!(scanner.found(), Some("gitlab-pat"));
 }
+
+#[test]
+fn hexadecimal_with_other_characters_behind_it_is_read_however_it_is_cut() {
+    let text = format!("\"{}PK\"", hex(token().as_bytes()));
+    let whole = scan_in_pieces([text.as_bytes()]);
+    assert_eq!(whole.findings.iter().map(|finding| finding.rule).collect::<Vec<_>>(), ["gitlab-pat"]);
+    assert_eq!(scan_in_pieces(text.as_bytes().chunks(1)), whole);
+}
+
+#[test]
+fn wide_text_between_other_bytes_is_read_however_it_is_cut() {
+    let wide = |text: &str| text.bytes().flat_map(|byte| [byte, 0]).collect::<Vec<u8>>();
+    let binary = [0xfe_u8, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0x80];
+    let text = [&binary[..], &wide("text"), &binary, &wide(&token()), &binary].concat();
+    let whole = scan_in_pieces([&text[..]]);
+    assert_eq!(whole.findings.iter().map(|finding| finding.rule).collect::<Vec<_>>(), ["gitlab-pat"]);
+    for step in 1..12 {
+        assert_eq!(scan_in_pieces(text.chunks(step)), whole, "{step}");
+    }
+}

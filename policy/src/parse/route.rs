@@ -11,7 +11,7 @@ use crate::credential::AgentCredentials;
 use crate::grant::GrantId;
 use crate::matches::Match;
 use crate::pattern::HostPattern;
-use crate::raw::{RawRoute, Text, UNSUPPORTED};
+use crate::raw::{RawRoute, Text};
 use crate::route::{Route, RouteId, Scheme, Tls, Verdict};
 
 /// Answered by egress itself.
@@ -21,7 +21,6 @@ pub(super) fn route(position: usize, raw: &Spanned<RawRoute>, findings: &mut Fin
     let place = raw.referenced;
     let raw = &raw.value;
     let before = findings.list.len();
-    refuse_unsupported(raw, findings);
     refuse_contradictions(raw, findings);
     let host = host(raw, place, findings);
     let scheme = raw.scheme.as_ref().and_then(|text| scheme(text, findings)).unwrap_or(Scheme::Https);
@@ -104,20 +103,6 @@ pub(super) fn refuse_mixed_tls(routes: &[Route], places: &[Location], findings: 
 
 fn is_deny(raw: &RawRoute) -> bool {
     raw.deny.as_ref().is_some_and(|deny| deny.value)
-}
-
-fn refuse_unsupported(raw: &RawRoute, findings: &mut Findings<'_>) {
-    let places = [
-        ("placeholder_in", raw.placeholder_in.as_ref().map(|list| list.referenced)),
-        ("dlp", raw.dlp.as_ref().map(|dlp| dlp.referenced)),
-        ("limits", raw.limits.as_ref().map(|limits| limits.referenced)),
-        ("max_uses", raw.max_uses.as_ref().map(|uses| uses.referenced)),
-    ];
-    for (name, place) in places.into_iter().filter(|(name, _)| UNSUPPORTED.contains(name)) {
-        if let Some(place) = place {
-            findings.add_at_key(place, name, format!("`{name}` is not supported by this version"));
-        }
-    }
 }
 
 /// Fields that take each other's meaning away.

@@ -5,7 +5,6 @@ use serde_saphyr::options::{DuplicateKeyPolicy, MergeKeyPolicy};
 use serde_saphyr::{Error, Location};
 
 use crate::diagnostic::{Diagnostic, Diagnostics};
-use crate::raw::UNSUPPORTED;
 
 /// More than any policy that a person could review.
 const TEXT_MAX: usize = 8 * 1024 * 1024;
@@ -71,11 +70,9 @@ fn plain(text: &str) -> String {
 }
 
 fn unknown_field(field: &str, expected: &[&'static str]) -> String {
-    let supported = |name: &&str| !UNSUPPORTED.contains(name);
-    let expected: Vec<&str> = expected.iter().copied().filter(supported).collect();
     let list: Vec<String> = expected.iter().map(|name| format!("`{name}`")).collect();
     let mut text = format!("unknown field `{field}`, expected one of {}", list.join(", "));
-    if let Some(near) = nearest(field, &expected) {
+    if let Some(near) = nearest(field, expected) {
         text.push_str(&format!("; did you mean `{near}`?"));
     }
     text

@@ -20,10 +20,24 @@ const NAMES: &[&str] = &[
     "auth-key",
     "credential",
     "private_key",
+    "private-key",
+    "private.key",
+    "privatekey",
     "client_key",
     "encryption_key",
     "signing_key",
 ];
+/// The pattern of such a name, and what else it is called.
+macro_rules! named {
+    ($pattern:literal) => {
+        concat!(
+            r"(?i:api[_-]?key|secret|token|passwd|password|access[_-]?key|auth[_-]?key|credentials?",
+            r"|private[_.-]?key|(?:client|encryption|signing)_key)[A-Za-z0-9_-]{0,24}",
+            $pattern
+        )
+    };
+}
+
 /// Names of passwords.
 const PASSWORDS: &[&str] = &["password", "passwd", "passphrase", "pwd"];
 
@@ -75,13 +89,54 @@ pub(super) const RULES: &[Rule] = &[
     rule(
         "generic-api-key",
         NAMES,
-        r#"(?i:api[_-]?key|secret|token|passwd|password|access[_-]?key|auth[_-]?key|credentials?|(?:private|client|encryption|signing)_key)[A-Za-z0-9_-]{0,24}(?:\\?["'`])?\]?[ \t]{0,4}(?:=>|:=|==|=|:)[ \t]{0,4}(?:\\?["'`](?P<s>[A-Za-z0-9+/=_.~!@#%^&*-]{16,160})\\?["'`])"#,
+        named!(
+            r#"(?:\\?["'`])?\]?(?:[ \t]{0,2}:[ \t]{0,2}&?(?:'static[ \t])?[A-Za-z]{1,16})?[ \t]{0,4}(?:=>|:=|==|=|:)[ \t]{0,4}(?:\\?["'`](?P<s>[A-Za-z0-9+/=_.~!@#%^&*-]{16,160})\\?["'`])"#
+        ),
         Generic,
     ),
     rule(
         "generic-assignment",
         NAMES,
-        r#"(?i:api[_-]?key|secret|token|passwd|password|access[_-]?key|auth[_-]?key|credentials?|(?:private|client|encryption|signing)_key)[A-Za-z0-9_-]{0,24}(?:[ \t]{0,2}=[ \t]{0,2}|:[ \t]{1,4})(?P<s>[A-Za-z0-9+/=_.~!@#%^&*-]{16,160})(?:[ \t]{0,4}[\r\n&]|[ \t]{1,4}[#;]|\\n|$)"#,
+        named!(
+            r#"(?:[ \t]{0,2}=[ \t]{0,2}|:[ \t]{1,4})(?P<s>[A-Za-z0-9+/=_.~!@#%^&*-]{16,160})(?:[ \t]{0,4}[\r\n&]|[ \t]{1,4}[#;]|\\n|$)"#
+        ),
+        Generic,
+    ),
+    // `NAME=value command`, as a shell has it.
+    rule(
+        "generic-environment",
+        NAMES,
+        named!(r#"=(?P<s>[A-Za-z0-9+/=_.~!@#%^&*-]{16,160})[ \t]{1,4}[^\s]"#),
+        Generic,
+    ),
+    // `name: NAME` and `value: …` on the line below.
+    rule(
+        "generic-name-and-value",
+        NAMES,
+        named!(
+            r#"["']?[ \t]{0,4}\r?\n[ \t]{1,40}value:[ \t]{1,4}["']?(?P<s>[A-Za-z0-9+/=_.~!@#%^&*-]{16,160})["']?[ \t]{0,4}(?:[\r\n]|$)"#
+        ),
+        Generic,
+    ),
+    // `"name": {"value": "…"`, as the state of an infrastructure holds it.
+    rule(
+        "generic-output",
+        NAMES,
+        named!(
+            r#"\\?"[ \t]{0,4}:[ \t]{0,4}\{\s{0,40}\\?"value\\?"[ \t]{0,4}:[ \t]{0,4}\\?"(?P<s>[A-Za-z0-9+/=_.~!@#%^&*-]{16,160})\\?""#
+        ),
+        Generic,
+    ),
+    rule(
+        "generic-element",
+        NAMES,
+        named!(r"[ \t]{0,2}>\s{0,40}(?P<s>[A-Za-z0-9+/=_.~!@#%^*-]{16,160})\s{0,40}</"),
+        Generic,
+    ),
+    rule(
+        "command-line-secret",
+        &[" --"],
+        r#" --[a-z0-9-]{0,40}(?:secret|token|password|key)(?:=| {1,4})["']?(?P<s>[A-Za-z0-9+/=_.~!@#%^&*-]{16,160})(?:["'\s]|$)"#,
         Generic,
     ),
     rule(
@@ -94,6 +149,12 @@ pub(super) const RULES: &[Rule] = &[
         "password-assignment",
         PASSWORDS,
         r#"(?i:passw(?:or)?d|passphrase|pwd)(?:=|:[ \t]{1,4})(?P<s>[^\s"'`;,<>&\\()]{8,128})(?:[;&]|[ \t]{0,4}[\r\n]|\\n|$)"#,
+        Passphrase,
+    ),
+    rule(
+        "password-environment",
+        PASSWORDS,
+        r#"(?i:passw(?:or)?d|passphrase|pwd)=(?P<s>[^\s"'`;,<>&\\()]{8,128})[ \t]{1,4}[^\s]"#,
         Passphrase,
     ),
 ];

@@ -80,6 +80,17 @@ pub(super) const RULES: &[Rule] = &[
     rule("alibaba-access-key-id", &["ltai"], r"\bLTAI[A-Za-z0-9]{17,21}\b", Entropy(3.7)),
     rule("tencent-secret-id", &["akid"], r"\bAKID[A-Za-z0-9]{32}\b", Entropy(4.0)),
     rule("yandex-api-key", &["aqvn"], r"\bAQVN[A-Za-z0-9_-]{35,38}", Entropy(4.0)),
+    // An older key is a UUID like any other, so only its name tells.
+    rule(
+        "heroku-legacy-api-key",
+        &["heroku"],
+        concat!(
+            r"(?i:heroku[_-]?(?:api[_-]?key|api[_-]?token|oauth[_-]?token|auth[_-]?token|secret))",
+            r"(?:[^A-Za-z0-9]{1,60}value[^A-Za-z0-9]{1,6}|[^A-Za-z0-9\r\n]{1,12})",
+            r"(?P<s>[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12})\b"
+        ),
+        Entropy(3.0),
+    ),
     rule("heroku-api-key", &["hrku-aa"], r"\bHRKU-AA[A-Za-z0-9_-]{58}", Entropy(4.0)),
     rule("netlify-access-token", &["nfp_"], r"\bnfp_[A-Za-z0-9]{36,40}\b", Entropy(3.7)),
     rule("render-api-key", &["rnd_"], r"\brnd_[A-Za-z0-9]{28,32}\b", Entropy(3.7)),

@@ -161,30 +161,38 @@ impl Layer {
         length: usize,
         shared: &mut Shared<'_>,
     ) {
+        // Where a lane is given up depends on the run alone, not on where its pieces end.
+        let tried = usize::try_from(TRIED_CHARS.saturating_sub(run.chars)).unwrap_or(usize::MAX);
+        let now = if tried == 0 { length } else { length.min(tried) };
         let start = self.index(from);
         let mut lanes = std::mem::take(&mut run.lanes);
-        for lane in &mut lanes {
-            if lane.coding == Coding::Hex
-                && !self.bytes[start..start + length].iter().all(u8::is_ascii_hexdigit)
-            {
-                lane.length = 0;
-                self.end_lane(lane, spare, shared);
-                lane.state = Text::Off;
-                continue;
+        lanes.retain_mut(|lane| {
+            let mut end = start + now;
+            if lane.coding == Coding::Hex {
+                let digits =
+                    self.bytes[start..end].iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+                end = start + digits;
             }
-            for at in start..start + length {
+            for at in start..end {
                 if lane.take(self.bytes[at], self.base + at as u64) {
                     self.block(lane, spare, shared);
                 }
             }
-        }
-        run.chars += length as u64;
-        run.line_chars += length as u64;
-        lanes.retain(|lane| {
-            let gone = lane.coding == Coding::Hex && lane.state == Text::Off;
-            !gone && (run.chars < TRIED_CHARS || lane.is_first || lane.state != Text::Unseen)
+            let is_over = end < start + now;
+            if is_over {
+                self.end_lane(lane, spare, shared);
+            }
+            !is_over
         });
+        run.chars += now as u64;
+        run.line_chars += now as u64;
+        if run.chars >= TRIED_CHARS {
+            lanes.retain(|lane| lane.is_first || lane.state != Text::Unseen);
+        }
         run.lanes = lanes;
+        if now < length {
+            self.read(run, spare, from + now as u64, length - now, shared);
+        }
     }
 
     /// Judges a block, and passes it on when it is text.

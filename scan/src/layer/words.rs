@@ -10,9 +10,6 @@ use crate::layer::{Layer, Shared};
 const WORD_BEFORE_BYTES: usize = 256;
 /// More zero bytes than any wide character has.
 const ZEROS_MAX: u64 = 3;
-/// What no rule takes for a part of a secret.
-const SEPARATOR: u8 = 0xff;
-
 /// A text inside, whose positions are known outside.
 struct Thinned {
     child: Box<Layer>,
@@ -50,14 +47,26 @@ pub(super) struct Percents {
     word: Option<Thinned>,
 }
 
-/// Text with zero bytes in it, from the first of them on.
+/// Text whose characters have zero bytes between them, where it stands.
 #[derive(Default)]
 pub(super) struct Zeros {
     at: u64,
+    /// How many have come since the last character.
     zeros: u64,
     /// The zero bytes of a character stand before it.
     zeros_first: bool,
+    /// More bytes are needed to say whether text begins at `at`.
+    waits: bool,
     text: Option<Thinned>,
+    /// A layer to be used again.
+    spare: Option<Box<Layer>>,
+}
+
+/// What a zero byte and those around it say.
+enum Wide {
+    Text,
+    Other,
+    Waits,
 }
 
 impl Percents {
@@ -72,7 +81,8 @@ impl Percents {
 
 impl Zeros {
     pub(super) fn held_from(&self) -> Option<u64> {
-        self.text.as_ref().and_then(Thinned::held_from)
+        let waits = self.waits.then(|| self.at.saturating_sub(1));
+        self.text.as_ref().and_then(Thinned::held_from).or(waits)
     }
 
     pub(super) fn needs(&self) -> u64 {
@@ -125,39 +135,65 @@ impl Layer {
 
     pub(super) fn skip_zeros(&mut self, shared: &mut Shared<'_>, complete: bool) {
         let mut zeros = std::mem::take(&mut self.zeros);
-        let at = self.index(zeros.at);
-        if zeros.text.is_none()
-            && let Some(first) = memchr(0, &self.bytes[at..]).map(|offset| at + offset)
-            && let Some(mut child) = self.inner(Coding::Utf16, shared.bounds)
-        {
-            zeros.zeros_first = first.checked_sub(1).is_none_or(|before| self.bytes[before] == 0xff);
-            let start = if zeros.zeros_first { first } else { first - 1 };
-            let start = self.position(start);
-            let (place, _) = self.locate(&(start..start));
-            child.floor = Lines::at(0, place.line, place.column);
-            child.lines = child.floor.clone();
-            zeros.at = start;
-            zeros.text = Some(Thinned::new(child, start));
-        }
-        if let Some(text) = &mut zeros.text {
-            for at in self.index(zeros.at)..self.bytes.len() {
-                let byte = self.bytes[at];
-                if byte != 0 {
-                    let before = if zeros.zeros_first { zeros.zeros.min(ZEROS_MAX) } else { 0 };
-                    zeros.zeros = 0;
-                    text.push(byte, self.base + at as u64 - before);
-                } else {
-                    zeros.zeros += 1;
-                    if zeros.zeros == ZEROS_MAX + 1 {
-                        text.push(SEPARATOR, self.base + at as u64);
+        zeros.waits = false;
+        while self.index(zeros.at) < self.bytes.len() {
+            let at = self.index(zeros.at);
+            let Some(mut text) = zeros.text.take() else {
+                let Some(first) = memchr(0, &self.bytes[at..]).map(|offset| at + offset) else {
+                    zeros.at = self.end();
+                    break;
+                };
+                zeros.at = self.position(first);
+                let goes_on = first > 0 && self.bytes[first - 1] == 0;
+                let kind = if goes_on { Wide::Other } else { wide(&self.bytes[first..]) };
+                match kind {
+                    Wide::Waits if !complete => {
+                        zeros.waits = true;
+                        break;
+                    }
+                    Wide::Waits | Wide::Other => {
+                        let run = self.bytes[first..].iter().take_while(|byte| **byte == 0).count();
+                        zeros.at += run as u64;
+                    }
+                    Wide::Text => {
+                        if !self.open_wide(&mut zeros, first, shared) {
+                            zeros.at = self.end();
+                            break;
+                        }
                     }
                 }
+                continue;
+            };
+            let (next, ended) = zeros.read(&mut text, &self.bytes, self.base, at);
+            zeros.at = self.position(next);
+            self.pass_on(&mut text, shared, zeros.at, ended, Coding::Utf16);
+            if ended {
+                text.child.reset();
+                zeros.spare = Some(text.child);
+            } else {
+                zeros.text = Some(text);
             }
-            let end = self.end();
-            self.pass_on(text, shared, end, complete, Coding::Utf16);
         }
-        zeros.at = self.end();
+        if complete && let Some(mut text) = zeros.text.take() {
+            self.pass_on(&mut text, shared, zeros.at, true, Coding::Utf16);
+        }
         self.zeros = zeros;
+    }
+
+    /// Begins a text at the zero byte at `first`, or at the character before it.
+    fn open_wide(&mut self, zeros: &mut Zeros, first: usize, shared: &Shared<'_>) -> bool {
+        let Some(mut child) = zeros.spare.take().or_else(|| self.inner(Coding::Utf16, shared.bounds)) else {
+            return false;
+        };
+        let before = first.checked_sub(1).map(|before| self.bytes[before]);
+        zeros.zeros_first = !before.is_some_and(is_of_text);
+        zeros.zeros = 0;
+        zeros.at = self.position(first) - u64::from(!zeros.zeros_first);
+        let (place, _) = self.locate(&(zeros.at..zeros.at));
+        child.floor = Lines::at(0, place.line, place.column);
+        child.lines = child.floor.clone();
+        zeros.text = Some(Thinned::new(child, zeros.at));
+        true
     }
 
     /// Feeds what has come to the text inside, and gives its findings their places here.
@@ -202,6 +238,47 @@ impl Layer {
         }
         text.marks.forget_before(text.child.base);
     }
+}
+
+impl Zeros {
+    /// Reads on until two characters stand side by side, or what is no character: where it stopped, and whether it did.
+    fn read(&mut self, text: &mut Thinned, bytes: &[u8], base: u64, from: usize) -> (usize, bool) {
+        for (at, byte) in bytes.iter().copied().enumerate().skip(from) {
+            let position = base + at as u64;
+            if byte == 0 {
+                self.zeros += 1;
+                if self.zeros > ZEROS_MAX {
+                    return (at, true);
+                }
+                continue;
+            }
+            let is_first = text.length == 0;
+            if !is_of_text(byte) || self.zeros == 0 && !is_first {
+                return (at, true);
+            }
+            let before = if self.zeros_first { self.zeros } else { 0 };
+            self.zeros = 0;
+            text.push(byte, position - before);
+        }
+        (bytes.len(), false)
+    }
+}
+
+/// Whether a character stands between the zero bytes that begin here and more of them.
+fn wide(bytes: &[u8]) -> Wide {
+    let zeros = bytes.iter().take_while(|byte| **byte == 0).take(ZEROS_MAX as usize + 1).count();
+    match &bytes[zeros..] {
+        _ if zeros > ZEROS_MAX as usize => Wide::Other,
+        [] => Wide::Waits,
+        [byte, ..] if !is_of_text(*byte) => Wide::Other,
+        [_] => Wide::Waits,
+        [_, 0, ..] => Wide::Text,
+        [_, _, ..] => Wide::Other,
+    }
+}
+
+fn is_of_text(byte: u8) -> bool {
+    matches!(byte, b' '..=b'~' | b'\t' | b'\n' | b'\r')
 }
 
 fn ends_word(byte: u8) -> bool {
