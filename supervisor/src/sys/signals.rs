@@ -66,22 +66,30 @@ impl Signals {
 /// Records signals, and nothing else.
 #[derive(Debug)]
 pub(crate) struct Recorder {
-    record: std::fs::File,
+    record: Arc<std::fs::File>,
     writer: RawFd,
     child_noted: Arc<AtomicBool>,
+}
+
+/// The pipe as the handlers have it. They stay when the recorder is gone, and a pipe that nobody can read would raise SIGPIPE in
+/// them, for ever where that is one of the signals that they record.
+struct Ends {
+    write: OwnedFd,
+    _read: Arc<std::fs::File>,
 }
 
 impl Recorder {
     /// Installs a handler for each of these, and lets them come if they were blocked.
     pub(crate) fn install(numbers: impl IntoIterator<Item = i32>) -> io::Result<Self> {
         let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
-        let (writer, write) = (write.as_raw_fd(), Arc::new(write));
+        let (writer, read) = (write.as_raw_fd(), Arc::new(std::fs::File::from(read)));
+        let ends = Arc::new(Ends { write, _read: Arc::clone(&read) });
         let child_noted = Arc::new(AtomicBool::new(false));
         // SAFETY: a zeroed set is a valid place for an empty one.
         let mut let_in: libc::sigset_t = unsafe { std::mem::zeroed() };
         for number in numbers {
-            let (write, noted) = (Arc::clone(&write), Arc::clone(&child_noted));
-            let action = move |info: &libc::siginfo_t| record(number, info, &write, &noted);
+            let (ends, noted) = (Arc::clone(&ends), Arc::clone(&child_noted));
+            let action = move |info: &libc::siginfo_t| record(number, info, &ends, &noted);
             if is_fault(number) {
                 // A handler that the runtime has here would be called too, and would end us at the second one sent.
                 set_default(number);
@@ -95,7 +103,7 @@ impl Recorder {
         if unsafe { libc::sigprocmask(libc::SIG_UNBLOCK, &raw const let_in, std::ptr::null_mut()) } < 0 {
             return Err(io::Error::last_os_error());
         }
-        Ok(Self { record: read.into(), writer, child_noted })
+        Ok(Self { record: read, writer, child_noted })
     }
 
     /// Readable when something was recorded.
@@ -111,7 +119,7 @@ impl Recorder {
     /// Empties the record: the numbers, oldest first. Of SIGCHLD there is at most one.
     pub(crate) fn take(&mut self) -> Vec<i32> {
         let (mut numbers, mut bytes) = (Vec::new(), [0; 256]);
-        while let Ok(count @ 1..) = self.record.read(&mut bytes) {
+        while let Ok(count @ 1..) = (&*self.record).read(&mut bytes) {
             numbers.extend(bytes[..count].iter().map(|number| i32::from(*number)));
         }
         // After the reading: noted and not in the pipe would silence every later one. Who was noted in between is found by
@@ -122,7 +130,7 @@ impl Recorder {
 }
 
 /// Runs inside a signal handler.
-fn record(number: i32, info: &libc::siginfo_t, write: &OwnedFd, child_noted: &AtomicBool) {
+fn record(number: i32, info: &libc::siginfo_t, ends: &Ends, child_noted: &AtomicBool) {
     if is_fault(number) && info.si_code > 0 {
         // Not sent but caused: the instruction is repeated, and ends us as it must.
         set_default(number);
@@ -137,7 +145,7 @@ fn record(number: i32, info: &libc::siginfo_t, write: &OwnedFd, child_noted: &At
     // interrupted. A full pipe loses a signal of which 65,536 are waiting.
     unsafe {
         let errno = *libc::__errno_location();
-        libc::write(write.as_raw_fd(), (&raw const byte).cast(), 1);
+        libc::write(ends.write.as_raw_fd(), (&raw const byte).cast(), 1);
         *libc::__errno_location() = errno;
     }
 }
@@ -209,5 +217,17 @@ impl Inherited {
         }
         // SAFETY: a valid set.
         unsafe { libc::sigprocmask(libc::SIG_SETMASK, self.blocked.as_ref(), std::ptr::null_mut()) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_handler_that_outlives_its_recorder_does_not_call_itself() {
+        drop(Recorder::install([libc::SIGPIPE, libc::SIGWINCH]).unwrap());
+        // SAFETY: a signal that does nothing but to be recorded.
+        assert_eq!(unsafe { libc::raise(libc::SIGWINCH) }, 0);
     }
 }
