@@ -221,15 +221,22 @@ impl Bundle {
     }
 
     fn image(&self, program: &Path, ready: &Path, provisions: &Provisions) -> Result<ListeningImage, Fault> {
-        let arguments: [&[u8]; 7] = [
+        let descriptor = SECRETS_FD.to_string();
+        let mut arguments: Vec<Vec<u8>> = [
             program.as_os_str().as_bytes(),
             b"--root",
             self.seen.as_os_str().as_bytes(),
             b"--run-dir",
             self.run_dir.as_os_str().as_bytes(),
             b"--secrets-fd",
-            &SECRETS_FD.to_string().into_bytes(),
-        ];
+            descriptor.as_bytes(),
+        ]
+        .map(<[u8]>::to_vec)
+        .into();
+        for key in provisions.identities.elsewhere() {
+            arguments.push(b"--readable".to_vec());
+            arguments.push([b"git-gate=", key.as_os_str().as_bytes()].concat());
+        }
         let names: Vec<&str> = LISTENERS.iter().map(|(name, _)| *name).collect();
         let mut environment = vec![
             format!("LISTEN_FDS={}", LISTENERS.len()).into_bytes(),
@@ -243,7 +250,7 @@ impl Bundle {
         let ca = provisions.upstream_ca.as_ref().map(|_| self.seen.join(UPSTREAM_CA));
         let ca = ca.map(|path| [b"EGRESS_UPSTREAM_CA=", path.as_os_str().as_bytes()].concat());
         environment.extend(ca);
-        let arguments = arguments.into_iter().map(c_string).collect::<Result<_, _>>()?;
+        let arguments = arguments.iter().map(|text| c_string(text)).collect::<Result<_, _>>()?;
         let environment = environment.iter().map(|text| c_string(text)).collect::<Result<_, _>>()?;
         Ok(ListeningImage::new(c_string(program.as_os_str().as_bytes())?, arguments, environment))
     }

@@ -20,13 +20,20 @@ const CREDENTIALS: &str = "git-gate/creds";
 pub struct Identities {
     repos: String,
     keys: Vec<(PathBuf, Zeroizing<Vec<u8>>)>,
+    elsewhere: Vec<PathBuf>,
 }
 
 impl Identities {
     /// `text` as it is: git-gate is the same user, and reads the keys where they are.
     #[must_use]
-    pub fn in_place(text: String) -> Identities {
-        Identities { repos: text, keys: Vec::new() }
+    pub fn in_place(text: String, repos: &Repos) -> Identities {
+        Identities { repos: text, keys: Vec::new(), elsewhere: identities(repos).collect() }
+    }
+
+    /// Keys outside the bundle's root, which git-gate's walls have to let it read.
+    #[must_use]
+    pub fn elsewhere(&self) -> &[PathBuf] {
+        &self.elsewhere
     }
 
     /// Reads the keys that `text` names, and names them where they will be placed, below `root` as the daemons see it.
@@ -52,7 +59,7 @@ impl Identities {
             return Err(Fault::refused("the identities in repos.yaml cannot be told from other text in it")
                 .with_hint("write each identity as a plain absolute path, as it is on disk"));
         }
-        Ok(Identities { repos: moved, keys })
+        Ok(Identities { repos: moved, keys, elsewhere: Vec::new() })
     }
 
     /// The text of repos.yaml for the bundle.

@@ -39,6 +39,8 @@ impl Reload {
 const ACKNOWLEDGE_TIMEOUT: Duration = Duration::from_secs(15);
 const LOOK_INTERVAL_MS: u16 = 20;
 
+/// The file that egress writes at each load of its routes.
+const STATUS: &str = "egress.status.json";
 /// No status of egress' comes near it.
 const STATUS_MAX: u64 = 64 << 10;
 
@@ -173,12 +175,11 @@ fn acknowledged(reload: &Reload, run_dir: &Path, wanted: &str) -> Result<u64, St
             }
         }
         Reload::Command(words) => {
-            let path = run_dir.join("egress.status.json");
-            let before = status(&path).and_then(|status| status.last_error);
+            let before = status(run_dir).and_then(|status| status.last_error);
             signal(words)?;
             let deadline = Instant::now() + ACKNOWLEDGE_TIMEOUT;
             loop {
-                match status(&path) {
+                match status(run_dir) {
                     Some(status) if status.digest == wanted => return Ok(status.generation),
                     Some(Status { last_error: Some(error), .. })
                         if before.as_deref() != Some(error.as_str()) =>
@@ -190,7 +191,7 @@ fn acknowledged(reload: &Reload, run_dir: &Path, wanted: &str) -> Result<u64, St
                 if Instant::now() > deadline {
                     return Err(format!(
                         "no acknowledgement in {} within {} s",
-                        path.display(),
+                        run_dir.join(STATUS).display(),
                         ACKNOWLEDGE_TIMEOUT.as_secs()
                     ));
                 }
@@ -203,12 +204,17 @@ fn acknowledged(reload: &Reload, run_dir: &Path, wanted: &str) -> Result<u64, St
 
 /// What egress says is in force: an answer counts for that alone.
 pub(super) fn in_force(run_dir: &Path) -> String {
-    status(&run_dir.join("egress.status.json"))
+    status(run_dir)
         .map_or_else(|| "unknown".to_owned(), |status| format!("{} {}", status.generation, status.digest))
 }
 
-/// What egress says of itself. It may have put anything in the place of the file: nothing is followed, waited for or read without end.
-fn status(path: &Path) -> Option<Status> {
+/// What egress says of itself: in the directory that its supervisor gave it, or beside the sockets where it was started alone.
+fn status(run_dir: &Path) -> Option<Status> {
+    read_status(&run_dir.join("egress").join(STATUS)).or_else(|| read_status(&run_dir.join(STATUS)))
+}
+
+/// Egress may have put anything in the place of the file: nothing is followed, waited for or read without end.
+fn read_status(path: &Path) -> Option<Status> {
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
     let file = File::options().read(true).custom_flags(flags).open(path).ok()?;
     if !file.metadata().ok()?.is_file() {

@@ -115,7 +115,7 @@ impl Bottle {
         let identities = if geteuid().is_root() {
             Identities::placed(&checked.repos_text, &checked.repos, bundle.seen())?
         } else {
-            Identities::in_place(checked.repos_text.clone())
+            Identities::in_place(checked.repos_text.clone(), &checked.repos)
         };
         let (routes, left_out) =
             ledger::routes_with_grants(&checked.routes, self.held.home(), Timestamp::now())?;
