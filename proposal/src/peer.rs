@@ -1,7 +1,10 @@
 //! What supervise asks egress and git-gate, over the socket that the supervisor made for the pair: one JSON object a datagram.
 //!
-//! Supervise asks, the other answers, and never the other way round: the daemon that carries out a decision takes no word about it from
-//! here. The socket outlives both ends, so an answer may be for a question of a process that is gone: `seq` says for which it is.
+//! Supervise asks, the other answers: a daemon takes no word from here that widens what it lets through, with one exception. What a daemon
+//! itself holds for the operator ([`Hold`]) is decided by [`Question::Decide`], bound to the exact content by its digest, and once. A daemon
+//! says [`Word::Held`] as soon as it holds something; the word may be lost, so [`Question::Holds`] asks for all that wait.
+//!
+//! The socket outlives both ends, so an answer may be for a question of a process that is gone: `seq` says for which it is.
 
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
@@ -11,6 +14,10 @@ use serde::{Deserialize, Serialize};
 pub const DATAGRAM_MAX: usize = 16 << 10;
 /// The longest `block_id`.
 pub const BLOCK_ID_MAX: usize = 64;
+/// The length of [`Hold::id`].
+pub const HOLD_ID_CHARS: usize = 32;
+/// How many refs, and how many places, a [`Hold`] names; the rest is only counted.
+pub const HELD_MAX: usize = 20;
 
 /// What supervise asks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +35,35 @@ pub enum Question {
         /// Comes back with the answer.
         seq: u64,
     },
+    /// What do you hold for the operator? Asked at the start, and now and then, because a [`Word`] may be lost.
+    Holds {
+        /// Comes back with the answer.
+        seq: u64,
+    },
+    /// What the operator decided about something that you hold.
+    Decide {
+        /// Comes back with the answer.
+        seq: u64,
+        /// Its [`Hold::id`].
+        id: String,
+        /// Its [`Hold::digest`]: the decision is for this content and no other.
+        digest: String,
+        /// The decision.
+        verdict: Verdict,
+        /// For whom waits, where the operator gave a reason; shown without control characters.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        reason: String,
+    },
+}
+
+/// What an operator decides about something that is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// It goes through, this once.
+    Approve,
+    /// It is refused.
+    Reject,
 }
 
 /// What the other daemon answers.
@@ -51,6 +87,126 @@ pub enum Answer {
         /// The hash of the last one, 64 hexadecimal digits.
         hash: String,
     },
+    /// To [`Question::Holds`].
+    Holds {
+        /// That of the question.
+        seq: u64,
+        /// The names of all that wait, oldest first; a [`Word::Held`] about each follows.
+        ids: Vec<String>,
+    },
+    /// To [`Question::Decide`].
+    Decided {
+        /// That of the question.
+        seq: u64,
+        /// Whether it still waited, with that digest. False: nobody waits any more, and nothing was done.
+        waited: bool,
+    },
+}
+
+/// What a daemon says by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "tell", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Word {
+    /// This waits for the operator.
+    Held {
+        /// What.
+        hold: Hold,
+    },
+    /// This waits no longer: whoever waited went away, or the time is over. Not said after a [`Question::Decide`].
+    Dropped {
+        /// Its name.
+        id: String,
+    },
+    /// A grant of this name is spent or past its end.
+    Exhausted {
+        /// The name that the file gives it.
+        grant: String,
+    },
+}
+
+/// Something that a daemon holds until the operator decides or [`Hold::until`] passes, which refuses it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hold {
+    /// A random name, [`HOLD_ID_CHARS`] hexadecimal digits.
+    pub id: String,
+    /// `sha256:…` of the exact content that waits.
+    pub digest: String,
+    /// Since when.
+    pub at: Timestamp,
+    /// Until when.
+    pub until: Timestamp,
+    /// What it is.
+    pub what: Held,
+    /// What was found, at most [`HELD_MAX`] places.
+    pub findings: Vec<Found>,
+    /// How many places were found in all.
+    pub found: u64,
+}
+
+/// The kinds of things that are held.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Held {
+    /// A push, at git-gate.
+    Push {
+        /// The repository's name.
+        repo: String,
+        /// Upstream's URL, without an account's secret.
+        upstream: String,
+        /// The refs that it changes, at most [`HELD_MAX`].
+        refs: Vec<HeldRef>,
+        /// How many refs it changes in all.
+        changes: u64,
+        /// How many objects it brings.
+        objects: u64,
+    },
+    /// A request, at egress: canonical, without query, headers and body.
+    Request {
+        /// `https` or `http`.
+        scheme: String,
+        /// The host.
+        host: String,
+        /// The port.
+        port: u16,
+        /// The method.
+        method: String,
+        /// The path.
+        path: String,
+        /// How many bytes the body has.
+        body: u64,
+    },
+}
+
+/// A ref that a held push changes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeldRef {
+    /// The whole name.
+    pub name: String,
+    /// The object that it names now; all zeros where it is new.
+    pub old: String,
+    /// The object that it would name; all zeros where it is deleted.
+    pub new: String,
+}
+
+/// A place where something was found. Never what was found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Found {
+    /// The rule.
+    pub rule: String,
+    /// A path in a commit, or a position in a request: `body`, `header:NAME`, `(commit message)`.
+    pub position: String,
+    /// The commit, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
+    /// The line, from 1; 0 where there are no lines.
+    #[serde(default)]
+    pub line: u32,
+    /// The surroundings with the value masked, where the daemon can give them.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub excerpt: String,
 }
 
 /// One request that egress refused, as egress judged it: canonical, without query, headers and body.
@@ -80,7 +236,10 @@ impl Answer {
     #[must_use]
     pub fn seq(&self) -> u64 {
         match self {
-            Answer::Refusal { seq, .. } | Answer::Head { seq, .. } => *seq,
+            Answer::Refusal { seq, .. }
+            | Answer::Head { seq, .. }
+            | Answer::Holds { seq, .. }
+            | Answer::Decided { seq, .. } => *seq,
         }
     }
 }
@@ -125,6 +284,54 @@ mod tests {
         let text = String::from_utf8(datagram(&answer).unwrap()).unwrap();
         insta::assert_snapshot!(text, @r#"{"answer":"refusal","seq":7,"refusal":{"block_id":"5f1d","code":"host-not-allowed","at":"1970-01-01T00:00:00Z","scheme":"https","host":"api.example.com","port":443,"method":"GET","path":"/v1"}}"#);
         assert_eq!(message::<Answer>(text.as_bytes()).unwrap().seq(), 7);
+    }
+
+    #[test]
+    fn what_is_held_and_its_decision_have_one_form() {
+        let word = Word::Held {
+            hold: Hold {
+                id: "0a".repeat(16),
+                digest: "sha256:ab".to_owned(),
+                at: Timestamp::UNIX_EPOCH,
+                until: Timestamp::UNIX_EPOCH,
+                what: Held::Push {
+                    repo: "web".to_owned(),
+                    upstream: "ssh://git@git.example.test/web.git".to_owned(),
+                    refs: vec![HeldRef {
+                        name: "refs/heads/a".to_owned(),
+                        old: "0".repeat(4),
+                        new: "1".repeat(4),
+                    }],
+                    changes: 1,
+                    objects: 3,
+                },
+                findings: vec![Found {
+                    rule: "private-key".to_owned(),
+                    position: "key.pem".to_owned(),
+                    commit: None,
+                    line: 1,
+                    excerpt: String::new(),
+                }],
+                found: 1,
+            },
+        };
+        let text = String::from_utf8(datagram(&word).unwrap()).unwrap();
+        insta::assert_snapshot!(text, @r#"{"tell":"held","hold":{"id":"0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a","digest":"sha256:ab","at":"1970-01-01T00:00:00Z","until":"1970-01-01T00:00:00Z","what":{"kind":"push","repo":"web","upstream":"ssh://git@git.example.test/web.git","refs":[{"name":"refs/heads/a","old":"0000","new":"1111"}],"changes":1,"objects":3},"findings":[{"rule":"private-key","position":"key.pem","line":1}],"found":1}}"#);
+        assert_eq!(message(text.as_bytes()), Some(word));
+        // A word is no answer, and an answer no word.
+        assert_eq!(message::<Answer>(text.as_bytes()), None);
+        let decide = Question::Decide {
+            seq: 3,
+            id: "0a".to_owned(),
+            digest: "sha256:ab".to_owned(),
+            verdict: Verdict::Approve,
+            reason: String::new(),
+        };
+        let text = String::from_utf8(datagram(&decide).unwrap()).unwrap();
+        insta::assert_snapshot!(text, @r#"{"ask":"decide","seq":3,"id":"0a","digest":"sha256:ab","verdict":"approve"}"#);
+        assert_eq!(message(text.as_bytes()), Some(decide));
+        let text = r#"{"answer":"decided","seq":3,"waited":true}"#;
+        assert_eq!(message(text.as_bytes()), Some(Answer::Decided { seq: 3, waited: true }));
     }
 
     #[test]

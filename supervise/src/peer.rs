@@ -98,7 +98,7 @@ impl Peer {
         let block_id = block_id.to_owned();
         match self.ask(|seq| Question::Refusal { seq, block_id }).await? {
             Answer::Refusal { refusal, .. } => Ok(refusal),
-            Answer::Head { .. } => Err(self.silent()),
+            Answer::Head { .. } | Answer::Holds { .. } | Answer::Decided { .. } => Err(self.silent()),
         }
     }
 
@@ -109,7 +109,7 @@ impl Peer {
     pub async fn head(&self) -> Result<(u64, String), Silence> {
         match self.ask(|seq| Question::Head { seq }).await? {
             Answer::Head { records, hash, .. } => Ok((records, hash)),
-            Answer::Refusal { .. } => Err(self.silent()),
+            Answer::Refusal { .. } | Answer::Holds { .. } | Answer::Decided { .. } => Err(self.silent()),
         }
     }
 
