@@ -56,6 +56,8 @@ impl Bundle {
                         peer::Answer::Refusal { seq, refusal: refusals(&block_id) }
                     }
                     Question::Head { seq } => peer::Answer::Head { seq, records: 3, hash: "0".repeat(64) },
+                    Question::Holds { seq } => peer::Answer::Holds { seq, ids: Vec::new() },
+                    Question::Decide { seq, .. } => peer::Answer::Decided { seq, waited: false },
                 };
                 egress.send(&datagram(&answer).unwrap()).unwrap();
             }
