@@ -102,6 +102,8 @@ pub(crate) struct Exchanged {
     pub(crate) query: Option<String>,
     /// What replaces the placeholder in the body.
     pub(crate) body: Option<Rewriter>,
+    /// What replaces it in the messages, where the request opens a WebSocket.
+    pub(crate) messages: Option<Rewriter>,
 }
 
 /// Takes the agent's credentials out and puts `secret` in: where the placeholder stands at a position of the route, and as the
@@ -121,6 +123,7 @@ pub(crate) fn exchange(
     let substitution = Substitution { positions, word: placeholder.word(), secret };
     let replaced = substitution.headers(headers)?;
     let body = substitution.body(headers)?;
+    let messages = substitution.messages()?;
     let (kept, rest) = split_query(query, &substitution);
     let mut query = strip(what, headers, rest.as_deref());
     for (name, value) in replaced {
@@ -133,7 +136,7 @@ pub(crate) fn exchange(
     if let Some(scheme) = &wanted.scheme {
         query = inject(scheme, secret, headers, query)?;
     }
-    Ok(Exchanged { query, body })
+    Ok(Exchanged { query, body, messages })
 }
 
 /// The pairs in which the placeholder was replaced, and the query without them.

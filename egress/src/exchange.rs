@@ -1,5 +1,7 @@
 //! One request: bound to its host, judged, forwarded with our credential, answered.
 
+mod upgrade;
+
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,7 +13,6 @@ use http_body::Body as _;
 use hudsucker::Body;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 use policy::{CanonicalPath, Credential, Decision, Denial, Detector, Dlp, LogLevel, Route, Scheme};
 use tracing::{info, warn};
 
@@ -19,7 +20,7 @@ use crate::authority::{self, Endpoint};
 use crate::body::{self, Limits, Meter, Progress};
 use crate::credential::rewrite::Rewriter;
 use crate::credential::{self, Exchanged, Secret};
-use crate::frames;
+use crate::frames::Looks;
 use crate::front::{After, Connection};
 use crate::headers;
 use crate::inspect::{self, Format, Inspection};
@@ -30,12 +31,11 @@ use crate::proxy::Proxy;
 use crate::refusal::{Code, Form, Refusal, Subject};
 use crate::scrub::{self, Scrub};
 use crate::snapshot::Snapshot;
-use crate::splice::{Spliced, splice};
+use crate::splice::Spliced;
 use crate::upstream::{self, UpstreamClient};
 use crate::uses::NoUse;
+use upgrade::{Upgrade, WEBSOCKET};
 
-/// The only protocol that a connection may be upgraded to.
-const WEBSOCKET: &str = "websocket";
 /// Methods whose answer is the request as upstream got it.
 const ECHOING: [&str; 2] = ["TRACE", "TRACK"];
 
@@ -162,7 +162,7 @@ impl Judged {
             Ok(plan) => self.count(plan).await,
             Err(refusal) => Err(refusal),
         };
-        let plan = match plan {
+        let mut plan = match plan {
             Ok(plan) => plan,
             Err(refusal) => {
                 if !waits_for_leave {
@@ -173,12 +173,13 @@ impl Judged {
         };
         let limits = plan.limits.clone();
         let watch = plan.watch.clone();
+        let messages = plan.messages.take();
         let answered = match self.send(plan, parts, incoming).await {
             Ok(response) => self.clean(response, &watch),
             Err(refusal) => Err(refusal),
         };
         match answered {
-            Ok(answer) => self.pass_back(answer, watch, &limits, agent_side, after),
+            Ok(answer) => self.pass_back(answer, watch, &limits, Opening { agent_side, messages, after }),
             Err(refusal) => self.refuse(&refusal),
         }
     }
@@ -220,7 +221,7 @@ impl Judged {
         };
         self.entry.event.route = Some(route.id().to_string());
         self.entry.event.grant = route.grant().map(ToString::to_string);
-        let upgrade = judge_upgrade(wanted.as_deref(), parts, incoming)?;
+        let upgrade = upgrade::judge(wanted.as_deref(), parts, incoming)?;
         let request_body = route.limits().request_body;
         if let Some(most) = request_body
             && incoming.size_hint().lower() > most
@@ -236,14 +237,14 @@ impl Judged {
             }
             self.entry.subject(&self.subject);
         }
-        let (Exchanged { query, body: rewriter }, watch) = exchanged?;
+        let (Exchanged { query, body: rewriter, messages }, watch) = exchanged?;
         let client = snapshot.client(route);
         let client = match upgrade {
             Upgrade::None => client.pooled(),
             Upgrade::WebSocket => {
                 headers::ask_upgrade(&mut parts.headers, WEBSOCKET);
-                if watch.is_on() {
-                    // What is compressed in a context of its own cannot be searched.
+                if watch.is_on() || messages.is_some() {
+                    // What is compressed in a context of its own cannot be read.
                     parts.headers.remove(SEC_WEBSOCKET_EXTENSIONS);
                 }
                 client.upgrading()
@@ -252,7 +253,7 @@ impl Judged {
         let idle = snapshot.policy.defaults().idle_timeout;
         let uri = target(&asked.endpoint, &asked.path, query.as_deref())?;
         let limits = Limits { idle, request_body, lease: self.lease(Asked::Request(asked), route) };
-        Ok(Plan { route, client, uri, limits, upgrade, rewriter, watch })
+        Ok(Plan { route, client, uri, limits, upgrade, rewriter, messages, watch })
     }
 
     /// Counts the request, as the last thing before it goes out: against the route's bounds, then as a use.
@@ -373,9 +374,11 @@ impl Judged {
                 credential::exchange(what, wanted, placeholder, &secret, &mut parts.headers, query.as_deref())
                     .map_err(|error| unavailable(route, wanted, &error))?
             }
-            None => {
-                Exchanged { query: credential::strip(what, &mut parts.headers, query.as_deref()), body: None }
-            }
+            None => Exchanged {
+                query: credential::strip(what, &mut parts.headers, query.as_deref()),
+                body: None,
+                messages: None,
+            },
         };
         Ok((exchanged, watch))
     }
@@ -436,8 +439,7 @@ impl Judged {
         Answer { mut response, encoding }: Answer,
         watch: Watch,
         limits: &Limits,
-        agent_side: OnUpgrade,
-        after: After,
+        opening: Opening,
     ) -> Response<Body> {
         let status = response.status();
         self.entry.event.status = Some(status.as_u16());
@@ -453,7 +455,10 @@ impl Judged {
             headers::ask_upgrade(response.headers_mut(), WEBSOCKET);
             let up = self.entry.up.get_or_insert_with(Progress::new);
             let spliced = Spliced { up: Arc::clone(up), down: Progress::new() };
-            after.set(run_upgraded(agent_side, upstream_side, spliced, limits.clone(), watch, self.entry));
+            let Opening { agent_side, messages, after } = opening;
+            let inspection = watch.inspection.map(|(inspection, _)| inspection);
+            let looks = Looks { inspection, placeholder: messages, scrub: watch.scrub };
+            after.set(upgrade::run(agent_side, upstream_side, spliced, limits.clone(), looks, self.entry));
             return response.map(|_| Body::empty());
         }
         let (mut parts, incoming) = response.into_parts();
@@ -479,7 +484,16 @@ struct Plan<'s> {
     upgrade: Upgrade,
     /// What replaces the placeholder in the body.
     rewriter: Option<Rewriter>,
+    /// What replaces it in the messages, when a WebSocket opens.
+    messages: Option<Rewriter>,
     watch: Watch,
+}
+
+/// What there is for a WebSocket to run on, should upstream agree to one.
+struct Opening {
+    agent_side: OnUpgrade,
+    messages: Option<Rewriter>,
+    after: After,
 }
 
 /// What of a request and its answer is looked at.
@@ -526,28 +540,6 @@ fn bind(via: &Via, request: &request::Parts) -> Result<Endpoint, Refusal> {
     })
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Upgrade {
-    None,
-    WebSocket,
-}
-
-/// An upgrade is optional by nature, so `h2c`, which clients offer unasked, is passed over; another protocol is refused.
-fn judge_upgrade(wanted: Option<&str>, parts: &request::Parts, body: &Incoming) -> Result<Upgrade, Refusal> {
-    match wanted {
-        None | Some("h2c") => Ok(Upgrade::None),
-        Some(WEBSOCKET)
-            if parts.version == Version::HTTP_11 && parts.method == Method::GET && body.is_end_stream() =>
-        {
-            Ok(Upgrade::WebSocket)
-        }
-        Some(_) => Err(Refusal::new(
-            Code::UpgradeNotSupported,
-            "a connection can be upgraded to websocket only, by GET without a body",
-        )),
-    }
-}
-
 /// The target that goes out: made of what was judged, never of what was sent.
 fn target(endpoint: &Endpoint, path: &CanonicalPath, query: Option<&str>) -> Result<Uri, Refusal> {
     let lost = |_| Refusal::new(Code::MalformedTarget, "the target cannot be forwarded");
@@ -562,34 +554,4 @@ fn target(endpoint: &Endpoint, path: &CanonicalPath, query: Option<&str>) -> Res
         .path_and_query(target)
         .build()
         .map_err(lost)
-}
-
-async fn run_upgraded(
-    agent_side: OnUpgrade,
-    upstream_side: OnUpgrade,
-    spliced: Spliced,
-    limits: Limits,
-    watch: Watch,
-    mut entry: Entry,
-) {
-    let (agent, upstream) = match tokio::join!(agent_side, upstream_side) {
-        (Ok(agent), Ok(upstream)) => (agent, upstream),
-        (Err(error), _) | (_, Err(error)) => {
-            tracing::debug!(%error, "an upgrade did not happen");
-            return;
-        }
-    };
-    let (agent, upstream) = (TokioIo::new(agent), TokioIo::new(upstream));
-    if watch.is_on() {
-        let looks = (watch.inspection.map(|(inspection, _)| inspection), watch.scrub);
-        if let Some(objection) = frames::splice(agent, upstream, &spliced, &limits, looks).await {
-            let refusal = objection.refusal("message");
-            warn!(code = %refusal.code, hint = refusal.hint, "a WebSocket was cut");
-            entry.event.code = Some(refusal.code.as_str().to_owned());
-            entry.event.block_id = Some(refusal.block_id);
-        }
-    } else {
-        splice(agent, upstream, &spliced, &limits).await;
-    }
-    entry.event.bytes_down = spliced.down.bytes();
 }

@@ -1,23 +1,45 @@
-//! WebSocket frames on their way: the agent's messages are searched, upstream's are freed of secrets.
+//! WebSocket frames on their way: the agent's messages are searched and its placeholder replaced, upstream's are freed of secrets.
+
+mod replaced;
 
 use std::collections::VecDeque;
+use std::mem;
 use std::sync::Arc;
 
 use scan::{Scrubber, Uninspectable};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split};
 
 use crate::body::Limits;
+use crate::credential::rewrite::Rewriter;
 use crate::inspect::{Inspection, Messages, Objection};
 use crate::scrub::Scrub;
 use crate::splice::Spliced;
+use replaced::Replaced;
 
 /// The largest frame, and the most that is held back of a message.
 const FRAME_MAX_BYTES: usize = 4 * 1024 * 1024;
 const READ_BYTES: usize = 16 * 1024;
 const FIN: u8 = 0x80;
+const OPCODE: u8 = 0x0f;
 const RESERVED: u8 = 0x70;
 const CONTROL: u8 = 0x08;
 const MASKED: u8 = 0x80;
+
+/// What happens to the frames of a WebSocket.
+#[derive(Default)]
+pub(crate) struct Looks {
+    pub(crate) inspection: Option<Inspection>,
+    /// What replaces the placeholder in the agent's messages, after they were searched.
+    pub(crate) placeholder: Option<Rewriter>,
+    pub(crate) scrub: Option<Scrub>,
+}
+
+impl Looks {
+    /// Whether frames have to be read, and so may not be compressed.
+    pub(crate) fn are_any(&self) -> bool {
+        self.inspection.is_some() || self.placeholder.is_some() || self.scrub.is_some()
+    }
+}
 
 /// Passes frames both ways until both sides have closed, one fails, a limit is reached, or something may not go on.
 pub(crate) async fn splice(
@@ -25,12 +47,17 @@ pub(crate) async fn splice(
     upstream: impl AsyncRead + AsyncWrite + Unpin,
     spliced: &Spliced,
     limits: &Limits,
-    (inspection, scrub): (Option<Inspection>, Option<Scrub>),
+    looks: Looks,
 ) -> Option<Objection> {
+    let Looks { inspection, placeholder, scrub } = looks;
     let (mut agent_read, mut agent_write) = split(agent);
     let (mut upstream_read, mut upstream_write) = split(upstream);
-    let mut up = Filter::new(inspection.map_or(Direction::Open, Direction::searched));
-    let mut down = Filter::new(scrub.map_or(Direction::Open, Direction::scrubbed));
+    let searched = inspection.map(|inspection| Filter::new(Direction::searched(inspection)));
+    let replaced =
+        placeholder.map(|rewriter| Filter::new(Direction::Replaced(Box::new(Replaced::new(rewriter)))));
+    let mut up: Vec<Filter> = searched.into_iter().chain(replaced).collect();
+    let mut down: Vec<Filter> =
+        scrub.map(|scrub| Filter::new(Direction::scrubbed(scrub))).into_iter().collect();
     let both = async {
         tokio::try_join!(
             pump(&mut agent_read, &mut upstream_write, &mut up, |bytes| spliced.up.note(bytes)),
@@ -53,28 +80,31 @@ pub(crate) async fn splice(
 async fn pump(
     from: &mut (impl AsyncRead + Unpin),
     to: &mut (impl AsyncWrite + Unpin),
-    filter: &mut Filter,
+    filters: &mut [Filter],
     note: impl Fn(usize),
 ) -> Result<(), Option<Objection>> {
     let mut buffer = vec![0; READ_BYTES];
-    let mut out = Vec::new();
+    let (mut passing, mut out) = (Vec::new(), Vec::new());
     loop {
         let length = from.read(&mut buffer).await.map_err(|_| None)?;
         if length == 0 {
             return to.shutdown().await.map_err(|_| None);
         }
         note(length);
-        filter.feed(&buffer[..length], &mut out).map_err(Some)?;
-        to.write_all(&out).await.map_err(|_| None)?;
+        passing.extend_from_slice(&buffer[..length]);
+        for filter in &mut *filters {
+            filter.feed(&passing, &mut out).map_err(Some)?;
+            passing.clear();
+            mem::swap(&mut passing, &mut out);
+        }
+        to.write_all(&passing).await.map_err(|_| None)?;
         to.flush().await.map_err(|_| None)?;
-        out.clear();
+        passing.clear();
     }
 }
 
 /// What happens to the frames of one direction.
 enum Direction {
-    /// Nothing.
-    Open,
     /// Messages are searched; control frames each by itself.
     Searched { messages: Box<Messages>, control: Box<Messages>, waiting: Vec<u8> },
     /// Secrets are masked. A frame waits until all of its content is known to be good.
@@ -85,6 +115,8 @@ enum Direction {
         clean: VecDeque<u8>,
         counted: u64,
     },
+    /// The placeholder is replaced.
+    Replaced(Box<Replaced>),
 }
 
 /// A frame whose content is not all there.
@@ -161,10 +193,6 @@ impl Filter {
 
     /// Takes some bytes of the stream, and gives what may go on.
     fn feed(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Objection> {
-        if matches!(self.direction, Direction::Open) {
-            out.extend_from_slice(bytes);
-            return Ok(());
-        }
         self.bytes.extend_from_slice(bytes);
         let mut taken = 0;
         while let Some(head) = Head::read(&self.bytes[taken..]) {
@@ -201,7 +229,7 @@ impl Direction {
         let is_control = head.first & CONTROL != 0;
         let ends = head.first & FIN != 0;
         match self {
-            Direction::Open => out.extend_from_slice(frame),
+            Direction::Replaced(replaced) => replaced.pass(head, frame, &content, out)?,
             Direction::Searched { control, .. } if is_control => {
                 control.feed(&content, None)?;
                 control.end_message()?;

@@ -40,6 +40,8 @@ pub(crate) enum Objection {
     Uninspectable(scan::Uninspectable),
     /// More would have to be held back than may.
     Held,
+    /// The frames of a WebSocket do not follow each other as the protocol has it.
+    Disordered,
 }
 
 impl Inspection {
@@ -204,6 +206,10 @@ impl Objection {
                 format!(
                     "the request's {place} cannot be searched for secrets: too much of it looks like one"
                 ),
+            ),
+            Objection::Disordered => Refusal::new(
+                Code::ContentUninspectable,
+                format!("the frames of the {place} do not follow each other as WebSocket has it (RFC 6455)"),
             ),
         }
     }

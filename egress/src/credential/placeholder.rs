@@ -183,6 +183,15 @@ impl Substitution<'_> {
         }
         Ok(None)
     }
+
+    /// What replaces the word in the text messages of a WebSocket, when a position is in them.
+    pub(super) fn messages(&self) -> Result<Option<Rewriter>, Error> {
+        let pointers = self.positions.iter().filter_map(|position| match position {
+            Position::WsJson(pointer) => Some(pointer.tokens().to_vec()),
+            _ => None,
+        });
+        Rewriter::json(pointers.collect(), self.word, self.secret.open())
+    }
 }
 
 /// The value of a header that is there once and is text.

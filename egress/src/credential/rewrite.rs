@@ -64,6 +64,21 @@ impl Rewriter {
         out
     }
 
+    /// Begins anew, with the next message of a stream.
+    pub(crate) fn restart(&mut self) {
+        match &mut self.0 {
+            Kind::Form(form) => {
+                form.held.clear();
+                form.passing = false;
+            }
+            Kind::Json(json) => {
+                json.levels.clear();
+                json.held.clear();
+                json.state = State::Value;
+            }
+        }
+    }
+
     /// What was held back until the end.
     pub(crate) fn finish(&mut self) -> Vec<u8> {
         let mut out = Vec::new();

@@ -112,18 +112,20 @@ async fn a_websocket_is_upgraded_when_upstream_agrees() {
 }
 
 #[tokio::test]
-async fn an_upgrade_to_anything_else_is_refused_and_h2c_is_passed_over() {
+async fn an_upgrade_to_anything_else_is_refused_also_to_http2_in_plain_text() {
     let bench = Bench::allowing(EVERYTHING).await;
     let with = |protocol: &str| {
         let headers =
             [("connection", "Upgrade, HTTP2-Settings"), ("upgrade", protocol), ("http2-settings", "AA")];
         request(Method::GET, "/v1/models", &headers)
     };
-    let answer = bench.agent().send(Transport::Plain, with("tls/1.0")).await;
-    assert_eq!(answer.refusal(), "upgrade-not-supported");
-    let answer = bench.agent().send(Transport::Plain, with("h2c")).await;
-    assert_eq!(answer.status, 200);
-    assert!(!bench.upstream.last().headers.contains_key("upgrade"));
+    for protocol in ["tls/1.0", "h2c", "H2C", "websocket, h2c"] {
+        for transport in [Transport::Plain, Transport::TunnelHttp1] {
+            let answer = bench.agent().send(transport, with(protocol)).await;
+            assert_eq!(answer.refusal(), "upgrade-not-supported", "{transport:?} {protocol}");
+        }
+    }
+    assert!(bench.upstream.requests().is_empty());
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ mod front;
 mod http2;
 mod inspection;
 mod limits;
+mod messages;
 mod policy;
 mod program;
 mod reload;

@@ -70,9 +70,6 @@ fn positions(list: &Spanned<Vec<Text>>, findings: &mut Findings<'_>) -> Vec<Posi
     let mut positions = Vec::with_capacity(list.value.len());
     for text in &list.value {
         let Some(position) = findings.take(text.referenced, Position::parse(&text.value)) else { continue };
-        if matches!(position, Position::WsJson(_)) {
-            findings.add(text.referenced, format!("`{position}` is not supported by this version"));
-        }
         if positions.contains(&position) {
             findings.add(text.referenced, format!("`{position}` is listed twice"));
         }

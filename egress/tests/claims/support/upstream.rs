@@ -50,6 +50,8 @@ pub(crate) struct Memory {
     pub(crate) held: Notify,
     /// A request to `/never` was given up.
     pub(crate) given_up: Notify,
+    /// What came by the last WebSocket of `/frames`, until its end.
+    pub(crate) frames: Mutex<Vec<u8>>,
 }
 
 /// An origin for `api.test`, with and without TLS, on loopback.
@@ -242,6 +244,24 @@ async fn answer(mut request: Request<Incoming>, memory: Arc<Memory>) -> Response
                 .header("connection", "upgrade")
                 .header("upgrade", "websocket")
                 .header("sec-websocket-protocol", "chat")
+                .header("sec-websocket-accept", accept)
+                .body(Body::empty())
+                .unwrap()
+        }
+        "/v1/frames" => {
+            let accept = accept_of(request.headers()["sec-websocket-key"].as_bytes());
+            let upgrade = hyper::upgrade::on(&mut request);
+            tokio::spawn(async move {
+                let mut socket = TokioIo::new(upgrade.await.unwrap());
+                let mut frames = Vec::new();
+                let _ = socket.read_to_end(&mut frames).await;
+                // Before the socket is closed: who sees that sees these.
+                *memory.frames.lock().unwrap() = frames;
+            });
+            Response::builder()
+                .status(StatusCode::SWITCHING_PROTOCOLS)
+                .header("connection", "upgrade")
+                .header("upgrade", "websocket")
                 .header("sec-websocket-accept", accept)
                 .body(Body::empty())
                 .unwrap()

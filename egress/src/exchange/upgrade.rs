@@ -1,0 +1,74 @@
+//! Upgrades: which are asked for, and what passes on a connection that was upgraded.
+
+use http::{Method, Version, request};
+use http_body::Body as _;
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tracing::{debug, warn};
+
+use crate::body::Limits;
+use crate::frames::{self, Looks};
+use crate::journal::Entry;
+use crate::refusal::{Code, Refusal};
+use crate::splice::{Spliced, splice};
+
+/// The only protocol that a connection may be upgraded to.
+pub(super) const WEBSOCKET: &str = "websocket";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Upgrade {
+    None,
+    WebSocket,
+}
+
+/// What an upgrade that is `wanted` comes to. `h2c` is refused too: what a client sends once it believes to speak HTTP/2 would
+/// not be judged.
+pub(super) fn judge(
+    wanted: Option<&str>,
+    parts: &request::Parts,
+    body: &Incoming,
+) -> Result<Upgrade, Refusal> {
+    match wanted {
+        None => Ok(Upgrade::None),
+        Some(WEBSOCKET)
+            if parts.version == Version::HTTP_11 && parts.method == Method::GET && body.is_end_stream() =>
+        {
+            Ok(Upgrade::WebSocket)
+        }
+        Some(_) => Err(Refusal::new(
+            Code::UpgradeNotSupported,
+            "a connection can be upgraded to websocket only, by GET without a body",
+        )),
+    }
+}
+
+/// Passes on what both sides send after they have agreed, and records it.
+pub(super) async fn run(
+    agent_side: OnUpgrade,
+    upstream_side: OnUpgrade,
+    spliced: Spliced,
+    limits: Limits,
+    looks: Looks,
+    mut entry: Entry,
+) {
+    let (agent, upstream) = match tokio::join!(agent_side, upstream_side) {
+        (Ok(agent), Ok(upstream)) => (agent, upstream),
+        (Err(error), _) | (_, Err(error)) => {
+            debug!(%error, "an upgrade did not happen");
+            return;
+        }
+    };
+    let (agent, upstream) = (TokioIo::new(agent), TokioIo::new(upstream));
+    if looks.are_any() {
+        if let Some(objection) = frames::splice(agent, upstream, &spliced, &limits, looks).await {
+            let refusal = objection.refusal("message");
+            warn!(code = %refusal.code, hint = refusal.hint, "a WebSocket was cut");
+            entry.event.code = Some(refusal.code.as_str().to_owned());
+            entry.event.block_id = Some(refusal.block_id);
+        }
+    } else {
+        splice(agent, upstream, &spliced, &limits).await;
+    }
+    entry.event.bytes_down = spliced.down.bytes();
+}
