@@ -18,12 +18,11 @@ PROPTEST_CASES=${FUZZ_CASES:-20000} cargo test --locked --release "${packages[@]
 
 # A workspace of its own, with compiler flags of its own: cargo finds them from inside it.
 cd fuzz
-# Its lock file follows the crates beside it, whose dependencies change without it.
-cargo build --release
+cargo build --locked --release
 for target in fuzz_targets/*.rs; do
     name=$(basename "$target" .rs)
     say "fuzzing $name for ${FUZZ_SECONDS:-30} s"
     mkdir -p "target/corpus/$name" target/artifacts
-    cargo run --quiet --release --bin "$name" -- -max_total_time="${FUZZ_SECONDS:-30}" -timeout=10 \
+    cargo run --quiet --locked --release --bin "$name" -- -max_total_time="${FUZZ_SECONDS:-30}" -timeout=10 \
         -rss_limit_mb=2048 -print_final_stats=1 -artifact_prefix=target/artifacts/ "target/corpus/$name" "seeds/$name"
 done

@@ -266,7 +266,8 @@ fn digit(byte: u8) -> Option<u8> {
     char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
 }
 
-fn escape(text: &mut String, bytes: &[u8]) {
+/// Writes `bytes` as a part of a query.
+pub(crate) fn escape(text: &mut String, bytes: &[u8]) {
     for byte in bytes {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(byte) {
             text.push(char::from(*byte));

@@ -52,12 +52,10 @@ pub(crate) async fn splice(
     let Looks { inspection, placeholder, scrub } = looks;
     let (mut agent_read, mut agent_write) = split(agent);
     let (mut upstream_read, mut upstream_write) = split(upstream);
-    let searched = inspection.map(|inspection| Filter::new(Direction::searched(inspection)));
-    let replaced =
-        placeholder.map(|rewriter| Filter::new(Direction::Replaced(Box::new(Replaced::new(rewriter)))));
+    let searched = inspection.map(Filter::searched);
+    let replaced = placeholder.map(Filter::replaced);
     let mut up: Vec<Filter> = searched.into_iter().chain(replaced).collect();
-    let mut down: Vec<Filter> =
-        scrub.map(|scrub| Filter::new(Direction::scrubbed(scrub))).into_iter().collect();
+    let mut down: Vec<Filter> = scrub.map(Filter::scrubbed).into_iter().collect();
     let both = async {
         tokio::try_join!(
             pump(&mut agent_read, &mut upstream_write, &mut up, |bytes| spliced.up.note(bytes)),
@@ -191,8 +189,23 @@ impl Filter {
         Filter { direction, bytes: Vec::new() }
     }
 
+    /// Puts the secret in place of the placeholder.
+    pub(crate) fn replaced(rewriter: Rewriter) -> Filter {
+        Filter::new(Direction::Replaced(Box::new(Replaced::new(rewriter))))
+    }
+
+    /// Searches what the agent sends.
+    pub(crate) fn searched(inspection: Inspection) -> Filter {
+        Filter::new(Direction::searched(inspection))
+    }
+
+    /// Masks what upstream sends.
+    pub(crate) fn scrubbed(scrub: Scrub) -> Filter {
+        Filter::new(Direction::scrubbed(scrub))
+    }
+
     /// Takes some bytes of the stream, and gives what may go on.
-    fn feed(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Objection> {
+    pub(crate) fn feed(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Objection> {
         self.bytes.extend_from_slice(bytes);
         let mut taken = 0;
         while let Some(head) = Head::read(&self.bytes[taken..]) {

@@ -1,5 +1,10 @@
 //! What the fuzz targets reach of the parsers that meet the bottle, with the claims that hold for any input.
 
+mod heads;
+mod messages;
+mod names;
+mod rewriting;
+
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -8,7 +13,12 @@ use http::header::HOST;
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Uri, Version};
 use policy::{Host, Scheme};
-use tokio::io::{AsyncRead, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+pub use heads::heads;
+pub use messages::frames;
+pub use names::dns;
+pub use rewriting::{body, head};
 
 use crate::authority::{self, Endpoint};
 use crate::tls::hello;
@@ -101,14 +111,18 @@ pub fn client_hello(bytes: &[u8]) {
 }
 
 fn read(bytes: &[u8], step: usize) -> Result<hello::ClientHello, hello::Error> {
+    on_a_runtime(hello::read(&mut Pieces { bytes, step }, Vec::new()))
+}
+
+fn on_a_runtime<T>(task: impl Future<Output = T>) -> T {
     thread_local! {
         static RUNTIME: tokio::runtime::Runtime =
             tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime of one thread");
     }
-    RUNTIME.with(|runtime| runtime.block_on(hello::read(&mut Pieces { bytes, step }, Vec::new())))
+    RUNTIME.with(|runtime| runtime.block_on(task))
 }
 
-/// A stream that gives so many bytes at a time.
+/// A stream that gives so many bytes at a time, and takes any.
 struct Pieces<'a> {
     bytes: &'a [u8],
     step: usize,
@@ -124,5 +138,39 @@ impl AsyncRead for Pieces<'_> {
         buffer.put_slice(now);
         self.bytes = later;
         Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Pieces<'_> {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn an_accepted_head_names_one_host_in_every_place(
+            target in "(http://|https://|)([a-z]{1,3}@|)(api[.]example[.]com|API.example.com.|0x7f.1|\\[::1\\])(:443|:80|:0443|)(/|/a|)",
+            hosts in prop::collection::vec("(api[.]example[.]com|api.example.com.|other.test|\\[::1\\])(:443|:80|:|)", 0..3)
+        ) {
+            super::authority(&[&[target][..], &hosts].concat().join("\n"));
+        }
+
+        #[test]
+        fn a_hello_is_understood_however_it_is_cut(step in any::<u8>(), rest in prop::collection::vec(any::<u8>(), 0..80)) {
+            super::client_hello(&[&[step, 22, 3, 1, 0, 60, 1, 0, 0, 56, 3, 3][..], &rest].concat());
+        }
     }
 }

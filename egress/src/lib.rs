@@ -23,7 +23,7 @@ mod exchange;
 pub mod explain;
 mod frames;
 mod front;
-#[cfg(feature = "fuzzing")]
+#[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod headers;
 mod inspect;

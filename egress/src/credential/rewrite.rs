@@ -18,7 +18,7 @@ enum Kind {
 }
 
 impl Rewriter {
-    pub(super) fn form(fields: Vec<String>, word: &str, secret: &[u8]) -> Option<Rewriter> {
+    pub(crate) fn form(fields: Vec<String>, word: &str, secret: &[u8]) -> Option<Rewriter> {
         if fields.is_empty() {
             return None;
         }
@@ -34,7 +34,7 @@ impl Rewriter {
         })))
     }
 
-    pub(super) fn json(
+    pub(crate) fn json(
         pointers: Vec<Vec<String>>,
         word: &str,
         secret: &[u8],

@@ -1,0 +1,80 @@
+//! Inputs in which some bytes stand for a secret in one of its forms: a fuzzer would not find those by itself.
+
+use std::io::Write as _;
+use std::sync::{Arc, LazyLock};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use scan::Known;
+
+const SECRET: &str = "kV9/xQ+2mZ=7pL4&wR8\"tY1%uN6";
+
+/// The secret, as it is looked for.
+pub fn known() -> Arc<Known> {
+    static KNOWN: LazyLock<Arc<Known>> = LazyLock::new(|| {
+        let mut known = Known::default();
+        known.add(SECRET.as_bytes()).expect("it is long and mixed");
+        Arc::new(known)
+    });
+    Arc::clone(&KNOWN)
+}
+
+fn written(bytes: &[u8], each: fn(&u8) -> String) -> Vec<u8> {
+    bytes.iter().map(each).collect::<String>().into_bytes()
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(bytes).and_then(|()| encoder.finish()).expect("a vector takes everything")
+}
+
+fn forms() -> &'static [Vec<u8>] {
+    static FORMS: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
+        let json = SECRET.replace('"', "\\\"");
+        let token = format!("glpat{}q8Zr2LkT0vWcN5mYx1Jd", "-");
+        vec![
+            SECRET.into(),
+            STANDARD.encode(SECRET).into(),
+            STANDARD.encode(format!("x{SECRET} after")).into(),
+            URL_SAFE_NO_PAD.encode(format!("xy{SECRET} after")).into(),
+            STANDARD.encode(STANDARD.encode(SECRET)).into(),
+            written(SECRET.as_bytes(), |byte| format!("%{byte:02X}")),
+            SECRET.replace('%', "%25").replace('/', "%2f").into(),
+            written(SECRET.as_bytes(), |byte| format!("{byte:02x}")),
+            written(SECRET.as_bytes(), |byte| format!("{byte:02X}")),
+            json.replace('/', "\\/").replace('&', "\\u0026").into(),
+            SECRET.replace('&', "&amp;").replace('"', "&#34;").into(),
+            SECRET.bytes().flat_map(|byte| [byte, 0]).collect(),
+            gzip(SECRET.as_bytes()),
+            gzip(token.as_bytes()),
+            STANDARD.encode(&token).into(),
+            token.into(),
+        ]
+    });
+    &FORMS
+}
+
+/// The forms of the secret that stand there as they are, without what depends on what stands beside them.
+pub fn cores() -> Vec<Vec<u8>> {
+    let inner = |form: &Vec<u8>| form[4..form.len() - 6].to_vec();
+    let base64 = forms()[1..4].iter().map(inner);
+    base64.chain([SECRET.into(), forms()[7].clone(), forms()[8].clone()]).collect()
+}
+
+/// From 0xf0 on a byte is a form, from 0xe0 on the beginning of one, of as many bytes as the next byte says.
+pub fn text(script: &[u8]) -> Vec<u8> {
+    let mut text = Vec::new();
+    let mut script = script.iter();
+    while let Some(byte) = script.next() {
+        let form = &forms()[usize::from(byte & 15)];
+        match byte {
+            0xf0.. => text.extend(form),
+            0xe0.. => {
+                let length = script.next().copied().map_or(0, usize::from);
+                text.extend(&form[..length % form.len()]);
+            }
+            other => text.push(*other),
+        }
+    }
+    text
+}
