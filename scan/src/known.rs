@@ -20,6 +20,8 @@ pub const KNOWN_MIN_ENTROPY: f32 = 2.5;
 /// The rule of a finding that is a known secret.
 pub const KNOWN_RULE: &str = "known-secret";
 
+/// How many pairs of bytes there are.
+const PAIRS: usize = 1 << 16;
 const REPEATED_ESCAPES_MAX: usize = 8;
 
 /// Why a value is not looked for.
@@ -42,9 +44,9 @@ pub struct Known {
     key: u64,
     forms: Vec<Form>,
     /// Whether a form can begin with this pair of bytes.
-    pairs: Box<[u64; 1024]>,
+    pairs: Box<[u8]>,
     /// Forms by their first byte.
-    by_first: Vec<(u8, Vec<usize>)>,
+    by_first: Box<[Vec<usize>; 256]>,
 }
 
 #[derive(Clone)]
@@ -84,8 +86,8 @@ impl Default for Known {
         Self {
             key: RandomState::new().hash_one(0_u8) | 1,
             forms: Vec::new(),
-            pairs: Box::new([0; 1024]),
-            by_first: Vec::new(),
+            pairs: vec![0; PAIRS].into(),
+            by_first: Box::new([const { Vec::new() }; 256]),
         }
     }
 }
@@ -141,16 +143,12 @@ impl Known {
             self.mark(first, b'\n');
         }
         let number = self.forms.len();
-        match self.by_first.iter_mut().find(|(byte, _)| *byte == first) {
-            Some((_, forms)) => forms.push(number),
-            None => self.by_first.push((first, vec![number])),
-        }
+        self.by_first[usize::from(first)].push(number);
         self.forms.push(Form { chain, wraps });
     }
 
     fn mark(&mut self, first: u8, second: u8) {
-        let pair = usize::from(first) << 8 | usize::from(second);
-        self.pairs[pair >> 6] |= 1 << (pair & 63);
+        self.pairs[usize::from(u16::from_le_bytes([first, second]))] = 1;
     }
 
     fn step(&self, fingerprint: u64, byte: u8) -> u64 {
@@ -160,8 +158,7 @@ impl Known {
 
     /// Whether a form can begin with this byte.
     pub(crate) fn may_begin(&self, byte: u8) -> bool {
-        INTROS.contains(&byte) && !self.forms.is_empty()
-            || self.by_first.iter().any(|(first, _)| *first == byte)
+        INTROS.contains(&byte) && !self.forms.is_empty() || !self.by_first[usize::from(byte)].is_empty()
     }
 
     /// The next position in `text`, from `from` on and before its last byte, where a form may begin.
@@ -169,16 +166,22 @@ impl Known {
         if self.forms.is_empty() || text.len() < 2 {
             return None;
         }
+        let pairs: &[u8; PAIRS] = self.pairs.as_ref().try_into().expect("made so long");
         let mut at = from;
-        let last = text.len() - 1;
-        while at < last {
-            let pair = usize::from(text[at]) << 8 | usize::from(text[at + 1]);
-            if self.pairs[pair >> 6] >> (pair & 63) & 1 == 1 {
-                return Some(at);
+        while let Some(bytes) = text.get(at..).and_then(<[u8]>::first_chunk) {
+            let bytes = u64::from_le_bytes(*bytes);
+            // One question for seven pairs.
+            let mut any = 0;
+            for ahead in 0..7 {
+                any |= pairs[usize::from((bytes >> (8 * ahead)) as u16)];
             }
-            at += 1;
+            if any != 0 {
+                break;
+            }
+            at += 7;
         }
-        None
+        let may_begin = |pair: &[u8]| pairs[usize::from(u16::from_le_bytes([pair[0], pair[1]]))] != 0;
+        text.get(at..)?.windows(2).position(may_begin).map(|ahead| at + ahead)
     }
 
     /// What stands at `start`: the longest form, or the beginning of one while more text may come.
@@ -190,8 +193,7 @@ impl Known {
         };
         let mut best = Seen::Nothing;
         for first in [first, text[start]] {
-            let Some((_, forms)) = self.by_first.iter().find(|(byte, _)| *byte == first) else { continue };
-            for form in forms {
+            for form in &self.by_first[usize::from(first)] {
                 match (self.follow(&self.forms[*form], text, start, complete), best) {
                     (Seen::Open(matched), _) => return Seen::Open(matched),
                     (Seen::Ends(end), Seen::Nothing) => best = Seen::Ends(end),

@@ -19,6 +19,7 @@ mod check;
 mod codec;
 mod entropy;
 mod finding;
+mod keywords;
 mod known;
 mod layer;
 mod placeholder;

@@ -1,22 +1,21 @@
 //! The compiled rules: where they look, and what they say of one place.
 
 mod gitleaks;
+mod machine;
 
 use std::ops::Range;
-use std::sync::{LazyLock, Mutex, OnceLock, PoisonError};
+use std::sync::{LazyLock, OnceLock};
 
-use aho_corasick::{AhoCorasick, AhoCorasickKind};
-use regex_automata::hybrid::dfa::{Cache, DFA};
-use regex_automata::nfa::thompson;
 use regex_automata::util::syntax;
-use regex_automata::{Anchored, Input, meta};
+use regex_automata::{Input, meta};
 
 pub use gitleaks::RulesError;
 
 use crate::builtin::{BUILTIN, Rule};
-use crate::check::Verdict;
 use crate::finding::Finding;
+use crate::keywords::Keywords;
 use crate::scanner::{Bounds, Report, Scanner};
+use machine::Machine;
 
 /// Names the built-in rule set; a new value means that a text may be judged differently.
 pub const RULES_VERSION: &str = "builtin-3";
@@ -25,18 +24,23 @@ pub const RULES_VERSION: &str = "builtin-3";
 pub(crate) const MATCH_MAX_BYTES: usize = 16 * 1024;
 /// How far around a keyword a rule of somebody else's looks: a match begins and ends within.
 pub(crate) const AROUND_BYTES: usize = 2048;
-/// An automaton's cache is kept for the next use, but not more than so many of each rule.
-const CACHES_KEPT: usize = 4;
 
 /// Compiled rules.
 pub struct Rules {
     rules: Vec<Compiled>,
-    keywords: AhoCorasick,
+    keywords: Keywords,
     /// Which rules a keyword wakes.
     woken: Vec<Vec<u16>>,
-    longest_keyword: usize,
     /// Rules without a keyword, which look everywhere.
     everywhere: Vec<u16>,
+    /// Rules that follow each other and have the same keywords are asked together first.
+    gates: Vec<Gate>,
+}
+
+/// Whether any of several rules may match.
+struct Gate {
+    rules: Range<u16>,
+    machine: OnceLock<Box<Machine>>,
 }
 
 impl std::fmt::Debug for Rules {
@@ -135,24 +139,20 @@ impl Rules {
             number += 1;
         }
         for gitleaks::Other { id, keywords, around } in others {
-            keywords.iter().for_each(|word| wake(word, number));
-            if keywords.is_empty() {
+            // A shorter word would stand nearly everywhere.
+            if keywords.iter().any(|word| word.len() < Keywords::MIN_BYTES) || keywords.is_empty() {
                 everywhere.push(number);
+            } else {
+                keywords.iter().for_each(|word| wake(word, number));
             }
             rules.push(Compiled { id, search: Search::Around(around) });
             number += 1;
         }
-        let keywords = AhoCorasick::builder()
-            .ascii_case_insensitive(true)
-            .kind(Some(AhoCorasickKind::DFA))
-            .build(&words)
-            .expect("some hundred short words fit the automaton");
-        let longest_keyword = words.iter().map(String::len).max().unwrap_or(0);
-        Self { rules, keywords, woken, longest_keyword, everywhere }
+        Self { rules, keywords: Keywords::new(words), woken, everywhere, gates: gates() }
     }
 
     pub(crate) fn longest_keyword(&self) -> usize {
-        self.longest_keyword
+        self.keywords.longest()
     }
 
     pub(crate) fn everywhere(&self) -> &[u16] {
@@ -161,14 +161,14 @@ impl Rules {
 
     /// Calls `visit` for every rule at every keyword in `text` that ends after `searched`.
     pub(crate) fn wake(&self, text: &[u8], from: usize, searched: usize, mut visit: impl FnMut(Woken)) {
-        let input = aho_corasick::Input::new(text).range(from..);
-        for hit in self.keywords.find_overlapping_iter(input) {
-            if hit.end() > searched {
-                for rule in &self.woken[hit.pattern().as_usize()] {
-                    visit(Woken { rule: *rule, start: hit.start(), end: hit.end() });
+        self.keywords.find(text, from, |word, start| {
+            let end = start + self.keywords.length(word);
+            if end > searched {
+                for rule in &self.woken[usize::from(word)] {
+                    visit(Woken { rule: *rule, start, end });
                 }
             }
-        }
+        });
     }
 
     /// How far before its keyword a match of the rule may begin: the least and the most. Nothing when it is looked for around.
@@ -177,6 +177,25 @@ impl Rules {
             Search::Anchored(rule, _) => Some(rule.lead),
             Search::Around(_) => None,
         }
+    }
+
+    /// The gate that the rule stands behind.
+    pub(crate) fn gate(&self, rule: u16) -> Option<usize> {
+        self.gates.iter().position(|gate| gate.rules.contains(&rule))
+    }
+
+    /// Whether none of the rules behind the gate matches at `start`, whatever may follow.
+    pub(crate) fn is_closed(&self, gate: usize, text: &[u8], start: usize) -> bool {
+        let Gate { rules, machine } = &self.gates[gate];
+        let machine = machine.get_or_init(|| {
+            let behind = &self.rules[usize::from(rules.start)..usize::from(rules.end)];
+            let patterns = behind.iter().filter_map(|compiled| match &compiled.search {
+                Search::Anchored(rule, _) => Some(rule.pattern),
+                Search::Around(_) => None,
+            });
+            Box::new(Machine::any(patterns))
+        });
+        machine.excludes(text, start)
     }
 
     /// What an anchored rule says of `start`; `complete` when the text ends where its stream ends.
@@ -209,107 +228,24 @@ impl Rules {
     }
 }
 
+/// The gates of the built-in rules: where rules without a lead have the same keywords.
+fn gates() -> Vec<Gate> {
+    let mut gates: Vec<Gate> = Vec::new();
+    let mut before: Option<&Rule> = None;
+    for (number, rule) in (0_u16..).zip(BUILTIN.iter().copied().flatten()) {
+        let alike = before.is_some_and(|before| before.keywords == rule.keywords) && rule.lead == (0, 0);
+        match gates.last_mut() {
+            Some(gate) if alike => gate.rules.end = number + 1,
+            _ => gates.push(Gate { rules: number..number + 1, machine: OnceLock::new() }),
+        }
+        before = Some(rule).filter(|rule| rule.lead == (0, 0));
+    }
+    gates.retain(|gate| gate.rules.len() > 1);
+    gates
+}
+
 fn is_of_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-')
-}
-
-/// A pattern as an automaton that can be asked whether more bytes would matter.
-struct Machine {
-    dfa: DFA,
-    caches: Mutex<Vec<Cache>>,
-    /// The pattern again, when a part of it is the secret.
-    groups: Option<meta::Regex>,
-}
-
-impl Machine {
-    fn new(pattern: &str) -> Self {
-        const VALID: &str = "the patterns are constants that the tests compile";
-        let dfa = DFA::builder()
-            .configure(DFA::config().skip_cache_capacity_check(true))
-            .syntax(syntax::Config::new().unicode(false).utf8(false))
-            .thompson(thompson::Config::new().utf8(false).shrink(false))
-            .build(pattern)
-            .expect(VALID);
-        let groups = pattern.contains("(?P<s>").then(|| bytes_regex(pattern).expect(VALID));
-        Self { dfa, caches: Mutex::default(), groups }
-    }
-
-    fn judge(&self, rule: &Rule, text: &[u8], start: usize, complete: bool) -> Judgement {
-        let end = match self.end(text, start, complete) {
-            Verdict::Ends(end) => end,
-            Verdict::Open => return Judgement::Open,
-            Verdict::No => return Judgement::Nothing,
-        };
-        let secret = match &self.groups {
-            None => start..end,
-            Some(regex) => match group(regex, text, start) {
-                Some(secret) => secret,
-                None => return Judgement::Nothing,
-            },
-        };
-        match rule.check.judge(text, secret.start, secret.end, complete) {
-            Verdict::Ends(end) => Judgement::Secret(secret.start..end),
-            Verdict::Open => Judgement::Open,
-            Verdict::No => Judgement::Nothing,
-        }
-    }
-
-    /// The end of the match that begins at `start`.
-    fn end(&self, text: &[u8], start: usize, complete: bool) -> Verdict {
-        const ENDLESS: &str = "the cache is cleared as often as it needs to be";
-        let stop = text.len().min(start + MATCH_MAX_BYTES);
-        let kept = self.caches.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut cache = kept.unwrap_or_else(|| self.dfa.create_cache());
-        let dfa = &self.dfa;
-        let input = Input::new(text).range(start..).anchored(Anchored::Yes);
-        let mut state = dfa.start_state_forward(&mut cache, &input).expect(ENDLESS);
-        let mut end = None;
-        let mut open = true;
-        for (at, byte) in text[..stop].iter().enumerate().skip(start) {
-            state = dfa.next_state(&mut cache, state, *byte).expect(ENDLESS);
-            if state.is_tagged() {
-                if state.is_match() {
-                    end = Some(at);
-                } else if state.is_dead() {
-                    open = false;
-                    break;
-                }
-            }
-        }
-        if open && !complete && stop == text.len() && state.is_tagged() && state.is_match() {
-            // The automaton says one byte late that a match is over; with nothing that could prolong it, it is.
-            open =
-                (0..=u8::MAX).any(|byte| !dfa.next_state(&mut cache, state, byte).expect(ENDLESS).is_dead());
-        }
-        if open && (complete || stop < text.len()) {
-            let last = match text.get(stop) {
-                Some(byte) => dfa.next_state(&mut cache, state, *byte),
-                None => dfa.next_eoi_state(&mut cache, state),
-            };
-            if last.expect(ENDLESS).is_match() {
-                end = Some(stop);
-            }
-            open = false;
-        }
-        let mut caches = self.caches.lock().unwrap_or_else(PoisonError::into_inner);
-        if caches.len() < CACHES_KEPT {
-            caches.push(cache);
-        }
-        drop(caches);
-        match end {
-            _ if open => Verdict::Open,
-            Some(end) => Verdict::Ends(end),
-            None => Verdict::No,
-        }
-    }
-}
-
-/// Where the part named `s` of the match at `start` lies.
-fn group(regex: &meta::Regex, text: &[u8], start: usize) -> Option<Range<usize>> {
-    let stop = text.len().min(start + MATCH_MAX_BYTES);
-    let mut captures = regex.create_captures();
-    regex.search_captures(&Input::new(text).range(start..stop).anchored(Anchored::Yes), &mut captures);
-    captures.get_group_by_name("s").map(|span| span.range())
 }
 
 impl Around {

@@ -379,6 +379,16 @@ fn hexadecimal_with_other_characters_behind_it_is_read_however_it_is_cut() {
 }
 
 #[test]
+fn what_base64_hides_stands_where_its_first_character_does_however_it_is_cut() {
+    let text = format!("key: {} and words\n", token());
+    let input = format!("-- {} --", STANDARD.encode(STANDARD.encode(text)));
+    for size in [1, 7, 64, 1000] {
+        let found = scan_in_pieces(input.as_bytes().chunks(size)).findings;
+        assert_eq!(found.iter().map(|one| (one.offset, one.column)).collect::<Vec<_>>(), [(3, 4)], "{size}");
+    }
+}
+
+#[test]
 fn wide_text_between_other_bytes_is_read_however_it_is_cut() {
     let wide = |text: &str| text.bytes().flat_map(|byte| [byte, 0]).collect::<Vec<u8>>();
     let binary = [0xfe_u8, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0x80];

@@ -125,10 +125,13 @@ impl Layer {
     fn find_start(&mut self, packed: &mut Packed, shared: &mut Shared<'_>, complete: bool) -> bool {
         let from = self.index(packed.at);
         let rest = &self.bytes[from..];
-        let next = STARTS
-            .iter()
-            .filter_map(|(finder, start)| Some((finder.find(rest)?, *start)))
-            .min_by_key(|(at, _)| *at);
+        let mut next: Option<(usize, Start)> = None;
+        for (finder, start) in &*STARTS {
+            // What lies behind the first that was found is not looked at again and again.
+            let before = next.map_or(rest.len(), |(at, _)| rest.len().min(at + ZIP_MAGIC.len()));
+            let found = finder.find(&rest[..before]);
+            next = next.into_iter().chain(found.map(|at| (at, *start))).min_by_key(|(at, _)| *at);
+        }
         let Some((offset, start)) = next else {
             // The beginning of a magic number may stand at the end.
             let seen = self.bytes.len().saturating_sub(ZIP_MAGIC.len() - 1).max(from);

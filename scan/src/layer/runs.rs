@@ -7,6 +7,10 @@ use crate::layer::{Layer, Shared, stand_at};
 const RUN_MIN_BYTES: usize = 20;
 /// What is decoded before it is asked whether it is text.
 const BLOCK_BYTES: usize = 48;
+/// The characters of base64 that make a block.
+const BLOCK_CHARS: usize = 64;
+/// A shorter text holds nothing that a rule would find.
+const TEXT_MIN_BYTES: usize = 10;
 /// In a longer run an alignment that has given no text yet is given up, but for the first.
 const TRIED_CHARS: u64 = 4096;
 /// A line of a wrapped text is not shorter, but for the last.
@@ -110,6 +114,10 @@ impl Layer {
                 match next_run(&self.bytes, at) {
                     Ok(start) => {
                         runs.at = self.position(start);
+                        if let Some(end) = dull_run(&self.bytes[start..], complete) {
+                            runs.at = self.position(self.bytes.len().min(start + end + 1));
+                            continue;
+                        }
                         runs.run = Some(Run::new(runs.at));
                         continue;
                     }
@@ -173,10 +181,19 @@ impl Layer {
                     self.bytes[start..end].iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
                 end = start + digits;
             }
-            for at in start..end {
+            let mut at = start;
+            while at < end {
+                if lane.takes_block() && end - at >= BLOCK_CHARS {
+                    let chars = self.bytes[at..].first_chunk().expect("more are there");
+                    lane.take_block(chars, self.base + at as u64);
+                    self.block(lane, spare, shared);
+                    at += BLOCK_CHARS;
+                    continue;
+                }
                 if lane.take(self.bytes[at], self.base + at as u64) {
                     self.block(lane, spare, shared);
                 }
+                at += 1;
             }
             let is_over = end < start + now;
             if is_over {
@@ -282,13 +299,24 @@ impl Lane {
         [waits, undecoded].into_iter().flatten().min()
     }
 
+    /// Whether nothing of a block has come yet.
+    fn takes_block(&self) -> bool {
+        self.coding == Coding::Base64 && self.skip == 0 && self.length == 0 && self.count == 0
+    }
+
+    /// Takes the characters of a whole block.
+    fn take_block(&mut self, chars: &[u8; BLOCK_CHARS], position: u64) {
+        self.block_at = position;
+        self.length = decode(chars, &mut self.block);
+    }
+
     /// Takes one character; whether the block is full.
     fn take(&mut self, byte: u8, position: u64) -> bool {
         if self.skip > 0 {
             self.skip -= 1;
             return false;
         }
-        if self.length == 0 {
+        if self.length == 0 && self.count == 0 {
             self.block_at = position;
         }
         let (value, width) = match self.coding {
@@ -320,6 +348,39 @@ fn next_run(bytes: &[u8], from: usize) -> Result<usize, usize> {
     Err(start)
 }
 
+/// Where a run at the start of `bytes` ends, when all of it is there and none of the ways to read it gives text.
+fn dull_run(bytes: &[u8], complete: bool) -> Option<usize> {
+    let most = bytes.len().min(TRIED_CHARS as usize);
+    let end = bytes[..most].iter().position(|byte| value(*byte).is_none());
+    let end = end.or_else(|| (complete && most == bytes.len()).then_some(most))?;
+    if !matches!(gap(&bytes[end..], end as u64, complete), Gap::Ends) {
+        return None;
+    }
+    let run = &bytes[..end];
+    let digits = run.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+    let mut block = [0; BLOCK_BYTES];
+    let mut is_dull = |chars: &[u8]| {
+        let length = decode(chars, &mut block);
+        length < TEXT_MIN_BYTES || !(is_text(&block[..length]) || is_packed(&block[..length]))
+    };
+    let dull =
+        digits < 2 * TEXT_MIN_BYTES && (0..4).all(|skip| run[skip..].chunks(BLOCK_CHARS).all(&mut is_dull));
+    dull.then_some(end)
+}
+
+/// Decodes the characters of at most one block; how many bytes that gives.
+fn decode(chars: &[u8], block: &mut [u8; BLOCK_BYTES]) -> usize {
+    let mut length = 0;
+    for four in chars.chunks(4) {
+        let bits = four.iter().fold(0, |bits, byte| bits << 6 | u32::from(CLASSES[usize::from(*byte)]));
+        let bits = bits << (6 * (4 - four.len()));
+        let bytes = four.len() * 6 / 8;
+        block[length..length + bytes].copy_from_slice(&bits.to_be_bytes()[1..=bytes]);
+        length += bytes;
+    }
+    length
+}
+
 /// What the bytes after a run say: line ends, spaces of an indentation, or their escapes, and then more of it.
 fn gap(bytes: &[u8], line_chars: u64, complete: bool) -> Gap {
     if line_chars < WRAP_MIN_CHARS {
@@ -347,9 +408,15 @@ fn gap(bytes: &[u8], line_chars: u64, complete: bool) -> Gap {
 }
 
 fn is_text(block: &[u8]) -> bool {
-    let printable = |byte: &&u8| matches!(**byte, b' '..=b'~' | b'\n' | b'\r' | b'\t');
+    // Without a branch, so that many are looked at together.
+    let printable = |byte: &u8| {
+        u8::from(byte.wrapping_sub(b' ') <= b'~' - b' ')
+            | u8::from(*byte == b'\n')
+            | u8::from(*byte == b'\r')
+            | u8::from(*byte == b'\t')
+    };
     let wide = block.len() >= 8 && block.iter().skip(1).step_by(2).all(|byte| *byte == 0);
-    let texts = block.iter().filter(printable).count();
+    let texts = usize::from(block.iter().map(printable).sum::<u8>());
     wide || texts * 5 >= block.len() * 3
 }
 
