@@ -62,7 +62,7 @@ impl Secret {
         Secret(Zeroizing::new(bytes))
     }
 
-    fn expose(&self) -> &[u8] {
+    pub(crate) fn expose(&self) -> &[u8] {
         &self.0
     }
 }

@@ -12,16 +12,17 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use proposal::wire;
 
 use crate::fault::{Attempted, Fault};
-use crate::init::{self, Preset, Shelf};
+use crate::init::{self, Shelf};
 use crate::journals::Journals;
 use crate::life::{self, Bottle, Extent};
 use crate::manifest::Name;
+use crate::preset::Preset;
 use crate::requests::{Approval, Confirm, Desk, Form, Narrowing, Notify, Selection};
 
 use crate::routes;
 use crate::run::{self, Request};
 use crate::state::Directories;
-use crate::{doctor, state};
+use crate::{doctor, manifest, operator, requests, state};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -101,6 +102,29 @@ enum Command {
         #[arg(long, value_name = "DIR")]
         dir: Option<PathBuf>,
     },
+    /// Watch bottles and decide what agents ask for, in one screen
+    #[command(
+        after_help = "Example:\n  bottlecap operator web\n\nKeys: ? shows them. Nothing is decided by leaving."
+    )]
+    Operator {
+        /// The bottle to begin with [default: the first that runs]
+        name: Option<Name>,
+        /// Print what it shows of all bottles once, for programs
+        #[arg(long, conflicts_with = "name")]
+        json: bool,
+    },
+    /// Print what a bottle's egress refused lately, and with --follow everything that passes or not
+    #[command(after_help = "Example:\n  bottlecap traffic web --follow")]
+    Traffic {
+        /// The bottle [default: the only one]
+        name: Option<Name>,
+        /// And what comes, until the bottle ends
+        #[arg(long, short)]
+        follow: bool,
+        /// For programs: a JSON line for each request
+        #[arg(long)]
+        json: bool,
+    },
     /// Show and decide what agents ask for
     #[command(subcommand)]
     Requests(Requests),
@@ -120,6 +144,8 @@ enum Command {
         #[arg(value_name = "DIR")]
         directory: PathBuf,
     },
+    /// Print the JSON schema of bottle.yaml, for editors
+    Schema,
     /// Check a manifest and all that it names
     Check {
         /// The manifest
@@ -145,8 +171,11 @@ struct Run {
     /// Say what would be made, and make nothing
     #[arg(long)]
     dry_run: bool,
-    /// The command
-    #[arg(last = true, required = true, value_name = "CMD")]
+    /// The agent: `agents/NAME.yaml` of yours, or `.bottlecap/agents/NAME.yaml` of the working directory
+    #[arg(long, value_name = "NAME")]
+    agent: Option<Name>,
+    /// The command [default: that of the manifest, or of its preset]
+    #[arg(last = true, value_name = "CMD")]
     command: Vec<OsString>,
 }
 
@@ -460,6 +489,17 @@ impl Cli {
                 let extent = if history { Extent::History } else { Extent::Leftovers };
                 life::cleanup(&directories(), extent, confirm(yes), out).map(|()| Outcome::Done)
             }
+            Command::Operator { json: true, .. } => {
+                operator::print_once(&directories(), out).map(|()| Outcome::Done)
+            }
+            Command::Operator { name, json: false } => {
+                operator::operate(name, &directories()).map(|()| Outcome::Done)
+            }
+            Command::Traffic { name, follow, json } => {
+                let bottle = Bottle::find(name.as_ref(), &directories())?;
+                operator::print_traffic(bottle.name(), follow, form(json), &directories(), out)
+                    .map(|()| Outcome::Done)
+            }
             Command::Routes(routes) => routes.run(out).map(|()| Outcome::Done),
             Command::Init { name, agent, dir } => {
                 let directory = match dir {
@@ -478,6 +518,9 @@ impl Cli {
             Command::Audit(audit) => audit.run(out).map(|()| Outcome::Done),
             Command::Requests(requests) => requests.run(out).map(|()| Outcome::Done),
             Command::Doctor => doctor::report(out).map(|()| Outcome::Done),
+            Command::Schema => {
+                requests::print(out, &format!("{:#}\n", manifest::schema())).map(|()| Outcome::Done)
+            }
             Command::Check { file } => run::check_manifest(&file, out).map(|()| Outcome::Done),
         }
     }
@@ -493,6 +536,7 @@ impl Run {
         let request = Request {
             manifest: self.bottle.map(|word| shelf().map(|shelf| shelf.manifest(&word))).transpose()?,
             name: self.name,
+            agent: self.agent,
             workdir: self.cwd.map_or_else(here, Ok)?,
             command: self.command,
         };
@@ -588,7 +632,7 @@ fn confirm(yes: bool) -> Confirm {
 }
 
 fn shelf() -> Result<Shelf, Fault> {
-    Shelf::of_user(|name| env::var_os(name).map(PathBuf::from)).ok_or_else(|| {
+    Shelf::of_process().ok_or_else(|| {
         Fault::refused("neither HOME nor XDG_CONFIG_HOME is set")
             .with_hint("set one of them, or name a manifest by its path")
     })
@@ -607,9 +651,9 @@ fn list(form: Form, out: &mut impl Write) -> Result<(), Fault> {
         return writeln!(out, "{}", serde_json::Value::Array(values)).failing(told);
     }
     for (record, running) in bottles {
-        let state = if running { "running" } else { "ended" };
+        let state = state::in_words(&record, running);
         let sockets = record.run_dir.display();
-        writeln!(out, "{:<24} {state:<8} {}  {sockets}", record.name, record.started).failing(told)?;
+        writeln!(out, "{:<24} {state:<20} {}  {sockets}", record.name, record.started).failing(told)?;
     }
     Ok(())
 }

@@ -22,6 +22,8 @@ pub struct Identity {
     pub roots: String,
     /// The bottle's own certificate authority, PEM.
     pub ca: Option<String>,
+    /// What the agent brings.
+    pub luggage: Vec<(PathBuf, String)>,
 }
 
 /// Path and text of each file of /etc that is ours.
@@ -42,6 +44,7 @@ pub fn files(identity: &Identity) -> Vec<(PathBuf, String)> {
         ours("mcp.json", mcp_servers()),
     ];
     files.extend(identity.ca.iter().map(|ca| ours("ca.pem", ca.clone())));
+    files.extend(identity.luggage.iter().filter(|(path, _)| !path.starts_with(HOME)).cloned());
     files
 }
 
@@ -49,7 +52,9 @@ impl Identity {
     /// Path and text of each file that the home starts with.
     #[must_use]
     pub fn home_files(&self) -> Vec<(PathBuf, String)> {
-        vec![(Path::new(HOME).join(".claude.json"), mcp_servers())]
+        let mut files = vec![(Path::new(HOME).join(".claude.json"), mcp_servers())];
+        files.extend(self.luggage.iter().filter(|(path, _)| path.starts_with(HOME)).cloned());
+        files
     }
 }
 

@@ -317,8 +317,12 @@ mod tests {
         let workdir = shared("/src/web", &["server.sock"]);
         let git = [Protected::Pinned(".git".into()), Protected::ReadOnly(".git/config".into())];
         let mounts = [shared("/opt/tools", &[])];
-        let identity =
-            Identity { gitconfig: String::new(), roots: "host and ours\n".into(), ca: Some("ours\n".into()) };
+        let identity = Identity {
+            gitconfig: String::new(),
+            roots: "host and ours\n".into(),
+            ca: Some("ours\n".into()),
+            luggage: Vec::new(),
+        };
         let steps = steps(&Inputs {
             host: &host,
             workdir: &workdir,

@@ -6,6 +6,7 @@
 #[cfg(all(feature = "test-walls", not(debug_assertions)))]
 compile_error!("walls can be left out in this build: never in a release");
 
+pub mod agent;
 pub mod bundle;
 pub mod cli;
 pub mod doctor;
@@ -19,12 +20,15 @@ pub mod journals;
 pub mod layout;
 pub mod life;
 pub mod manifest;
+pub mod operator;
 pub mod owners;
 pub mod plan;
+pub mod preset;
 pub mod requests;
 pub mod routes;
 pub mod run;
 pub mod seccomp;
+pub mod secrets;
 pub mod state;
 pub mod sys;
 pub mod terminal;

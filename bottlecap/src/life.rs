@@ -16,7 +16,7 @@ use crate::bundle::LOG;
 use crate::fault::{Attempted, Fault};
 use crate::manifest::Name;
 use crate::requests::{Confirm, Form, asked, client, json, print};
-use crate::state::{Directories, Home, Record, listed};
+use crate::state::{Directories, Home, Record, in_words, listed};
 use crate::sys::process;
 
 /// How long a command is given between being asked to end and being ended, unless the caller says so.
@@ -59,6 +59,12 @@ impl Bottle {
         }
     }
 
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.record.name
+    }
+
     /// Prints what is known about it: its record, and how its daemons are.
     pub fn info(&self, form: Form, out: &mut impl Write) -> Result<(), Fault> {
         let daemons = self.running.then(|| self.daemons());
@@ -75,7 +81,7 @@ impl Bottle {
         let mut text = format!(
             "bottle   {}\nstate    {}\nstarted  {}\nholder   {}\nroutes   {}\nsockets  {}\nlog      {}\n",
             self.record.name,
-            if self.running { "running" } else { "ended" },
+            in_words(&self.record, self.running),
             self.record.started,
             self.record.pid,
             self.record.routes.as_deref().map_or("none: it may reach nothing".into(), Path::to_string_lossy),
@@ -324,6 +330,8 @@ mod tests {
             run_dir,
             routes: None,
             unnamed,
+            boot: None,
+            ended: None,
         })
         .expect("written");
         held

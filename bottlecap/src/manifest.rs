@@ -1,21 +1,28 @@
 //! `bottle.yaml`: what a bottle is made of.
 
+mod draft;
+mod extend;
+mod raw;
+
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::{Path, PathBuf};
 
-use policy::{Diagnostic, Diagnostics, SecretName};
-use serde::Deserialize;
-use serde_saphyr::options::{DuplicateKeyPolicy, MergeKeyPolicy};
-use serde_saphyr::{Error, Location, MessageFormatter as _, Spanned};
+use policy::Diagnostics;
 
-use crate::environment;
+use crate::fault::{Attempted, Fault};
+use crate::init::Shelf;
+use crate::preset::Preset;
+
+pub use extend::{DEPTH_MAX, Source, resolve};
+pub use raw::schema;
 
 /// What a bottle is made of. Paths are absolute.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Manifest {
     /// Its name, if it is to have one.
     pub name: Option<Name>,
-    /// What it may reach; without it nothing.
+    /// What it may reach; without it what the preset needs, or nothing.
     pub routes: Option<PathBuf>,
     /// Which repositories it may use; without it none.
     pub repos: Option<PathBuf>,
@@ -27,6 +34,16 @@ pub struct Manifest {
     pub mounts: Vec<PathBuf>,
     /// More roots that egress trusts upstream.
     pub upstream_ca: Option<PathBuf>,
+    /// What the command runs in, where that is an image.
+    pub image: Option<String>,
+    /// The command, where none is given.
+    pub command: Vec<String>,
+    /// What it may use of the machine.
+    pub limits: Limits,
+    /// Who lives in it.
+    pub agent: Agent,
+    /// The files that said so.
+    pub files: Vec<PathBuf>,
 }
 
 /// Where a secret comes from.
@@ -36,6 +53,45 @@ pub enum SecretSource {
     Variable(String),
     /// A file.
     File(PathBuf),
+    /// What a program prints.
+    Command(Vec<String>),
+    /// The entry of the desktop's keyring with these attributes.
+    Keyring(Vec<(String, String)>),
+}
+
+/// What a bottle may use of the machine.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Memory, in bytes.
+    pub memory: Option<u64>,
+    /// Processes and threads.
+    pub processes: Option<u32>,
+    /// Thousandths of a processor.
+    pub cpu_thousandths: Option<u32>,
+    /// The file, line and column that say so.
+    pub place: Option<(String, u64, u64)>,
+}
+
+/// Who lives in a bottle.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Agent {
+    /// The program.
+    pub preset: Option<Preset>,
+    /// What it is told at its start.
+    pub prompt: Option<PathBuf>,
+    /// Directories with a `SKILL.md`.
+    pub skills: Vec<PathBuf>,
+    /// Who its commits are by.
+    pub git: Option<GitUser>,
+}
+
+/// Who commits are by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GitUser {
+    /// `user.name`.
+    pub name: String,
+    /// `user.email`.
+    pub email: String,
 }
 
 /// The name of a bottle: it is part of paths, socket names and container names.
@@ -74,160 +130,52 @@ impl std::fmt::Display for Name {
     }
 }
 
-type Text = Spanned<String>;
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawManifest {
-    name: Option<Text>,
-    routes: Option<Text>,
-    repos: Option<Text>,
-    #[serde(default)]
-    secrets: BTreeMap<String, Spanned<RawSecret>>,
-    #[serde(default)]
-    env: BTreeMap<String, Text>,
-    #[serde(default)]
-    mounts: Vec<RawMount>,
-    upstream_ca: Option<Text>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawSecret {
-    env: Option<Text>,
-    file: Option<Text>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawMount {
-    path: Text,
-}
-
 impl Manifest {
-    /// Parses `text`. `file` is its name in messages; relative paths are relative to `directory`.
+    /// Reads `file`, and what it extends.
+    ///
+    /// # Errors
+    /// Every finding, with its position.
+    pub fn load(file: &Path, shelf: Option<&Shelf>) -> Result<Manifest, Fault> {
+        let first = source(file).refusing(|| format!("cannot read the manifest {}", file.display()))?;
+        Ok(resolve(first, |word, from| {
+            let directory = from.path.parent().unwrap_or(Path::new("/"));
+            let path = match (word.parse::<Name>(), shelf) {
+                (Ok(name), Some(shelf)) => shelf.manifest(Path::new(name.as_str())),
+                (Ok(_), None) => {
+                    return Err("neither HOME nor XDG_CONFIG_HOME says where your bottles are".to_owned());
+                }
+                (Err(_), _) => directory.join(word),
+            };
+            source(&path).map_err(|error| format!("cannot read {}: {error}", path.display()))
+        })?)
+    }
+
+    /// Parses `text` that extends nothing. `file` is its name in messages; relative paths are relative to `directory`.
     ///
     /// # Errors
     /// Every finding, with its position.
     pub fn parse(file: &str, text: &str, directory: &Path) -> Result<Manifest, Diagnostics> {
-        let raw = read(file, text)?;
-        let mut reader = Reader { file, directory, findings: Vec::new() };
-        let manifest = Manifest {
-            name: raw.name.as_ref().and_then(|name| reader.name(name)),
-            routes: raw.routes.as_ref().and_then(|path| reader.path("routes", path)),
-            repos: raw.repos.as_ref().and_then(|path| reader.path("repos", path)),
-            secrets: raw.secrets.iter().filter_map(|(name, secret)| reader.secret(name, secret)).collect(),
-            env: raw.env.iter().filter_map(|(name, value)| reader.variable(name, value)).collect(),
-            mounts: raw.mounts.iter().filter_map(|mount| reader.path("path", &mount.path)).collect(),
-            upstream_ca: raw.upstream_ca.as_ref().and_then(|path| reader.path("upstream_ca", path)),
-        };
-        match Diagnostics::new(reader.findings) {
-            Some(diagnostics) => Err(diagnostics),
-            None => Ok(manifest),
-        }
+        let source =
+            Source { file: file.to_owned(), path: directory.join("bottle.yaml"), text: text.to_owned() };
+        let mut manifest = resolve(source, |_, _| Err("nothing can be extended here".to_owned()))?;
+        manifest.files.clear();
+        Ok(manifest)
     }
 }
 
-struct Reader<'t> {
-    file: &'t str,
-    directory: &'t Path,
-    findings: Vec<Diagnostic>,
-}
-
-impl Reader<'_> {
-    fn note<T>(&mut self, place: Location, message: String) -> Option<T> {
-        let (line, column) = (place.line(), place.column());
-        self.findings.push(Diagnostic { file: self.file.to_owned(), line, column, message });
-        None
-    }
-
-    fn name(&mut self, name: &Text) -> Option<Name> {
-        name.value.parse().map_or_else(|error: NameError| self.note(name.referenced, error.to_string()), Some)
-    }
-
-    fn path(&mut self, key: &str, path: &Text) -> Option<PathBuf> {
-        if path.value.is_empty() || path.value.contains('\0') {
-            return self.note(path.referenced, format!("`{key}` is a path"));
-        }
-        Some(self.directory.join(&path.value))
-    }
-
-    fn secret(&mut self, name: &str, secret: &Spanned<RawSecret>) -> Option<(String, SecretSource)> {
-        if let Err(error) = SecretName::parse(name) {
-            return self.note(secret.referenced, format!("the secret `{}`: {error}", name.escape_debug()));
-        }
-        let source = match &secret.value {
-            RawSecret { env: Some(variable), file: None } if !variable.value.is_empty() => {
-                SecretSource::Variable(variable.value.clone())
-            }
-            RawSecret { env: None, file: Some(file) } => SecretSource::File(self.path("file", file)?),
-            RawSecret { .. } => {
-                return self.note(
-                    secret.referenced,
-                    format!("`{name}` has one source: {{env: VARIABLE}} or {{file: PATH}}"),
-                );
-            }
-        };
-        Some((name.to_owned(), source))
-    }
-
-    fn variable(&mut self, name: &str, value: &Text) -> Option<(String, String)> {
-        if !environment::may_be_set(name) {
-            let message = format!(
-                "the variable `{}` cannot be set: the bottle's own, or not a name",
-                name.escape_debug()
-            );
-            return self.note(value.referenced, message);
-        }
-        if value.value.contains('\0') {
-            return self.note(value.referenced, format!("`{name}` has a NUL in it"));
-        }
-        Some((name.to_owned(), value.value.clone()))
+impl Agent {
+    /// Parses an agent's own file. Its paths are as they are written.
+    ///
+    /// # Errors
+    /// Every finding, with its position.
+    pub fn parse(file: &str, text: &str) -> Result<Agent, Diagnostics> {
+        draft::agent(file, text)
     }
 }
 
-const TEXT_MAX: usize = 1024 * 1024;
-
-fn read(file: &str, text: &str) -> Result<RawManifest, Diagnostics> {
-    let fail = |line, column, message| {
-        Diagnostics::from(Diagnostic { file: file.to_owned(), line, column, message })
-    };
-    if text.len() > TEXT_MAX {
-        return Err(fail(1, 1, "larger than 1 MiB".to_owned()));
-    }
-    if text.lines().all(|line| line.trim_start().starts_with('#') || line.trim().is_empty()) {
-        return Err(fail(
-            1,
-            1,
-            "the manifest is empty; write `{}` for a bottle that may reach nothing".to_owned(),
-        ));
-    }
-    let options = serde_saphyr::options! {
-        duplicate_keys: DuplicateKeyPolicy::Error,
-        merge_keys: MergeKeyPolicy::Error,
-        with_snippet: false,
-    };
-    serde_saphyr::from_str_with_options(text, options).map_err(|error| {
-        let error = error.without_snippet();
-        let place = error.location().filter(|place| *place != Location::UNKNOWN);
-        let (line, column) = place.map_or((1, 1), |place| (place.line(), place.column()));
-        fail(line, column, message(error))
-    })
-}
-
-fn message(error: &Error) -> String {
-    match error {
-        Error::SerdeUnknownField { field, expected, .. } => {
-            let known: Vec<String> = expected.iter().map(|name| format!("`{name}`")).collect();
-            format!("unknown field `{}`, expected one of {}", field.escape_debug(), known.join(", "))
-        }
-        Error::Unexpected { expected: "sequence start", .. } => "expected a list: `[a, b]`".to_owned(),
-        Error::Unexpected { expected: "mapping start", .. } => "expected a mapping: `key: value`".to_owned(),
-        Error::DuplicateMappingKey { key: Some(key), .. } => {
-            format!("duplicate key `{}`", key.escape_debug())
-        }
-        other => serde_saphyr::UserMessageFormatter.format_message(other).replace(char::is_control, " "),
-    }
+fn source(file: &Path) -> std::io::Result<Source> {
+    let text = fs::read_to_string(file)?;
+    Ok(Source { file: file.display().to_string(), path: fs::canonicalize(file)?, text })
 }
 
 #[cfg(test)]
@@ -255,13 +203,73 @@ mod tests {
             env: BTreeMap::from([("EDITOR".into(), "vi".into())]),
             mounts: vec!["/srv/bottle/tools".into()],
             upstream_ca: Some("/srv/bottle/ca.pem".into()),
+            ..Manifest::default()
         };
         assert_eq!(manifest, wanted);
     }
 
     #[test]
-    fn an_unknown_field_is_named_with_what_is_allowed() {
-        insta::assert_snapshot!(findings("name: web\nroute: routes.yaml\n"), @"bottle.yaml:2:1: unknown field `route`, expected one of `name`, `routes`, `repos`, `secrets`, `env`, `mounts`, `upstream_ca`");
+    fn an_unknown_field_is_named_with_what_may_have_been_meant() {
+        insta::assert_snapshot!(findings("name: web\nroute: routes.yaml\n"), @"bottle.yaml:2:1: unknown field `route`: did you mean `routes`?");
+        insta::assert_snapshot!(findings("name: web\nvolumes: []\n"), @"bottle.yaml:2:1: unknown field `volumes`, expected one of `name`, `extends`, `routes`, `repos`, `secrets`, `env`, `mounts`, `upstream_ca`, `image`, `command`, `limits`, `agent`");
+        insta::assert_snapshot!(findings("agent: {preset: claude_code}\n"), @"bottle.yaml:1:17: unknown word `claude_code`: did you mean `claude-code`?");
+    }
+
+    #[test]
+    fn secrets_come_from_programs_and_keyrings() {
+        let text = "secrets:\n  A: {command: [op, read, 'op://v/i/f']}\n  B: {keyring: {service: api, account: me}}\n";
+        let manifest = Manifest::parse("bottle.yaml", text, Path::new("/b")).expect("valid");
+        let words = ["op", "read", "op://v/i/f"].map(str::to_owned).to_vec();
+        assert_eq!(manifest.secrets["A"], SecretSource::Command(words));
+        let entry =
+            [("account", "me"), ("service", "api")].map(|(name, value)| (name.to_owned(), value.to_owned()));
+        assert_eq!(manifest.secrets["B"], SecretSource::Keyring(entry.to_vec()));
+    }
+
+    #[test]
+    fn a_program_of_the_working_directory_is_no_source_of_secrets() {
+        let text = "secrets:\n  A: {command: [./op, read]}\n  B: {command: []}\n  C: {keyring: {}}\n";
+        insta::assert_snapshot!(findings(text), @r"
+        bottle.yaml:2:6: a program with `/` in it is named by its whole path
+        bottle.yaml:3:6: `command` is a list: [PROGRAM, ARGUMENT, …]
+        bottle.yaml:4:6: `keyring` has the attributes of the entry: {service: NAME, account: NAME}; none is empty or begins with `-`
+        ");
+    }
+
+    #[test]
+    fn limits_are_numbers_with_units() {
+        let text = "limits: {memory: 2GiB, processes: 512, cpus: 1.5}\n";
+        let limits = Manifest::parse("bottle.yaml", text, Path::new("/b")).expect("valid").limits;
+        assert_eq!(
+            (limits.memory, limits.processes, limits.cpu_thousandths),
+            (Some(2 << 30), Some(512), Some(1500))
+        );
+        assert_eq!(limits.place, Some(("bottle.yaml".to_owned(), 1, 9)));
+        insta::assert_snapshot!(findings("limits: {memory: 2G, processes: 1, cpus: 0}\n"), @r"
+        bottle.yaml:1:18: `memory` is a number of KiB, MiB or GiB, such as 2GiB
+        bottle.yaml:1:33: `processes` is at least 8
+        bottle.yaml:1:42: `cpus` is a number from 0.01 on
+        ");
+    }
+
+    #[test]
+    fn an_agents_file_says_nothing_of_what_may_be_reached() {
+        for forbidden in [
+            "routes: r.yaml",
+            "secrets: {A: {env: B}}",
+            "mounts: [{path: /}]",
+            "preset: codex",
+            "env: {A: b}",
+        ] {
+            let found = Agent::parse("a.yaml", forbidden).expect_err("refused").to_string();
+            assert!(found.starts_with("a.yaml:1:1: unknown field"), "{found}");
+        }
+        let agent =
+            Agent::parse("a.yaml", "prompt: AGENTS.md\ngit: {name: A, email: a@x.test}\n").expect("valid");
+        assert_eq!(agent.prompt.as_deref(), Some(Path::new("AGENTS.md")));
+        let found =
+            Agent::parse("a.yaml", "git: {name: \"a\\n[core]\", email: b}").expect_err("refused").to_string();
+        assert!(found.contains("in one line"), "{found}");
     }
 
     #[test]
@@ -269,7 +277,7 @@ mod tests {
         let text = "name: Web\nsecrets:\n  A: {env: X, file: Y}\n  b/c: {env: X}\nenv: {HTTPS_PROXY: 'http://elsewhere'}\n";
         insta::assert_snapshot!(findings(text), @r"
         bottle.yaml:1:7: a bottle's name is 1 to 32 lower-case letters, digits and `-`, and begins with a letter or digit
-        bottle.yaml:3:6: `A` has one source: {env: VARIABLE} or {file: PATH}
+        bottle.yaml:3:6: `A` has one source: {env: VARIABLE}, {file: PATH}, {command: [PROGRAM, ARGUMENT]} or {keyring: {ATTRIBUTE: VALUE}}
         bottle.yaml:4:8: the secret `b/c`: a secret's name is 1 to 128 letters, digits, `_`, `-` and `.`, not starting with a dot
         bottle.yaml:5:20: the variable `HTTPS_PROXY` cannot be set: the bottle's own, or not a name
         ");
@@ -287,6 +295,6 @@ mod tests {
 
     #[test]
     fn an_empty_manifest_is_an_error() {
-        insta::assert_snapshot!(findings("# nothing\n"), @"bottle.yaml:1:1: the manifest is empty; write `{}` for a bottle that may reach nothing");
+        insta::assert_snapshot!(findings("# nothing\n"), @"bottle.yaml:1:1: the manifest is empty; write `{}` for one that says nothing");
     }
 }

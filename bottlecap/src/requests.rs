@@ -63,6 +63,21 @@ pub enum Form {
     Json,
 }
 
+/// A request as it is shown to a person who may say yes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Look {
+    /// Which.
+    pub id: String,
+    /// What is shown.
+    pub text: String,
+    /// What stands for it, where a yes can follow.
+    pub token: Option<String>,
+    /// Whether a yes wants the host typed.
+    pub type_host: bool,
+    /// The host.
+    pub host: String,
+}
+
 /// A bundle that is spoken to.
 #[derive(Debug)]
 pub struct Desk {
@@ -140,6 +155,27 @@ impl Desk {
             Some(offer) => print(out, &format!("{}token    {}\n", self.shown(offer), offer.review.token)),
             None => Ok(()),
         }
+    }
+
+    /// One request, and what a yes to it, or to that part of it, would change, as one thing: the token stands for the text.
+    pub fn look(&self, id: &str, narrowing: &Narrowing) -> Result<Look, Fault> {
+        let view = self.view(id)?;
+        let mut text = one(&view);
+        let mut look = Look {
+            id: view.id.to_string(),
+            token: None,
+            type_host: false,
+            host: String::new(),
+            text: String::new(),
+        };
+        if is_open(view.state) && view.proposal.route().is_some() {
+            let offer = self.offer(view, narrowing)?;
+            text.push_str(&self.shown(&offer));
+            look.host = offer.scope.host().as_str().to_owned();
+            look.type_host = offer.review.needs_typing;
+            look.token = Some(offer.review.token);
+        }
+        Ok(Look { text, ..look })
     }
 
     /// Prints what a yes would change, and nothing else.

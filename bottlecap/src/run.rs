@@ -20,9 +20,11 @@ pub struct Request {
     pub manifest: Option<PathBuf>,
     /// The bottle's name, over that of the manifest.
     pub name: Option<Name>,
+    /// The agent, over that of the manifest.
+    pub agent: Option<Name>,
     /// The working directory.
     pub workdir: PathBuf,
-    /// The command.
+    /// The command; empty for that of the manifest.
     pub command: Vec<OsString>,
 }
 
@@ -35,13 +37,13 @@ pub fn run(request: &Request) -> Result<i32, Fault> {
     // Before anything is checked: what does not exist yet cannot be told to lie in the working directory.
     Directories::of_process().create()?;
     let checked = check(request)?;
-    start::start(checked, &request.command)
+    start::start(checked)
 }
 
 /// Says what `run` would make.
 pub fn describe(request: &Request, out: &mut impl Write) -> Result<(), Fault> {
     let checked = check(request)?;
-    checked.print(&request.command, out).failing(|| "cannot print".to_owned())
+    checked.print(out).failing(|| "cannot print".to_owned())
 }
 
 /// Checks a manifest and the files it names, and says what it allows.

@@ -53,6 +53,21 @@ pub struct Record {
     /// Whether its state goes with it, because nobody gave it a name.
     #[serde(default)]
     pub unnamed: bool,
+    /// Since which start of the machine.
+    #[serde(default)]
+    pub boot: Option<String>,
+    /// How it ended, if it did so by itself.
+    #[serde(default)]
+    pub ended: Option<End>,
+}
+
+/// How a bottle ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct End {
+    /// When.
+    pub at: Timestamp,
+    /// The exit code of its command.
+    pub code: i32,
 }
 
 /// A bottle's directory.
@@ -305,12 +320,32 @@ fn remove_around(directory: &Path, kept: &Path) {
     }
 }
 
+/// How a bottle is, for a person.
+#[must_use]
+pub fn in_words(record: &Record, running: bool) -> String {
+    match (&record.ended, running) {
+        (_, true) => "running".to_owned(),
+        (Some(End { code, .. }), false) => format!("ended, exit {code}"),
+        (None, false) if record.boot.is_some() && record.boot != boot() => "cut off by a reboot".to_owned(),
+        (None, false) => "killed".to_owned(),
+    }
+}
+
+/// What names the time since the machine was started.
+#[must_use]
+pub fn boot() -> Option<String> {
+    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(text.trim().to_owned())
+}
+
 /// A bottle as `list --json` prints it.
 #[must_use]
 pub fn listed(record: &Record, running: bool) -> serde_json::Value {
     serde_json::json!({
         "name": record.name,
         "running": running,
+        "state": in_words(record, running),
+        "ended": record.ended,
         "pid": record.pid,
         "started": record.started,
         "run_dir": record.run_dir,
@@ -352,6 +387,8 @@ mod tests {
             run_dir: "/run/x".into(),
             routes: None,
             unnamed: false,
+            boot: None,
+            ended: None,
         };
         held.write(&record).expect("written");
         let second = directories.home(&name).hold().expect_err("refused");

@@ -26,7 +26,7 @@ fn a_wrong_manifest_is_named_with_line_and_column() {
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join("bottle.yaml"), "name: web\nroute: routes.yaml\n").unwrap();
     insta::assert_snapshot!(bottlecap(directory.path(), &["check", "bottle.yaml"]), @r"
-    error: bottle.yaml:2:1: unknown field `route`, expected one of `name`, `routes`, `repos`, `secrets`, `env`, `mounts`, `upstream_ca`
+    error: bottle.yaml:2:1: unknown field `route`: did you mean `routes`?
     exit 64
     ");
 }
@@ -91,7 +91,7 @@ fn requests_without_a_bottle_say_where_to_look() {
 #[test]
 fn a_wrong_call_is_usage() {
     let directory = tempfile::tempdir().unwrap();
-    for arguments in [&["run"][..], &["run", "--name", "Not A Name", "--", "true"], &["no-such-command"]] {
+    for arguments in [&["routes"][..], &["run", "--name", "Not A Name", "--", "true"], &["no-such-command"]] {
         let said = bottlecap(directory.path(), arguments);
         assert!(said.ends_with("exit 64"), "{said}");
     }

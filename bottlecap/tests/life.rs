@@ -101,7 +101,7 @@ fn what_a_killed_bottle_leaves_is_cleaned_up() {
     let mut bottle = stage.bottle("web", "exec sleep 600");
     bottle.kill().unwrap();
     bottle.wait().unwrap();
-    assert!(stage.said(&["list"]).contains("ended"), "{}", stage.said(&["list"]));
+    assert!(stage.said(&["list"]).contains("killed"), "{}", stage.said(&["list"]));
     let refused = stage.output(&["cleanup"]);
     assert_eq!(refused.status.code(), Some(64), "nobody was asked");
     let said = stage.said(&["cleanup", "--history", "--yes"]);

@@ -12,7 +12,7 @@ use super::{Base, Desk, Form, apply, is_open, json as print_json, print, refusal
 use crate::fault::{Attempted, Fault};
 
 /// What of a request is granted, where it is not all of it.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Narrowing {
     /// For how long, in seconds.
     pub ttl: Option<u32>,

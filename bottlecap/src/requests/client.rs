@@ -1,7 +1,7 @@
 //! The host's end of the control sockets: one JSON line out, one back.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::ops::RangeInclusive;
+use std::ops::{ControlFlow, RangeInclusive};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -36,9 +36,23 @@ pub(crate) fn ask<T: DeserializeOwned>(socket: &Path, request: &impl Serialize) 
 
 /// Hands each reply of a `tail` to `each`, until the daemon ends it.
 pub(super) fn tail(socket: &Path, mut each: impl FnMut(Requests) -> Result<(), Fault>) -> Result<(), Fault> {
+    let mut outcome = Ok(());
+    follow(socket, &Request::Tail, |requests| {
+        outcome = each(requests);
+        if outcome.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    })?;
+    outcome
+}
+
+/// Hands each reply to `request` to `each`, until the daemon ends it or `each` has enough.
+pub(crate) fn follow<T: DeserializeOwned>(
+    socket: &Path,
+    request: &impl Serialize,
+    mut each: impl FnMut(T) -> ControlFlow<()>,
+) -> Result<(), Fault> {
     let told = || format!("no answer from {}", socket.display());
     let mut stream = connect(socket).failing(told)?;
-    let mut line = serde_json::to_vec(&Request::Tail).failing(told)?;
+    let mut line = serde_json::to_vec(request).failing(told)?;
     line.push(b'\n');
     stream.write_all(&line).failing(told)?;
     let mut reader = BufReader::new(stream);
@@ -50,7 +64,10 @@ pub(super) fn tail(socket: &Path, mut each: impl FnMut(Requests) -> Result<(), F
         }
         let reply: Reply =
             serde_json::from_slice(&line).failing(|| "the daemon's answer is not understood".to_owned())?;
-        each(reply.into_result().map_err(|failure| Fault::refused(escaped(&failure.message)))?)?;
+        let reply = reply.into_result().map_err(|failure| Fault::refused(escaped(&failure.message)))?;
+        if each(reply).is_break() {
+            return Ok(());
+        }
     }
 }
 

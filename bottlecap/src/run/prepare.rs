@@ -9,23 +9,25 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::unistd::geteuid;
-use policy::{Policy, SecretRef};
+use policy::{Diagnostic, Diagnostics, Policy, SecretRef};
 use repos::{Allow, Repos, Upstream};
 
+use crate::agent::{self, Luggage};
 use crate::bundle::{Secret, programs};
 use crate::fault::{Attempted, Fault, chain};
 use crate::host;
+use crate::init::Shelf;
 use crate::layout::{self, HostTree, Inputs, Shared, Source};
-use crate::manifest::{Manifest, Name, SecretSource};
+use crate::manifest::{Limits, Manifest, Name, SecretSource};
+use crate::preset::Preset;
 use crate::run::Request;
 use crate::state::Directories;
 use crate::workdir::{self, Found, Guarded, Harm, Place, Reach, SetIds, shown};
-use crate::{environment, etc};
+use crate::{environment, etc, secrets};
 
 /// Directories of a home that hold credentials.
 const CREDENTIALS: [&str; 7] =
     [".ssh", ".gnupg", ".aws", ".kube", ".docker", ".password-store", ".config/gcloud"];
-const SECRET_MAX: u64 = 256 * 1024;
 /// What egress knows the bottle's placeholder by.
 const PLACEHOLDER: &str = "EGRESS_PLACEHOLDER";
 /// What the agent knows it by.
@@ -48,6 +50,8 @@ pub struct Checked {
     pub(super) owner: (u32, u32),
     pub(super) mounts: Vec<(Place, Found)>,
     pub(super) environment: BTreeMap<OsString, OsString>,
+    pub(super) luggage: Luggage,
+    pub(super) command: Vec<OsString>,
     pub(super) host: HostTree,
     pub(super) without: Vec<crate::plan::Layer>,
 }
@@ -58,14 +62,22 @@ pub struct Checked {
 /// What is wrong with it.
 pub fn check(request: &Request) -> Result<Checked, Fault> {
     let manifest = read_manifest(request.manifest.as_deref())?;
-    let (routes, policy) = read_routes(manifest.routes.as_deref())?;
+    limits_hold(&manifest.limits)?;
+    let (routes, policy) = read_routes(&manifest)?;
     let (repos_text, repos) = read_repos(manifest.repos.as_deref())?;
     secrets_are_there(&policy, &manifest)?;
-    let mut secrets = read_secrets(&manifest)?;
-    let mut environment = environment::variables(env::vars_os(), &manifest.env);
+    let command = command(request, &manifest)?;
+    let luggage =
+        agent::pack(&manifest.agent, request.agent.as_ref(), Shelf::of_process().as_ref(), &request.workdir)?;
+    let mut secrets = secrets::resolve(&manifest.secrets)?;
+    let mut variables = manifest.env.clone();
+    for (name, value) in manifest.agent.preset.map(Preset::variables).unwrap_or_default() {
+        variables.entry(name.to_owned()).or_insert_with(|| value.to_owned());
+    }
+    let mut environment = environment::variables(env::vars_os(), &variables);
     hand_placeholder(&policy, &mut secrets, &mut environment)?;
     let directories = Directories::of_process();
-    let guarded = guarded(request, &manifest, &repos, &directories)?;
+    let guarded = guarded(&manifest, &repos, &directories)?;
     let mountinfo =
         fs::read_to_string("/proc/self/mountinfo").failing(|| "cannot read the mounts".to_owned())?;
     let mounted = workdir::mount_points(&mountinfo);
@@ -106,6 +118,8 @@ pub fn check(request: &Request) -> Result<Checked, Fault> {
         owner: (metadata.uid(), metadata.gid()),
         mounts,
         environment,
+        luggage,
+        command,
         host: host::tree(),
         without: without(),
         workdir,
@@ -117,7 +131,7 @@ pub fn check(request: &Request) -> Result<Checked, Fault> {
 /// Checks a manifest and the files it names, but not the secrets: those are there when a bottle is started.
 pub(super) fn check_manifest(file: &Path, out: &mut impl Write) -> Result<(), Fault> {
     let manifest = read_manifest(Some(file))?;
-    let (_, policy) = read_routes(manifest.routes.as_deref())?;
+    let (_, policy) = read_routes(&manifest)?;
     let (_, repos) = read_repos(manifest.repos.as_deref())?;
     secrets_are_there(&policy, &manifest)?;
     for path in manifest.upstream_ca.iter().chain(&manifest.mounts) {
@@ -151,22 +165,42 @@ fn without() -> Vec<crate::plan::Layer> {
 }
 
 fn read_manifest(file: Option<&Path>) -> Result<Manifest, Fault> {
-    let Some(file) = file else { return Ok(Manifest::default()) };
-    let text =
-        fs::read_to_string(file).refusing(|| format!("cannot read the manifest {}", file.display()))?;
-    let whole = fs::canonicalize(file).refusing(|| format!("cannot find {}", file.display()))?;
-    let directory = whole.parent().unwrap_or(Path::new("/"));
-    Ok(Manifest::parse(&file.display().to_string(), &text, directory)?)
+    file.map_or_else(|| Ok(Manifest::default()), |file| Manifest::load(file, Shelf::of_process().as_ref()))
 }
 
-fn read_routes(file: Option<&Path>) -> Result<(String, Policy), Fault> {
-    let (name, text) = match file {
-        None => ("routes.yaml".to_owned(), NO_ROUTES.to_owned()),
-        Some(path) => {
+/// What is to run: as asked for, else as the manifest says, else what the preset starts.
+fn command(request: &Request, manifest: &Manifest) -> Result<Vec<OsString>, Fault> {
+    if !request.command.is_empty() {
+        return Ok(request.command.clone());
+    }
+    let preset = || manifest.agent.preset.map(|preset| preset.command().to_owned()).into_iter().collect();
+    let words: Vec<String> = if manifest.command.is_empty() { preset() } else { manifest.command.clone() };
+    if words.is_empty() {
+        return Err(Fault::refused("there is no command")
+            .with_hint("give one after `--`, or a `command` or an agent's `preset` in the manifest"));
+    }
+    Ok(words.into_iter().map(OsString::from).collect())
+}
+
+/// A bound that nothing keeps is worse than none.
+fn limits_hold(limits: &Limits) -> Result<(), Fault> {
+    let Some((file, line, column)) = limits.place.clone() else { return Ok(()) };
+    let message = "limits are not enforced by the sandbox: start the bottle in a control group that has them, such as \
+                   `systemd-run --user --scope -p MemoryMax=2G -p TasksMax=512 bottlecap run …`, or use --backend docker"
+        .to_owned();
+    Err(Diagnostics::from(Diagnostic { file, line, column, message }).into())
+}
+
+/// The routes and their text: of the manifest's file, else those that the preset needs, else none.
+fn read_routes(manifest: &Manifest) -> Result<(String, Policy), Fault> {
+    let (name, text) = match (&manifest.routes, manifest.agent.preset) {
+        (Some(path), _) => {
             let text =
                 fs::read_to_string(path).refusing(|| format!("cannot read the routes {}", path.display()))?;
             (path.display().to_string(), text)
         }
+        (None, Some(preset)) => ("the preset's routes".to_owned(), preset.needs().to_owned()),
+        (None, None) => ("routes.yaml".to_owned(), NO_ROUTES.to_owned()),
     };
     let policy = Policy::parse(&name, &text)?;
     Ok((text, policy))
@@ -229,43 +263,6 @@ fn hand_placeholder(
     Ok(())
 }
 
-fn read_secrets(manifest: &Manifest) -> Result<Vec<(String, Secret)>, Fault> {
-    let read = |(name, source): (&String, &SecretSource)| {
-        let secret = match source {
-            SecretSource::Variable(variable) => match env::var_os(variable) {
-                Some(value) if !value.is_empty() => Secret::new(value.into_encoded_bytes()),
-                Some(_) | None => {
-                    return Err(Fault::refused(format!(
-                        "the secret `{name}` is to come from {variable}, which is not set"
-                    ))
-                    .with_hint(format!("set it for this command: {variable}=… bottlecap run …")));
-                }
-            },
-            SecretSource::File(path) => Secret::new(read_secret(path)?),
-        };
-        Ok((name.clone(), secret))
-    };
-    manifest.secrets.iter().map(read).collect()
-}
-
-/// The file without the line end that an editor adds.
-fn read_secret(path: &Path) -> Result<Vec<u8>, Fault> {
-    let told = || format!("cannot read the secret {}", path.display());
-    let length = fs::metadata(path).refusing(told)?.len();
-    if length > SECRET_MAX {
-        return Err(Fault::refused(format!(
-            "the secret {} is larger than {} KiB",
-            path.display(),
-            SECRET_MAX / 1024
-        )));
-    }
-    let mut bytes = fs::read(path).refusing(told)?;
-    while matches!(bytes.last(), Some(b'\n' | b'\r')) {
-        bytes.pop();
-    }
-    Ok(bytes)
-}
-
 fn look(path: &Path) -> Result<Place, Fault> {
     let place = Place::look(path).refusing(|| format!("cannot find {}", path.display()))?;
     if place.path.is_dir() {
@@ -288,12 +285,7 @@ fn walk(place: &Place, set_ids: SetIds) -> Result<Found, Fault> {
 }
 
 /// What no bottle may get, as far as it exists.
-fn guarded(
-    request: &Request,
-    manifest: &Manifest,
-    repos: &Repos,
-    directories: &Directories,
-) -> Result<Vec<Guarded>, Fault> {
+fn guarded(manifest: &Manifest, repos: &Repos, directories: &Directories) -> Result<Vec<Guarded>, Fault> {
     let mut guarded = Vec::new();
     let mut guard = |what: &str, path: &Path, reach, harm| match Place::look(path) {
         Ok(place) => {
@@ -327,8 +319,8 @@ fn guarded(
             guard("a git identity", &ssh.identity, Reach::Itself, Harm::Read)?;
         }
     }
-    let files = [&request.manifest, &manifest.routes, &manifest.repos, &manifest.upstream_ca];
-    for path in files.into_iter().flatten() {
+    let files = [&manifest.routes, &manifest.repos, &manifest.upstream_ca];
+    for path in files.into_iter().flatten().chain(&manifest.files) {
         guard("what the bottle is made by", path, Reach::Itself, Harm::Write)?;
     }
     guard("bottlecap's own programs", &programs()?, Reach::Itself, Harm::Write)?;
@@ -349,9 +341,10 @@ impl Checked {
     }
 
     /// Says what would be made.
-    pub(super) fn print(&self, command: &[OsString], out: &mut impl Write) -> io::Result<()> {
+    pub(super) fn print(&self, out: &mut impl Write) -> io::Result<()> {
         let name = self.name.as_ref().map_or("(none: its state goes with it)", Name::as_str);
-        let words: Vec<String> = command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+        let words: Vec<String> =
+            self.command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
         writeln!(out, "bottle     {name}")?;
         writeln!(out, "command    {}", words.join(" "))?;
         writeln!(out, "in         {}", shown(&self.workdir.path))?;
@@ -371,8 +364,12 @@ impl Checked {
         writeln!(out, "\nfiles")?;
         let mounts: Vec<Shared> =
             self.mounts.iter().map(|(place, found)| self.shared(place, found, None)).collect();
-        let identity =
-            etc::Identity { gitconfig: String::new(), roots: String::new(), ca: Some(String::new()) };
+        let identity = etc::Identity {
+            gitconfig: String::new(),
+            roots: String::new(),
+            ca: Some(String::new()),
+            luggage: self.luggage.files.clone(),
+        };
         let inputs = Inputs {
             host: &self.host,
             workdir: &self.shared(&self.workdir, &self.found, None),

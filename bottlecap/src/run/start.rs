@@ -25,7 +25,7 @@ use crate::manifest::Name;
 use crate::owners::{BOTTLE_USER, mapped_tree, plain_tree};
 use crate::plan::{FromWall, LISTENERS, Layer, Plan, ToWall};
 use crate::requests::ledger;
-use crate::state::{Held, Record};
+use crate::state::{self, End, Held, Record};
 use crate::sys::descriptors::duplicate_above;
 use crate::sys::mounts::Attributes;
 use crate::sys::process::{self, Setup, prepare};
@@ -37,8 +37,8 @@ const HIGH: i32 = 32;
 const PASSED_ON: [Signal; 6] =
     [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGUSR2];
 
-/// Runs `command` in the bottle that `checked` describes; its exit code.
-pub(super) fn start(checked: Checked, command: &[OsString]) -> Result<i32, Fault> {
+/// Runs the command in the bottle that `checked` describes; its exit code.
+pub(super) fn start(checked: Checked) -> Result<i32, Fault> {
     let signals = hold_signals().failing(|| "cannot hold signals".to_owned())?;
     let directories = checked.directories.clone();
     directories.sweep();
@@ -49,9 +49,9 @@ pub(super) fn start(checked: Checked, command: &[OsString]) -> Result<i32, Fault
     };
     let held = directories.home(&name).hold()?;
     let run_dir = directories.run_dir(&name)?;
-    let mut bottle = Bottle { held, run_dir, unnamed, git: None, supervisor: None };
-    let outcome = bottle.run(checked, name, command, &signals);
-    bottle.close();
+    let mut bottle = Bottle { held, run_dir, unnamed, record: None, git: None, supervisor: None };
+    let outcome = bottle.run(checked, name, &signals);
+    bottle.close(&outcome);
     outcome
 }
 
@@ -76,37 +76,38 @@ struct Bottle {
     held: Held,
     run_dir: PathBuf,
     unnamed: bool,
+    record: Option<Record>,
     git: Option<WorkingCopy>,
     supervisor: Option<Supervisor>,
 }
 
 impl Bottle {
-    fn run(
-        &mut self,
-        checked: Checked,
-        name: Name,
-        command: &[OsString],
-        signals: &SignalFd,
-    ) -> Result<i32, Fault> {
+    fn run(&mut self, checked: Checked, name: Name, signals: &SignalFd) -> Result<i32, Fault> {
         self.forget_sockets();
-        self.held.write(&Record {
+        let record = Record {
             name: name.as_str().to_owned(),
             pid: std::process::id() as i32,
             started: Timestamp::now(),
             run_dir: self.run_dir.clone(),
             routes: checked.manifest.routes.clone(),
             unnamed: self.unnamed,
-        })?;
+            boot: state::boot(),
+            ended: None,
+        };
+        self.held.write(&record)?;
+        self.record = Some(record);
         let has = |layer| !checked.without.contains(&layer);
         if has(Layer::Git) {
             let copy = WorkingCopy::prepare(&checked.workdir.path, &checked.found.git_files);
             self.git = Some(copy.map_err(|error| git_fault(&error))?);
         }
-        let mut wall = Wall::spawn(has(Layer::Descriptors), command.first().cloned().unwrap_or_default())?;
+        let mut wall =
+            Wall::spawn(has(Layer::Descriptors), checked.command.first().cloned().unwrap_or_default())?;
         let bundle =
             if has(Layer::Bundle) { Some(Bundle::new(self.held.home(), &self.run_dir)?) } else { None };
-        let gitconfig = repos::gitconfig(&checked.repos, "git://git-gate");
-        let plan = |ca: Option<String>| self.plan(&checked, command, ca, gitconfig);
+        let mut gitconfig = repos::gitconfig(&checked.repos, "git://git-gate");
+        gitconfig.push_str(&checked.luggage.gitconfig());
+        let plan = |ca: Option<String>| self.plan(&checked, ca, gitconfig);
         let Some(bundle) = bundle else {
             wall.tell_plan(&plan(None))?;
             wall.build(&checked)?;
@@ -136,7 +137,7 @@ impl Bottle {
         wall.go(Some((supervisor, &bundle)), signals)
     }
 
-    fn plan(&self, checked: &Checked, command: &[OsString], ca: Option<String>, gitconfig: String) -> Plan {
+    fn plan(&self, checked: &Checked, ca: Option<String>, gitconfig: String) -> Plan {
         let handed = geteuid().is_root();
         let place = |place: usize| handed.then_some(place);
         let workdir = checked.shared(&checked.workdir, &checked.found, place(0));
@@ -144,7 +145,12 @@ impl Bottle {
             .zip(&checked.mounts)
             .map(|(index, (mount, found))| checked.shared(mount, found, place(index)))
             .collect();
-        let identity = Identity { gitconfig, roots: join_roots(host::roots(), ca.as_deref()), ca };
+        let identity = Identity {
+            gitconfig,
+            roots: join_roots(host::roots(), ca.as_deref()),
+            ca,
+            luggage: checked.luggage.files.clone(),
+        };
         let inputs = Inputs {
             host: &checked.host,
             workdir: &workdir,
@@ -161,7 +167,7 @@ impl Bottle {
             user: geteuid().is_root().then_some(BOTTLE_USER),
             steps: steps(&inputs),
             workdir: checked.workdir.path.clone(),
-            command: command.to_vec(),
+            command: checked.command.clone(),
             environment,
             stdio: terminal::wanted(),
             #[cfg(feature = "test-walls")]
@@ -176,7 +182,7 @@ impl Bottle {
         let _ = fs::remove_dir(self.run_dir.with_extension("root"));
     }
 
-    fn close(mut self) {
+    fn close(mut self, outcome: &Result<i32, Fault>) {
         if let Some(mut supervisor) = self.supervisor.take() {
             supervisor.stop();
         }
@@ -185,6 +191,13 @@ impl Bottle {
             tracing::warn!("{remark}; look at it before you run git there");
         }
         if !self.unnamed {
+            let code = outcome.as_ref().map_or_else(|fault| fault.code().into(), |code| *code);
+            if let Some(mut record) = self.record.take() {
+                record.ended = Some(End { at: Timestamp::now(), code });
+                if let Err(fault) = self.held.write(&record) {
+                    tracing::warn!("{fault}");
+                }
+            }
             self.held.keep_history();
         } else if let Err(error) = self.held.remove() {
             tracing::warn!(%error, "the bottle's state could not be removed");
