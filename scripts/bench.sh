@@ -20,6 +20,7 @@ bash scripts/bench-init.sh
 # Programs beside programs; a filter for criterion means something else.
 if [ $# -eq 0 ]; then
     bash scripts/bench-egress.sh
+    bash scripts/bench-attack.sh
     bash scripts/need.sh git sshd python
     cargo build --locked --release -p git-gate
     python3 scripts/bench-git.py "${CARGO_TARGET_DIR:-target}/release/git-gate"

@@ -76,6 +76,9 @@ pub struct RequestEvent {
     /// From the head to the head of upstream's answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answered_millis: Option<u64>,
+    /// It was cut at a secret after some of it had left.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub late: bool,
 }
 
 /// A set of routes put in force, or refused while the old one stays.

@@ -173,6 +173,7 @@ fn typed_events_come_back_as_they_were_written() {
         bytes_down: 120,
         millis: 1,
         answered_millis: None,
+        late: false,
     };
     let push = PushEvent {
         repo: "acme-web".to_owned(),

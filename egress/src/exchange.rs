@@ -285,6 +285,7 @@ impl Judged {
         self.entry.event.decision = Recorded::Allow;
         let mut body = body::metered(incoming, Meter::Up(Arc::clone(&progress)), &plan.limits);
         if let Some((inspection, format)) = &plan.watch.inspection {
+            self.entry.inspection = Some(inspection.clone());
             body = inspect::examined(body, inspection, *format);
         }
         if let Some(rewriter) = plan.rewriter.take() {
@@ -344,7 +345,7 @@ impl Judged {
             Some(wanted) => Some((wanted, self.secret_of(route, wanted, &parts.method)?)),
             None => None,
         };
-        let mut watch = self.watch(route)?;
+        let mut watch = self.watch(route, &asked.endpoint)?;
         let mut query = parts.uri.query().map(str::to_owned);
         if let Some((inspection, format)) = &mut watch.inspection {
             // What is taken out or replaced does not leave, so it is not searched.
@@ -401,9 +402,12 @@ impl Judged {
     }
 
     /// What the route has searched and scrubbed. Where it says nothing, the answers to its own credential are scrubbed.
-    fn watch(&self, route: &Route) -> Result<Watch, Refusal> {
+    fn watch(&self, route: &Route, endpoint: &Endpoint) -> Result<Watch, Refusal> {
         let known = self.proxy.knowns.current();
-        let inspection = route.dlp().and_then(|dlp| Inspection::of(dlp, &known));
+        let inspection = route.dlp().and_then(|dlp| {
+            let destination = self.proxy.tails.of(&format!("{}:{}", endpoint.host, endpoint.port));
+            Inspection::of(dlp, &known, destination)
+        });
         let scrubs = match route.dlp() {
             Some(dlp) => dlp.inbound.contains(&Detector::KnownSecrets),
             None => route.credential().is_some(),
@@ -464,7 +468,12 @@ impl Judged {
         let (mut parts, incoming) = response.into_parts();
         parts.version = Version::HTTP_11;
         parts.extensions.clear();
+        let inspection = self.entry.inspection.clone();
         let body = body::metered(incoming, Meter::Down(Box::new(self.entry)), limits);
+        let body = match inspection {
+            Some(inspection) => inspect::ended_by(body, inspection),
+            None => body,
+        };
         Response::from_parts(
             parts,
             match watch.scrub {

@@ -2,16 +2,24 @@
 
 mod body;
 mod messages;
+mod tails;
+mod verdict;
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue};
+use http::header::{
+    ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE,
+    HeaderMap, HeaderName, HeaderValue, PRAGMA, TE, USER_AGENT,
+};
 use policy::{Detector, Dlp, OnMatch};
 use scan::{Bounds, Encoding, Finding, Known, Report, Rules, Scanner};
-use tokio::sync::Notify;
 
 pub(crate) use body::examined;
 pub(crate) use messages::Messages;
+pub(crate) use tails::{Destination, Tails};
+use tails::{Joint, Position};
+use verdict::Verdict;
+pub(crate) use verdict::ended_by;
 
 use crate::refusal::{Code, Refusal};
 
@@ -21,15 +29,24 @@ pub(crate) struct Inspection {
     rules: Option<&'static Rules>,
     known: Option<Arc<Known>>,
     on_match: OnMatch,
+    /// What went to the same place before.
+    destination: Arc<Destination>,
     /// Why the request was cut, once it was.
     verdict: Arc<Verdict>,
 }
 
-#[derive(Debug, Default)]
-struct Verdict {
-    objection: OnceLock<Objection>,
-    raised: Notify,
-}
+/// Headers whose values clients do not choose freely: they would stand between the pieces of a secret.
+const ROUTINE: [HeaderName; 9] = [
+    ACCEPT,
+    ACCEPT_ENCODING,
+    ACCEPT_LANGUAGE,
+    CACHE_CONTROL,
+    CONTENT_LENGTH,
+    CONTENT_TYPE,
+    PRAGMA,
+    TE,
+    USER_AGENT,
+];
 
 /// Why something may not leave.
 #[derive(Debug, Clone, Copy)]
@@ -46,7 +63,7 @@ pub(crate) enum Objection {
 
 impl Inspection {
     /// What the route asks for; nothing when requests are not searched.
-    pub(crate) fn of(dlp: &Dlp, known: &Arc<Known>) -> Option<Inspection> {
+    pub(crate) fn of(dlp: &Dlp, known: &Arc<Known>, destination: Arc<Destination>) -> Option<Inspection> {
         let wants = |detector| dlp.outbound.contains(&detector);
         let rules = wants(Detector::TokenPatterns).then(Rules::builtin);
         let known = (wants(Detector::KnownSecrets) && !known.is_empty()).then(|| Arc::clone(known));
@@ -54,28 +71,9 @@ impl Inspection {
             rules,
             known,
             on_match: dlp.on_match,
+            destination,
             verdict: Arc::default(),
         })
-    }
-
-    /// Why the body was cut.
-    pub(crate) fn objection(&self) -> Option<Refusal> {
-        self.verdict.objection.get().map(|objection| objection.refusal("body"))
-    }
-
-    /// Returns when the body is cut: the client of upstream may not tell while it waits for an answer.
-    pub(crate) async fn objected(&self) -> Refusal {
-        loop {
-            if let Some(refusal) = self.objection() {
-                return refusal;
-            }
-            self.verdict.raised.notified().await;
-        }
-    }
-
-    fn object(&self, objection: Objection) {
-        let _ = self.verdict.objection.set(objection);
-        self.verdict.raised.notify_one();
     }
 
     fn scanner(&self) -> Scanner<'static> {
@@ -110,13 +108,39 @@ impl Inspection {
         if let Some(reason) = uninspectable {
             return Err(Objection::Uninspectable(reason).refusal("head"));
         }
-        let Some(first) = findings.first() else { return Ok(()) };
+        let Some(found) = findings.first() else { return self.pieces(first[2], query.as_deref(), headers) };
         let in_head = |finding: &Finding| finding.line <= 3 || !finding.through.is_nothing();
         if self.on_match != OnMatch::Redact || findings.iter().any(in_head) {
-            let place = place(first, headers);
-            return Err(Objection::Secret(first.rule).refusal(&place));
+            let place = place(found, headers);
+            return Err(Objection::Secret(found.rule).refusal(&place));
         }
         self.mask(query, headers)
+    }
+
+    /// Puts the parts of the head together, and each to what stood in its place in the requests before.
+    fn pieces(&self, path: &str, query: Option<&str>, headers: &HeaderMap) -> Result<(), Refusal> {
+        let refusal = |objection: Objection| objection.refusal("head, together with what was sent before,");
+        let pairs = || query.into_iter().flat_map(|query| query.split('&'));
+        let value = |pair| split_pair(pair).1.as_bytes();
+        let free = || headers.iter().filter(|(name, _)| !ROUTINE.contains(name));
+        let crumbs = free().flat_map(|(_, value)| value.as_bytes().split(|byte| *byte == b';'));
+        let crumbs = crumbs.map(|crumb| {
+            let after = crumb.iter().position(|byte| *byte == b'=').map_or(0, |at| at + 1);
+            crumb[after..].trim_ascii()
+        });
+        let elements = path.split('/').map(str::as_bytes);
+        let all = elements.chain(pairs().map(value)).chain(crumbs);
+        self.destination.together(self, all).map_err(refusal)?;
+
+        let join = |position, piece| self.destination.join(self, position, piece).map_err(refusal);
+        join(Position::Path, path.rsplit('/').next().unwrap_or_default().as_bytes())?;
+        for pair in pairs() {
+            join(Position::Query(split_pair(pair).0.to_owned()), value(pair))?;
+        }
+        for (name, value) in free() {
+            join(Position::Header(name.to_string()), value.as_bytes())?;
+        }
+        Ok(())
     }
 
     fn mask(&self, query: &mut Option<String>, headers: &mut HeaderMap) -> Result<(), Refusal> {
@@ -213,6 +237,10 @@ impl Objection {
             ),
         }
     }
+}
+
+fn split_pair(pair: &str) -> (&str, &str) {
+    pair.split_once('=').unwrap_or(("", pair))
 }
 
 /// The names in a header that is a list.

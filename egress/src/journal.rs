@@ -21,6 +21,7 @@ use tokio::time::{Instant, timeout};
 use tracing::{error, info, warn};
 
 use crate::body::Progress;
+use crate::inspect::Inspection;
 use crate::limits::Held;
 use crate::observe::Observer;
 use crate::refusal::{Refusal, Subject};
@@ -104,7 +105,8 @@ impl Recorder {
         let place = timeout(PLACE_TIMEOUT, self.queue.clone().reserve_owned()).await.ok()?.ok()?;
         let event = RequestEvent { generation, digest: digest.to_owned(), ..RequestEvent::default() };
         let observer = Arc::clone(&self.observer);
-        Some(Entry { event, observer, up: None, held: None, started: Instant::now(), place: Some(place) })
+        let started = Instant::now();
+        Some(Entry { event, observer, up: None, held: None, inspection: None, started, place: Some(place) })
     }
 
     /// Whether the last record could not be written.
@@ -230,13 +232,16 @@ impl Writer {
     }
 }
 
-/// The record of one request; handed in when it is dropped.
+/// The record of one request; handed in when it is dropped, or when what is searched of the request has ended too.
+#[derive(Debug)]
 pub(crate) struct Entry {
     pub(crate) event: RequestEvent,
     /// The request's body, which may still be on its way.
     pub(crate) up: Option<Arc<Progress>>,
     /// Its place among the requests that its route may answer at once.
     pub(crate) held: Option<Held>,
+    /// What may still be found in the request's body.
+    pub(crate) inspection: Option<Inspection>,
     observer: Arc<Observer>,
     started: Instant,
     place: Option<OwnedPermit<Message>>,
@@ -266,11 +271,32 @@ impl Entry {
         self.event.block_id = Some(refusal.block_id.clone());
         self.event.status = Some(refusal.code.status().as_u16());
     }
+
+    /// Notes that it was cut after its answer had begun.
+    pub(crate) fn cut(&mut self, refusal: &Refusal) {
+        let status = self.event.status;
+        self.refused(refusal);
+        self.event.status = status;
+    }
 }
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        if let Some(place) = self.place.take() {
+        let Some(place) = self.place.take() else { return };
+        if let Some(inspection) = self.inspection.take() {
+            let event = mem::take(&mut self.event);
+            let (up, observer) = (self.up.take(), Arc::clone(&self.observer));
+            let (started, place) = (self.started, Some(place));
+            inspection.settle(Box::new(Entry {
+                event,
+                observer,
+                up,
+                held: None,
+                inspection: None,
+                started,
+                place,
+            }));
+        } else {
             self.event.millis = self.millis();
             self.event.bytes_up = self.up.as_ref().map_or(0, |up| up.bytes());
             self.observer.request(&self.event);

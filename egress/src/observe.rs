@@ -229,6 +229,7 @@ pub(crate) mod tests {
             bytes_down: 2,
             millis: 7,
             answered_millis: Some(5),
+            late: false,
         }
     }
 

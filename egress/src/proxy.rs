@@ -4,11 +4,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use audit::ReloadEvent;
 use jiff::Timestamp;
-use policy::Diagnostics;
+use policy::{Detector, Diagnostics, Policy};
 use tracing::warn;
 
 use crate::credential::{Knowns, Placeholder, SecretStore};
 use crate::explain::{Explanation, Question};
+use crate::inspect::Tails;
 use crate::journal::Recorder;
 use crate::snapshot::{OpenSide, Snapshot, Snapshots};
 use crate::tasks::Tasks;
@@ -62,6 +63,7 @@ pub struct Proxy {
     pub(crate) leaves: LeafAuthority,
     pub(crate) secrets: SecretStore,
     pub(crate) knowns: Knowns,
+    pub(crate) tails: Tails,
     pub(crate) open: OpenSide,
     pub(crate) recorder: Recorder,
     pub(crate) uses: Uses,
@@ -76,10 +78,12 @@ impl Proxy {
         let open = OpenSide { dialer: Arc::new(parts.dialer), tls: parts.tls, tasks: Tasks::default() };
         let leaves = LeafAuthority::new(parts.authority).map_err(|error| Error::Tls(error.to_string()))?;
         let first = Snapshot::parse(text, None, &open).map_err(Error::Routes)?;
+        refuse_weak(&first.policy, &parts.secrets).map_err(Error::Routes)?;
         let proxy = Proxy {
             leaves,
             secrets: parts.secrets,
             knowns: Knowns::default(),
+            tails: Tails::default(),
             open,
             recorder: parts.recorder,
             uses: parts.uses,
@@ -104,6 +108,8 @@ impl Proxy {
         let _one_at_a_time = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
         let next = Snapshot::parse(text, Some(&self.snapshot()), &self.open)?;
         self.secrets.refresh();
+        refuse_weak(&next.policy, &self.secrets)?;
+        self.open.dialer.look_around();
         self.snapshots.replace(next);
         self.warn();
         Ok(())
@@ -163,4 +169,23 @@ impl Proxy {
             }
         }
     }
+}
+
+/// An error for every secret that a route asks to be looked for and that could not be told from other text. One that is
+/// missing may still come.
+fn refuse_weak(policy: &Policy, secrets: &SecretStore) -> Result<(), Diagnostics> {
+    let weak = policy.routes().iter().filter_map(|route| {
+        let wanted = route.credential()?;
+        let asked = route.dlp().is_some_and(|dlp| {
+            dlp.inbound.iter().chain(&dlp.outbound).any(|detector| *detector == Detector::KnownSecrets)
+        });
+        let secret = secrets.get(&wanted.secret).ok().filter(|_| asked)?;
+        let error = Knowns::default().learn(&secret, wanted.scheme.as_ref()).err()?;
+        let name = wanted.secret.name();
+        Some(policy.wrong_secret(
+            route,
+            format!("the secret `{name}` cannot be looked for, as `known_secrets` asks: {error}"),
+        ))
+    });
+    Diagnostics::new(weak.collect()).map_or(Ok(()), Err)
 }

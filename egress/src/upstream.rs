@@ -2,6 +2,7 @@
 
 mod connector;
 mod dial;
+mod near;
 mod parent;
 mod resolve;
 
@@ -156,6 +157,10 @@ pub(crate) fn refusal_of_dial(error: &DialError) -> Refusal {
         DialError::Ours(_) => Refusal::new(
             Code::Policy(policy::Code::AddressNotAllowed),
             "the host resolves to this proxy itself",
+        ),
+        DialError::Near(_) => Refusal::new(
+            Code::Policy(policy::Code::AddressNotAllowed),
+            "the host resolves to a gateway or the resolver of the machine that the proxy runs on",
         ),
         DialError::Resolve(_) | DialError::NoAddress => {
             Refusal::new(Code::UpstreamUnresolved, "the name of the upstream host could not be resolved")

@@ -138,6 +138,15 @@ fn classify_v6(ip: Ipv6Addr) -> Option<AddressClass> {
     Some(class)
 }
 
+/// The IPv4 addresses that `ip` carries inside.
+#[must_use]
+pub fn embedded(ip: IpAddr) -> Vec<IpAddr> {
+    match ip {
+        IpAddr::V4(_) => Vec::new(),
+        IpAddr::V6(ip) => embedded_v4(ip).into_iter().flatten().map(IpAddr::V4).collect(),
+    }
+}
+
 /// Every IPv4 address that a translator on the way may read out of this one; `None` when there is none.
 fn embedded_v4(ip: Ipv6Addr) -> Option<Vec<Ipv4Addr>> {
     let join = |high: u16, low: u16| Ipv4Addr::from(u32::from(high) << 16 | u32::from(low));

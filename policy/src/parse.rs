@@ -29,8 +29,12 @@ pub(crate) fn parse(file: &str, text: &str) -> Result<Policy, Diagnostics> {
     };
     let mut routes = Vec::with_capacity(raw_routes.len());
     let mut places = Vec::with_capacity(raw_routes.len());
+    let mut secrets = Vec::with_capacity(raw_routes.len());
     for (position, raw) in raw_routes.iter().enumerate() {
         if let Some(route) = route::route(position, raw, &mut findings) {
+            let secret = raw.value.token_env.as_ref().or(raw.value.token_file.as_ref());
+            let place = secret.map_or(raw.referenced, |secret| secret.referenced);
+            secrets.push((place.line(), place.column()));
             places.push(raw.value.host.as_ref().map_or(raw.referenced, |host| host.referenced));
             routes.push(route);
         }
@@ -38,7 +42,7 @@ pub(crate) fn parse(file: &str, text: &str) -> Result<Policy, Diagnostics> {
     route::refuse_mixed_tls(&routes, &places, &mut findings);
     if findings.list.is_empty() {
         let warnings = lint::warnings(file, &routes, &places);
-        Ok(Policy::new(log, defaults, routes, warnings))
+        Ok(Policy::new(log, defaults, routes, warnings).with_places(file, secrets))
     } else {
         Err(findings.into_diagnostics())
     }

@@ -44,6 +44,9 @@ pub struct Policy {
     index: Index,
     intercepted_ports: HashSet<u16>,
     warnings: Vec<Diagnostic>,
+    file: String,
+    /// Where each route names its secret: the line and the column.
+    secrets: Vec<(u64, u64)>,
 }
 
 impl Policy {
@@ -62,7 +65,19 @@ impl Policy {
         let intercepted = |route: &&Route| route.scheme == Scheme::Https && route.tls == Tls::Intercept;
         let ports = routes.iter().filter(intercepted).flat_map(|route| &route.ports).copied();
         let intercepted_ports = ports.chain([Scheme::Https.default_port()]).collect();
-        Policy { log, defaults, routes, index, intercepted_ports, warnings }
+        let (file, secrets) = (String::new(), Vec::new());
+        Policy { log, defaults, routes, index, intercepted_ports, warnings, file, secrets }
+    }
+
+    pub(crate) fn with_places(self, file: &str, secrets: Vec<(u64, u64)>) -> Policy {
+        Policy { file: file.to_owned(), secrets, ..self }
+    }
+
+    /// What is wrong with the secret of a route, at the place where the route names it.
+    #[must_use]
+    pub fn wrong_secret(&self, route: &Route, message: String) -> Diagnostic {
+        let (line, column) = self.secrets.get(route.id().index()).copied().unwrap_or((1, 1));
+        Diagnostic { file: self.file.clone(), line, column, message }
     }
 
     /// The routes in the order of the file.

@@ -85,6 +85,8 @@ struct Open {
 pub(crate) struct Layer {
     through: Through,
     decodes: bool,
+    /// What stands before a match has no say.
+    joined: bool,
     bytes: Vec<u8>,
     base: u64,
     /// At `base`, and at the last position asked for.
@@ -110,6 +112,7 @@ impl Layer {
         Self {
             through,
             decodes,
+            joined: false,
             bytes: Vec::new(),
             base: 0,
             floor: Lines::at(0, 1, 1),
@@ -210,11 +213,20 @@ impl Layer {
         self.open = open;
     }
 
+    /// The text is put together of pieces: a match may begin with any of them.
+    pub(crate) fn joined(self) -> Self {
+        Self { joined: true, ..self }
+    }
+
     /// Whether the rule needs more bytes to judge the place.
     fn ask(&mut self, rules: &Rules, shared: &mut Shared<'_>, rule: u16, start: u64, complete: bool) -> bool {
-        match rules.judge(rule, &self.bytes, self.index(start), complete) {
+        let start = self.index(start);
+        let skipped = if self.joined { start } else { 0 };
+        match rules.judge(rule, &self.bytes[skipped..], start - skipped, complete) {
             Judgement::Open => return true,
-            Judgement::Secret(secret) => self.found(shared.state, rule, secret),
+            Judgement::Secret(secret) => {
+                self.found(shared.state, rule, secret.start + skipped..secret.end + skipped);
+            }
             Judgement::Nothing => {}
         }
         false

@@ -97,6 +97,12 @@ impl<'r> Scanner<'r> {
         Self { layer: plain, ..Self::new(rules, known, Bounds::default()) }
     }
 
+    /// The same, where the input is put together of pieces: a secret may begin right behind what ends a piece.
+    pub fn joined(rules: impl Into<Option<&'r Rules>>, known: Option<Arc<Known>>) -> Self {
+        let plain = Self::plain(rules, known);
+        Self { layer: plain.layer.joined(), ..plain }
+    }
+
     /// The whole input is in this coding.
     #[must_use]
     pub fn encoded(mut self, encoding: Encoding) -> Self {

@@ -64,8 +64,8 @@ pub(super) async fn run(
         if let Some(objection) = frames::splice(agent, upstream, &spliced, &limits, looks).await {
             let refusal = objection.refusal("message");
             warn!(code = %refusal.code, hint = refusal.hint, "a WebSocket was cut");
-            entry.event.code = Some(refusal.code.as_str().to_owned());
-            entry.event.block_id = Some(refusal.block_id);
+            entry.cut(&refusal);
+            entry.event.late = true;
         }
     } else {
         splice(agent, upstream, &spliced, &limits).await;

@@ -25,7 +25,8 @@ pub fn frames(bytes: &[u8]) {
     let step = usize::from(first >> 1).max(1);
     let stream = if first & 1 == 0 { rest.to_vec() } else { built(rest) };
     let dlp = Dlp { outbound: vec![Detector::KnownSecrets], inbound: Vec::new(), on_match: OnMatch::Block };
-    let searched = || Filter::searched(Inspection::of(&dlp, &KNOWN).expect("something is looked for"));
+    let searched =
+        || Filter::searched(Inspection::of(&dlp, &KNOWN, Arc::default()).expect("something is looked for"));
     let scrubbed = || Filter::scrubbed(Scrub::new(Arc::clone(&KNOWN), Arc::default()));
 
     let (out, ended) = cut_and_whole(searched, &stream, step);

@@ -14,7 +14,7 @@ use policy::OnMatch;
 use scan::Scanner;
 
 use super::messages::GrpcFrames;
-use super::{Format, Inspection, MASK, Messages, Objection};
+use super::{Format, Inspection, Joint, MASK, Messages, Objection};
 
 /// What may be held back while it could become a secret.
 const HELD_MAX: u64 = 256 * 1024;
@@ -25,12 +25,13 @@ pub(crate) fn examined(inner: Body, inspection: &Inspection, format: Format) -> 
         return inner;
     }
     let search = match format {
-        Format::Plain => Search::Stream(Box::new(inspection.scanner())),
-        Format::Encoded(encoding) => Search::Stream(Box::new(inspection.scanner().encoded(encoding))),
+        Format::Plain => Search::Stream(Box::new(inspection.scanner()), Some(Joint::new(inspection))),
+        Format::Encoded(encoding) => Search::Stream(Box::new(inspection.scanner().encoded(encoding)), None),
         Format::Grpc(encoding) => {
             Search::Grpc(Box::new((GrpcFrames::new(encoding), Messages::new(inspection.clone()))))
         }
     };
+    inspection.begin();
     Body::from(BoxBody::new(Examined {
         inner,
         search,
@@ -44,7 +45,8 @@ pub(crate) fn examined(inner: Body, inspection: &Inspection, format: Format) -> 
 }
 
 enum Search {
-    Stream(Box<Scanner<'static>>),
+    /// The body, and its beginning put to what went before.
+    Stream(Box<Scanner<'static>>, Option<Joint>),
     Grpc(Box<(GrpcFrames, Messages)>),
 }
 
@@ -64,7 +66,10 @@ struct Examined {
 impl Examined {
     fn take(&mut self, data: Bytes) -> Result<(), Objection> {
         match &mut self.search {
-            Search::Stream(scanner) => scanner.feed(&data),
+            Search::Stream(scanner, joint) => {
+                scanner.feed(&data);
+                joint.as_mut().map_or(Ok(()), |joint| joint.feed(&data))?;
+            }
             Search::Grpc(grpc) => grpc.0.feed(&data, &mut grpc.1)?,
         }
         self.taken += data.len() as u64;
@@ -76,19 +81,22 @@ impl Examined {
     fn end(&mut self) -> Result<(), Objection> {
         self.ended = true;
         match &mut self.search {
-            Search::Stream(scanner) => scanner.end(),
+            Search::Stream(scanner, joint) => {
+                scanner.end();
+                joint.as_mut().map_or(Ok(()), Joint::end)?;
+            }
             Search::Grpc(grpc) => grpc.1.end_message()?,
         }
         self.judge()
     }
 
     fn judge(&mut self) -> Result<(), Objection> {
-        let Search::Stream(scanner) = &mut self.search else { return Ok(()) };
+        let Search::Stream(scanner, _) = &mut self.search else { return Ok(()) };
         if let Some(rule) = scanner.found() {
             let spans = if self.masks { scanner.take_spans() } else { None };
             self.mask(spans.ok_or(Objection::Secret(rule))?);
         }
-        if let Search::Stream(scanner) = &self.search
+        if let Search::Stream(scanner, _) = &self.search
             && let Some(reason) = scanner.uninspectable()
         {
             return Err(Objection::Uninspectable(reason));
@@ -114,7 +122,7 @@ impl Examined {
     fn held(&self) -> u64 {
         match &self.search {
             _ if self.ended => 0,
-            Search::Stream(scanner) => scanner.held(),
+            Search::Stream(scanner, joint) => scanner.held().max(joint.as_ref().map_or(0, Joint::held)),
             Search::Grpc(grpc) => grpc.1.held(),
         }
     }
@@ -129,12 +137,25 @@ impl Examined {
             self.waiting.push_front(first);
         }
         self.waiting_bytes -= length as u64;
+        if length > 0 {
+            self.inspection.let_out();
+        }
         (length > 0).then_some(part)
     }
 
-    fn cut(&self, objection: Objection) -> Error {
+    fn cut(&mut self, objection: Objection) -> Error {
+        if let Search::Stream(_, Some(joint)) = &mut self.search {
+            joint.forget();
+        }
         self.inspection.object(objection);
+        self.inspection.end();
         Error::Io(io::Error::new(io::ErrorKind::PermissionDenied, "the body may not leave"))
+    }
+}
+
+impl Drop for Examined {
+    fn drop(&mut self) {
+        self.inspection.end();
     }
 }
 
@@ -155,6 +176,7 @@ impl HttpBody for Examined {
                 return Poll::Ready(Some(Ok(Frame::data(part))));
             }
             if this.ended {
+                this.inspection.end();
                 return Poll::Ready(None);
             }
             let outcome = match ready!(Pin::new(&mut this.inner).poll_frame(context)) {

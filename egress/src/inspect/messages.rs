@@ -2,7 +2,7 @@
 
 use scan::{Encoding, Scanner, Uninspectable};
 
-use super::{Inspection, Objection};
+use super::{Inspection, Joint, Objection};
 
 /// The messages of one stream in one direction.
 pub(crate) struct Messages {
@@ -10,11 +10,13 @@ pub(crate) struct Messages {
     current: Option<Box<Scanner<'static>>>,
     /// Over the borders of messages, as the text stands there.
     across: Box<Scanner<'static>>,
+    /// The message on its way, put to what went before it in any stream or request.
+    joint: Option<Joint>,
 }
 
 impl Messages {
     pub(crate) fn new(inspection: Inspection) -> Messages {
-        Messages { across: Box::new(inspection.plain()), inspection, current: None }
+        Messages { across: Box::new(inspection.plain()), joint: None, inspection, current: None }
     }
 
     /// Takes a part of the message that is on its way, which is in this encoding.
@@ -29,23 +31,28 @@ impl Messages {
         current.feed(part);
         judge(current)?;
         self.across.feed(part);
-        judge(&self.across)
+        judge(&self.across)?;
+        match encoding {
+            None => self.joint.get_or_insert_with(|| Joint::new(&self.inspection)).feed(part),
+            Some(_) => Ok(()),
+        }
     }
 
     /// The message ends here.
     pub(crate) fn end_message(&mut self) -> Result<(), Objection> {
-        match self.current.take() {
-            Some(mut current) => {
-                current.end();
-                judge(&current)
-            }
-            None => Ok(()),
+        if let Some(mut current) = self.current.take() {
+            current.end();
+            judge(&current)?;
         }
+        self.joint.take().map_or(Ok(()), |mut joint| joint.end())
     }
 
     /// How much of the message on its way may be a secret that is not yet whole.
     pub(crate) fn held(&self) -> u64 {
-        self.current.as_ref().map_or(0, |current| current.held())
+        self.current
+            .as_ref()
+            .map_or(0, |current| current.held())
+            .max(self.joint.as_ref().map_or(0, Joint::held))
     }
 }
 

@@ -1,6 +1,6 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, timeout_at};
 
+use super::near::Near;
 use super::parent::{Parent, ParentError};
 use super::resolve::Resolve;
 use crate::limits::TooManyConnections;
@@ -36,6 +37,9 @@ pub enum DialError {
     /// It leads back to us.
     #[error("{0} is our own listener")]
     Ours(SocketAddr),
+    /// It is a gateway of ours, or Docker's resolver.
+    #[error("{0} is a gateway of this machine, or its resolver")]
+    Near(IpAddr),
     /// No address took the connection; this is the last failure.
     #[error("cannot connect")]
     Connect(#[source] io::Error),
@@ -66,13 +70,20 @@ pub struct Dialer {
     places: Arc<Semaphore>,
     parent: Option<Parent>,
     own: Vec<SocketAddr>,
+    near: RwLock<Near>,
 }
 
 impl Dialer {
     /// `own` are the addresses that we listen on: they are never dialled.
     pub fn new(resolver: Arc<dyn Resolve>, parent: Option<Parent>, own: Vec<SocketAddr>) -> Dialer {
         let places = Arc::new(Semaphore::new(CONNECTIONS));
-        Dialer { resolver, lookups: Semaphore::new(LOOKUPS), places, parent, own }
+        let near = RwLock::new(Near::read());
+        Dialer { resolver, lookups: Semaphore::new(LOOKUPS), places, parent, own, near }
+    }
+
+    /// Looks again at what lies next to us: interfaces come and go.
+    pub(crate) fn look_around(&self) {
+        *self.near.write().unwrap_or_else(PoisonError::into_inner) = Near::read();
     }
 
     /// A place for one connection, to be kept as long as it is open.
@@ -129,6 +140,11 @@ impl Dialer {
     fn check(&self, ip: IpAddr, port: u16, allow_private: &[PrivateAllow]) -> Result<SocketAddr, DialError> {
         address::check(ip, port, allow_private).map_err(DialError::NotAllowed)?;
         let address = SocketAddr::new(ip, port);
+        let embedded = address::embedded(ip);
+        let near = self.near.read().unwrap_or_else(PoisonError::into_inner);
+        if std::iter::once(ip).chain(embedded).any(|ip| near.holds(ip)) {
+            return Err(DialError::Near(ip));
+        }
         if self.own.iter().any(|own| reaches(address, *own)) {
             return Err(DialError::Ours(address));
         }
@@ -293,6 +309,28 @@ mod tests {
         let refused = dialer.dial(&host, 80, &leave, Instant::now() + Duration::from_secs(10)).await;
         assert!(matches!(refused, Err(DialError::NotAllowed(_))), "{refused:?}");
         assert_eq!(resolver.asked.load(Ordering::SeqCst), 1);
+    }
+
+    #[tokio::test]
+    async fn what_lies_next_to_us_is_not_dialled_whatever_a_route_exempts() {
+        let leave = [PrivateAllow::parse("0.0.0.0/0").unwrap(), PrivateAllow::parse("::/0").unwrap()];
+        let host = Host::parse("rebinds.test").unwrap();
+        let all =
+            ["127.0.0.11", "10.1.0.1", "::ffff:10.1.0.1", "64:ff9b::10.1.0.1", "2002:a01:1::1", "fe80::1"];
+        for (gateways, refused) in [(&["10.1.0.1", "fe80::1"][..], true), (&[], false)] {
+            for address in all.into_iter().skip(usize::from(!refused)) {
+                let (_, dialer) = rebinding(&[address]);
+                let gateways: Vec<IpAddr> = gateways.iter().map(|gateway| gateway.parse().unwrap()).collect();
+                *dialer.near.write().unwrap() = Near::with(&gateways);
+                let permitted = dialer.permitted(&host, 443, &leave).await;
+                assert_eq!(matches!(permitted, Err(DialError::Near(_))), refused, "{address}: {permitted:?}");
+            }
+        }
+        // By number too, and as long as the kernel says so.
+        let (_, dialer) = rebinding(&[]);
+        dialer.look_around();
+        let permitted = dialer.permitted(&Host::parse("127.0.0.11").unwrap(), 53, &leave).await;
+        assert!(matches!(permitted, Err(DialError::Near(_))), "{permitted:?}");
     }
 
     #[tokio::test]

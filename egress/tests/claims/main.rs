@@ -4,10 +4,12 @@
 mod credentials;
 mod forwarding;
 mod front;
+mod hidden_name;
 mod http2;
 mod inspection;
 mod limits;
 mod messages;
+mod pieces;
 mod policy;
 mod program;
 mod reload;

@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixDatagram;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
@@ -318,6 +319,46 @@ fn a_token_of_the_environment_is_wiped_from_it() {
         let _ = file.read_to_end(&mut environment);
     }
     assert!(!String::from_utf8_lossy(&environment).contains("a-very-secret-token"));
+}
+
+#[test]
+fn a_process_that_is_killed_in_any_way_leaves_no_core() {
+    let secret = "kV9/xQ+2mZ=7pL4&wR8-tY1%uN6";
+    let root = directory("routes:\n  - {host: api.test, auth_scheme: bearer, token_file: TOKEN}\n");
+    assert!(init(root.path()).status.success());
+    std::fs::write(root.path().join("secrets/TOKEN"), secret).unwrap();
+    // As large a core as there can be, for egress and for the control.
+    let with_core = |program: &OsStr| {
+        let mut command = Command::new("sh");
+        command.args(["-c", "ulimit -c unlimited; exec \"$0\" \"$@\""]).arg(program).current_dir(root.path());
+        command
+    };
+    for signal in [Signal::SIGQUIT, Signal::SIGABRT, Signal::SIGILL] {
+        let path = root.path().join("notify");
+        let notifications = UnixDatagram::bind(&path).unwrap();
+        let plain = egress(root.path());
+        let child = with_core(plain.get_program())
+            .args(plain.get_args())
+            .env_clear()
+            .env("NOTIFY_SOCKET", &path)
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut running = Running { child, notifications };
+        assert!(running.told().starts_with("READY=1"));
+        kill(Pid::from_raw(running.child.id().cast_signed()), signal).unwrap();
+        let ended = running.child.wait().unwrap();
+        assert_eq!((ended.signal(), ended.core_dumped()), (Some(signal as i32), false));
+        std::fs::remove_file(&path).unwrap();
+
+        let mut control = with_core(OsStr::new("sleep")).arg("1000").spawn().unwrap();
+        // Until the shell has become what it was told to be.
+        while std::fs::read_to_string(format!("/proc/{}/comm", control.id())).unwrap().trim() != "sleep" {
+            std::thread::yield_now();
+        }
+        kill(Pid::from_raw(control.id().cast_signed()), signal).unwrap();
+        assert!(control.wait().unwrap().core_dumped(), "the system dumps cores");
+    }
 }
 
 #[test]

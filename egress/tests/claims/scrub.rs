@@ -11,8 +11,8 @@ use tokio::io::AsyncReadExt;
 use super::support::{Bench, HOST, Transport, get, in_form, request};
 
 const SECRET: &str = "kV9/xQ+2mZ=7pL4&wR8\"tY1%uN6";
-const FORMS: [&str; 10] =
-    ["raw", "base64", "base64-1", "base64-2", "base64url", "twice", "percent", "hex", "json", "html"];
+const FORMS: [&str; 11] =
+    ["raw", "base64", "base64-1", "base64-2", "base64url", "twice", "percent", "hex", "HEX", "json", "html"];
 
 async fn bench(rules: &str) -> Bench {
     let bench = Bench::allowing(&format!("auth_scheme: bearer\ntoken_file: LONG\n{rules}")).await;
@@ -36,13 +36,15 @@ async fn a_reflected_secret_is_masked_in_every_form_and_place() {
     let agent = bench.agent();
     for transport in Transport::ALL {
         for form in FORMS {
-            for place in ["body", "header", "redirect", "error", "split", "gzip", "deflate", "zstd"] {
+            for place in
+                ["body", "header", "cookie", "redirect", "error", "split", "gzip", "deflate", "br", "zstd"]
+            {
                 let answer =
                     agent.send(transport, get(&format!("/v1/mirror?place={place}&form={form}"))).await;
                 let seen = format!("{:?} {}", answer.headers, answer.text());
                 let whole = format!("you sent {}, did you not?", in_form(SECRET, form));
                 assert!(masked(&seen, form), "{form} in {place}: {seen}");
-                if !["header", "redirect"].contains(&place) {
+                if !["header", "cookie", "redirect"].contains(&place) {
                     assert_eq!(answer.body.len(), whole.len(), "the mask of {form} is as long");
                     assert!(
                         answer.text().starts_with("you sent ") && answer.text().ends_with("did you not?")
@@ -54,6 +56,21 @@ async fn a_reflected_secret_is_masked_in_every_form_and_place() {
     }
     let journal = std::fs::read_to_string(&bench.journal).unwrap();
     assert!(FORMS.iter().all(|form| !journal.contains(&core(form))));
+}
+
+#[tokio::test]
+async fn a_reflected_secret_is_masked_in_wide_text_and_takes_a_headers_name_with_it() {
+    let bench = bench("").await;
+    let agent = bench.agent();
+    for transport in Transport::ALL {
+        for place in ["body", "split", "gzip", "br"] {
+            let answer = agent.send(transport, get(&format!("/v1/mirror?place={place}&form=utf-16"))).await;
+            assert!(masked(answer.text(), "utf-16"), "{place}: {answer:?}");
+        }
+        let answer = agent.send(transport, get("/v1/mirror?place=header+name&form=raw")).await;
+        assert!(answer.headers.keys().all(|name| !name.as_str().contains(&core("hex"))), "{answer:?}");
+        assert_eq!(answer.headers["x-got"], "********");
+    }
 }
 
 #[tokio::test]
@@ -84,8 +101,8 @@ async fn a_reflected_secret_is_masked_in_the_fragments_of_a_websocket_message() 
         ("upgrade", "websocket"),
         ("sec-websocket-extensions", "permessage-deflate"),
     ];
-    for form in FORMS {
-        let asked = request(Method::GET, &format!("/v1/mirror?place=socket&form={form}"), &headers);
+    for (form, place) in FORMS.iter().flat_map(|form| [(*form, "socket"), (*form, "binary+socket")]) {
+        let asked = request(Method::GET, &format!("/v1/mirror?place={place}&form={form}"), &headers);
         let response = bench.agent().open(Transport::TunnelHttp1, HOST, asked).await;
         let reason = response.extensions().get::<hyper::ext::ReasonPhrase>();
         assert!(reason.is_none(), "{form}: {reason:?}");
@@ -174,6 +191,24 @@ async fn a_secret_that_cannot_be_told_from_text_is_refused_where_the_scrub_is_as
             assert_eq!(answer.text(), "hello");
         }
     }
+}
+
+#[tokio::test]
+async fn routes_that_ask_for_a_weak_secret_to_be_looked_for_are_refused_where_they_name_it() {
+    let bench = bench("").await;
+    let asking = bench
+        .upstream
+        .routes("auth_scheme: bearer\ntoken_file: LONG\ndlp: {inbound_detectors: [known_secrets]}\n");
+    let before = bench.proxy.in_force().generation;
+    for weak in ["short", "aaaaaaaaaaaaaaaaaaaaaaaa"] {
+        std::fs::write(bench.secrets.join("LONG"), weak).unwrap();
+        let refused = bench.proxy.reload(&asking).await.unwrap_err().to_string();
+        assert!(refused.starts_with("routes.yaml:7:17: the secret `LONG` cannot be looked for"), "{refused}");
+        assert!(!refused.contains(weak), "{refused}");
+        assert_eq!(bench.proxy.in_force().generation, before);
+    }
+    std::fs::write(bench.secrets.join("LONG"), SECRET).unwrap();
+    assert_eq!(bench.proxy.reload(&asking).await.unwrap().generation, before + 1);
 }
 
 #[tokio::test]

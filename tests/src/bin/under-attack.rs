@@ -1,7 +1,10 @@
-//! What a client of the bottle waits while another one attacks, against what it waits in calm.
+//! What a client of the bottle waits while another one attacks, against what it waits in calm, measured before and after each
+//! attack. The attacker is a process of low priority (`nice`): what shows is what egress gives to whom, not that a machine
+//! with few processors is busy with the attacker's own work.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -12,6 +15,8 @@ use tests::{Bundle, EchoServer, PATIENCE};
 const REQUESTS: usize = 500;
 /// Connections that one attack holds.
 const HELD: usize = 1000;
+/// What others may wait, against calm.
+const RATIO_MAX: f64 = 3.0;
 /// Bytes of an unfinished head.
 const HEAD: usize = 48 * 1024;
 
@@ -38,6 +43,12 @@ const ATTACKS: [(Attack, &str); 7] = [
 ];
 
 fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().collect();
+    if let [_, attack, proxy, api] = &arguments[..] {
+        let known = ATTACKS.iter().find(|(_, name)| name == attack);
+        let (attack, _) = known.context("no such attack")?;
+        return until_told(*attack, proxy.parse()?, api.parse()?);
+    }
     let api = serve()?;
     let port = api.port();
     let routes = format!(
@@ -50,30 +61,63 @@ fn main() -> Result<()> {
     let mut out = std::io::stdout();
     writeln!(
         out,
-        "| another client | p50 | p99 | p99 against calm | what it did |\n|---|---:|---:|---:|---:|"
+        "| another client | calm p99 | p50 | p99 | p99 against calm | what it did |\n|---|---:|---:|---:|---:|---:|"
     )?;
-    let mut calm = Duration::ZERO;
+    let mut held = true;
     for (attack, name) in ATTACKS {
-        let held = hold(attack, proxy, api)?;
-        let stop = AtomicBool::new(false);
-        let done = AtomicU64::new(held.len() as u64);
-        let mut waits = std::thread::scope(|scope| -> Result<Vec<Duration>> {
-            let attacker = scope.spawn(|| repeat(attack, proxy, api, &stop, &done));
-            let waits = friendly(proxy, api, REQUESTS);
-            stop.store(true, Ordering::Relaxed);
-            attacker.join().map_err(|_| anyhow::anyhow!("the attacker failed"))?;
-            waits
-        })?;
-        waits.sort();
-        let (p50, p99) = (waits[REQUESTS / 2], waits[REQUESTS * 99 / 100]);
-        if matches!(attack, Attack::Calm) {
-            calm = p99;
-        }
+        let mut calm = friendly(proxy, api, REQUESTS / 2)?;
+        let (waits, done) = attacked(name, proxy, api)?;
+        calm.extend(friendly(proxy, api, REQUESTS / 2)?);
+        let (calm, p50, p99) = (percentile(calm, 99), percentile(waits.clone(), 50), percentile(waits, 99));
         let ratio = p99.as_secs_f64() / calm.as_secs_f64();
+        held &= ratio <= RATIO_MAX || matches!(attack, Attack::Calm);
         let millis = |wait: Duration| format!("{:.2} ms", wait.as_secs_f64() * 1000.0);
-        let done = done.load(Ordering::Relaxed);
-        writeln!(out, "| {name} | {} | {} | {ratio:.1} | {done} |", millis(p50), millis(p99))?;
+        let (calm, p50, p99) = (millis(calm), millis(p50), millis(p99));
+        writeln!(out, "| {name} | {calm} | {p50} | {p99} | {ratio:.1} | {done} |")?;
     }
+    let word = if held { "met" } else { "missed" };
+    writeln!(out, "\nOthers wait at most {RATIO_MAX} times as long as in calm (p99): {word}.")?;
+    Ok(())
+}
+
+fn percentile(mut waits: Vec<Duration>, percent: usize) -> Duration {
+    waits.sort();
+    waits[waits.len() * percent / 100]
+}
+
+/// What the friendly client waits while a process of low priority attacks, and what that one did.
+fn attacked(name: &str, proxy: SocketAddr, api: SocketAddr) -> Result<(Vec<Duration>, String)> {
+    let mut attacker = Command::new("nice")
+        .args(["-n", "19"])
+        .arg(std::env::current_exe()?)
+        .args([name, &proxy.to_string(), &api.to_string()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut said = attacker.stdout.take().context("the attacker has an output")?;
+    // One byte when what it holds is open.
+    said.read_exact(&mut [0])?;
+    let waits = friendly(proxy, api, REQUESTS);
+    drop(attacker.stdin.take());
+    let mut done = String::new();
+    said.read_to_string(&mut done)?;
+    attacker.wait()?;
+    Ok((waits?, done))
+}
+
+/// Attacks until the input ends, and says how often.
+fn until_told(attack: Attack, proxy: SocketAddr, api: SocketAddr) -> Result<()> {
+    let held = hold(attack, proxy, api)?;
+    let (stop, done) = (AtomicBool::new(false), AtomicU64::new(held.len() as u64));
+    let mut out = std::io::stdout();
+    out.write_all(b".")?;
+    out.flush()?;
+    std::thread::scope(|scope| {
+        scope.spawn(|| repeat(attack, proxy, api, &stop, &done));
+        let _ = std::io::stdin().read_to_end(&mut Vec::new());
+        stop.store(true, Ordering::Relaxed);
+    });
+    write!(out, "{}", done.load(Ordering::Relaxed))?;
     Ok(())
 }
 

@@ -76,6 +76,11 @@ impl Agent {
         Agent { proxy, roots, plain, tls }
     }
 
+    /// What it trusts.
+    pub(crate) fn roots(&self) -> RootCertStore {
+        self.roots.clone()
+    }
+
     pub(crate) async fn dial(&self) -> TcpStream {
         let stream = TcpStream::connect(self.proxy).await.unwrap();
         stream.set_nodelay(true).unwrap();

@@ -24,6 +24,8 @@ pub(crate) fn in_form(secret: &str, form: &str) -> String {
         "twice" => BASE64_STANDARD.encode(BASE64_STANDARD.encode(secret)),
         "percent" => coded(bytes, |byte| format!("%{byte:02X}")),
         "hex" => coded(bytes, |byte| format!("{byte:02x}")),
+        "HEX" => coded(bytes, |byte| format!("{byte:02X}")),
+        "utf-16" => coded(bytes, |byte| format!("{}\0", char::from(*byte))),
         "json" => secret.replace('/', "\\/").replace('"', "\\\"").replace('&', "\\u0026"),
         "html" => secret.replace('&', "&amp;").replace('"', "&quot;"),
         _ => secret.to_owned(),
@@ -42,6 +44,12 @@ fn compressed(text: &str, encoding: &str) -> Vec<u8> {
             encoder.write_all(text.as_bytes()).unwrap();
             encoder.finish().unwrap()
         }
+        // One part as it is and an empty last one, as RFC 7932 has it: whatever undoes Brotli reads it.
+        "br" => {
+            let length = u32::try_from(text.len() - 1).unwrap();
+            let head = (length << 4 | 1 << 20).to_le_bytes();
+            [&head[..3], text.as_bytes(), &[3]].concat()
+        }
         "zstd" => zstd::stream::encode_all(text.as_bytes(), 3).unwrap(),
         _ => text.as_bytes().to_vec(),
     }
@@ -54,12 +62,20 @@ pub(super) async fn answer(mut request: Request<Incoming>) -> Response<Body> {
         let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
         pairs.find(|(name, _)| *name == key).map(|(_, value)| value.to_owned()).unwrap_or_default()
     };
-    let (place, form) = (part("place"), part("form"));
+    let (place, form) = (part("place").replace('+', " "), part("form"));
     let authorization = request.headers()["authorization"].to_str().unwrap().to_owned();
     let secret = in_form(authorization.trim_start_matches("Bearer "), &form);
     let text = format!("you sent {secret}, did you not?");
     match place.as_str() {
         "header" => Response::builder().header("x-got", text).body(Body::empty()).unwrap(),
+        "cookie" => Response::builder()
+            .header("set-cookie", format!("token={secret}; Path=/; HttpOnly"))
+            .body(Body::empty())
+            .unwrap(),
+        "header name" => {
+            let name = format!("x-{}", in_form(&secret, "hex"));
+            Response::builder().header(name, "1").header("x-got", "********").body(Body::empty()).unwrap()
+        }
         "redirect" => Response::builder()
             .status(StatusCode::FOUND)
             .header("location", format!("https://elsewhere.test/?token={secret}"))
@@ -92,7 +108,8 @@ pub(super) async fn answer(mut request: Request<Incoming>) -> Response<Body> {
             let encoding = if packs { "gzip" } else { "identity" };
             Response::builder().header("grpc-encoding", encoding).body(Body::from(frame)).unwrap()
         }
-        "socket" => {
+        "socket" | "binary socket" => {
+            let opcode = if place == "socket" { 1 } else { 2 };
             let reason = hyper::ext::ReasonPhrase::try_from(text.clone().into_bytes()).unwrap();
             let upgrade = hyper::upgrade::on(&mut request);
             tokio::spawn(async move {
@@ -100,7 +117,7 @@ pub(super) async fn answer(mut request: Request<Incoming>) -> Response<Body> {
                 let bytes = text.into_bytes();
                 let last = bytes.len() - 1;
                 for (at, byte) in bytes.into_iter().enumerate() {
-                    let first = if at == 0 { 1 } else { 0 } | if at == last { 0x80 } else { 0 };
+                    let first = if at == 0 { opcode } else { 0 } | if at == last { 0x80 } else { 0 };
                     socket.write_all(&[first, 1, byte]).await.unwrap();
                 }
                 socket.shutdown().await.unwrap();
