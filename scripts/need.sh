@@ -124,6 +124,7 @@ for thing in "$@"; do
             if [ -z "$(docker_cli)" ]; then apt docker.io; fi
             need iptables iptables
             ;;
+        tmux) need tmux tmux ;;
         squid)
             # Wanted as a program: the service that comes with the package stays off.
             if ! [ -x /usr/lib/squid/security_file_certgen ]; then
@@ -140,6 +141,6 @@ for thing in "$@"; do
                 (cd "$ROOT" && env -u RUSTFLAGS cargo install --locked --quiet cargo-deny)
             fi
             ;;
-        *) fail "unknown thing: $thing" "rust cc cxx curl git ssh sshd python openssl venv ip nft pyclients node22 mcpclients inits qemu kernel mmdebstrap docker compose squid cargo-deny" ;;
+        *) fail "unknown thing: $thing" "rust cc cxx curl git ssh sshd python openssl venv ip nft pyclients node22 mcpclients inits qemu kernel mmdebstrap docker compose squid tmux cargo-deny" ;;
     esac
 done

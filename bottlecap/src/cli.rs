@@ -11,10 +11,11 @@ use std::time::Duration;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use proposal::wire;
 
+use crate::clone::Copy;
 use crate::fault::{Attempted, Fault};
 use crate::init::{self, Shelf};
 use crate::journals::Journals;
-use crate::life::{self, Bottle, Extent};
+use crate::life::{self, Bottle, Extent, Log, Visit};
 use crate::manifest::Name;
 use crate::preset::Preset;
 use crate::requests::{Approval, Confirm, Desk, Form, Narrowing, Notify, Selection};
@@ -22,7 +23,7 @@ use crate::requests::{Approval, Confirm, Desk, Form, Narrowing, Notify, Selectio
 use crate::routes;
 use crate::run::{self, Request};
 use crate::state::Directories;
-use crate::{doctor, manifest, operator, requests, state};
+use crate::{doctor, manifest, operator, reference, requests, state};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -31,6 +32,7 @@ Examples:
   bottlecap run --bottle bottle.yaml -- bash     a shell that reaches what bottle.yaml allows, and nothing else
   bottlecap requests list                        what the agent asks for
   bottlecap requests approve ID                  shows the change, asks, applies it
+  bottlecap operator                             all of it in one screen
 
 Exit codes: that of the command for `run`; 0 done; 1 not granted, or not put in force; 64 usage or configuration, nothing was started;
 70 failed.";
@@ -48,6 +50,24 @@ enum Command {
     /// Run a command in a bottle, and end the bottle with it
     #[command(after_help = "Example:\n  bottlecap run --bottle bottle.yaml --cwd ~/src/web -- bash")]
     Run(Run),
+    /// Run a command in a bottle that goes on by itself
+    #[command(
+        after_help = "Example:\n  bottlecap start --bottle web -- claude\n  bottlecap attach web\n\nCtrl-] and then d leaves it running."
+    )]
+    Start(Run),
+    /// Go to the terminal of a bottle that was started; Ctrl-] and then d leaves it running
+    Attach {
+        /// The bottle [default: the only one]
+        name: Option<Name>,
+    },
+    /// Start a bottle that has ended again, as it was started
+    #[command(
+        after_help = "The routes are those of its manifest now, and what was granted and has not ended. Secrets are read again."
+    )]
+    Resume {
+        /// The bottle [default: the only one]
+        name: Option<Name>,
+    },
     /// List the bottles of this user
     List {
         /// For programs
@@ -69,6 +89,9 @@ enum Command {
         /// And what comes, until the bottle ends
         #[arg(long, short)]
         follow: bool,
+        /// What the command wrote, of a bottle that `start` started
+        #[arg(long)]
+        console: bool,
     },
     /// Ask a bottle's command to end, and end the bottle
     Stop {
@@ -146,6 +169,8 @@ enum Command {
     },
     /// Print the JSON schema of bottle.yaml, for editors
     Schema,
+    /// Print the reference of all commands, as Markdown
+    Reference,
     /// Check a manifest and all that it names
     Check {
         /// The manifest
@@ -162,21 +187,35 @@ struct Run {
     /// The bottle's name, over that of the manifest; a bottle without a name leaves no state behind
     #[arg(long, value_name = "NAME")]
     name: Option<Name>,
-    /// The working directory, which the command may write [default: this one]
-    #[arg(long, value_name = "DIR")]
+    /// Work in a clone of this git working copy, kept in the bottle's state; what is not committed stays behind
+    #[arg(long, value_name = "DIR", conflicts_with = "mount")]
     cwd: Option<PathBuf>,
+    /// Work in this directory itself, which the command may write [default, without --cwd: the one you are in]
+    #[arg(long, value_name = "DIR")]
+    mount: Option<PathBuf>,
     /// What walls are made of
     #[arg(long, value_name = "KIND", default_value = "sandbox", env = "BOTTLECAP_BACKEND")]
     backend: Backend,
     /// Say what would be made, and make nothing
     #[arg(long)]
     dry_run: bool,
+    /// How --dry-run says it
+    #[arg(long, value_name = "FORMAT", default_value = "text", requires = "dry_run")]
+    format: Format,
     /// The agent: `agents/NAME.yaml` of yours, or `.bottlecap/agents/NAME.yaml` of the working directory
     #[arg(long, value_name = "NAME")]
     agent: Option<Name>,
     /// The command [default: that of the manifest, or of its preset]
     #[arg(last = true, value_name = "CMD")]
     command: Vec<OsString>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For a person
+    Text,
+    /// For a program
+    Json,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -213,7 +252,7 @@ enum Routes {
     },
     /// Open a copy in your editor, and apply it
     #[command(
-        after_help = "In force until the bottle ends: the next start reads the file that the manifest names again."
+        after_help = "In force until the bottle ends: the next start reads the file that the manifest names again; change that for good."
     )]
     Edit {
         /// Do not ask
@@ -474,12 +513,29 @@ impl Cli {
     pub fn run(self, out: &mut impl Write) -> Result<Outcome, Fault> {
         match self.command {
             Command::Run(run) => run.run(out),
+            Command::Start(run) => run.start(out),
+            Command::Attach { name } => {
+                let bottle = Bottle::find(name.as_ref(), &directories())?;
+                match bottle.attach()? {
+                    Visit::Ended(code) => Ok(Outcome::Command(code)),
+                    Visit::Left => {
+                        let name = bottle.name();
+                        requests::print(out, &format!("\r\n{name} goes on; bottlecap attach {name}\n"))?;
+                        Ok(Outcome::Done)
+                    }
+                }
+            }
+            Command::Resume { name } => {
+                let name = Bottle::find(name.as_ref(), &directories())?.resume()?;
+                told_started(&name, out).map(|()| Outcome::Done)
+            }
             Command::List { json } => list(form(json), out).map(|()| Outcome::Done),
             Command::Info { name, json } => {
                 Bottle::find(name.as_ref(), &directories())?.info(form(json), out).map(|()| Outcome::Done)
             }
-            Command::Logs { name, follow } => {
-                Bottle::find(name.as_ref(), &directories())?.logs(follow, out).map(|()| Outcome::Done)
+            Command::Logs { name, follow, console } => {
+                let log = if console { Log::Console } else { Log::Daemons };
+                Bottle::find(name.as_ref(), &directories())?.logs(log, follow, out).map(|()| Outcome::Done)
             }
             Command::Stop { name, grace } => {
                 let grace = Duration::from_secs(grace.into());
@@ -518,6 +574,9 @@ impl Cli {
             Command::Audit(audit) => audit.run(out).map(|()| Outcome::Done),
             Command::Requests(requests) => requests.run(out).map(|()| Outcome::Done),
             Command::Doctor => doctor::report(out).map(|()| Outcome::Done),
+            Command::Reference => {
+                requests::print(out, &reference::markdown(Cli::command())).map(|()| Outcome::Done)
+            }
             Command::Schema => {
                 requests::print(out, &format!("{:#}\n", manifest::schema())).map(|()| Outcome::Done)
             }
@@ -528,23 +587,50 @@ impl Cli {
 
 impl Run {
     fn run(self, out: &mut impl Write) -> Result<Outcome, Fault> {
+        let (dry_run, format) = (self.dry_run, self.format);
+        let request = self.request()?;
+        if dry_run {
+            return run::describe(&request, form(format == Format::Json), out).map(|()| Outcome::Done);
+        }
+        run::run(&request).map(Outcome::Command)
+    }
+
+    fn start(self, out: &mut impl Write) -> Result<Outcome, Fault> {
+        if self.dry_run {
+            return self.run(out);
+        }
+        let name = life::start(&self.request()?)?;
+        told_started(&name, out).map(|()| Outcome::Done)
+    }
+
+    /// What is asked for, with whole paths: it may be asked for again from elsewhere.
+    fn request(self) -> Result<Request, Fault> {
         if self.backend == Backend::Docker {
             return Err(Fault::refused("the docker backend is not supported by this version")
                 .with_hint("use --backend sandbox, or the compose example"));
         }
-        let here = || env::current_dir().failing(|| "cannot find the working directory".to_owned());
-        let request = Request {
-            manifest: self.bottle.map(|word| shelf().map(|shelf| shelf.manifest(&word))).transpose()?,
+        let here = env::current_dir().failing(|| "cannot find the working directory".to_owned())?;
+        let manifest = self.bottle.map(|word| shelf().map(|shelf| shelf.manifest(&word))).transpose()?;
+        let copy = if self.cwd.is_some() { Copy::Clone } else { Copy::Live };
+        let workdir = self.cwd.or(self.mount);
+        Ok(Request {
+            copy,
+            manifest: manifest.map(|path| if path.is_absolute() { path } else { here.join(path) }),
             name: self.name,
             agent: self.agent,
-            workdir: self.cwd.map_or_else(here, Ok)?,
+            workdir: workdir.map_or_else(|| here.clone(), |path| here.join(path)),
             command: self.command,
-        };
-        if self.dry_run {
-            return run::describe(&request, out).map(|()| Outcome::Done);
-        }
-        run::run(&request).map(Outcome::Command)
+        })
     }
+}
+
+fn told_started(name: &str, out: &mut impl Write) -> Result<(), Fault> {
+    requests::print(
+        out,
+        &format!(
+            "{name} runs; bottlecap attach {name} | operator {name} | logs {name} --console | stop {name}\n"
+        ),
+    )
 }
 
 impl Routes {

@@ -1,5 +1,10 @@
 //! What becomes of bottles after they were started: looked at, read, stopped, cleaned up after.
 
+mod attach;
+mod console;
+mod detach;
+mod frames;
+
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
@@ -13,16 +18,33 @@ use nix::unistd::Pid;
 use proposal::escaped;
 
 use crate::bundle::LOG;
+use crate::clone;
 use crate::fault::{Attempted, Fault};
 use crate::manifest::Name;
 use crate::requests::{Confirm, Form, asked, client, json, print};
 use crate::state::{Directories, Home, Record, in_words, listed};
 use crate::sys::process;
 
+pub use attach::Visit;
+pub(crate) use console::{CONSOLE_LOG, Console};
+pub use detach::{Door, HOLD, hold, start};
+
+/// The extension of the socket that people come to, beside the directory of a bottle's other sockets.
+pub(crate) const ATTACH: &str = "attach";
+
 /// How long a command is given between being asked to end and being ended, unless the caller says so.
 pub const GRACE_SECONDS: u16 = 10;
 /// After that, how long the bottle may take to come down.
 const END_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// What was written down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Log {
+    /// What the daemons said.
+    Daemons,
+    /// What the command of a bottle wrote that goes on by itself.
+    Console,
+}
 
 /// A bottle that this host knows.
 #[derive(Debug)]
@@ -72,6 +94,7 @@ impl Bottle {
         if form == Form::Json {
             let mut value = listed(&self.record, self.running);
             value["log"] = serde_json::json!(log);
+            value["clone"] = serde_json::json!(clone::of(&self.home));
             value["daemons"] = match daemons {
                 Some(Ok(status)) => status,
                 Some(Err(_)) | None => serde_json::Value::Null,
@@ -88,6 +111,9 @@ impl Bottle {
             self.record.run_dir.display(),
             log.display(),
         );
+        if let Some(origin) = clone::of(&self.home) {
+            text.push_str(&format!("work     {}\n", origin.way_back(&self.record.name)));
+        }
         match daemons {
             None => {}
             Some(Ok(status)) => {
@@ -110,9 +136,35 @@ impl Bottle {
         client::ask(&self.record.run_dir.join("supervisor.sock"), &serde_json::json!({ "op": "status" }))
     }
 
-    /// Prints the log of its daemons; with `follow` also what comes, until the bottle ends.
-    pub fn logs(&self, follow: bool, out: &mut impl Write) -> Result<(), Fault> {
-        let path = self.home.path().join(LOG);
+    /// Sits down at its terminal, until the person leaves or its command ends.
+    pub fn attach(&self) -> Result<Visit, Fault> {
+        if !self.running {
+            return Err(Fault::refused(format!("the bottle {} does not run", self.record.name))
+                .with_hint(format!("`bottlecap resume {}` starts it again", self.record.name)));
+        }
+        attach::attach(&self.record.run_dir.with_extension(ATTACH))
+    }
+
+    /// Starts it again, as it was started, and leaves it.
+    pub fn resume(&self) -> Result<String, Fault> {
+        let name = &self.record.name;
+        if self.running {
+            return Err(Fault::refused(format!("the bottle {name} is running"))
+                .with_hint(format!("`bottlecap attach {name}` goes to its terminal")));
+        }
+        match &self.record.request {
+            Some(request) => start(request),
+            None => Err(Fault::refused(format!("what the bottle {name} was started with is not known"))
+                .with_hint("start it with `bottlecap start`")),
+        }
+    }
+
+    /// Prints a log: of its daemons, or what its command wrote; with `follow` also what comes, until the bottle ends.
+    pub fn logs(&self, log: Log, follow: bool, out: &mut impl Write) -> Result<(), Fault> {
+        let path = self.home.path().join(match log {
+            Log::Daemons => LOG,
+            Log::Console => CONSOLE_LOG,
+        });
         let told = || format!("cannot read {}", path.display());
         let mut file = File::open(&path).failing(told)?;
         let changes = Inotify::init(InitFlags::IN_CLOEXEC).failing(told)?;
@@ -275,6 +327,7 @@ fn leftovers(directories: &Directories, extent: Extent) -> Result<Vec<Leftover>,
         let what = match (&record, extent) {
             (Err(_), _) => "state without record",
             (Ok(_), _) if unnamed => "state",
+            (Ok(_), Extent::History) if clone::of(&home).is_some() => "history and clone",
             (Ok(_), Extent::History) => "history",
             (Ok(_), Extent::Leftovers) => continue,
         };
@@ -287,7 +340,7 @@ fn leftovers(directories: &Directories, extent: Extent) -> Result<Vec<Leftover>,
 /// Whose sockets, or what stands beside them, `path` is.
 fn socket_owner(path: &Path) -> Option<Name> {
     let name = path.file_name()?.to_str()?;
-    [".root", ".ready"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name).parse().ok()
+    [".root", ".ready", ".attach"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name).parse().ok()
 }
 
 fn names_in(directory: &Path) -> io::Result<Vec<Name>> {
@@ -332,6 +385,7 @@ mod tests {
             unnamed,
             boot: None,
             ended: None,
+            request: None,
         })
         .expect("written");
         held

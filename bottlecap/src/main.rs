@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use bottlecap::cli::{Cli, Outcome};
-use bottlecap::{doctor, fault, wall};
+use bottlecap::{doctor, fault, life, wall};
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
@@ -17,6 +17,10 @@ fn main() -> ExitCode {
             let found = doctor::probe(&words.next().unwrap_or_default(), &mut io::stdout());
             return if found { ExitCode::SUCCESS } else { ExitCode::FAILURE };
         }
+        Some(life::HOLD) => {
+            log();
+            std::process::exit(life::hold());
+        }
         Some(_) | None => {}
     }
     let cli = match Cli::try_parse() {
@@ -27,13 +31,7 @@ fn main() -> ExitCode {
             return if error.use_stderr() { ExitCode::from(fault::USAGE) } else { ExitCode::SUCCESS };
         }
     };
-    let filter = EnvFilter::try_from_env("BOTTLECAP_LOG_FILTER").unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .without_time()
-        .with_target(false)
-        .init();
+    log();
     match cli.run(&mut io::stdout()) {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         // Threads may still wait for the caller's input; nothing is lost with them.
@@ -47,4 +45,14 @@ fn main() -> ExitCode {
             ExitCode::from(fault.code())
         }
     }
+}
+
+fn log() {
+    let filter = EnvFilter::try_from_env("BOTTLECAP_LOG_FILTER").unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .without_time()
+        .with_target(false)
+        .init();
 }

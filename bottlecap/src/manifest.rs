@@ -9,6 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use policy::Diagnostics;
+use serde::{Deserialize, Serialize};
 
 use crate::fault::{Attempted, Fault};
 use crate::init::Shelf;
@@ -59,6 +60,17 @@ pub enum SecretSource {
     Keyring(Vec<(String, String)>),
 }
 
+impl std::fmt::Display for SecretSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            SecretSource::Variable(name) => write!(f, "the variable {name}"),
+            SecretSource::File(path) => write!(f, "the file {}", path.display()),
+            SecretSource::Command(words) => write!(f, "the program {}", words.join(" ")),
+            SecretSource::Keyring(_) => f.write_str("the keyring"),
+        }
+    }
+}
+
 /// What a bottle may use of the machine.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Limits {
@@ -95,7 +107,8 @@ pub struct GitUser {
 }
 
 /// The name of a bottle: it is part of paths, socket names and container names.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Name(String);
 
 /// Why a text is no name.
@@ -113,6 +126,20 @@ impl std::str::FromStr for Name {
         let good =
             (1..=NAME_MAX).contains(&text.len()) && text.bytes().all(allowed) && !text.starts_with('-');
         if good { Ok(Name(text.to_owned())) } else { Err(NameError) }
+    }
+}
+
+impl TryFrom<String> for Name {
+    type Error = NameError;
+
+    fn try_from(text: String) -> Result<Name, NameError> {
+        text.parse()
+    }
+}
+
+impl From<Name> for String {
+    fn from(name: Name) -> String {
+        name.0
     }
 }
 

@@ -7,14 +7,20 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use crate::fault::{Attempted, Fault};
-use crate::manifest::Name;
-use crate::state::Directories;
+use serde::{Deserialize, Serialize};
 
-pub use prepare::{Checked, check};
+use crate::clone::{self, Copy};
+use crate::fault::{Attempted, Fault};
+use crate::life::{ATTACH, Door};
+use crate::manifest::Name;
+use crate::requests::{Form, json};
+use crate::state::Directories;
+use crate::terminal::{self, Away};
+
+pub use prepare::{Checked, Look, check};
 
 /// What is asked for.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
     /// The manifest's file.
     pub manifest: Option<PathBuf>,
@@ -24,6 +30,9 @@ pub struct Request {
     pub agent: Option<Name>,
     /// The working directory.
     pub workdir: PathBuf,
+    /// Whether the command works in it, or in a clone.
+    #[serde(default)]
+    pub copy: Copy,
     /// The command; empty for that of the manifest.
     pub command: Vec<OsString>,
 }
@@ -33,17 +42,48 @@ pub struct Request {
 /// # Errors
 /// When the bottle cannot be built. The command was not started then.
 pub fn run(request: &Request) -> Result<i32, Fault> {
-    nix::sys::prctl::set_dumpable(false).failing(|| "cannot hide from other processes".to_owned())?;
-    // Before anything is checked: what does not exist yet cannot be told to lie in the working directory.
-    Directories::of_process().create()?;
-    let checked = check(request)?;
+    start::start(checked(request)?)
+}
+
+/// The same, with a terminal that nobody sits at; `door` is closed when the command runs.
+pub(crate) fn run_apart(request: &Request, door: Door) -> Result<i32, Fault> {
+    let checked = checked(request)?;
+    let name = checked.name.clone().ok_or_else(|| nameless("goes on by itself"))?;
+    let home = checked.directories.home(&name).path().to_path_buf();
+    let socket = checked.directories.run_dir(&name)?.with_extension(ATTACH);
+    terminal::go_away(Away { door, name: name.to_string(), home, socket });
     start::start(checked)
 }
 
-/// Says what `run` would make.
-pub fn describe(request: &Request, out: &mut impl Write) -> Result<(), Fault> {
-    let checked = check(request)?;
-    checked.print(out).failing(|| "cannot print".to_owned())
+fn checked(request: &Request) -> Result<Checked, Fault> {
+    nix::sys::prctl::set_dumpable(false).failing(|| "cannot hide from other processes".to_owned())?;
+    // Before anything is checked: what does not exist yet cannot be told to lie in the working directory.
+    let directories = Directories::of_process();
+    directories.create()?;
+    match request.copy {
+        Copy::Live => check(request, Look::Whole),
+        Copy::Clone => {
+            // All that can be refused is refused before anything is copied.
+            let looked = check(request, Look::Only)?;
+            let name = looked.name.clone().ok_or_else(|| nameless("keeps a clone"))?;
+            let origin = clone::make(&directories.home(&name).hold()?.into_home(), &looked.workdir.path)?;
+            check(request, Look::Clone(&origin))
+        }
+    }
+}
+
+fn nameless(what: &str) -> Fault {
+    Fault::refused(format!("a bottle that {what} has a name"))
+        .with_hint("give one with --name, or in the manifest")
+}
+
+/// Says what `run` would make. Nothing is touched, and no secret is read.
+pub fn describe(request: &Request, form: Form, out: &mut impl Write) -> Result<(), Fault> {
+    let planned = check(request, Look::Only)?.plan()?;
+    match form {
+        Form::Json => json(out, &planned),
+        Form::Text => planned.print(out).failing(|| "cannot print".to_owned()),
+    }
 }
 
 /// Checks a manifest and the files it names, and says what it allows.

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::fault::{Attempted, Fault};
 use crate::manifest::Name;
+use crate::run::Request;
 
 /// The file with what is known about a bottle.
 const RECORD: &str = "bottle.json";
@@ -59,6 +60,9 @@ pub struct Record {
     /// How it ended, if it did so by itself.
     #[serde(default)]
     pub ended: Option<End>,
+    /// What was asked for, to start it again.
+    #[serde(default)]
+    pub request: Option<Request>,
 }
 
 /// How a bottle ended.
@@ -282,6 +286,12 @@ impl Held {
         &self.home
     }
 
+    /// Lets it go.
+    #[must_use]
+    pub fn into_home(self) -> Home {
+        self.home
+    }
+
     /// Writes what is known about it.
     pub fn write(&self, record: &Record) -> Result<(), Fault> {
         let path = self.home.0.join(RECORD);
@@ -389,6 +399,7 @@ mod tests {
             unnamed: false,
             boot: None,
             ended: None,
+            request: None,
         };
         held.write(&record).expect("written");
         let second = directories.home(&name).hold().expect_err("refused");

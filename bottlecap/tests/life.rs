@@ -111,6 +111,76 @@ fn what_a_killed_bottle_leaves_is_cleaned_up() {
 }
 
 #[test]
+fn what_was_started_and_killed_is_told_and_nothing_of_it_runs_on() {
+    let stage = Stage::new();
+    let there = stage.root.path().join("work/there");
+    let started = stage.said(&["start", "--name", "web", "--", "sh", "-c", "touch there; exec sleep 600"]);
+    assert!(started.starts_with("web runs"), "{started}");
+    appears(&there);
+    let info: serde_json::Value = serde_json::from_str(&stage.said(&["info", "web", "--json"])).unwrap();
+    let holder = i32::try_from(info["pid"].as_i64().unwrap()).unwrap();
+    let daemon = i32::try_from(info["daemons"]["daemons"][0]["pid"].as_i64().unwrap()).unwrap();
+    let ended =
+        [holder, daemon].map(|pid| bottlecap::sys::process::watch(nix::unistd::Pid::from_raw(pid)).unwrap());
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(holder), nix::sys::signal::Signal::SIGKILL).unwrap();
+    for process in &ended {
+        use std::os::fd::AsFd;
+        let mut watched = [nix::poll::PollFd::new(process.as_fd(), nix::poll::PollFlags::POLLIN)];
+        assert_eq!(nix::poll::poll(&mut watched, 20_000_u16).unwrap(), 1, "it ends with its holder");
+    }
+    assert!(stage.said(&["list"]).contains("killed"), "{}", stage.said(&["list"]));
+    let attach = stage.said(&["attach", "web"]);
+    assert!(attach.contains("the bottle web does not run"), "{attach}");
+    let resumed = stage.said(&["resume", "web"]);
+    assert!(resumed.starts_with("web runs"), "{resumed}");
+    assert_eq!(stage.said(&["stop", "web"]), "the bottle web has ended\n");
+    assert!(stage.said(&["list"]).contains("ended, exit 143"), "{}", stage.said(&["list"]));
+    assert_eq!(stage.said(&["cleanup", "--yes"]), "nothing is left behind\n");
+}
+
+#[test]
+fn a_bottle_of_before_a_reboot_is_told_as_cut_off() {
+    let stage = Stage::new();
+    let mut bottle = stage.bottle("web", "exec sleep 600");
+    bottle.kill().unwrap();
+    bottle.wait().unwrap();
+    let record = stage.root.path().join("state/bottlecap/bottles/web/bottle.json");
+    let mut value: serde_json::Value = serde_json::from_slice(&fs::read(&record).unwrap()).unwrap();
+    // The number of its holder is somebody else's by now.
+    value["boot"] = "00000000-0000-0000-0000-000000000000".into();
+    value["pid"] = std::process::id().into();
+    fs::write(&record, value.to_string()).unwrap();
+    let listed = stage.said(&["list"]);
+    assert!(listed.contains("cut off by a reboot"), "{listed}");
+    assert_eq!(stage.said(&["stop", "web"]), "the bottle web has ended already\n");
+    assert!(stage.said(&["cleanup", "--yes"]).contains("sockets"));
+}
+
+#[test]
+fn a_dry_run_says_all_of_it_and_touches_nothing() {
+    let stage = Stage::new();
+    let manifest = stage.root.path().join("bottle.yaml");
+    let mark = stage.root.path().join("asked");
+    let secret = format!("secrets: {{T: {{command: [touch, {}]}}}}\n", mark.display());
+    fs::write(&manifest, format!("name: web\ncommand: [bash, -l]\nagent: {{preset: shell}}\n{secret}"))
+        .unwrap();
+    let words = ["run", "--bottle", manifest.to_str().unwrap(), "--dry-run", "--format", "json"];
+    let said = stage.said(&words);
+    let plan: serde_json::Value =
+        serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {said}"));
+    assert_eq!(plan["command"], serde_json::json!(["bash", "-l"]));
+    assert_eq!(plan["secrets"]["T"], format!("the program touch {}", mark.display()));
+    assert!(
+        plan["files"].as_array().unwrap().iter().any(|step| step.as_str().unwrap().starts_with("writable"))
+    );
+    assert!(!mark.exists(), "no secret is asked for");
+    assert!(!stage.root.path().join("state").exists() && !stage.root.path().join("run").exists());
+    // The same without --dry-run asks.
+    stage.said(&words[..3]);
+    assert!(mark.exists());
+}
+
+#[test]
 fn a_bottle_that_init_wrote_runs_by_its_name() {
     let stage = Stage::new();
     let config = stage.root.path().join("config");

@@ -31,8 +31,8 @@ host 'bottlecap check bottle/bottle.yaml'
 "$bin/bottlecap" check "$world/bottle/bottle.yaml" || fail 'the demo bottle does not check'
 
 title 'The agent starts in it'
-host 'bottlecap run --bottle bottle/bottle.yaml --cwd work -- bash agent.sh'
-"$bin/bottlecap" run --bottle "$world/bottle/bottle.yaml" --cwd "$world/work" -- \
+host 'bottlecap run --bottle bottle/bottle.yaml --mount work -- bash agent.sh'
+"$bin/bottlecap" run --bottle "$world/bottle/bottle.yaml" --mount "$world/work" -- \
     bash "$demo/agent.sh" "$DEMO_VENV/bin/python" "$demo/ask.py" "$(id -un)" </dev/null &
 bottle=$!
 

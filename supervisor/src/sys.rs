@@ -9,6 +9,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{Ordering, compiler_fence};
 
 use nix::sys::prctl;
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 
 pub(crate) mod environment;
 pub(crate) mod exec;
@@ -55,9 +57,22 @@ pub(crate) fn as_owner<T>(uid: Option<u32>, act: impl FnOnce() -> io::Result<T>)
             u32::try_from(libc::setfsuid(u32::MAX)).ok() == Some(uid)
         }
     };
+    let (signal, parent) = (prctl::get_pdeathsig()?, nix::unistd::getppid());
     let outcome = if become_owner(uid) { act() } else { Err(io::ErrorKind::PermissionDenied.into()) };
     become_owner(own);
+    keep_parent_death_signal(signal, parent)?;
     outcome
+}
+
+/// The kernel forgets what we are to get at our parent's end whenever we become somebody else, even for files alone.
+fn keep_parent_death_signal(signal: Option<Signal>, parent: Pid) -> io::Result<()> {
+    if let Some(signal) = signal {
+        prctl::set_pdeathsig(signal)?;
+        if nix::unistd::getppid() != parent {
+            nix::sys::signal::raise(signal)?;
+        }
+    }
+    Ok(())
 }
 
 /// How a child ended.

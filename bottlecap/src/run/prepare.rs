@@ -11,9 +11,11 @@ use std::path::{Path, PathBuf};
 use nix::unistd::geteuid;
 use policy::{Diagnostic, Diagnostics, Policy, SecretRef};
 use repos::{Allow, Repos, Upstream};
+use serde::Serialize;
 
 use crate::agent::{self, Luggage};
 use crate::bundle::{Secret, programs};
+use crate::clone::{Copy, Origin};
 use crate::fault::{Attempted, Fault, chain};
 use crate::host;
 use crate::init::Shelf;
@@ -51,16 +53,29 @@ pub struct Checked {
     pub(super) mounts: Vec<(Place, Found)>,
     pub(super) environment: BTreeMap<OsString, OsString>,
     pub(super) luggage: Luggage,
+    pub(super) request: Request,
+    pub(super) origin: Option<Origin>,
     pub(super) command: Vec<OsString>,
     pub(super) host: HostTree,
     pub(super) without: Vec<crate::plan::Layer>,
+}
+
+/// How far it is looked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look<'o> {
+    /// At everything: the bottle is started next.
+    Whole,
+    /// At everything, with this clone for a working directory.
+    Clone(&'o Origin),
+    /// At everything but the secrets: no program is run, and nothing is read that nobody will use.
+    Only,
 }
 
 /// Looks at everything that `request` names.
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn check(request: &Request) -> Result<Checked, Fault> {
+pub fn check(request: &Request, extent: Look<'_>) -> Result<Checked, Fault> {
     let manifest = read_manifest(request.manifest.as_deref())?;
     limits_hold(&manifest.limits)?;
     let (routes, policy) = read_routes(&manifest)?;
@@ -69,7 +84,10 @@ pub fn check(request: &Request) -> Result<Checked, Fault> {
     let command = command(request, &manifest)?;
     let luggage =
         agent::pack(&manifest.agent, request.agent.as_ref(), Shelf::of_process().as_ref(), &request.workdir)?;
-    let mut secrets = secrets::resolve(&manifest.secrets)?;
+    let mut secrets = match extent {
+        Look::Whole | Look::Clone(_) => secrets::resolve(&manifest.secrets)?,
+        Look::Only => Vec::new(),
+    };
     let mut variables = manifest.env.clone();
     for (name, value) in manifest.agent.preset.map(Preset::variables).unwrap_or_default() {
         variables.entry(name.to_owned()).or_insert_with(|| value.to_owned());
@@ -83,6 +101,11 @@ pub fn check(request: &Request) -> Result<Checked, Fault> {
     let mounted = workdir::mount_points(&mountinfo);
     let workdir = look(&request.workdir)?;
     refuse(&workdir, &guarded, &mounted)?;
+    let (workdir, origin) = match extent {
+        // It lies in the state, where only we put it.
+        Look::Clone(origin) => (look(&origin.clone)?, Some(origin.clone())),
+        Look::Whole | Look::Only => (workdir, None),
+    };
     let readable: Vec<Guarded> = guarded.into_iter().filter(|guard| guard.harm == Harm::Read).collect();
     let mut mounts = Vec::new();
     for path in &manifest.mounts {
@@ -119,6 +142,8 @@ pub fn check(request: &Request) -> Result<Checked, Fault> {
         mounts,
         environment,
         luggage,
+        request: request.clone(),
+        origin,
         command,
         host: host::tree(),
         without: without(),
@@ -340,28 +365,9 @@ impl Checked {
         Shared { path, source, sockets }
     }
 
-    /// Says what would be made.
-    pub(super) fn print(&self, out: &mut impl Write) -> io::Result<()> {
-        let name = self.name.as_ref().map_or("(none: its state goes with it)", Name::as_str);
-        let words: Vec<String> =
-            self.command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
-        writeln!(out, "bottle     {name}")?;
-        writeln!(out, "command    {}", words.join(" "))?;
-        writeln!(out, "in         {}", shown(&self.workdir.path))?;
-        writeln!(out, "state      {}", self.directories.bottles.display())?;
-        writeln!(out, "\nmay reach")?;
-        let policy = Policy::parse("routes.yaml", &self.routes).map_err(io::Error::other)?;
-        for route in policy.routes() {
-            writeln!(out, "  {}", policy::describe(route))?;
-        }
-        for repo in self.repos.iter() {
-            writeln!(out, "  git {}", repo.name)?;
-        }
-        writeln!(out, "\nsecrets, for egress alone")?;
-        for (name, _) in &self.secrets {
-            writeln!(out, "  {name}")?;
-        }
-        writeln!(out, "\nfiles")?;
+    /// What would be made, as one value.
+    pub(super) fn plan(&self) -> Result<Planned, Fault> {
+        let policy = Policy::parse("routes.yaml", &self.routes)?;
         let mounts: Vec<Shared> =
             self.mounts.iter().map(|(place, found)| self.shared(place, found, None)).collect();
         let identity = etc::Identity {
@@ -377,20 +383,73 @@ impl Checked {
             mounts: &mounts,
             identity: &identity,
         };
-        for step in layout::steps(&inputs) {
-            writeln!(out, "  {step}")?;
-        }
+        let mut files: Vec<String> = layout::steps(&inputs).iter().map(ToString::to_string).collect();
         if self.workdir.path.join(".git").exists() {
-            writeln!(out, "  read-only   .git/config, .git/hooks, .git/info in it")?;
+            files.push("read-only   .git/config, .git/hooks, .git/info in it".to_owned());
         }
-        for file in &self.found.git_files {
-            writeln!(out, "  read-only   {} in it", shown(file))?;
-        }
-        writeln!(out, "\nenvironment")?;
-        for (name, value) in &self.environment {
-            writeln!(out, "  {}={}", name.to_string_lossy(), value.to_string_lossy())?;
-        }
-        Ok(())
+        files.extend(self.found.git_files.iter().map(|file| format!("read-only   {} in it", shown(file))));
+        let text = |word: &OsString| word.to_string_lossy().into_owned();
+        Ok(Planned {
+            bottle: self.name.as_ref().map(|name| name.as_str().to_owned()),
+            command: self.command.iter().map(text).collect(),
+            workdir: self.workdir.path.clone(),
+            copy: self.request.copy,
+            state: self.directories.bottles.clone(),
+            manifest: self.manifest.files.clone(),
+            agent: self.luggage.preset,
+            may_reach: policy.routes().iter().map(policy::describe).collect(),
+            repositories: self.repos.iter().map(|repo| repo.name.to_string()).collect(),
+            secrets: self
+                .manifest
+                .secrets
+                .iter()
+                .map(|(name, from)| (name.clone(), from.to_string()))
+                .collect(),
+            files,
+            environment: self.environment.iter().map(|(name, value)| (text(name), text(value))).collect(),
+        })
+    }
+}
+
+/// What would be made.
+#[derive(Debug, Serialize)]
+pub(super) struct Planned {
+    /// Its name; without one its state goes with it.
+    bottle: Option<String>,
+    command: Vec<String>,
+    workdir: PathBuf,
+    copy: Copy,
+    state: PathBuf,
+    manifest: Vec<PathBuf>,
+    agent: Option<Preset>,
+    may_reach: Vec<String>,
+    repositories: Vec<String>,
+    /// Name, and where it comes from.
+    secrets: BTreeMap<String, String>,
+    files: Vec<String>,
+    environment: BTreeMap<String, String>,
+}
+
+impl Planned {
+    /// For a person.
+    pub(super) fn print(&self, out: &mut impl Write) -> io::Result<()> {
+        let name = self.bottle.as_deref().unwrap_or("(none: its state goes with it)");
+        writeln!(out, "bottle     {name}")?;
+        writeln!(out, "command    {}", self.command.join(" "))?;
+        let of = if self.copy == Copy::Clone { "a clone of " } else { "" };
+        writeln!(out, "in         {of}{}", shown(&self.workdir))?;
+        writeln!(out, "state      {}", self.state.display())?;
+        let mut part = |title: &str, lines: Vec<String>| -> io::Result<()> {
+            writeln!(out, "\n{title}")?;
+            lines.iter().try_for_each(|line| writeln!(out, "  {line}"))
+        };
+        let repositories = self.repositories.iter().map(|name| format!("git {name}"));
+        part("may reach", self.may_reach.iter().cloned().chain(repositories).collect())?;
+        let secret = |(name, from): (&String, &String)| format!("{name}, from {from}");
+        part("secrets, for egress alone", self.secrets.iter().map(secret).collect())?;
+        part("files", self.files.clone())?;
+        let variable = |(name, value): (&String, &String)| format!("{name}={value}");
+        part("environment", self.environment.iter().map(variable).collect())
     }
 }
 

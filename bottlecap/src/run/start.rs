@@ -21,6 +21,7 @@ use crate::fault::{Attempted, Fault, chain};
 use crate::git::{GitError, WorkingCopy};
 use crate::host;
 use crate::layout::{Inputs, Shared, steps};
+use crate::life::ATTACH;
 use crate::manifest::Name;
 use crate::owners::{BOTTLE_USER, mapped_tree, plain_tree};
 use crate::plan::{FromWall, LISTENERS, Layer, Plan, ToWall};
@@ -50,8 +51,12 @@ pub(super) fn start(checked: Checked) -> Result<i32, Fault> {
     let held = directories.home(&name).hold()?;
     let run_dir = directories.run_dir(&name)?;
     let mut bottle = Bottle { held, run_dir, unnamed, record: None, git: None, supervisor: None };
+    let way_back = checked.origin.as_ref().map(|origin| origin.way_back(name.as_str()));
     let outcome = bottle.run(checked, name, &signals);
     bottle.close(&outcome);
+    if let Some(way_back) = way_back {
+        tracing::warn!("the work is in the bottle's clone; to get it: {way_back}");
+    }
     outcome
 }
 
@@ -93,6 +98,7 @@ impl Bottle {
             unnamed: self.unnamed,
             boot: state::boot(),
             ended: None,
+            request: (!self.unnamed).then(|| checked.request.clone()),
         };
         self.held.write(&record)?;
         self.record = Some(record);
@@ -180,6 +186,7 @@ impl Bottle {
         let _ = fs::remove_dir_all(&self.run_dir);
         // Only ever empty on the host: what it becomes is mounted for the daemons alone.
         let _ = fs::remove_dir(self.run_dir.with_extension("root"));
+        let _ = fs::remove_file(self.run_dir.with_extension(ATTACH));
     }
 
     fn close(mut self, outcome: &Result<i32, Fault>) {
@@ -348,7 +355,7 @@ impl Wall {
         let relay = Relay::start(self.stdio, ends).failing(|| "cannot connect the command".to_owned())?;
         let outcome = self.attend(daemons, signals, &relay);
         let code = self.wait_code();
-        relay.finish();
+        relay.finish(code.as_ref().copied().unwrap_or(crate::fault::FAILURE.into()));
         outcome.and(code)
     }
 

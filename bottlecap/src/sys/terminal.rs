@@ -37,3 +37,20 @@ pub fn copy_size(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<()> {
     checked(unsafe { libc::ioctl(to.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) }.into())?;
     Ok(())
 }
+
+/// The size of a terminal: columns and rows.
+pub fn size(of: BorrowedFd<'_>) -> io::Result<(u16, u16)> {
+    // SAFETY: the structure is plain integers; zero is a value for each.
+    let mut size: libc::winsize = unsafe { std::mem::zeroed() };
+    // SAFETY: TIOCGWINSZ writes a winsize, which outlives the call.
+    checked(unsafe { libc::ioctl(of.as_raw_fd(), libc::TIOCGWINSZ, &raw mut size) }.into())?;
+    Ok((size.ws_col, size.ws_row))
+}
+
+/// Gives a terminal that many columns and rows.
+pub fn set_size(of: &File, columns: u16, rows: u16) -> io::Result<()> {
+    let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: TIOCSWINSZ reads a winsize, which outlives the call.
+    checked(unsafe { libc::ioctl(of.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) }.into())?;
+    Ok(())
+}

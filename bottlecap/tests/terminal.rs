@@ -1,0 +1,195 @@
+//! In a real terminal, which tmux holds: the operator's screen, and a bottle that people come to and leave.
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollTimeout, poll};
+use tempfile::TempDir;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+const LOOK_INTERVAL_MS: u16 = 50;
+
+/// A terminal of 80 by 24, and a user with no bottle yet.
+struct Stage {
+    root: TempDir,
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        // What a failed test left behind.
+        let _ = self.bottlecap(&["stop", "--grace", "0"]);
+        let _ = self.tmux(&["kill-server"]);
+    }
+}
+
+impl Stage {
+    fn new() -> Stage {
+        let root = tempfile::tempdir().unwrap();
+        fs::set_permissions(root.path(), fs::Permissions::from_mode(0o711)).unwrap();
+        fs::create_dir(root.path().join("work")).unwrap();
+        let stage = Stage { root };
+        let started = stage.tmux(&["-f", "/dev/null", "new-session", "-d", "-x", "80", "-y", "24", "sh"]);
+        assert!(started.status.success(), "this test needs tmux: {started:?}");
+        stage
+    }
+
+    fn with_environment<'c>(&self, command: &'c mut Command) -> &'c mut Command {
+        command
+            .current_dir(self.root.path().join("work"))
+            .stdin(Stdio::null())
+            .env_remove("BOTTLECAP_BOTTLE");
+        command.env("XDG_STATE_HOME", self.root.path().join("state"));
+        command.env("XDG_RUNTIME_DIR", self.root.path().join("run")).env_remove("TMUX").env("PS1", "$ ")
+    }
+
+    fn tmux(&self, words: &[&str]) -> Output {
+        let mut command = Command::new("tmux");
+        command.arg("-S").arg(self.root.path().join("tmux")).args(words);
+        self.with_environment(&mut command).output().expect("this test needs tmux")
+    }
+
+    fn bottlecap(&self, words: &[&str]) -> String {
+        let mut command = Command::new(bottlecap());
+        let output = self.with_environment(command.args(words)).output().unwrap();
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    }
+
+    fn screen(&self) -> String {
+        String::from_utf8(self.tmux(&["capture-pane", "-p"]).stdout).unwrap()
+    }
+
+    /// Types `text`, and then the key Enter.
+    fn type_line(&self, text: &str) {
+        self.tmux(&["send-keys", "-l", text]);
+        self.key("Enter");
+    }
+
+    fn key(&self, key: &str) {
+        self.tmux(&["send-keys", key]);
+    }
+
+    /// Waits until the terminal shows `wanted`.
+    fn shows(&self, wanted: &str) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let screen = self.screen();
+            if screen.contains(wanted) {
+                return screen;
+            }
+            assert!(Instant::now() < deadline, "{wanted:?} is not shown:\n{screen}");
+            // A terminal tells nobody that it was drawn.
+            let _ = poll(&mut [], PollTimeout::from(LOOK_INTERVAL_MS));
+        }
+    }
+}
+
+/// The program, beside the daemons that it starts.
+fn bottlecap() -> PathBuf {
+    let program = PathBuf::from(env!("CARGO_BIN_EXE_bottlecap"));
+    let daemon = program.with_file_name("supervisor");
+    assert!(daemon.exists(), "{} is not built: cargo build --workspace", daemon.display());
+    program
+}
+
+#[test]
+fn a_bottle_goes_on_by_itself_and_people_come_and_go() {
+    let stage = Stage::new();
+    let script = "read line; echo got:$line; stty size; read line; exit 7";
+    let said = stage.bottlecap(&["start", "--name", "web", "--", "sh", "-c", script]);
+    assert!(said.starts_with("web runs; bottlecap attach web"), "{said}");
+    assert!(stage.bottlecap(&["list"]).contains("running"));
+
+    let attach = format!("{} attach web; echo code:$?", bottlecap().display());
+    stage.type_line(&attach);
+    stage.type_line("hello");
+    stage.shows("got:hello");
+    stage.shows("24 80");
+    stage.key("C-]");
+    stage.key("d");
+    stage.shows("web goes on");
+    stage.shows("code:0");
+    assert!(stage.bottlecap(&["list"]).contains("running"));
+
+    stage.type_line("clear");
+    stage.type_line(&attach);
+    stage.shows("got:hello");
+    stage.type_line("end");
+    stage.shows("code:7");
+    // The command has ended; this returns when the bottle has.
+    stage.bottlecap(&["stop", "web"]);
+    assert!(stage.bottlecap(&["list"]).contains("ended, exit 7"));
+    assert!(stage.bottlecap(&["logs", "web", "--console"]).contains("got:hello"));
+    assert!(stage.bottlecap(&["attach", "web"]).contains("bottlecap resume web"));
+}
+
+#[test]
+fn a_bottle_outlives_the_terminal_that_it_was_started_from() {
+    let stage = Stage::new();
+    let start = format!("{} start --name web -- sleep 600", bottlecap().display());
+    stage.type_line(&start);
+    stage.shows("web runs");
+    stage.tmux(&["kill-server"]);
+    assert!(stage.bottlecap(&["info", "web"]).contains("state    running"));
+    assert_eq!(stage.bottlecap(&["stop", "web"]), "the bottle web has ended\n");
+    assert!(stage.bottlecap(&["resume", "web"]).starts_with("web runs"));
+    assert!(stage.bottlecap(&["info", "web"]).contains("state    running"));
+    assert_eq!(stage.bottlecap(&["stop", "web"]), "the bottle web has ended\n");
+    let left = stage.bottlecap(&["cleanup", "--yes"]);
+    assert_eq!(left, "nothing is left behind\n");
+}
+
+#[test]
+fn a_bottle_ends_with_the_terminal_that_it_runs_in() {
+    let stage = Stage::new();
+    stage.type_line(&format!("{} run --name web -- sh -c 'echo here; sleep 600'", bottlecap().display()));
+    stage.shows("\nhere");
+    stage.tmux(&["kill-server"]);
+    // It waits for the bottle's end.
+    stage.bottlecap(&["logs", "web", "--follow"]);
+    let listed = stage.bottlecap(&["list"]);
+    assert!(listed.contains("ended, exit 129"), "{listed}");
+    assert_eq!(stage.bottlecap(&["cleanup", "--yes"]), "nothing is left behind\n");
+}
+
+#[test]
+fn the_operators_screen_shows_a_bottle_and_gives_the_terminal_back() {
+    let stage = Stage::new();
+    let ask = "curl -s https://api.example.com/x > /dev/null; sleep 600";
+    stage.bottlecap(&["start", "--name", "web", "--", "sh", "-c", ask]);
+    stage.type_line("echo before");
+    stage.type_line(&format!("{} operator", bottlecap().display()));
+    stage.shows("bottlecap  web  running");
+    stage.key("2");
+    let traffic = stage.shows("REFUSED");
+    assert!(
+        traffic.contains("https://api.example.com/x") && traffic.contains("host-not-allowed"),
+        "{traffic}"
+    );
+    stage.key("5");
+    stage.shows("egress      ready");
+    stage.key("p");
+    stage.shows("PAUSED");
+    stage.key("q");
+    stage.shows("before");
+    stage.type_line("stty -a | grep -o ' icanon'");
+    stage.shows("icanon");
+    let traffic = stage.bottlecap(&["traffic", "web", "--json"]);
+    let line: serde_json::Value = serde_json::from_str(traffic.lines().next().unwrap()).unwrap();
+    assert_eq!((&line["host"], &line["decision"]), (&"api.example.com".into(), &"deny".into()));
+    let once: serde_json::Value = serde_json::from_str(&stage.bottlecap(&["operator", "--json"])).unwrap();
+    assert_eq!(once["bottles"][0]["facts"]["desk"]["paused"], true, "{once}");
+}
+
+#[test]
+fn what_cannot_be_started_says_so_to_whoever_started_it() {
+    let stage = Stage::new();
+    assert!(stage.bottlecap(&["start", "--", "true"]).contains("hint: give one with --name"));
+    let said = stage.bottlecap(&["start", "--name", "web", "--bottle", "./none.yaml", "--", "true"]);
+    assert!(said.contains("cannot read the manifest"), "{said}");
+    let said = stage.bottlecap(&["start", "--name", "web", "--", "no-such-program"]);
+    assert!(said.contains("cannot execute no-such-program") && said.contains("did not start"), "{said}");
+}
