@@ -13,21 +13,35 @@ use crate::sys;
 const FIRST_FD: RawFd = 3;
 const FDS_MAX: RawFd = 256;
 
-/// Takes the listening sockets with one of these names; other descriptors of the list are closed.
+/// The name under which the socket to supervise is handed over.
+const PEER: &str = "peer.supervise";
+
+/// What the parent passed.
+#[derive(Debug, Default)]
+pub struct Inherited {
+    /// Listening sockets.
+    pub listeners: Vec<TcpListener>,
+    /// The socket to supervise.
+    pub peer: Option<OwnedFd>,
+}
+
+/// Takes the listening sockets with one of these names, and the socket to supervise; other descriptors of the list are closed.
 ///
 /// Call once, before any thread exists.
-pub fn listeners(wanted: &[&str]) -> io::Result<Vec<TcpListener>> {
+pub fn inherited(wanted: &[&str]) -> io::Result<Inherited> {
     let variables = sys::take_listen_variables();
     let ours = variables.pid.as_deref() == Some(std::process::id().to_string().as_str());
     let count =
         variables.fds.and_then(|n| n.parse::<RawFd>().ok()).filter(|n| ours && (0..=FDS_MAX).contains(n));
     let names = variables.names.unwrap_or_default();
     let mut names = names.split(':');
-    let mut found = Vec::new();
+    let mut found = Inherited::default();
     for number in (FIRST_FD..).take(count.unwrap_or(0).unsigned_abs() as usize) {
         let fd: OwnedFd = sys::adopt(number)?;
-        if names.next().is_some_and(|name| wanted.contains(&name)) {
-            found.push(TcpListener::from(fd));
+        match names.next() {
+            Some(name) if wanted.contains(&name) => found.listeners.push(TcpListener::from(fd)),
+            Some(PEER) => found.peer = Some(fd),
+            Some(_) | None => {}
         }
     }
     Ok(found)

@@ -115,7 +115,8 @@ pub struct Scan {
     /// A file, a directory, or a git repository.
     #[arg(value_name = "PATH|REPO")]
     pub path: PathBuf,
-    /// Commits, as in `git log`: A..B, or one revision and all before it.
+    /// Commits, as in `git log`: A..B, or one revision and all before it. In a hook, what a push brings is seen too, and an
+    /// A of zeros, as hooks have it of a new ref, leaves out what some ref leads to already.
     #[arg(value_name = "RANGE")]
     pub range: Option<String>,
 }

@@ -13,10 +13,11 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{error, info, warn};
 
-use crate::activation::Notifier;
+use crate::activation::{Inherited, Notifier};
 use crate::cli::Serve;
 use crate::door::Keyring;
 use crate::front::Front;
+use crate::hold::Holds;
 use crate::journal::Ledger;
 use crate::state::{self, Loaded, State};
 use crate::{control, maintain, metrics};
@@ -59,7 +60,7 @@ impl Signals {
 }
 
 /// Serves until told to stop.
-pub async fn run(options: &Serve, sockets: Vec<StdListener>, signals: Signals) -> Result<(), Failure> {
+pub async fn run(options: &Serve, sockets: Inherited, signals: Signals) -> Result<(), Failure> {
     let allow = if options.allow_local_upstream { Allow::LocalUpstream } else { Allow::SshUpstream };
     let Loaded { repos, digest } = state::load(&options.config, allow).map_err(configuration)?;
     if options.check {
@@ -70,10 +71,12 @@ pub async fn run(options: &Serve, sockets: Vec<StdListener>, signals: Signals) -
     let state = State::prepare(&options.repo_dir, keyring).map_err(configuration)?;
     state.put(&repos).map_err(configuration)?;
     let ledger = Ledger::open(&options.state_dir).map_err(|error| Failure::Broken(error.into()))?;
-    let listeners = listen(options, sockets).await?;
+    let listeners = listen(options, sockets.listeners).await?;
+    let holds =
+        Holds::new(sockets.peer).context("cannot use the socket to supervise").map_err(Failure::Broken)?;
     let metrics = metrics_listener(options, &listeners).await?;
     let notifier = Notifier::from_environment();
-    let front = Arc::new(Front::new(state, ledger));
+    let front = Arc::new(Front::new(state, ledger, holds));
     let force = Arc::new(RwLock::new(InForce { generation: 1, digest, error: None }));
     tell(notifier.ready(1, &in_force(&force).digest));
     let mut daemon = Daemon { front, options, allow, notifier, force, signals };
@@ -114,6 +117,7 @@ impl Daemon<'_> {
         }
         let (front, state) = (self.front.clone(), &self.front.state);
         accepting.spawn(maintain::tend(move || front.state.all(), state.gate.clone(), state.changed.clone()));
+        accepting.spawn(Holds::serve(self.front.clone()));
         match control::bind(&self.options.run_dir) {
             Ok(listener) => {
                 let (front, force) = (self.front.clone(), self.force.clone());
@@ -148,6 +152,7 @@ impl Daemon<'_> {
         let mut force = self.force.write().unwrap_or_else(PoisonError::into_inner);
         match put {
             Ok(digest) => {
+                self.front.holds.look();
                 *force = InForce { generation: force.generation + 1, digest, error: None };
                 info!(generation = force.generation, digest = force.digest, "repositories reloaded");
                 tell(self.notifier.ready(force.generation, &force.digest));

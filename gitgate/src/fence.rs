@@ -1,4 +1,4 @@
-//! Which files a git that talks to a client may touch: its mirror, and what every program needs.
+//! Which files a git may touch: its mirror, what every program needs, and what leads to upstream where it goes there.
 //!
 //! Landlock holds it to that, whatever a mistake in git or in a repository makes it try. Where the
 //! kernel has no Landlock there is no fence, and a warning says so once.
@@ -19,7 +19,6 @@ use tracing::warn;
 
 use crate::door::Keyring;
 use crate::git::{GateDir, search_path};
-use crate::request::Service;
 
 /// The newest rights that are handled, where the kernel has them.
 const NEWEST: ABI = ABI::V5;
@@ -52,20 +51,40 @@ enum Right {
     Own,
 }
 
-/// The fence around a git that serves a repository; none where the kernel has no Landlock that git can live with.
+/// How far a git goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// No further than its mirror.
+    Mirror,
+    /// To upstream.
+    Upstream,
+}
+
+/// The fence around a git that works on a mirror; none where the kernel has no Landlock that git can live with.
 pub(crate) fn around(
     repo: &Repo,
     mirror: &Path,
-    service: Service,
+    reach: Reach,
     gate: &GateDir,
     keyring: &Keyring,
 ) -> io::Result<Option<OwnedFd>> {
     let mut places = common();
     places.push((Right::Own, mirror.to_owned()));
-    if service == Service::ReceivePack {
+    if reach == Reach::Upstream {
         places.extend(forwarding(repo, gate, keyring));
     }
-    let fence = build(&places)?;
+    fence(&places)
+}
+
+/// The fence around a git that goes no further than its mirror.
+pub(crate) fn around_mirror(mirror: &Path) -> io::Result<Option<OwnedFd>> {
+    let mut places = common();
+    places.push((Right::Own, mirror.to_owned()));
+    fence(&places)
+}
+
+fn fence(places: &[(Right, PathBuf)]) -> io::Result<Option<OwnedFd>> {
+    let fence = build(places)?;
     if fence.is_none() {
         WARNED.call_once(|| {
             warn!("this kernel has no Landlock (5.19 or newer); git is not held to its mirror")
@@ -84,7 +103,7 @@ fn common() -> Vec<(Right, PathBuf)> {
     places
 }
 
-/// What the hook and the git that forwards a push need besides.
+/// What leads to upstream, and what the hook of a push needs.
 fn forwarding(repo: &Repo, gate: &GateDir, keyring: &Keyring) -> Vec<(Right, PathBuf)> {
     let mut places = vec![
         (Right::Read, gate.path().to_owned()),

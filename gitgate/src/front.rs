@@ -13,16 +13,18 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
+use crate::fence::Reach;
 use crate::git::Objects;
+use crate::hold::Holds;
 use crate::http;
 use crate::journal::{AUDIT_UNAVAILABLE, Ledger, PushOutcome, Pushed, Read, UNRECORDED};
-use crate::mirror::Freshness;
+use crate::mirror::{Freshness, RefreshError};
 use crate::pktline::{self, PktError};
 use crate::receive::{self, Received};
 use crate::request::{Asked, Protocol, Request, Service, Shape};
-use crate::session::{self, Client, Hangup, Moved, SessionError};
-use crate::sieve::{Shared, Sieve};
+use crate::session::{self, Client, Hangup, SessionError};
 use crate::state::{Served, State};
+use crate::v2::{Conversation, Ended, Memory};
 
 /// How many connections may be between accept and their request line.
 const GREETINGS_MAX: usize = 256;
@@ -32,7 +34,11 @@ const SESSIONS_MAX: usize = 64;
 const PUSHES_MAX: usize = 8;
 /// What a client sends that has nothing to push.
 const NOTHING_BYTES: u64 = 4;
-const SIEVE_BYTES: usize = 64 << 10;
+/// How reads end, for the record.
+const SERVED: &str = "served";
+const HANGUP: &str = "hangup";
+const FAILED: &str = "failed";
+const UNREFRESHED: &str = "refresh-failed";
 /// How long a client may take for its first byte.
 const FIRST_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a refused client may take to read why.
@@ -42,6 +48,7 @@ const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
 pub(crate) struct Front {
     pub(crate) state: State,
     pub(crate) ledger: Ledger,
+    pub(crate) holds: Holds,
     pub(crate) counts: Counts,
     greetings: Semaphore,
     sessions: Semaphore,
@@ -61,10 +68,11 @@ pub(crate) struct Counts {
 }
 
 impl Front {
-    pub(crate) fn new(state: State, ledger: Ledger) -> Self {
+    pub(crate) fn new(state: State, ledger: Ledger, holds: Holds) -> Self {
         Self {
             state,
             ledger,
+            holds,
             counts: Counts::default(),
             greetings: Semaphore::new(GREETINGS_MAX),
             sessions: Semaphore::new(SESSIONS_MAX),
@@ -154,7 +162,11 @@ impl Front {
 
     async fn session(&self, stream: &mut TcpStream, request: &Request, served: &Served) {
         let asked = Asked { protocol: request.protocol, shape: Shape::Conversation };
-        match self.admission(request.service, served, Since::Now).await {
+        let since = match (request.service, request.protocol) {
+            (Service::UploadPack, Protocol::V2) => Since::Later,
+            (Service::UploadPack | Service::ReceivePack, _) => Since::Now,
+        };
+        match self.admission(request.service, served, since).await {
             Ok(admitted) => {
                 let (reader, writer) = stream.split();
                 self.converse(Client { reader, writer }, request.service, asked, served, &admitted).await;
@@ -187,11 +199,8 @@ impl Front {
     ) -> Result<Admitted<'_>, String> {
         let started = Instant::now();
         let Refusal { word, message } = match self.places(service, served, since).await {
-            Ok((places, Some(freshness))) => {
-                return Ok(Admitted { places, freshness, continues: false, started });
-            }
-            Ok((places, None)) => {
-                return Ok(Admitted { places, freshness: Freshness::Fresh, continues: true, started });
+            Ok((places, freshness)) => {
+                return Ok(Admitted { places, freshness, shown: Memory::default(), started });
             }
             Err(refusal) => refusal,
         };
@@ -217,7 +226,7 @@ impl Front {
         service: Service,
         served: &Served,
         since: Since,
-    ) -> Result<(Places<'_>, Option<Freshness>), Refusal> {
+    ) -> Result<(Places<'_>, Freshness), Refusal> {
         if self.ledger.is_broken() {
             return Err(Refusal { word: AUDIT_UNAVAILABLE, message: UNRECORDED.to_owned() });
         }
@@ -235,25 +244,20 @@ impl Front {
             None
         };
         let places = Places { _session: session, _push: push };
-        if let Since::Within(age) = since
-            && served.mirror.seen_within(age)
-        {
-            return Ok((places, None));
+        match since {
+            Since::Later => return Ok((places, Freshness::Fresh)),
+            Since::Within(age) if served.mirror.seen_within(age) => return Ok((places, Freshness::Fresh)),
+            Since::Within(_) | Since::Now => {}
         }
         let (mirror, tools) = (&served.mirror, self.state.tools());
         let refreshed = if pushes {
-            mirror.refresh(&served.repo, tools).await.map(|()| Freshness::Fresh)
+            mirror.refresh(&served.repo, &tools).await.map(|()| Freshness::Fresh)
         } else {
-            mirror.refresh_or_stale(&served.repo, tools).await
+            mirror.refresh_or_stale(&served.repo, &tools).await
         };
-        let freshness = refreshed.map_err(|error| Refusal {
-            word: "refresh-failed",
-            message: format!(
-                "cannot refresh from {}: {error}. Old data is not served; try again when upstream answers",
-                shown(&served.repo.upstream)
-            ),
-        })?;
-        Ok((places, Some(freshness)))
+        let message = |error| unrefreshed(&served.repo.upstream, &error);
+        let freshness = refreshed.map_err(|error| Refusal { word: UNREFRESHED, message: message(error) })?;
+        Ok((places, freshness))
     }
 
     /// Whether the permission to read or to push still holds.
@@ -275,73 +279,88 @@ impl Front {
         admitted: &Admitted<'_>,
     ) {
         let repo = served.repo.name.as_str();
-        let path = served.mirror.path();
-        let mut command = self.state.gate.git(path, Objects::Own);
-        command.args(["upload-pack", "--strict"]).args(asked.shape.arguments()).arg(path);
-        command.envs(asked.protocol.variable().map(|value| ("GIT_PROTOCOL", value)));
-        let confined = self.state.confine(&mut command, served, Service::UploadPack);
-        let ran = match (confined, asked.protocol) {
-            (Err(error), _) => Err(SessionError::Spawn(error)),
-            (Ok(()), Protocol::V0 | Protocol::V1) => session::run(client, command, Hangup::Kills).await,
-            (Ok(()), Protocol::V2) => self.sifted(client, command, served, admitted).await,
-        };
-        let (outcome, bytes_down) = match ran {
-            Ok(moved) => {
-                info!(repo, bytes = moved.down, "read served");
-                ("served", moved.down)
-            }
-            Err(SessionError::Hangup) => ("hangup", 0),
-            Err(SessionError::Refused) => ("refused", 0),
-            Err(error) => {
-                warn!(repo, %error, "read failed");
-                ("failed", 0)
-            }
+        let (outcome, bytes_down) = match asked.protocol {
+            Protocol::V0 | Protocol::V1 => self.upload_by_git(client, asked, served).await,
+            Protocol::V2 => self.upload_by_command(client, asked, served, admitted).await,
         };
         // Over HTTP the first answer of a conversation is not yet a read.
-        if asked.shape == Shape::Advertisement && outcome == "served" {
+        if asked.shape == Shape::Advertisement && outcome == SERVED {
             return;
         }
-        self.counts.reads.fetch_add(1, Ordering::Relaxed);
+        let counter = if outcome == UNREFRESHED { &self.counts.reads_refused } else { &self.counts.reads };
+        counter.fetch_add(1, Ordering::Relaxed);
         self.counts.bytes_down.fetch_add(bytes_down, Ordering::Relaxed);
         let stale = match &admitted.freshness {
-            Freshness::Fresh => None,
+            Freshness::Fresh => admitted.shown.stale(),
             Freshness::Stale { age, .. } => Some(*age),
         };
         self.ledger.fetch(Read { repo, outcome, stale, bytes_down, took: admitted.started.elapsed() }).await;
     }
 
-    /// Runs git behind a look at what it is asked for.
-    async fn sifted(
+    /// Versions in which one git holds the whole conversation.
+    async fn upload_by_git(
         &self,
         client: Client<impl AsyncRead + Unpin, impl AsyncWrite + Unpin>,
-        command: std::process::Command,
+        asked: Asked,
+        served: &Served,
+    ) -> (&'static str, u64) {
+        let repo = served.repo.name.as_str();
+        let path = served.mirror.path();
+        let mut command = self.state.gate.git(path, Objects::Own);
+        command.args(["upload-pack", "--strict"]).args(asked.shape.arguments()).arg(path);
+        command.envs(asked.protocol.variable().map(|value| ("GIT_PROTOCOL", value)));
+        let ran = match self.state.confine(&mut command, served, Reach::Mirror) {
+            Ok(()) => session::run(client, command, Hangup::Kills).await,
+            Err(error) => Err(SessionError::Spawn(error)),
+        };
+        match ran {
+            Ok(moved) => {
+                info!(repo, bytes = moved.down, "read served");
+                (SERVED, moved.down)
+            }
+            Err(SessionError::Hangup) => (HANGUP, 0),
+            Err(error) => {
+                warn!(repo, %error, "read failed");
+                (FAILED, 0)
+            }
+        }
+    }
+
+    /// The version whose commands are looked at one by one.
+    async fn upload_by_command(
+        &self,
+        client: Client<impl AsyncRead + Unpin, impl AsyncWrite + Unpin>,
+        asked: Asked,
         served: &Served,
         admitted: &Admitted<'_>,
-    ) -> Result<Moved, SessionError> {
-        let Client { reader, writer } = client;
-        let mut writer = Shared::new(writer);
-        let (sifted, passed) = tokio::io::duplex(SIEVE_BYTES);
-        let mut sieve = Sieve {
-            repo: &served.repo,
-            mirror: &served.mirror,
-            tools: self.state.tools(),
-            freshness: admitted.freshness.clone(),
-            refreshed: (!admitted.continues).then(Instant::now),
-        };
-        let git = session::run(Client { reader: sifted, writer: writer.again() }, command, Hangup::Kills);
-        let sift = async {
-            match sieve.pass(reader, passed, writer.again()).await {
-                Ok(()) => std::future::pending().await,
-                Err(message) => message,
+    ) -> (&'static str, u64) {
+        let repo = served.repo.name.as_str();
+        let Client { reader, mut writer } = client;
+        let (state, shown) = (&self.state, admitted.shown.clone());
+        let mut conversation = Conversation { served, state, shape: asked.shape, shown, down: 0 };
+        let ended = conversation.serve(Client { reader, writer: &mut writer }).await;
+        let down = conversation.down;
+        match ended {
+            Ok(()) => {
+                info!(repo, bytes = down, "read served");
+                (SERVED, down)
             }
-        };
-        let refused = tokio::select! {
-            ended = git => return ended,
-            message = sift => message,
-        };
-        let _ =
-            writer.write_all(&pktline::error(&format!("git-gate: {}: {refused}", served.repo.name))).await;
-        Err(SessionError::Refused)
+            Err(Ended::Hangup) => (HANGUP, down),
+            Err(Ended::Refused(word, message)) => {
+                warn!(repo, outcome = word, "read refused");
+                let told = pktline::error(&format!("git-gate: {repo}: {message}"));
+                let farewell = async {
+                    writer.write_all(&told).await?;
+                    writer.shutdown().await
+                };
+                let _ = timeout(FAREWELL_TIMEOUT, farewell).await;
+                (word, down)
+            }
+            Err(Ended::Git(error)) => {
+                warn!(repo, %error, "read failed");
+                (FAILED, down)
+            }
+        }
     }
 
     async fn receive(
@@ -353,7 +372,7 @@ impl Front {
     ) {
         let repo = served.repo.name.as_str();
         let Received { mut pushed, session } =
-            receive::receive(client, served, &self.state, &self.ledger, asked).await;
+            receive::receive(client, served, &self.state, &self.ledger, &self.holds, asked).await;
         match &session {
             Ok(moved) if pushed.outcome == PushOutcome::Abandoned => {
                 if pushed.updates.is_empty() && moved.up <= NOTHING_BYTES {
@@ -379,6 +398,18 @@ impl Front {
         }
         info!(repo, refs = pushed.updates.len(), outcome = pushed.outcome.word(), "push ended");
         self.ledger.push(repo, &pushed, admitted.started.elapsed()).await;
+        self.exhausted(&pushed.grants);
+    }
+
+    /// Tells supervise which of these grants are used up now.
+    fn exhausted(&self, grants: &[String]) {
+        let used = self.ledger.used().clone();
+        let moment = Moment { now: Timestamp::now(), used: &used };
+        for grant in grants {
+            if self.state.is_used_up(grant, &moment) {
+                self.holds.exhausted(grant);
+            }
+        }
     }
 }
 
@@ -389,14 +420,16 @@ pub(crate) enum Since {
     Now,
     /// It continues a conversation: one that is no older than this will do.
     Within(Duration),
+    /// Each command sees to it.
+    Later,
 }
 
 /// The right to a session.
 pub(crate) struct Admitted<'f> {
     places: Places<'f>,
     pub(crate) freshness: Freshness,
-    /// Nothing was refreshed for it: it continues a conversation.
-    continues: bool,
+    /// What the client was shown in this conversation.
+    pub(crate) shown: Memory,
     started: Instant,
 }
 
@@ -435,8 +468,16 @@ impl Refusal {
     }
 }
 
+/// Why there is no fresh data, for the client.
+pub(crate) fn unrefreshed(upstream: &Upstream, error: &RefreshError) -> String {
+    format!(
+        "cannot refresh from {}: {error}. Old data is not served; try again when upstream answers",
+        shown(upstream)
+    )
+}
+
 /// Upstream as a client may know it: where it is, not how we enter.
-fn shown(upstream: &Upstream) -> String {
+pub(crate) fn shown(upstream: &Upstream) -> String {
     match upstream {
         Upstream::Ssh(_) | Upstream::Https(_) => upstream.url(),
         Upstream::File(_) => "its local upstream".to_owned(),

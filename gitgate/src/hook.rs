@@ -4,6 +4,7 @@
 //! repository and the quarantine), and a socket to the daemon whose number stands in
 //! `GIT_GATE_HOOK_FD`. It reads no configuration file.
 
+use std::collections::BTreeSet;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -12,11 +13,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 use git2::{Oid, Repository};
+use sha2::{Digest as _, Sha256};
 
 use crate::door::Door;
 use crate::git::{GateDir, Objects, printable};
 use crate::inspect::{self, Asked, Judgement};
-use crate::wire::{Bounds, Change, FromHook, HOOK_FD, LINE_MAX_BYTES, Options, ToHook, Update};
+use crate::wire::{Bounds, Change, FromHook, HOOK_FD, LINE_MAX_BYTES, OnSecret, Options, ToHook, Update};
 use crate::{configuring, report, ssh, sys};
 
 /// How long the daemon may take for an answer: the lock may be held by another push.
@@ -53,7 +55,7 @@ fn judge() -> anyhow::Result<Verdict> {
     let bounds = match daemon.hear()? {
         ToHook::Inspect { bounds } => bounds,
         ToHook::Deny { reasons } => return Ok(Verdict::Refuse(report::denied(&reasons))),
-        ToHook::Forward { .. } => bail!("the daemon answered out of turn"),
+        ToHook::Forward { .. } | ToHook::Wait { .. } => bail!("the daemon answered out of turn"),
     };
     let options = scene.options(&bounds)?;
     let judgement = match scene.inspect(&updates, &options, &bounds) {
@@ -64,22 +66,34 @@ fn judge() -> anyhow::Result<Verdict> {
             return Ok(Verdict::Refuse(report::unjudged(&reason)));
         }
     };
-    let Judgement { places, objections, objects, .. } = judgement;
-    if !places.is_empty() {
+    let Judgement { places, objections, objects, content, .. } = judgement;
+    let held = bounds.on_secret == OnSecret::Supervise && objections.is_empty();
+    if !places.is_empty() && !held {
         daemon.say(&FromHook::Found { findings: places.clone() })?;
-        return Ok(Verdict::Refuse(report::secrets(&places, bounds.on_secret)));
+        return Ok(Verdict::Refuse(report::secrets(&places)));
     }
     if !objections.is_empty() {
         daemon.say(&FromHook::Objected { reasons: objections.clone() })?;
         return Ok(Verdict::Refuse(report::denied(&objections)));
     }
-    daemon.say(&FromHook::Clean { objects })?;
-    let answer = match daemon.hear()? {
-        ToHook::Forward { url, gate_dir, door } => {
-            scene.forward(&updates, &options, &url, &GateDir::new(gate_dir), &door)?
+    if places.is_empty() {
+        daemon.say(&FromHook::Clean { objects })?;
+    } else {
+        let digest = scene.digest(&updates, &options, &content)?;
+        daemon.say(&FromHook::Held { findings: places.clone(), objects, digest })?;
+    }
+    let answer = loop {
+        match daemon.hear()? {
+            ToHook::Wait { words } => say(&words),
+            ToHook::Forward { url, gate_dir, door } => {
+                break scene.forward(&updates, &options, &url, &GateDir::new(gate_dir), &door)?;
+            }
+            ToHook::Deny { reasons } if places.is_empty() => {
+                return Ok(Verdict::Refuse(report::denied(&reasons)));
+            }
+            ToHook::Deny { reasons } => return Ok(Verdict::Refuse(report::unreleased(&places, &reasons))),
+            ToHook::Inspect { .. } => bail!("the daemon answered out of turn"),
         }
-        ToHook::Deny { reasons } => return Ok(Verdict::Refuse(report::denied(&reasons))),
-        ToHook::Inspect { .. } => bail!("the daemon answered out of turn"),
     };
     let Answer { accepted, words, refs } = answer;
     daemon.say(&FromHook::Answered { accepted, words: words.clone(), refs })?;
@@ -211,6 +225,39 @@ impl Scene {
         judgement.places.extend(options.iter().flat_map(|o| inspect::name(o, "(push option)")));
         judgement.objections.extend(configuring::objections(&self.repo, &judgement.configuring, bounds.lfs)?);
         Ok(judgement)
+    }
+
+    /// What stands for exactly this push: what happens to which refs, and each byte of each object that it brings.
+    fn digest(
+        &self,
+        updates: &[Update],
+        options: &[String],
+        content: &BTreeSet<Oid>,
+    ) -> anyhow::Result<String> {
+        let mut hash = Sha256::new();
+        let mut part = |bytes: &[u8]| {
+            hash.update((bytes.len() as u64).to_be_bytes());
+            hash.update(bytes);
+        };
+        part(self.git_dir.as_os_str().as_encoded_bytes());
+        let mut sorted: Vec<&Update> = updates.iter().collect();
+        sorted.sort_by(|a, b| a.name.cmp(&b.name));
+        part(&(sorted.len() as u64).to_be_bytes());
+        for update in sorted {
+            for text in [&update.name, &update.old, &update.new] {
+                part(text.as_bytes());
+            }
+        }
+        part(&(options.len() as u64).to_be_bytes());
+        options.iter().for_each(|option| part(option.as_bytes()));
+        let odb = self.repo.odb()?;
+        for oid in content {
+            let object = odb.read(*oid)?;
+            part(object.kind().str().as_bytes());
+            part(object.data());
+        }
+        let digits: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(format!("sha256:{digits}"))
     }
 
     /// What upstream has, as the mirror's refs show it.

@@ -1,7 +1,7 @@
 //! Smart HTTP: the same repositories, the same rules, the same words.
 //!
-//! One conversation is several requests here. The first, for `info/refs`, refreshes the mirror, and so
-//! does one that lists refs; the ones that ask for objects within a minute continue from there.
+//! One conversation is several requests here, on one connection as a rule. What lists refs asks upstream; what
+//! asks for objects soon after that on the same connection continues from there.
 
 use std::convert::Infallible;
 use std::io;
@@ -23,14 +23,16 @@ use tokio_util::io::{ReaderStream, StreamReader};
 use tracing::debug;
 
 use crate::front::{Front, Since};
+use crate::mirror::CONTINUES;
 use crate::pktline;
 use crate::request::{Asked, Protocol, Service, Shape};
 use crate::session::Client;
+use crate::v2::Memory;
 
 /// How long a client may take for the head of a request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long after its first request a conversation may go on without another refresh.
-const CONVERSATION: Duration = Duration::from_secs(60);
+/// How long after its first request a push may go on without another refresh.
+const PUSH_CONTINUES: Duration = Duration::from_secs(60);
 /// How long a request of a reader may be, unpacked.
 const READ_MAX_BYTES: u64 = 64 << 20;
 /// What may come before and after the pack of a push.
@@ -46,9 +48,10 @@ pub(crate) async fn serve(front: Arc<Front>, stream: TcpStream) {
         return debug!("too many connections");
     };
     let _ = stream.set_nodelay(true);
+    let shown = Memory::default();
     let service = service_fn(|request| {
-        let front = front.clone();
-        async move { Ok::<_, Infallible>(answer(front, request).await) }
+        let (front, shown) = (front.clone(), shown.clone());
+        async move { Ok::<_, Infallible>(answer(front, request, shown).await) }
     });
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEAD_MAX_BYTES);
@@ -86,7 +89,7 @@ fn asks<'u>(method: &Method, path: &'u str, query: Option<&str>) -> Asks<'u> {
     Asks::Nothing
 }
 
-async fn answer(front: Arc<Front>, request: Request<Incoming>) -> Response<Body> {
+async fn answer(front: Arc<Front>, request: Request<Incoming>, shown: Memory) -> Response<Body> {
     let (head, body) = request.into_parts();
     let protocol = protocol(&head.headers);
     match asks(&head.method, head.uri.path(), head.uri.query()) {
@@ -95,14 +98,22 @@ async fn answer(front: Arc<Front>, request: Request<Incoming>) -> Response<Body>
             let intro = [pktline::line(intro.as_bytes()), b"0000".to_vec()].concat();
             let kind = format!("application/x-git-{service}-advertisement");
             let asked = Asked { protocol, shape: Shape::Advertisement };
-            let intro_first = !(protocol == Protocol::V2 && service == Service::UploadPack);
-            let start = Start { intro: intro.clone(), kind, since: Since::Now };
-            let start = if intro_first { start } else { Start { intro: Vec::new(), ..start } };
+            let start = if by_command(protocol, service) {
+                Start { intro: Vec::new(), kind, since: Since::Later, shown }
+            } else {
+                Start { intro: intro.clone(), kind, since: Since::Now, shown }
+            };
             converse(front, path, service, asked, start, tokio::io::empty(), &intro).await
         }
         Asks::Exchange(path, service) => {
             let kind = format!("application/x-git-{service}-result");
-            let start = Start { intro: Vec::new(), kind, since: Since::Within(CONVERSATION) };
+            let since = match service {
+                Service::UploadPack if by_command(protocol, service) => Since::Later,
+                Service::UploadPack => Since::Within(CONTINUES),
+                // What upstream has is looked at again before anything is forwarded.
+                Service::ReceivePack => Since::Within(PUSH_CONTINUES),
+            };
+            let start = Start { intro: Vec::new(), kind, since, shown };
             let limit = match (service, front.served(path)) {
                 (Service::ReceivePack, Ok(served)) => served.repo.push.max_pack() + PUSH_MORE_BYTES,
                 (Service::ReceivePack, Err(_)) | (Service::UploadPack, _) => READ_MAX_BYTES,
@@ -135,6 +146,13 @@ struct Start {
     intro: Vec<u8>,
     kind: String,
     since: Since,
+    /// What was shown on this connection.
+    shown: Memory,
+}
+
+/// Whether each command of a conversation sees to it that its answer is fresh.
+fn by_command(protocol: Protocol, service: Service) -> bool {
+    protocol == Protocol::V2 && service == Service::UploadPack
 }
 
 async fn converse(
@@ -146,7 +164,7 @@ async fn converse(
     body: impl AsyncRead + Unpin + Send + 'static,
     before_error: &[u8],
 ) -> Response<Body> {
-    let Start { intro, kind, since } = start;
+    let Start { intro, kind, since, shown } = start;
     let told = |message: &str| {
         let text = [before_error, &pktline::error(message)].concat();
         response(StatusCode::OK, &kind, text)
@@ -162,7 +180,8 @@ async fn converse(
     front.spawn(async move {
         let front = work;
         match front.admission(service, &served, since).await {
-            Ok(admitted) => {
+            Ok(mut admitted) => {
+                admitted.shown = shown;
                 let _ = begun.send(None);
                 if intro.is_empty() || writer.write_all(&intro).await.is_ok() {
                     let client = Client { reader: body, writer };

@@ -4,7 +4,7 @@
 //! of its commit's parents, so that what upstream already has at a path is not judged again, and
 //! what a merge adds on its own is.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -65,6 +65,8 @@ pub(crate) struct Judgement {
     pub(crate) configuring: Vec<(Oid, &'static str)>,
     /// How many objects there are.
     pub(crate) objects: u64,
+    /// Which they are, where secrets were found.
+    pub(crate) content: BTreeSet<Oid>,
 }
 
 /// What is asked of objects beside that they hold no secret.
@@ -179,8 +181,15 @@ struct Inspection<'r> {
 
 impl Inspection<'_> {
     fn judgement(self) -> Judgement {
-        let objects = self.seen.len() - self.known.iter().collect::<HashSet<_>>().len();
+        let known: HashSet<&Oid> = self.known.iter().collect();
+        let objects = self.seen.len() - known.len();
+        let content = if self.places.is_empty() {
+            BTreeSet::new()
+        } else {
+            self.seen.iter().filter(|oid| !known.contains(oid)).copied().collect()
+        };
         Judgement {
+            content,
             places: self.places,
             objections: self.objections,
             configuring: self.configuring,

@@ -49,6 +49,8 @@ pub(crate) struct Pushed {
     pub(crate) bytes_up: u64,
     /// The grants that were counted for it.
     pub(crate) grants: Vec<String>,
+    /// What was found in it, where it passes nevertheless.
+    pub(crate) released: Vec<Place>,
 }
 
 /// How a push ended.
@@ -86,6 +88,12 @@ impl Ledger {
         self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// How many records the journal has, and the hash of the last one.
+    pub(crate) fn head(&self) -> (u64, String) {
+        let (records, hash) = self.journal.head();
+        (records, hash.to_string())
+    }
+
     /// Whether the last event could not be written.
     pub(crate) fn is_broken(&self) -> bool {
         self.broken.load(Ordering::Relaxed)
@@ -113,13 +121,15 @@ impl Ledger {
     }
 
     pub(crate) async fn push(&self, repo: &str, pushed: &Pushed, took: Duration) {
-        let Pushed { updates, outcome, objects, bytes_up, grants } = pushed;
+        let Pushed { updates, outcome, objects, bytes_up, grants, released } = pushed;
         if !matches!(outcome, PushOutcome::Forwarded(_)) {
             count(&mut self.used(), grants, Count::Down);
         }
         let (findings, upstream_answer) = match outcome {
             PushOutcome::Secrets(places) => (places.iter().map(finding).collect(), None),
-            PushOutcome::Rejected(words) | PushOutcome::Forwarded(words) => (Vec::new(), Some(words.clone())),
+            PushOutcome::Rejected(words) | PushOutcome::Forwarded(words) => {
+                (released.iter().map(finding).collect(), Some(words.clone()))
+            }
             PushOutcome::Abandoned
             | PushOutcome::Refused(_)
             | PushOutcome::Failed
@@ -225,7 +235,7 @@ fn finding(place: &Place) -> audit::Finding {
 }
 
 /// A name that the agent chose, fit for the record: bounded, and without a secret in it.
-fn shown(name: &str) -> String {
+pub(crate) fn shown(name: &str) -> String {
     if Rules::builtin().scan(name.as_bytes()).is_empty() {
         printable(name).chars().take(NAME_MAX_CHARS).collect()
     } else {

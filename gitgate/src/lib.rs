@@ -1,6 +1,6 @@
 //! git-gate: repositories for a bottle over `git://` and smart HTTP, without keys in the bottle.
 //!
-//! A read refreshes a bare mirror from its upstream first and is refused when that fails. A push is
+//! A read asks upstream first what it has, brings a bare mirror there, and is refused when that fails. A push is
 //! received into quarantine; a hook (this same program) scans every object that upstream does not
 //! have and forwards the push under lease, so that the agent's push succeeds exactly when upstream
 //! took it. The agent speaks to `git upload-pack` and `git receive-pack` run with nothing but the
@@ -22,21 +22,25 @@ mod configuring;
 mod fence;
 mod front;
 mod git;
+mod hold;
 mod http;
 mod inspect;
 mod journal;
+mod lister;
+mod listing;
 mod maintain;
 mod metrics;
 mod mirror;
 mod pktline;
 mod proof;
 mod receive;
+mod refresh;
 mod report;
 mod request;
 mod session;
-mod sieve;
 mod state;
 mod status;
+mod v2;
 mod verdict;
 mod warm;
 mod wire;

@@ -34,7 +34,7 @@ fn main() -> ExitCode {
 }
 
 fn start() -> Result<ExitCode, Failure> {
-    let sockets = activation::listeners(&["git-gate", "git-gate-http"])
+    let sockets = activation::inherited(&["git-gate", "git-gate-http"])
         .context("cannot take the sockets of the supervisor");
     let sockets = sockets.map_err(Failure::Broken)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();

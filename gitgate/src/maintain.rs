@@ -16,6 +16,7 @@ use tracing::{debug, info, warn};
 
 use crate::git::{GateDir, Objects};
 use crate::state::Served;
+use crate::{fence, sys};
 
 /// How long to wait after a change for the next one.
 const QUIET: Duration = Duration::from_secs(2);
@@ -98,15 +99,15 @@ async fn renew(served: &Served, gate: &GateDir) -> Result<Renewed, UpkeepError> 
     // Under the lock nothing is under way: what moves from here on changes the number.
     let (before, old) = {
         let _lock = mirror.lock().await;
-        run(git(gate, path, "pack-refs", &["--all"]), "pack-refs").await?;
+        run(git(gate, path, "pack-refs", &["--all"])?, "pack-refs").await?;
         (mirror.moved(), Stock::of(path))
     };
     let base = path.join("objects/pack/pack");
     let mut pack =
-        git(gate, path, "pack-objects", &["--all", "--quiet", "--non-empty", "--delta-base-offset"]);
+        git(gate, path, "pack-objects", &["--all", "--quiet", "--non-empty", "--delta-base-offset"])?;
     pack.arg("--write-bitmap-index").arg(base);
     let name = run(pack, "pack-objects").await?;
-    run(git(gate, path, "commit-graph", &["write", "--reachable", "--no-progress"]), "commit-graph").await?;
+    run(git(gate, path, "commit-graph", &["write", "--reachable", "--no-progress"])?, "commit-graph").await?;
     let lock = mirror.lock().await;
     if mirror.moved() != before || mirror.pushes() > 0 {
         debug!(repo = %served.repo.name, "the mirror moved while it was packed");
@@ -182,10 +183,20 @@ fn names(dir: &Path) -> Vec<String> {
     entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
 }
 
-fn git(gate: &GateDir, path: &Path, command: &str, arguments: &[&str]) -> Command {
+/// A git that is held to the mirror, where the kernel can.
+fn git(
+    gate: &GateDir,
+    path: &Path,
+    command: &'static str,
+    arguments: &[&str],
+) -> Result<Command, UpkeepError> {
     let mut git = gate.git(path, Objects::Own);
     git.args(["-c", "pack.threads=1", command]).args(arguments);
-    git
+    let fence = fence::around_mirror(path).map_err(|source| UpkeepError::Run(command, source))?;
+    if let Some(fence) = fence {
+        sys::confine(&mut git, fence);
+    }
+    Ok(git)
 }
 
 async fn run(command: Command, what: &'static str) -> Result<String, UpkeepError> {

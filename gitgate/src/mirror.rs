@@ -1,38 +1,41 @@
 //! A bare mirror that follows its upstream.
+//!
+//! First upstream is asked what it shows ([`Mirror::list`]), then the mirror is brought there
+//! ([`Mirror::follow`]). What shows refs can do with the first, so that it is answered soon even while a large
+//! upstream is copied; what reads objects needs both.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use git2::{Oid, Repository};
+use git2::Repository;
 use jiff::Timestamp;
-use repos::{FetchRules, Repo, Stale, Upstream};
-use tokio::io::AsyncReadExt as _;
-use tokio::sync::{Mutex, Notify};
+use repos::{RefPattern, Repo, Stale, Upstream};
+use tokio::sync::{Mutex, Notify, watch};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::warn;
 
-use crate::door::{self, Keyring, TokenError};
-use crate::git::{GateDir, Objects, printable};
-use crate::proof::{self, Proof};
-use crate::ssh::{self, Fault, FaultKind};
+use crate::door::{Keyring, TokenError};
+use crate::git::GateDir;
+use crate::listing::{Listing, REFS_MAX};
+use crate::refresh::Refresh;
+use crate::ssh::{Fault, FaultKind};
 use crate::warm::Warm;
 
-/// How long a refresh may take, waiting for a push included.
+/// How long upstream may take to show what it has, and how long the mirror may take to follow.
 const REFRESH_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long the first copy of a repository may take.
 const FIRST_TIMEOUT: Duration = Duration::from_secs(900);
-const OUTPUT_MAX_BYTES: u64 = 256 << 20;
-const WORDS_MAX_BYTES: u64 = 64 << 10;
+/// How long what a client was shown counts for what it asks for next in the same conversation.
+pub(crate) const CONTINUES: Duration = Duration::from_secs(30);
+/// How many may wait for the mirror to follow.
+const WORK_MAX: usize = 128;
+/// How often upstream may move while it is copied.
+const ROUNDS_MAX: usize = 10;
 /// The file that says that every object is reached by a ref.
 const WHOLE: &str = "git-gate-whole";
-/// Of how many moved refs it is asked whether they moved forward.
-const CONTAINED_MAX: usize = 200;
-/// The name of an object in a repository of the newer format.
-const SHA256_DIGITS: usize = 64;
 
 /// Why a mirror does not show what upstream has now. The text is meant for the client.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -45,10 +48,21 @@ pub(crate) enum RefreshError {
     Mirror(String),
     #[error("its objects are named by SHA-256, which this gate cannot judge yet")]
     ObjectFormat,
-    #[error("it shows more than {} MiB of refs; narrow `fetch.allow`", OUTPUT_MAX_BYTES >> 20)]
+    #[error("it shows more than {REFS_MAX} refs, or too much of them; narrow `fetch.allow`")]
     Refs,
     #[error(transparent)]
     Token(#[from] TokenError),
+}
+
+impl RefreshError {
+    /// Whether upstream said nothing, so that older data may do where the rules allow it.
+    fn is_silence(&self) -> bool {
+        match self {
+            Self::Upstream(fault) => fault.kind == FaultKind::Unreachable,
+            Self::Timeout(_) => true,
+            Self::Mirror(_) | Self::ObjectFormat | Self::Refs | Self::Token(_) => false,
+        }
+    }
 }
 
 /// What the mirror shows.
@@ -65,15 +79,72 @@ pub(crate) enum Freshness {
     },
 }
 
+/// What upstream showed once.
+#[derive(Debug)]
+pub(crate) struct Listed {
+    /// Counts up with each question.
+    number: u64,
+    /// When the question was asked, and answered.
+    pub(crate) began: Instant,
+    ended: Instant,
+    /// How many pushes had changed something by then.
+    pushed: u64,
+    scope: Scope,
+    pub(crate) listing: Arc<Listing>,
+}
+
+impl Listed {
+    /// Whether a request for this repository may still rest on it.
+    pub(crate) fn counts(&self, repo: &Repo) -> bool {
+        self.ended.elapsed() <= CONTINUES && self.scope == Scope::of(repo)
+    }
+}
+
+/// What was asked for: after a reload that is something else.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Scope {
+    upstream: Upstream,
+    allow: Vec<RefPattern>,
+}
+
+impl Scope {
+    fn of(repo: &Repo) -> Self {
+        Self { upstream: repo.upstream.clone(), allow: repo.fetch.allow.clone() }
+    }
+}
+
 /// One mirror and the turn-taking around it.
 pub(crate) struct Mirror {
     path: PathBuf,
-    turn: Mutex<Turn>,
+    making: Mutex<()>,
+    asking: Mutex<Asked>,
+    turn: Mutex<()>,
     begun: AtomicU64,
     moved: AtomicU64,
+    pushed: AtomicU64,
     pushes: AtomicU64,
     changed: Arc<Notify>,
     record: std::sync::Mutex<Record>,
+    known: std::sync::Mutex<Known>,
+    /// What the copying of objects is at, for those who wait.
+    progress: watch::Sender<String>,
+    work: std::sync::Mutex<JoinSet<()>>,
+}
+
+/// The last question to upstream.
+#[derive(Default)]
+struct Asked {
+    number: u64,
+    result: Option<(Scope, Result<Arc<Listed>, RefreshError>)>,
+}
+
+/// What is known of upstream and the mirror.
+#[derive(Default)]
+struct Known {
+    /// What was shown last.
+    last: Option<Arc<Listed>>,
+    /// What the mirror was last brought to, and the mirror's number after it.
+    synced: Option<(Arc<Listed>, u64)>,
 }
 
 /// A push that is being judged.
@@ -98,22 +169,36 @@ pub(crate) struct Record {
     pub(crate) leftovers: bool,
 }
 
-/// The last refresh, and by being locked the right to change the mirror.
-#[derive(Default)]
-pub(crate) struct Turn {
-    number: u64,
-    result: Option<Result<(), RefreshError>>,
+/// The right to change the mirror; nothing else changes it until this is dropped.
+pub(crate) type Lock<'m> = tokio::sync::MutexGuard<'m, ()>;
+
+/// The right to change upstream and mirror by a push.
+pub(crate) struct PushLock<'m> {
+    mirror: &'m Mirror,
+    _lock: Lock<'m>,
 }
 
-/// The right to change upstream and mirror; a refresh waits until it is dropped.
-pub(crate) type Lock<'m> = tokio::sync::MutexGuard<'m, Turn>;
+impl PushLock<'_> {
+    /// Takes note that upstream and mirror are about to change.
+    pub(crate) fn moving(&self) {
+        self.mirror.pushed.fetch_add(1, SeqCst);
+        self.mirror.moving();
+    }
+}
 
-/// What a refresh works with.
-#[derive(Clone, Copy)]
-pub(crate) struct Tools<'a> {
-    pub(crate) gate: &'a GateDir,
-    pub(crate) keyring: &'a Keyring,
-    pub(crate) warm: &'a Warm,
+impl Drop for PushLock<'_> {
+    fn drop(&mut self) {
+        // What upstream showed meanwhile may be from before or from after.
+        self.mirror.pushed.fetch_add(1, SeqCst);
+    }
+}
+
+/// What a refresh works with. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Tools {
+    pub(crate) gate: GateDir,
+    pub(crate) keyring: Keyring,
+    pub(crate) warm: Arc<Warm>,
 }
 
 impl Mirror {
@@ -123,17 +208,50 @@ impl Mirror {
         clear(&path);
         // An earlier gate may have left objects that no ref reaches.
         let record = Record { leftovers: !path.join(WHOLE).exists(), ..Record::default() };
-        let (turn, record) = (Mutex::default(), record.into());
-        Self { path, turn, begun: 0.into(), moved: 0.into(), pushes: 0.into(), changed, record }
+        Self {
+            path,
+            making: Mutex::default(),
+            asking: Mutex::default(),
+            turn: Mutex::default(),
+            begun: 0.into(),
+            moved: 0.into(),
+            pushed: 0.into(),
+            pushes: 0.into(),
+            changed,
+            record: record.into(),
+            known: std::sync::Mutex::default(),
+            progress: watch::Sender::new(String::new()),
+            work: std::sync::Mutex::default(),
+        }
     }
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Waits until no refresh and no push is under way, and keeps it so.
+    /// Sees to it that there is a mirror, if only an empty one.
+    pub(crate) async fn exist(&self) -> std::io::Result<()> {
+        if self.path.join("HEAD").exists() {
+            return Ok(());
+        }
+        let _making = self.making.lock().await;
+        if self.path.join("HEAD").exists() {
+            return Ok(());
+        }
+        let path = self.path.clone();
+        let made = tokio::task::spawn_blocking(move || make(&path)).await;
+        made.map_err(std::io::Error::other)?
+            .map_err(|error| std::io::Error::other(error.message().to_owned()))
+    }
+
+    /// Waits until nothing changes the mirror, and keeps it so.
     pub(crate) async fn lock(&self) -> Lock<'_> {
         self.turn.lock().await
+    }
+
+    /// The same for a push that is to be forwarded.
+    pub(crate) async fn lock_for_push(&self) -> PushLock<'_> {
+        PushLock { mirror: self, _lock: self.turn.lock().await }
     }
 
     /// A number that is another one after each change of the mirror.
@@ -159,7 +277,7 @@ impl Mirror {
     }
 
     /// Takes note that objects may be left that no ref reaches.
-    fn torn(&self) {
+    pub(crate) fn torn(&self) {
         let _ = std::fs::remove_file(self.path.join(WHOLE));
         self.record().leftovers = true;
     }
@@ -169,206 +287,212 @@ impl Mirror {
         self.moved.fetch_add(1, SeqCst);
     }
 
+    /// Tells the upkeep.
+    pub(crate) fn tidy(&self) {
+        self.changed.notify_one();
+    }
+
     pub(crate) fn record(&self) -> MutexGuard<'_, Record> {
         self.record.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// What was seen so far is no longer what is mirrored.
     pub(crate) fn forget(&self) {
+        self.pushed.fetch_add(1, SeqCst);
         self.moving();
         *self.record() = Record::default();
+        *self.known() = Known::default();
         self.torn();
     }
 
-    /// Whether upstream was seen within this time.
-    pub(crate) fn seen_within(&self, age: Duration) -> bool {
-        self.record().seen.is_some_and(|(seen, ..)| seen.elapsed() <= age)
+    /// What the copying of objects is at; empty when nothing is copied.
+    pub(crate) fn progress(&self) -> &watch::Sender<String> {
+        &self.progress
     }
 
-    /// Makes the mirror show what upstream has, or had a moment ago where the rules of the repository allow that.
-    pub(crate) async fn refresh_or_stale(
+    /// Whether upstream was seen within this time, and the mirror shows that.
+    pub(crate) fn seen_within(&self, age: Duration) -> bool {
+        let known = self.known();
+        known.synced.as_ref().is_some_and(|(listed, _)| listed.began.elapsed() <= age)
+    }
+
+    /// What upstream shows, asked at a moment after this call.
+    ///
+    /// Callers that wait at the same time share one answer, if its question came after they did.
+    pub(crate) async fn list(&self, repo: &Repo, tools: &Tools) -> Result<Arc<Listed>, RefreshError> {
+        let bound = REFRESH_TIMEOUT;
+        let seen = self.begun.load(SeqCst);
+        let mut asked = timeout(bound, self.asking.lock()).await.map_err(|_| RefreshError::Timeout(bound))?;
+        let scope = Scope::of(repo);
+        if let (true, Some((of, result))) = (asked.number > seen, &asked.result)
+            && *of == scope
+        {
+            return result.clone();
+        }
+        asked.number = self.begun.fetch_add(1, SeqCst) + 1;
+        // Whoever comes after a question that was cut short must not see an older answer.
+        asked.result = None;
+        let pushed = self.pushed.load(SeqCst);
+        let (began, at) = (Instant::now(), Timestamp::now());
+        let work = Refresh { mirror: self, repo, tools };
+        let listing = timeout(bound, work.list()).await.unwrap_or(Err(RefreshError::Timeout(bound)));
+        self.note(began, at, listing.as_ref().err());
+        let number = asked.number;
+        let asked_for = scope.clone();
+        let result = listing.map(|listing| {
+            let mut known = self.known();
+            // What is as before is kept once.
+            let before = known.last.as_ref().map(|last| &last.listing).filter(|last| ***last == listing);
+            let listing = before.cloned().unwrap_or_else(|| Arc::new(listing));
+            let ended = Instant::now();
+            known
+                .last
+                .insert(Arc::new(Listed { number, began, ended, pushed, scope: asked_for, listing }))
+                .clone()
+        });
+        asked.result = Some((scope, result.clone()));
+        result
+    }
+
+    fn note(&self, began: Instant, at: Timestamp, error: Option<&RefreshError>) {
+        let mut record = self.record();
+        record.refreshes += 1;
+        match error {
+            None => {
+                record.seen = Some((began, at, began.elapsed()));
+                record.error = None;
+            }
+            Some(error) => {
+                record.failures += 1;
+                record.error = Some(error.to_string());
+            }
+        }
+    }
+
+    /// What upstream shows, or showed a moment ago where the rules of the repository allow that.
+    pub(crate) async fn list_or_stale(
         &self,
         repo: &Repo,
-        tools: Tools<'_>,
-    ) -> Result<Freshness, RefreshError> {
-        let error = match self.refresh(repo, tools).await {
-            Ok(()) => return Ok(Freshness::Fresh),
+        tools: &Tools,
+    ) -> Result<(Arc<Listed>, Freshness), RefreshError> {
+        let error = match self.list(repo, tools).await {
+            Ok(listed) => return Ok((listed, Freshness::Fresh)),
             Err(error) => error,
         };
-        let silent = match &error {
-            RefreshError::Upstream(fault) => fault.kind == FaultKind::Unreachable,
-            RefreshError::Timeout(_) => true,
-            RefreshError::Mirror(_)
-            | RefreshError::ObjectFormat
-            | RefreshError::Refs
-            | RefreshError::Token(_) => false,
-        };
-        let seen = self.record().seen.map(|(seen, ..)| seen.elapsed());
-        match (repo.fetch.stale, seen) {
-            (Stale::Allow(most), Some(age)) if silent && age <= most => {
-                Ok(Freshness::Stale { age, reason: error.to_string() })
+        let (scope, pushed) = (Scope::of(repo), self.pushed.load(SeqCst));
+        let last = self.known().last.clone().filter(|last| last.scope == scope && last.pushed == pushed);
+        match (repo.fetch.stale, last) {
+            (Stale::Allow(most), Some(last)) if error.is_silence() && last.began.elapsed() <= most => {
+                let age = last.began.elapsed();
+                Ok((last, Freshness::Stale { age, reason: error.to_string() }))
             }
             _ => Err(error),
         }
     }
 
     /// Makes the mirror show what upstream has, seen at a moment after this call.
-    ///
-    /// Callers that wait at the same time share one refresh, if it began after they came.
-    pub(crate) async fn refresh(&self, repo: &Repo, tools: Tools<'_>) -> Result<(), RefreshError> {
-        let bound = if is_empty(&self.path) { FIRST_TIMEOUT } else { REFRESH_TIMEOUT };
-        let seen = self.begun.load(SeqCst);
-        let mut turn = timeout(bound, self.turn.lock()).await.map_err(|_| RefreshError::Timeout(bound))?;
-        if let (true, Some(result)) = (turn.number > seen, turn.result.clone()) {
-            return result;
+    pub(crate) async fn refresh(self: &Arc<Self>, repo: &Repo, tools: &Tools) -> Result<(), RefreshError> {
+        let listed = self.list(repo, tools).await?;
+        self.follow(listed, repo, tools).await.map(drop)
+    }
+
+    /// The same, or what upstream had a moment ago where the rules of the repository allow that.
+    pub(crate) async fn refresh_or_stale(
+        self: &Arc<Self>,
+        repo: &Repo,
+        tools: &Tools,
+    ) -> Result<Freshness, RefreshError> {
+        let (listed, freshness) = self.list_or_stale(repo, tools).await?;
+        self.follow(listed, repo, tools).await.map(|_| freshness)
+    }
+
+    /// Whether the mirror shows this already, or something newer.
+    pub(crate) fn shows(&self, wanted: &Listed) -> bool {
+        let known = self.known();
+        known.synced.as_ref().is_some_and(|(listed, moved)| {
+            let same = Arc::ptr_eq(&listed.listing, &wanted.listing) || listed.listing == wanted.listing;
+            *moved == self.moved() && (listed.number >= wanted.number || same)
+        })
+    }
+
+    /// Brings the mirror to what upstream showed, or shows by then: to what is returned. It goes on when the caller does
+    /// not wait for it.
+    pub(crate) async fn follow(
+        self: &Arc<Self>,
+        listed: Arc<Listed>,
+        repo: &Repo,
+        tools: &Tools,
+    ) -> Result<Arc<Listed>, RefreshError> {
+        if self.shows(&listed) && self.path.join("HEAD").exists() {
+            return Ok(self.confirm(listed));
         }
-        turn.number = self.begun.fetch_add(1, SeqCst) + 1;
-        // Whoever comes after a refresh that was cut short must not see an older result.
-        turn.result = None;
-        let work = Refresh { mirror: self, repo, tools };
-        let began = (Instant::now(), Timestamp::now());
-        let result = match timeout(bound, work.run()).await {
-            Ok(result) => result,
-            Err(_) => Err(RefreshError::Timeout(bound)),
+        let (told, result) = tokio::sync::oneshot::channel();
+        let (mirror, repo, tools) = (self.clone(), repo.clone(), tools.clone());
+        let work = async move {
+            let _ = told.send(mirror.bring(listed, &repo, &tools).await);
         };
-        self.note(began, &result);
-        turn.result = Some(result.clone());
-        result
-    }
-
-    fn note(&self, (began, at): (Instant, Timestamp), result: &Result<(), RefreshError>) {
-        let mut record = self.record();
-        record.refreshes += 1;
-        match result {
-            Ok(()) => {
-                record.seen = Some((began, at, began.elapsed()));
-                record.error = None;
+        {
+            let mut running = self.work.lock().unwrap_or_else(PoisonError::into_inner);
+            while running.try_join_next().is_some() {}
+            if running.len() >= WORK_MAX {
+                return Err(RefreshError::Mirror("too many wait for it already; try again".to_owned()));
             }
-            Err(error) => {
-                record.failures += 1;
-                record.error = Some(error.to_string());
-            }
+            running.spawn(work);
         }
-    }
-}
-
-struct Refresh<'a> {
-    mirror: &'a Mirror,
-    repo: &'a Repo,
-    tools: Tools<'a>,
-}
-
-/// What upstream shows.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Listing {
-    head: Option<String>,
-    refs: BTreeMap<String, String>,
-}
-
-impl Refresh<'_> {
-    async fn run(&self) -> Result<(), RefreshError> {
-        let path = self.mirror.path.clone();
-        on_thread(move || make(&path)).await?;
-        let listing = Arc::new(self.seen().await?);
-        let (path, wanted) = (self.mirror.path.clone(), listing.clone());
-        let followed = on_thread(move || follow(&path, &wanted)).await?;
-        let leftovers = self.mirror.record().leftovers;
-        if followed.removed || followed.missing {
-            self.mirror.moving();
-            // Until it is known better: a fetch that is cut short leaves objects too.
-            self.mirror.torn();
-        }
-        if followed.missing {
-            self.fetch().await?;
-        }
-        if !leftovers && !followed.removed {
-            let (path, replaced) = (self.mirror.path.clone(), followed.replaced);
-            if on_thread(move || contained(&path, &replaced)).await? {
-                self.mirror.whole();
-            }
-        }
-        if followed.removed || followed.missing {
-            self.mirror.changed.notify_one();
-        }
-        let path = self.mirror.path.clone();
-        on_thread(move || set_head(&path, &listing)).await
+        result.await.unwrap_or_else(|_| Err(RefreshError::Mirror("the work on it was cut short".to_owned())))
     }
 
-    /// What upstream shows. What came through a kept session counts only if upstream proved meanwhile that it is
-    /// there and who it is; otherwise the session is given up, and upstream is asked once more without it.
-    async fn seen(&self) -> Result<Listing, RefreshError> {
-        let Upstream::Ssh(ssh) = &self.repo.upstream else {
-            return self.list().await;
-        };
-        let Tools { gate, warm, .. } = self.tools;
-        let config = gate.ssh_config(&self.repo.name);
-        let mut proof = Proof::Given;
-        if warm.check(ssh) {
-            let (listed, shown) = tokio::join!(self.list(), proof::ask(gate, ssh, &config));
-            match (listed, shown) {
-                (Err(RefreshError::Upstream(_)), _) | (_, Proof::Missing) => warm.end(ssh),
-                (listed, Proof::Given) => return listed,
-            }
-            proof = shown;
-        }
-        let listed = self.list().await;
-        if listed.is_ok() {
-            match proof {
-                Proof::Given => warm.keep(gate, ssh, &config),
-                Proof::Missing => warm.shun(ssh),
-            }
-        }
-        listed
-    }
-
-    async fn list(&self) -> Result<Listing, RefreshError> {
-        let mut command = self.git()?;
-        command.args(["ls-remote", "--symref", "--"]).arg(door::url(&self.repo.upstream));
-        let output = run(command).await?;
-        if output.len() as u64 >= OUTPUT_MAX_BYTES {
-            return Err(RefreshError::Refs);
-        }
-        let listing = Listing::parse(&output, &self.repo.fetch);
-        if listing.refs.values().any(|name| name.len() == SHA256_DIGITS) {
-            return Err(RefreshError::ObjectFormat);
-        }
-        Ok(listing)
-    }
-
-    async fn fetch(&self) -> Result<(), RefreshError> {
-        let mut command = self.git()?;
-        command.args(["fetch", "--quiet", "--atomic", "--force", "--no-tags", "--no-write-fetch-head"]);
-        command.args(["--no-auto-maintenance", "--no-recurse-submodules", "--refmap=", "--"]);
-        command.arg(door::url(&self.repo.upstream));
-        command.args(self.repo.fetch.allow.iter().map(|p| format!("+{p}:{p}")));
-        run(command).await.map(drop)
-    }
-
-    fn git(&self) -> Result<Command, RefreshError> {
-        let door = self.tools.keyring.door(self.tools.gate, self.repo)?;
-        let command = self.tools.gate.git_through(&self.mirror.path, Objects::Own, &door);
-        command.map_err(|error| RefreshError::Mirror(error.to_string()))
-    }
-}
-
-impl Listing {
-    /// Reads the output of `git ls-remote --symref`, as far as the rules allow it to be mirrored.
-    fn parse(output: &str, rules: &FetchRules) -> Self {
-        let allowed = |name: &str| rules.allow.iter().any(|p| p.matches(name));
-        let mut listing = Self::default();
-        for line in output.lines() {
-            let Some((value, name)) = line.split_once('\t') else {
-                continue;
-            };
-            match value.strip_prefix("ref: ") {
-                Some(target) if name == "HEAD" && allowed(target) => listing.head = Some(target.to_owned()),
-                None if allowed(name) && !name.ends_with("^{}") => {
-                    listing.refs.insert(name.to_owned(), value.to_owned());
+    /// Takes note that what the mirror shows was seen upstream again. The newest that it is known to show.
+    fn confirm(&self, seen: Arc<Listed>) -> Arc<Listed> {
+        let now = self.moved();
+        let mut known = self.known();
+        match &mut known.synced {
+            Some((listed, moved)) if *moved == now => {
+                if listed.number < seen.number && listed.listing == seen.listing {
+                    *listed = seen;
                 }
-                _ => {}
+                listed.clone()
             }
+            Some(_) | None => seen,
         }
-        listing
+    }
+
+    async fn bring(
+        &self,
+        listed: Arc<Listed>,
+        repo: &Repo,
+        tools: &Tools,
+    ) -> Result<Arc<Listed>, RefreshError> {
+        let path = self.path.clone();
+        let empty = tokio::task::spawn_blocking(move || is_empty(&path)).await.unwrap_or(true);
+        let bound = if empty { FIRST_TIMEOUT } else { REFRESH_TIMEOUT };
+        let _turn = timeout(bound, self.turn.lock()).await.map_err(|_| RefreshError::Timeout(bound))?;
+        if self.shows(&listed) && self.path.join("HEAD").exists() {
+            return Ok(self.confirm(listed));
+        }
+        // What upstream showed before or while a push changed it is not where the mirror belongs.
+        let mut listed =
+            if self.pushed.load(SeqCst) == listed.pushed { listed } else { self.list(repo, tools).await? };
+        let work = Refresh { mirror: self, repo, tools };
+        let bring = async {
+            for _ in 0..ROUNDS_MAX {
+                if work.bring(listed.listing.clone()).await? {
+                    return Ok(listed);
+                }
+                // It moved between the question and the copy.
+                listed = self.list(repo, tools).await?;
+            }
+            Err(RefreshError::Mirror(format!("upstream moved {ROUNDS_MAX} times while it was copied")))
+        };
+        let brought = timeout(bound, bring).await;
+        self.progress.send_replace(String::new());
+        let listed = brought.unwrap_or(Err(RefreshError::Timeout(bound)))?;
+        self.known().synced = Some((listed.clone(), self.moved()));
+        Ok(listed)
     }
 }
 
@@ -378,15 +502,15 @@ fn is_empty(path: &Path) -> bool {
     Repository::open_bare(path).and_then(references).unwrap_or(true)
 }
 
-/// What a mirror lacks and lost.
-#[derive(Debug, PartialEq, Eq)]
-struct Followed {
-    /// Refs point elsewhere upstream, or are new there.
-    missing: bool,
-    /// Refs were removed.
-    removed: bool,
-    /// Refs that point elsewhere upstream, and where they point here.
-    replaced: Vec<(String, Oid)>,
+/// Makes an empty mirror if there is none. It appears whole or not at all.
+fn make(path: &Path) -> Result<(), git2::Error> {
+    let new = path.with_extension("git.new");
+    let _ = std::fs::remove_dir_all(&new);
+    let mut options = git2::RepositoryInitOptions::new();
+    options.bare(true).external_template(false).initial_head("main");
+    Repository::init_opts(&new, &options)?;
+    std::fs::rename(&new, path)
+        .map_err(|error| git2::Error::from_str(&format!("cannot make {}: {error}", path.display())))
 }
 
 /// Removes what pushes and refreshes left that were cut short by the end of an earlier gate.
@@ -402,120 +526,5 @@ fn clear(path: &Path) {
                 }
             }
         }
-    }
-}
-
-/// Makes an empty mirror if there is none. It appears whole or not at all.
-fn make(path: &Path) -> Result<(), git2::Error> {
-    if path.exists() {
-        return Ok(());
-    }
-    let new = path.with_extension("git.new");
-    let _ = std::fs::remove_dir_all(&new);
-    let mut options = git2::RepositoryInitOptions::new();
-    options.bare(true).external_template(false).initial_head("main");
-    Repository::init_opts(&new, &options)?;
-    std::fs::rename(&new, path)
-        .map_err(|error| git2::Error::from_str(&format!("cannot make {}: {error}", path.display())))
-}
-
-/// Removes the refs that upstream no longer has.
-fn follow(path: &Path, wanted: &Listing) -> Result<Followed, git2::Error> {
-    let repo = Repository::open_bare(path)?;
-    let mut same = 0;
-    let (mut gone, mut replaced) = (Vec::new(), Vec::new());
-    for reference in repo.references()? {
-        let reference = reference?;
-        let Some(name) = reference.name().ok().map(str::to_owned) else {
-            continue;
-        };
-        match (wanted.refs.get(&name), reference.target()) {
-            (Some(value), Some(oid)) if oid.to_string() == *value => same += 1,
-            (Some(_), Some(oid)) => replaced.push((name, oid)),
-            (Some(_), None) => {}
-            (None, _) => gone.push(name),
-        }
-    }
-    for name in &gone {
-        repo.find_reference(name)?.delete()?;
-    }
-    Ok(Followed { missing: same != wanted.refs.len(), removed: !gone.is_empty(), replaced })
-}
-
-/// Whether each of these refs still contains what it pointed to. Of very many it is not asked.
-fn contained(path: &Path, replaced: &[(String, Oid)]) -> Result<bool, git2::Error> {
-    if replaced.len() > CONTAINED_MAX {
-        return Ok(false);
-    }
-    let repo = Repository::open_bare(path)?;
-    Ok(replaced.iter().all(|(name, old)| {
-        let new = repo.refname_to_id(name);
-        new.is_ok_and(|new| new == *old || repo.graph_descendant_of(new, *old).unwrap_or(false))
-    }))
-}
-
-fn set_head(path: &Path, wanted: &Listing) -> Result<(), git2::Error> {
-    let repo = Repository::open_bare(path)?;
-    match &wanted.head {
-        Some(head) => repo.set_head(head),
-        None => Ok(()),
-    }
-}
-
-async fn on_thread<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, git2::Error> + Send + 'static,
-) -> Result<T, RefreshError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(RefreshError::Mirror(error.message().to_owned())),
-        Err(_) => Err(RefreshError::Mirror("the work on it was cut short".to_owned())),
-    }
-}
-
-/// Runs a command to its end; its output, or its words when it failed.
-async fn run(command: Command) -> Result<String, RefreshError> {
-    let spoiled = |error: std::io::Error| RefreshError::Mirror(format!("git: {error}"));
-    let mut command = tokio::process::Command::from(command);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-    let mut child = command.spawn().map_err(spoiled)?;
-    let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
-        return Err(RefreshError::Mirror("git has no output".to_owned()));
-    };
-    let (mut output, mut words) = (Vec::new(), Vec::new());
-    let (mut stdout, mut stderr) = (stdout.take(OUTPUT_MAX_BYTES), stderr.take(WORDS_MAX_BYTES));
-    let read = async { tokio::join!(stdout.read_to_end(&mut output), stderr.read_to_end(&mut words)) };
-    let (read_output, read_words) = read.await;
-    read_output.and(read_words).map_err(spoiled)?;
-    let status: ExitStatus = child.wait().await.map_err(spoiled)?;
-    if status.success() {
-        return Ok(String::from_utf8_lossy(&output).into_owned());
-    }
-    Err(RefreshError::Upstream(ssh::explain(&printable(&String::from_utf8_lossy(&words)))))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const LISTING: &str = "ref: refs/heads/main\tHEAD\n1111\tHEAD\n1111\trefs/heads/main\n2222\trefs/pull/1/head\n3333\trefs/tags/v1\n4444\trefs/tags/v1^{}\n";
-
-    fn rules(patterns: &[&str]) -> FetchRules {
-        FetchRules {
-            allow: patterns.iter().filter_map(|p| repos::RefPattern::parse(p).ok()).collect(),
-            stale: Stale::Refuse,
-        }
-    }
-
-    #[test]
-    fn a_listing_holds_what_may_be_mirrored() {
-        let listing = Listing::parse(LISTING, &rules(&["refs/heads/*", "refs/tags/*"]));
-        let refs = [("refs/heads/main", "1111"), ("refs/tags/v1", "3333")];
-        let refs = refs.map(|(name, oid)| (name.to_owned(), oid.to_owned()));
-        assert_eq!(listing, Listing { head: Some("refs/heads/main".into()), refs: refs.into() });
-    }
-
-    #[test]
-    fn a_head_that_may_not_be_read_is_not_followed() {
-        assert_eq!(Listing::parse(LISTING, &rules(&["refs/tags/*"])).head, None);
     }
 }

@@ -12,6 +12,63 @@ const LINE_MAX_BYTES: usize = 4096;
 /// How long a client may take for its request line.
 const LINE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The longest packet there is, its head included.
+const PACKET_MAX_BYTES: usize = 65_520;
+const HEAD_BYTES: usize = 4;
+
+/// One packet of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Packet {
+    /// `0000`
+    Flush,
+    /// `0001`
+    Delimiter,
+    /// `0002`
+    End,
+    /// Anything else.
+    Data(Vec<u8>),
+}
+
+impl Packet {
+    /// The packet as it goes over the wire.
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        match self {
+            Self::Flush => b"0000".to_vec(),
+            Self::Delimiter => b"0001".to_vec(),
+            Self::End => b"0002".to_vec(),
+            Self::Data(payload) => line(payload),
+        }
+    }
+
+    /// The payload as a line.
+    pub(crate) fn text(&self) -> Option<&[u8]> {
+        match self {
+            Self::Data(payload) => Some(payload.strip_suffix(b"\n").unwrap_or(payload)),
+            Self::Flush | Self::Delimiter | Self::End => None,
+        }
+    }
+}
+
+/// The next packet; none where the stream ends in front of one.
+pub(crate) async fn next(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<Packet>> {
+    let mut head = [0; HEAD_BYTES];
+    let first = stream.read(&mut head).await?;
+    if first == 0 {
+        return Ok(None);
+    }
+    stream.read_exact(&mut head[first..]).await?;
+    let length = match number(head) {
+        Some(0) => return Ok(Some(Packet::Flush)),
+        Some(1) => return Ok(Some(Packet::Delimiter)),
+        Some(2) => return Ok(Some(Packet::End)),
+        Some(length @ HEAD_BYTES..=PACKET_MAX_BYTES) => length - HEAD_BYTES,
+        Some(_) | None => return Err(io::Error::new(io::ErrorKind::InvalidData, "this is not a packet")),
+    };
+    let mut payload = vec![0; length];
+    stream.read_exact(&mut payload).await?;
+    Ok(Some(Packet::Data(payload)))
+}
+
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PktError {
     #[error("the request line did not come in time")]
@@ -53,12 +110,16 @@ async fn read_line(stream: &mut (impl AsyncRead + Unpin)) -> Result<Vec<u8>, Pkt
     Ok(payload)
 }
 
-fn length(head: [u8; 4]) -> Option<usize> {
+fn length(head: [u8; HEAD_BYTES]) -> Option<usize> {
+    let whole = number(head)?;
+    (5..=LINE_MAX_BYTES).contains(&whole).then(|| whole - HEAD_BYTES)
+}
+
+fn number(head: [u8; HEAD_BYTES]) -> Option<usize> {
     if !head.iter().all(u8::is_ascii_hexdigit) {
         return None;
     }
-    let whole = usize::from_str_radix(std::str::from_utf8(&head).ok()?, 16).ok()?;
-    (5..=LINE_MAX_BYTES).contains(&whole).then(|| whole - 4)
+    usize::from_str_radix(std::str::from_utf8(&head).ok()?, 16).ok()
 }
 
 #[cfg(test)]

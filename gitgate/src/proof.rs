@@ -5,13 +5,13 @@
 //! own, which does nothing: it asks for a subsystem that nobody has.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use repos::Ssh;
 use tokio::time::timeout;
 
-use crate::git::{GateDir, bare_environment};
+use crate::git::GateDir;
 use crate::ssh;
 
 /// How long upstream may take to answer.
@@ -32,9 +32,7 @@ pub(crate) enum Proof {
 
 /// Logs in to an upstream past its session.
 pub(crate) async fn ask(gate: &GateDir, ssh: &Ssh, config: &Path) -> Proof {
-    let mut command = Command::new(gate.ssh_program());
-    bare_environment(&mut command);
-    command.env(ssh::CONFIG_VARIABLE, config);
+    let mut command = ssh::command(gate, config);
     command.args(["-o", "ControlPath=none", "-o", "ConnectTimeout=5", "-T", "-s", "-p"]);
     command.arg(ssh.port.to_string()).arg("--").arg(format!("{}@{}", ssh.user, ssh.host)).arg(NO_SUBSYSTEM);
     let mut command = tokio::process::Command::from(command);

@@ -14,16 +14,19 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use tracing::debug;
+use tracing::{debug, info};
 
+use crate::fence::Reach;
 use crate::git::{Objects, printable};
+use crate::hold::{HOLD_TIMEOUT, Holds, Unheld};
 use crate::journal::{AUDIT_UNAVAILABLE, Ledger, PushOutcome, Pushed, UNRECORDED};
+use crate::mirror::PushLock;
 use crate::proof::Proof;
-use crate::request::{Asked, Service, Shape};
+use crate::request::{Asked, Shape};
 use crate::session::{self, Client, Hangup, Moved, SessionError};
 use crate::state::{Served, State};
 use crate::verdict::{self, Reasons};
-use crate::wire::{Bounds, FromHook, HOOK_FD, LINE_MAX_BYTES, ToHook, Update};
+use crate::wire::{Bounds, FromHook, HOOK_FD, LINE_MAX_BYTES, Place, ToHook, Update};
 use crate::{door, proof, report, sys};
 
 /// How long a push waits for its turn.
@@ -39,6 +42,11 @@ const MEMORY_MAX_BYTES: u64 = 2 << 30;
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(60);
 const PIPE_BYTES: usize = 64 << 10;
 
+/// How often a client that waits for the operator hears a word.
+const WORD_EVERY: Duration = Duration::from_secs(5);
+const SECONDS_IN_MINUTE: u64 = 60;
+
+const GONE: &str = "Nobody waits for it any more";
 const ANOTHER: &str = "another ref of this push was refused";
 const BUSY: &str = "another push to this repository takes too long; try again";
 
@@ -54,6 +62,7 @@ pub(crate) async fn receive(
     served: &Served,
     state: &State,
     ledger: &Ledger,
+    holds: &Holds,
     asked: Asked,
 ) -> Received {
     let mut pushed = Pushed::default();
@@ -61,7 +70,18 @@ pub(crate) async fn receive(
     let session = match command(served, state, asked) {
         Ok((command, socket)) => {
             let (told, reasons) = watch::channel(None);
-            let talk = Talk { served, state, ledger, pushed: &mut pushed, proof: None, told };
+            let (left, gone) = watch::channel(false);
+            let talk = Talk {
+                served,
+                state,
+                ledger,
+                holds,
+                pushed: &mut pushed,
+                proof: None,
+                release: None,
+                told,
+                gone,
+            };
             let Client { reader, writer } = client;
             let (answers, answer) = tokio::io::duplex(PIPE_BYTES);
             let (over, ended) = oneshot::channel::<()>();
@@ -82,6 +102,7 @@ pub(crate) async fn receive(
                     _ = verdict::pass(answer, writer, reasons, advertised) => {}
                     () = late => {}
                 }
+                let _ = left.send(true);
             };
             tokio::join!(work, pass).0
         }
@@ -111,7 +132,7 @@ fn command(
     let number = sys::inherit(&mut command, OwnedFd::from(theirs));
     command.env(HOOK_FD, number.to_string());
     sys::bound_memory(&mut command, MEMORY_MAX_BYTES);
-    state.confine(&mut command, served, Service::ReceivePack)?;
+    state.confine(&mut command, served, Reach::Upstream)?;
     Ok((command, tokio::net::UnixStream::from_std(ours)?))
 }
 
@@ -120,11 +141,16 @@ struct Talk<'a> {
     served: &'a Served,
     state: &'a State,
     ledger: &'a Ledger,
+    holds: &'a Holds,
     pushed: &'a mut Pushed,
     /// Upstream is asked for it while the objects are judged.
     proof: Option<(Instant, JoinHandle<Proof>)>,
     /// Where the report of the push waits for why refs were refused.
     told: watch::Sender<Option<Reasons>>,
+    /// The digest of a push that passes although secrets were found in it.
+    release: Option<String>,
+    /// Whether nobody reads the answer any more.
+    gone: watch::Receiver<bool>,
 }
 
 /// Why a push may not go on.
@@ -149,19 +175,26 @@ impl Talk<'_> {
         while let Some(message) = hear(&mut reader).await {
             let answer = match message {
                 FromHook::Updates { updates } => Some(self.updates(updates)),
+                FromHook::Held { findings, objects, digest } => {
+                    self.pushed.objects = objects;
+                    match self.await_release(&mut reader, &mut writer, &findings, &digest).await {
+                        Ok(()) => {
+                            self.pushed.released = findings;
+                            self.release = Some(digest);
+                            lock = timeout(LOCK_TIMEOUT, self.served.mirror.lock_for_push()).await.ok();
+                            Some(self.go(lock.as_ref()).await)
+                        }
+                        Err(reason) => {
+                            self.tell(BTreeMap::new(), report::brief(&findings));
+                            self.pushed.outcome = PushOutcome::Secrets(findings);
+                            Some(ToHook::Deny { reasons: vec![reason] })
+                        }
+                    }
+                }
                 FromHook::Clean { objects } => {
                     self.pushed.objects = objects;
-                    lock = timeout(LOCK_TIMEOUT, self.served.mirror.lock()).await.ok();
-                    Some(match self.turn(lock.is_some()).await {
-                        Ok(forward) => {
-                            self.served.mirror.moving();
-                            forward
-                        }
-                        Err((outcome, no)) => {
-                            self.pushed.outcome = outcome;
-                            self.deny(no)
-                        }
-                    })
+                    lock = timeout(LOCK_TIMEOUT, self.served.mirror.lock_for_push()).await.ok();
+                    Some(self.go(lock.as_ref()).await)
                 }
                 FromHook::Found { findings } => {
                     self.tell(BTreeMap::new(), report::brief(&findings));
@@ -197,6 +230,74 @@ impl Talk<'_> {
             }
         }
         drop(lock);
+    }
+
+    async fn go(&mut self, lock: Option<&PushLock<'_>>) -> ToHook {
+        match self.turn(lock.is_some()).await {
+            Ok(forward) => {
+                if let Some(lock) = lock {
+                    lock.moving();
+                }
+                forward
+            }
+            Err((outcome, no)) => {
+                self.pushed.outcome = outcome;
+                self.deny(no)
+            }
+        }
+    }
+
+    /// Waits until the configuration has a release of this push; the reason where it does not come to that.
+    async fn await_release(
+        &self,
+        reader: &mut BufReader<OwnedReadHalf>,
+        writer: &mut OwnedWriteHalf,
+        findings: &[Place],
+        digest: &str,
+    ) -> Result<(), String> {
+        if self.is_released(digest) {
+            return Ok(());
+        }
+        let repo = &self.served.repo;
+        let held = self.holds.hold(repo, &self.pushed.updates, self.pushed.objects, digest, findings);
+        let waiting = held.map_err(|reason| match reason {
+            Unheld::Nobody => "There is no operator to ask here (supervise does not run)".to_owned(),
+            Unheld::Full => "Too many pushes wait for the operator already; try again later".to_owned(),
+        })?;
+        info!(repo = repo.name.as_str(), digest, "push held for the operator");
+        let began = Instant::now();
+        let mut words = report::held(findings, HOLD_TIMEOUT.as_secs() / SECONDS_IN_MINUTE);
+        let mut gone = self.gone.clone();
+        loop {
+            let news = waiting.news();
+            if self.is_released(digest) {
+                return Ok(());
+            }
+            if let Some(reason) = waiting.rejected() {
+                let because = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+                return Err(format!("The operator refused it{because}"));
+            }
+            if began.elapsed() >= HOLD_TIMEOUT {
+                return Err(
+                    "Nobody let it pass in time; ask the operator, then push the same again".to_owned()
+                );
+            }
+            if !say(writer, &ToHook::Wait { words: std::mem::take(&mut words) }).await {
+                return Err(GONE.to_owned());
+            }
+            tokio::select! {
+                _ = timeout(WORD_EVERY, news) => {}
+                // The hook says nothing while it waits: its end is the only thing to read.
+                _ = reader.fill_buf() => return Err(GONE.to_owned()),
+                _ = gone.wait_for(|gone| *gone) => return Err(GONE.to_owned()),
+            }
+            words = format!("git-gate: waiting for the operator ({} s)\n", began.elapsed().as_secs());
+        }
+    }
+
+    fn is_released(&self, digest: &str) -> bool {
+        let used = self.ledger.used();
+        self.state.released(digest, &Moment { now: Timestamp::now(), used: &used }).is_some()
     }
 
     fn updates(&mut self, updates: Vec<Update>) -> ToHook {
@@ -235,7 +336,14 @@ impl Talk<'_> {
         if !locked {
             return Err((PushOutcome::Refused("busy"), BUSY.to_owned().into()));
         }
-        let permit = self.judge(&self.pushed.updates).map_err(|no| (PushOutcome::Denied, no))?;
+        let mut permit = self.judge(&self.pushed.updates).map_err(|no| (PushOutcome::Denied, no))?;
+        if let Some(digest) = &self.release {
+            // Another push may have used it up since.
+            let used = self.ledger.used();
+            let release = self.state.released(digest, &Moment { now: Timestamp::now(), used: &used });
+            let over = || (PushOutcome::Denied, "what let this push pass is used up".to_owned().into());
+            permit.grants.extend(release.ok_or_else(over)?.grant.counted().map(str::to_owned));
+        }
         let repo = &self.served.repo;
         let door = self.state.keyring.door(&self.state.gate, repo);
         let door = door.map_err(|error| (PushOutcome::Failed, error.to_string().into()))?;

@@ -3,29 +3,44 @@
 use std::fmt::Write as _;
 
 use crate::git::printable;
-use crate::wire::{OnSecret, Place};
+use crate::wire::Place;
 
 const SHOWN_MAX: usize = 20;
 const SHORT_ID: usize = 10;
 
 /// A push refused for secrets.
-pub(crate) fn secrets(places: &[Place], on_secret: OnSecret) -> String {
-    let mut text =
-        String::from("git-gate: push refused: secrets in new objects; upstream was not contacted\n");
+pub(crate) fn secrets(places: &[Place]) -> String {
+    let head = "git-gate: push refused: secrets in new objects; upstream was not contacted\n";
+    listed(head, places)
+        + "git-gate: Deleting the secret in a later commit is not enough: it must not be in any commit that is pushed.\n\
+           git-gate: Amend the last commit (git commit --amend) or rewrite the named one (git rebase -i), then push again.\n"
+}
+
+/// A push with secrets that the operator did not let pass.
+pub(crate) fn unreleased(places: &[Place], reasons: &[String]) -> String {
+    let mut text = secrets(places);
+    for reason in reasons.iter().take(SHOWN_MAX) {
+        let _ = writeln!(text, "git-gate: {}", printable(reason));
+    }
+    text
+}
+
+/// A push with secrets that waits for the operator.
+pub(crate) fn held(places: &[Place], minutes: u64) -> String {
+    let head = "git-gate: secrets in new objects; this push waits for the operator\n";
+    listed(head, places)
+        + &format!(
+            "git-gate: It goes on when the operator lets it pass, and is refused after {minutes} minutes. Ctrl-C gives up.\n"
+        )
+}
+
+fn listed(head: &str, places: &[Place]) -> String {
+    let mut text = String::from(head);
     for place in places.iter().take(SHOWN_MAX) {
         let _ = writeln!(text, "git-gate:   {}", line(place));
     }
     if let Some(more @ 1..) = places.len().checked_sub(SHOWN_MAX) {
         let _ = writeln!(text, "git-gate:   and {more} more");
-    }
-    text.push_str(
-        "git-gate: Deleting the secret in a later commit is not enough: it must not be in any commit that is pushed.\n\
-         git-gate: Amend the last commit (git commit --amend) or rewrite the named one (git rebase -i), then push again.\n",
-    );
-    if on_secret == OnSecret::Supervise {
-        text.push_str(
-            "git-gate: The operator cannot be asked about a push by this version; such pushes are refused.\n",
-        );
     }
     text
 }
@@ -87,7 +102,7 @@ mod tests {
 
     #[test]
     fn a_refusal_names_rule_commit_file_and_line_and_what_to_do() {
-        insta::assert_snapshot!(secrets(&[place("src/config.py"), place("(commit message)")], OnSecret::Block), @r"
+        insta::assert_snapshot!(secrets(&[place("src/config.py"), place("(commit message)")]), @r"
         git-gate: push refused: secrets in new objects; upstream was not contacted
         git-gate:   private-key in commit 1a2b3c4d5e, src/config.py:12
         git-gate:   private-key in commit 1a2b3c4d5e, (commit message):12
@@ -98,14 +113,14 @@ mod tests {
 
     #[test]
     fn a_file_name_cannot_write_to_the_terminal() {
-        assert!(!secrets(&[place("a\x1b[2J\nremote: all fine")], OnSecret::Block).contains('\x1b'));
-        let lines = |file: &str| secrets(&[place(file)], OnSecret::Block).lines().count();
+        assert!(!secrets(&[place("a\x1b[2J\nremote: all fine")]).contains('\x1b'));
+        let lines = |file: &str| secrets(&[place(file)]).lines().count();
         assert_eq!(lines("a\nb"), lines("a"));
     }
 
     #[test]
     fn a_long_list_is_cut_and_counted() {
-        assert!(secrets(&vec![place("a"); 25], OnSecret::Block).contains("and 5 more"));
-        assert!(!secrets(&vec![place("a"); 20], OnSecret::Block).contains("more\n"));
+        assert!(secrets(&vec![place("a"); 25]).contains("and 5 more"));
+        assert!(!secrets(&vec![place("a"); 20]).contains("more\n"));
     }
 }

@@ -14,6 +14,9 @@ use crate::daemon::Failure;
 use crate::inspect;
 use crate::wire::Place;
 
+/// How many zeros stand for no object.
+const ZEROS_MIN: usize = 40;
+
 /// What a scan came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
@@ -119,6 +122,14 @@ impl<W: Write> Printer<W> {
 
 /// `A..B`, or one revision and everything before it.
 fn resolve(repo: &Repository, range: &str) -> anyhow::Result<(Vec<Oid>, Vec<Oid>)> {
+    if let Some((from, to)) = range.split_once("..")
+        && from.len() >= ZEROS_MIN
+        && from.bytes().all(|b| b == b'0')
+    {
+        // As hooks write it of a new ref: everything that no ref leads to yet.
+        let to = repo.revparse_single(to).with_context(|| format!("`{to}` is not a revision"))?;
+        return Ok((vec![to.id()], all_refs(repo)?));
+    }
     let one = |text: &str| {
         let text = if text.is_empty() { "HEAD" } else { text };
         let object = repo.revparse_single(text).with_context(|| format!("`{text}` is not a revision"))?;
@@ -142,9 +153,31 @@ fn all_refs(repo: &Repository) -> Result<Vec<Oid>, git2::Error> {
 }
 
 fn open(path: &Path) -> Result<Repository, Failure> {
-    Repository::open(path)
+    let repo = Repository::open(path)
         .with_context(|| format!("{} is not a git repository", path.display()))
-        .map_err(Failure::Configuration)
+        .map_err(Failure::Configuration)?;
+    for objects in given_objects() {
+        let added = repo.odb().and_then(|odb| odb.add_disk_alternate(&objects.to_string_lossy()));
+        added
+            .with_context(|| format!("cannot read the objects in {}", objects.display()))
+            .map_err(Failure::Configuration)?;
+    }
+    Ok(repo)
+}
+
+/// Where git says that objects are beside those of the repository: in a hook, what a push brings lies there.
+fn given_objects() -> Vec<PathBuf> {
+    let mut given: Vec<PathBuf> = ["GIT_QUARANTINE_PATH", "GIT_OBJECT_DIRECTORY"]
+        .into_iter()
+        .filter_map(std::env::var_os)
+        .map(PathBuf::from)
+        .collect();
+    let others = std::env::var_os("GIT_ALTERNATE_OBJECT_DIRECTORIES").unwrap_or_default();
+    given.extend(std::env::split_paths(&others));
+    let mut given: Vec<PathBuf> = given.iter().filter_map(|path| path.canonicalize().ok()).collect();
+    given.sort();
+    given.dedup();
+    given
 }
 
 fn is_bare(path: &Path) -> bool {

@@ -35,8 +35,6 @@ pub(crate) enum SessionError {
     Spawn(#[source] std::io::Error),
     #[error("the client hung up")]
     Hangup,
-    #[error("something was asked for that is not given")]
-    Refused,
     #[error("nothing moved for {} s", IDLE_TIMEOUT.as_secs())]
     Idle,
     #[error("it took longer than {} s", SESSION_TIMEOUT.as_secs())]

@@ -9,16 +9,17 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::sync::OnceLock;
 
 use repos::Ssh;
 
-use crate::git::bare_environment;
+use crate::git::{GateDir, bare_environment};
 use crate::sys;
 
 /// The environment variable with the path of the configuration file.
 pub(crate) const CONFIG_VARIABLE: &str = "GIT_GATE_SSH_CONFIG";
 
-/// Settings that do not depend on the repository.
+/// Settings that do not depend on the repository. A kept session passes on only the variables that it names itself.
 const FIXED: &str = "\
 IdentitiesOnly yes
 IdentityAgent none
@@ -40,6 +41,7 @@ ProxyCommand none
 ControlMaster no
 CanonicalizeHostname no
 RequestTTY no
+SendEnv GIT_PROTOCOL
 EscapeChar none
 ConnectTimeout 10
 ConnectionAttempts 1
@@ -104,6 +106,20 @@ pub(crate) fn config(ssh: &Ssh, known_hosts: &Path, socket: Option<&Path>) -> St
     }
     text.push_str(FIXED);
     text
+}
+
+/// An ssh with this configuration file. Where OpenSSH would not run for our uid, the wrapper gives it a name first.
+pub(crate) fn command(gate: &GateDir, config: &Path) -> Command {
+    static NAMED: OnceLock<bool> = OnceLock::new();
+    let named = *NAMED.get_or_init(|| sys::is_named_user(nix::unistd::Uid::effective()));
+    let mut command = Command::new(if named { PathBuf::from("ssh") } else { gate.ssh_program() });
+    bare_environment(&mut command);
+    if named {
+        command.arg("-F").arg(config);
+    } else {
+        command.env(CONFIG_VARIABLE, config);
+    }
+    command
 }
 
 /// Becomes ssh. Returns only when that fails.

@@ -9,17 +9,18 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use repos::{Allow, Diagnostics, Repo, RepoName, Repos, Upstream};
+use repos::{Allow, Diagnostics, Grant, GrantEnd, Moment, Release, Repo, RepoName, Repos, Upstream};
 use sha2::{Digest as _, Sha256};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OnceCell};
 
 use crate::door::Keyring;
-use crate::git::{GateDir, bare_environment};
+use crate::fence::{self, Reach};
+use crate::git::{GateDir, Objects, bare_environment};
 use crate::mirror::{Mirror, Tools};
-use crate::request::Service;
+use crate::request::{Protocol, Shape};
 use crate::ssh::{self, IdentityError};
 use crate::warm::Warm;
-use crate::{fence, sys};
+use crate::{sys, v2};
 
 /// The name of the configuration file, also in messages.
 const FILE: &str = "repos.yaml";
@@ -137,10 +138,12 @@ pub(crate) struct State {
     repo_dir: PathBuf,
     pub(crate) gate: GateDir,
     pub(crate) keyring: Keyring,
-    pub(crate) warm: Warm,
+    pub(crate) warm: Arc<Warm>,
     /// Told when a mirror changed.
     pub(crate) changed: Arc<Notify>,
     served: RwLock<BTreeMap<RepoName, Arc<Served>>>,
+    releases: RwLock<Vec<Release>>,
+    capabilities: OnceCell<Vec<u8>>,
 }
 
 impl State {
@@ -166,8 +169,17 @@ impl State {
             relink(&program, &link).map_err(failed(&link))?;
         }
         make_dir(&gate.sockets()).map_err(failed(gate.path()))?;
-        let warm = Warm::new(&gate);
-        Ok(Self { repo_dir, gate, keyring, warm, changed: Arc::default(), served: RwLock::default() })
+        let warm = Arc::new(Warm::new(&gate));
+        Ok(Self {
+            repo_dir,
+            gate,
+            keyring,
+            warm,
+            changed: Arc::default(),
+            served: RwLock::default(),
+            releases: RwLock::default(),
+            capabilities: OnceCell::new(),
+        })
     }
 
     /// Puts repositories in force. A repository that stays keeps its mirror and its lock.
@@ -188,6 +200,7 @@ impl State {
             next.insert(repo.name.clone(), Arc::new(Served { repo: repo.clone(), mirror }));
         }
         *self.served.write().unwrap_or_else(PoisonError::into_inner) = next;
+        *self.releases.write().unwrap_or_else(PoisonError::into_inner) = repos.releases().to_vec();
         self.warm.retain(repos.iter().filter_map(|repo| match &repo.upstream {
             Upstream::Ssh(ssh) => Some(ssh),
             Upstream::Https(_) | Upstream::File(_) => None,
@@ -196,8 +209,8 @@ impl State {
     }
 
     /// What a refresh works with.
-    pub(crate) fn tools(&self) -> Tools<'_> {
-        Tools { gate: &self.gate, keyring: &self.keyring, warm: &self.warm }
+    pub(crate) fn tools(&self) -> Tools {
+        Tools { gate: self.gate.clone(), keyring: self.keyring.clone(), warm: self.warm.clone() }
     }
 
     /// All that is served, in order of the names.
@@ -210,9 +223,45 @@ impl State {
         self.served.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
 
-    /// Holds a git that serves a client to the mirror, where the kernel can.
-    pub(crate) fn confine(&self, command: &mut Command, served: &Served, service: Service) -> io::Result<()> {
-        let fence = fence::around(&served.repo, served.mirror.path(), service, &self.gate, &self.keyring)?;
+    /// The release by which the held push of that digest passes at this moment.
+    pub(crate) fn released(&self, digest: &str, moment: &Moment<'_>) -> Option<Release> {
+        let releases = self.releases.read().unwrap_or_else(PoisonError::into_inner);
+        releases.iter().find(|one| one.digest == digest && one.grant.holds(moment).is_ok()).cloned()
+    }
+
+    /// Whether the grant of that name was used as often as it may be.
+    pub(crate) fn is_used_up(&self, id: &str, moment: &Moment<'_>) -> bool {
+        let over = |grant: &Grant| {
+            grant.counted() == Some(id) && matches!(grant.holds(moment), Err(GrantEnd::UsedUp(_)))
+        };
+        let releases = self.releases.read().unwrap_or_else(PoisonError::into_inner);
+        releases.iter().any(|release| over(&release.grant))
+            || self.all().iter().any(|served| {
+                let Repo { grant, push, .. } = &served.repo;
+                push.grants().chain([grant]).any(over)
+            })
+    }
+
+    /// What this git says of itself in protocol v2; it is asked once.
+    pub(crate) async fn capabilities(&self, served: &Served) -> io::Result<Vec<u8>> {
+        let told = self.capabilities.get_or_try_init(|| async {
+            let path = served.mirror.path().to_owned();
+            served.mirror.exist().await?;
+            let mut command = self.gate.git(&path, Objects::Own);
+            command.args(["upload-pack", "--strict"]).args(Shape::Advertisement.arguments()).arg(&path);
+            command.envs(Protocol::V2.variable().map(|value| ("GIT_PROTOCOL", value)));
+            self.confine(&mut command, served, Reach::Mirror)?;
+            let mut command = tokio::process::Command::from(command);
+            let output =
+                command.stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true).output().await?;
+            v2::capabilities(&output.stdout).await
+        });
+        told.await.cloned()
+    }
+
+    /// Holds a git to the mirror, where the kernel can.
+    pub(crate) fn confine(&self, command: &mut Command, served: &Served, reach: Reach) -> io::Result<()> {
+        let fence = fence::around(&served.repo, served.mirror.path(), reach, &self.gate, &self.keyring)?;
         if let Some(fence) = fence {
             sys::confine(command, fence);
         }

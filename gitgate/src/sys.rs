@@ -114,12 +114,17 @@ pub(crate) fn monotonic_usec() -> u64 {
 /// SECBIT_NOROOT and its lock: uid 0 alone gives no capability.
 const SECURE_BITS: libc::c_ulong = 0b11;
 
+/// Whether the user database has an entry for this uid.
+pub(crate) fn is_named_user(uid: Uid) -> bool {
+    matches!(User::from_uid(uid), Ok(Some(_)))
+}
+
 /// Gives the process a name in the user database, which OpenSSH insists on.
 ///
 /// A uid without an entry becomes uid 0 of a new user namespace: the same rights as before, `root` as
 /// its name, and no capability once a program is executed.
 pub(crate) fn ensure_named_user(uid: Uid) -> io::Result<()> {
-    if matches!(User::from_uid(uid), Ok(Some(_))) {
+    if is_named_user(uid) {
         return Ok(());
     }
     let gid = nix::unistd::Gid::effective();

@@ -12,7 +12,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::process::Child;
 use tracing::{debug, info};
 
-use crate::git::{GateDir, bare_environment};
+use crate::git::GateDir;
 use crate::{ssh, sys};
 
 /// How long a session is kept that nobody uses.
@@ -192,9 +192,7 @@ impl Stamp {
 
 /// An OpenSSH that logs in, listens on the socket, and runs nothing.
 fn master(gate: &GateDir, ssh: &Ssh, config: &Path) -> std::io::Result<Child> {
-    let mut command = Command::new(gate.ssh_program());
-    bare_environment(&mut command);
-    command.env(ssh::CONFIG_VARIABLE, config);
+    let mut command = ssh::command(gate, config);
     command.args(["-o", "ControlMaster=yes", "-o", "ControlPersist=no", "-N", "-T", "-p"]);
     command.arg(ssh.port.to_string()).arg("--").arg(format!("{}@{}", ssh.user, ssh.host));
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());

@@ -24,6 +24,9 @@ pub(crate) enum FromHook {
     Updates { updates: Vec<Update> },
     /// Secrets were found; the end.
     Found { findings: Vec<Place> },
+    /// Secrets were found, and the operator may be asked about exactly this push; the daemon answers [`ToHook::Wait`] any number of
+    /// times, then [`ToHook::Forward`] or [`ToHook::Deny`].
+    Held { findings: Vec<Place>, objects: u64, digest: String },
     /// The rules of the repository do not let the objects through; the end.
     Objected { reasons: Vec<String> },
     /// The objects cannot be judged; the end.
@@ -40,6 +43,8 @@ pub(crate) enum FromHook {
 pub(crate) enum ToHook {
     /// The refs may be pushed if their objects are clean and keep these bounds.
     Inspect { bounds: Bounds },
+    /// Words for the client, who waits.
+    Wait { words: String },
     /// The push ends here, for these reasons.
     Deny { reasons: Vec<String> },
     /// The lock is held: forward the push.

@@ -245,3 +245,28 @@ fn a_uid_without_a_name_gets_one_and_no_capability_with_it() {
     let none = "0000000000000000";
     assert_eq!(printed(&output), format!("0\nCapPrm:\t{none}\nCapEff:\t{none}\n"), "{}", said(&output));
 }
+
+#[test]
+fn scan_in_a_hook_sees_what_the_push_brings() {
+    let dir = TempDir::new().unwrap();
+    git(dir.path(), &["init", "-q", "--bare", "-b", "main", "plain.git"]).succeed();
+    let hook = dir.path().join("plain.git/hooks/pre-receive");
+    let script = format!(
+        "#!/bin/sh\nwhile read old new ref; do {} scan . $old..$new || exit 1; done\n",
+        env!("CARGO_BIN_EXE_git-gate")
+    );
+    fs::write(&hook, script).unwrap();
+    fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).unwrap();
+    git(dir.path(), &["clone", "-q", "plain.git", "work"]).succeed();
+    let work = Work { path: dir.path().join("work") };
+    work.write("a", "a\n").commit("clean");
+    work.push("HEAD:refs/heads/main").succeed();
+    work.write("token", &github_token()).commit("leak");
+    for name in ["main", "new"] {
+        let said = work.push(&format!("HEAD:refs/heads/{name}")).fail();
+        assert!(said.contains("token:1:1: github-pat"), "{said}");
+    }
+    work.git(&["reset", "-q", "--hard", "HEAD^"]).succeed();
+    work.write("b", "b\n").commit("clean again");
+    work.push("HEAD:refs/heads/other").succeed();
+}

@@ -156,7 +156,7 @@ fn a_repository_whose_permission_ended_is_not_served() {
 }
 
 #[test]
-fn where_the_operator_should_be_asked_a_secret_is_refused_with_words_that_say_so() {
+fn where_there_is_no_operator_to_ask_a_secret_is_refused_with_words_that_say_so() {
     let world = World::with_rules("push: {allow: [refs/heads/agent/*], on_secret: supervise}");
     let work = world.clone_web();
     work.write("key", &common::private_key()).commit("leak");
@@ -164,6 +164,6 @@ fn where_the_operator_should_be_asked_a_secret_is_refused_with_words_that_say_so
         &world,
         &work,
         "HEAD:refs/heads/agent/x",
-        "The operator cannot be asked about a push by this version",
+        "There is no operator to ask here (supervise does not run)",
     );
 }

@@ -12,6 +12,15 @@ pub struct Grant {
     pub(crate) max_uses: Option<u64>,
 }
 
+/// That a push which is held may pass, as exactly that push.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Release {
+    /// Of the refs and the objects that they become, `sha256:…`.
+    pub digest: String,
+    /// Until when and how often; once, unless it says otherwise.
+    pub grant: Grant,
+}
+
 /// Why a permission no longer holds.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum GrantEnd {
@@ -43,6 +52,11 @@ impl Grant {
             Some(most) if used >= most => Err(GrantEnd::UsedUp(most)),
             Some(_) | None => Ok(()),
         }
+    }
+
+    /// When it ends, if it does.
+    pub fn expires_at(&self) -> Option<Timestamp> {
+        self.expires_at
     }
 
     /// The proposal that made it.

@@ -9,21 +9,25 @@ use serde_saphyr::{MessageFormatter as _, Spanned};
 
 use crate::diagnostics::{Diagnostic, Diagnostics};
 use crate::fetch::FetchRules;
-use crate::grant::Grant;
+use crate::grant::{Grant, Moment, Release};
 use crate::hostkey::HostKey;
 use crate::name::RepoName;
 use crate::push::PushRules;
 use crate::upstream::{Https, Location, Ssh, Upstream, UpstreamError, Written, host_name, is_path};
 
+mod grants;
 mod rules;
 
 /// The account under which hosts take a token.
 const TOKEN_USER: &str = "x-access-token";
 const SECRET_NAME_MAX_BYTES: usize = 128;
 
-/// The repositories of a `repos.yaml`, in its order.
+/// The repositories of a `repos.yaml`, in its order, and what may pass once.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Repos(Vec<Repo>);
+pub struct Repos {
+    repos: Vec<Repo>,
+    releases: Vec<Release>,
+}
 
 /// One repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,20 +70,35 @@ impl Repos {
                 repos.push(repo);
             }
         }
+        for granted in &raw.granted {
+            reader.granted(granted, &mut repos, &raw.repos);
+        }
+        let releases = raw.releases.iter().filter_map(|raw| reader.release(raw)).collect();
         match Diagnostics::new(reader.found) {
             Some(diagnostics) => Err(diagnostics),
-            None => Ok(Self(repos)),
+            None => Ok(Self { repos, releases }),
         }
     }
 
     /// The repositories in the order of the file.
     pub fn iter(&self) -> impl Iterator<Item = &Repo> {
-        self.0.iter()
+        self.repos.iter()
     }
 
     /// The repository of that name.
     pub fn get(&self, name: &RepoName) -> Option<&Repo> {
-        self.0.iter().find(|repo| repo.name == *name)
+        self.repos.iter().find(|repo| repo.name == *name)
+    }
+
+    /// What lets pass a push that is held, by its digest. It holds as its grant does.
+    pub fn releases(&self) -> &[Release] {
+        &self.releases
+    }
+
+    /// The release by which the push of that digest passes at this moment. Its grant is to be counted as a use, durably, before the push
+    /// goes on.
+    pub fn released(&self, digest: &str, moment: &Moment<'_>) -> Option<&Release> {
+        self.releases.iter().find(|one| one.digest == digest && one.grant.holds(moment).is_ok())
     }
 }
 
@@ -87,6 +106,10 @@ impl Repos {
 #[serde(deny_unknown_fields)]
 struct RawFile {
     repos: Vec<RawRepo>,
+    #[serde(default)]
+    granted: Vec<grants::RawGranted>,
+    #[serde(default)]
+    releases: Vec<grants::RawRelease>,
 }
 
 #[derive(Deserialize)]

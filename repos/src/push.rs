@@ -127,6 +127,16 @@ impl PushRules {
         Err(denial)
     }
 
+    /// The grants under which refs may be pushed, and that of pushing at all.
+    pub fn grants(&self) -> impl Iterator<Item = &Grant> {
+        self.granted.iter().map(|granted| &granted.grant).chain([&self.grant])
+    }
+
+    /// Whether the rules are the same but for refs that are granted.
+    pub fn is_same_but_granted(&self, other: &Self) -> bool {
+        Self { granted: Vec::new(), ..self.clone() } == Self { granted: Vec::new(), ..other.clone() }
+    }
+
     /// Whether anything at all may be pushed.
     pub fn possible(&self) -> bool {
         self.tags || !self.allow.is_empty() || !self.granted.is_empty()

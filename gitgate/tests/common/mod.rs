@@ -4,6 +4,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -146,6 +147,11 @@ impl Upstream {
         fs::read_to_string(self.dir.join("commands")).unwrap_or_default()
     }
 
+    /// As long as this file is there, the second command that came over ssh does not begin.
+    pub fn slow(&self) -> PathBuf {
+        self.dir.join("slow")
+    }
+
     pub fn hook(&self, name: &str, script: &str) {
         let path = self.repository.join("hooks").join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -198,8 +204,11 @@ impl Upstream {
         let log = self.dir.join("login");
         let commands = self.dir.join("commands");
         let script = format!(
-            "#!/bin/sh\necho \"$SSH_ORIGINAL_COMMAND\" >> '{}'\nexec sh -c \"$SSH_ORIGINAL_COMMAND\"\n",
-            commands.display()
+            "#!/bin/sh\necho \"$SSH_ORIGINAL_COMMAND\" >> '{0}'\n\
+             if [ $(wc -l < '{0}') -eq 2 ]; then while [ -e '{1}' ]; do sleep 0.05; done; fi\n\
+             exec sh -c \"$SSH_ORIGINAL_COMMAND\"\n",
+            commands.display(),
+            self.slow().display()
         );
         fs::write(&log, script).unwrap();
         fs::set_permissions(&log, fs::Permissions::from_mode(0o755)).unwrap();
@@ -293,6 +302,30 @@ impl Gate {
         let mut command = Command::new("unshare");
         command.args(["-U", "--keep-caps", "--map-user=64102", "--map-group=64102"]);
         command.args(["sh", "-c", script, "sh", env!("CARGO_BIN_EXE_git-gate")]);
+        Self::spawn(command, dir, repos_yaml, &[])
+    }
+
+    /// A gate with a socket to supervise, as the supervisor passes it.
+    pub fn start_with_peer(dir: &Path, repos_yaml: &str, peer: OwnedFd) -> Self {
+        let kept = nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty());
+        nix::fcntl::fcntl(&peer, kept).unwrap();
+        let mut command = Command::new("bash");
+        let script = "exec 3<&\"$1\"; export LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=peer.supervise; shift; exec \"$@\"";
+        command.args(["-c", script, "bash", &peer.as_raw_fd().to_string(), env!("CARGO_BIN_EXE_git-gate")]);
+        Self::spawn(command, dir, repos_yaml, &[])
+    }
+
+    /// A gate whose mirrors are on a disk of its own, of so many MiB.
+    pub fn start_on_small_disk(dir: &Path, repos_yaml: &str, mib: u32) -> Self {
+        assert!(nix::unistd::Uid::effective().is_root(), "this test mounts a disk, so it needs root");
+        let mirrors = dir.join("git");
+        fs::create_dir_all(&mirrors).unwrap();
+        let mut command = Command::new("unshare");
+        let script = format!("mount -t tmpfs -o size={mib}m,mode=700 none \"$1\" && shift && exec \"$@\"");
+        command
+            .args(["--mount", "sh", "-c", &script, "sh"])
+            .arg(&mirrors)
+            .arg(env!("CARGO_BIN_EXE_git-gate"));
         Self::spawn(command, dir, repos_yaml, &[])
     }
 

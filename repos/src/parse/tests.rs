@@ -151,3 +151,35 @@ fn an_https_upstream_names_its_secret_and_no_ssh_keys() {
     ");
     assert!(faults(&text.replace("GIT_TOKEN", "../x")).contains("not a path"));
 }
+
+#[test]
+fn what_approvals_add_stands_beside_the_repositories() {
+    let digest = format!("sha256:{}", "0".repeat(64));
+    let base = format!("repos:\n  - {{name: a, upstream: 'git@h:p', identity: /k, host_key: '{KEY}'}}\n");
+    let until = "expires_at: 2026-12-01T12:00:00Z";
+    let text = format!(
+        "{base}granted:\n  - {{repo: a, ref: refs/heads/x, {until}, grant: g}}\nreleases:\n  - {{digest: '{digest}', {until}, grant: r}}\n"
+    );
+    let repos = parse(&text).expect("a good file");
+    let at = |now: &str, used: u64| {
+        let used = BTreeMap::from([("r".to_owned(), used)]);
+        let moment = Moment { now: now.parse().expect("a time"), used: &used };
+        let repo = repos.iter().next().expect("one repository");
+        let push = repo.push.decide("refs/heads/x", crate::Change::Create, &moment).is_ok();
+        (push, repos.released(&digest, &moment).is_some())
+    };
+    assert_eq!(at("2026-12-01T11:59:59Z", 0), (true, true));
+    assert_eq!(at("2026-12-01T11:59:59Z", 1), (true, false), "it was for one push");
+    assert_eq!(at("2026-12-01T12:00:00Z", 0), (false, false));
+    let moment = Moment { now: jiff::Timestamp::UNIX_EPOCH, used: &BTreeMap::new() };
+    assert!(repos.released(&digest.replace('0', "1"), &moment).is_none(), "of another push");
+    let wrong = format!(
+        "{base}granted:\n  - {{repo: b, ref: refs/heads/x, {until}, grant: g}}\nreleases:\n  - {{digest: sha256:0, {until}, grant: r}}\n"
+    );
+    insta::assert_snapshot!(faults(&wrong), @r"
+    repos.yaml:4:12: there is no repository `b`
+    repos.yaml:6:14: `digest` is `sha256:` and 64 hexadecimal digits, as the held push has it
+    ");
+    let endless = format!("{base}releases:\n  - {{digest: '{digest}', grant: r}}\n");
+    assert!(parse(&endless).is_err(), "it has an end");
+}

@@ -1,0 +1,325 @@
+//! The work of a refresh: what upstream shows, and what the mirror has to do to show it too.
+
+use std::path::Path;
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::Arc;
+
+use git2::{Oid, Repository};
+use repos::{Repo, Upstream};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::watch;
+
+use crate::door;
+use crate::fence::{self, Reach};
+use crate::git::{Objects, printable};
+use crate::lister::{self, NoListing};
+use crate::listing::{Gathering, Head, Listing, Unlisted};
+use crate::mirror::{Mirror, RefreshError, Tools};
+use crate::proof::{self, Proof};
+use crate::{ssh, sys};
+
+const OUTPUT_MAX_BYTES: u64 = 256 << 20;
+const WORDS_MAX_BYTES: usize = 64 << 10;
+/// Of how many moved refs it is asked whether they moved forward.
+const CONTAINED_MAX: usize = 200;
+/// Of how many refs git may say what became of them.
+const TALKATIVE_MAX: usize = 10_000;
+/// How much of what git says about its progress is passed on.
+const PROGRESS_MAX_CHARS: usize = 120;
+/// The name of an object in a repository of the newer format.
+const SHA256_DIGITS: usize = 64;
+
+pub(crate) struct Refresh<'a> {
+    pub(crate) mirror: &'a Mirror,
+    pub(crate) repo: &'a Repo,
+    pub(crate) tools: &'a Tools,
+}
+
+impl Refresh<'_> {
+    /// What upstream shows. What came through a kept session counts only if upstream proved meanwhile that it is
+    /// there and who it is; otherwise the session is given up, and upstream is asked once more without it.
+    pub(crate) async fn list(&self) -> Result<Listing, RefreshError> {
+        let Upstream::Ssh(ssh) = &self.repo.upstream else {
+            return self.list_by_git().await;
+        };
+        let Tools { gate, warm, .. } = self.tools;
+        let config = gate.ssh_config(&self.repo.name);
+        let mut proof = Proof::Given;
+        if warm.check(ssh) {
+            let (listed, shown) = tokio::join!(self.list_over_ssh(ssh), proof::ask(gate, ssh, &config));
+            match (listed, shown) {
+                (Err(RefreshError::Upstream(_)), _) | (_, Proof::Missing) => warm.end(ssh),
+                (listed, Proof::Given) => return listed,
+            }
+            proof = shown;
+        }
+        let listed = self.list_over_ssh(ssh).await;
+        if listed.is_ok() {
+            match proof {
+                Proof::Given => warm.keep(gate, ssh, &config),
+                Proof::Missing => warm.shun(ssh),
+            }
+        }
+        listed
+    }
+
+    async fn list_over_ssh(&self, ssh: &repos::Ssh) -> Result<Listing, RefreshError> {
+        let asked = lister::ask(&self.tools.gate, ssh, &self.repo.name, &self.repo.fetch).await;
+        asked.map_err(|reason| match reason {
+            NoListing::Upstream(fault) => RefreshError::Upstream(fault),
+            NoListing::Run(error) => RefreshError::Mirror(format!("ssh: {error}")),
+            NoListing::Refs => RefreshError::Refs,
+            NoListing::ObjectFormat => RefreshError::ObjectFormat,
+        })
+    }
+
+    async fn list_by_git(&self) -> Result<Listing, RefreshError> {
+        self.make().await?;
+        let mut command = self.git()?;
+        command.args(["ls-remote", "--symref", "--"]).arg(door::url(&self.repo.upstream));
+        let output = run(command, b"", None).await?;
+        if output.len() as u64 >= OUTPUT_MAX_BYTES {
+            return Err(RefreshError::Refs);
+        }
+        let mut gathering = Gathering::new(&self.repo.fetch);
+        let gathered = output.lines().try_for_each(|line| {
+            if line.split('\t').next().is_some_and(|oid| oid.len() == SHA256_DIGITS) {
+                return Err(RefreshError::ObjectFormat);
+            }
+            gathering.line(line).map_err(unlisted)
+        });
+        gathered.and_then(|()| gathering.end().map_err(unlisted))
+    }
+
+    /// Makes the mirror show this. Whether it does then: upstream may have moved on meanwhile.
+    pub(crate) async fn bring(&self, listing: Arc<Listing>) -> Result<bool, RefreshError> {
+        self.make().await?;
+        let (path, wanted) = (self.mirror.path().to_owned(), listing.clone());
+        let lacks = on_thread(move || compare(&path, &wanted)).await?;
+        let leftovers = self.mirror.record().leftovers;
+        let removed = !lacks.gone.is_empty();
+        if removed || lacks.missing {
+            self.mirror.moving();
+            // Until it is known better: a fetch that is cut short leaves objects too.
+            self.mirror.torn();
+        }
+        if removed {
+            self.remove(&lacks.gone).await?;
+        }
+        if lacks.missing {
+            self.fetch(listing.len()).await?;
+        }
+        if !leftovers && !removed {
+            let (path, replaced) = (self.mirror.path().to_owned(), lacks.replaced);
+            if on_thread(move || contained(&path, &replaced)).await? {
+                self.mirror.whole();
+            }
+        }
+        if removed || lacks.missing {
+            self.mirror.tidy();
+        }
+        let path = self.mirror.path().to_owned();
+        on_thread(move || {
+            set_head(&path, &listing)?;
+            let lacks = if lacks.missing { compare(&path, &listing)? } else { Lacks::default() };
+            Ok(!lacks.missing && lacks.gone.is_empty())
+        })
+        .await
+    }
+
+    async fn make(&self) -> Result<(), RefreshError> {
+        self.mirror.exist().await.map_err(|error| RefreshError::Mirror(error.to_string()))
+    }
+
+    /// Removes refs, all in one go.
+    async fn remove(&self, names: &[String]) -> Result<(), RefreshError> {
+        let mut command = self.tools.gate.git(self.mirror.path(), Objects::Own);
+        command.args(["update-ref", "-z", "--stdin"]);
+        self.confine(&mut command, Reach::Mirror)?;
+        let lines: String = names.iter().map(|name| format!("delete {name}\0\0")).collect();
+        run(command, lines.as_bytes(), None)
+            .await
+            .map(drop)
+            .map_err(|error| RefreshError::Mirror(error.to_string()))
+    }
+
+    async fn fetch(&self, refs: usize) -> Result<(), RefreshError> {
+        let mut command = self.git()?;
+        // Without it git says a line for each ref.
+        let quiet = (refs > TALKATIVE_MAX).then_some("--quiet");
+        command.arg("fetch").args(quiet).args([
+            "--progress",
+            "--atomic",
+            "--force",
+            "--no-tags",
+            "--no-write-fetch-head",
+        ]);
+        command.args(["--no-auto-maintenance", "--no-recurse-submodules", "--refmap=", "--"]);
+        command.arg(door::url(&self.repo.upstream));
+        command.args(self.repo.fetch.allow.iter().map(|p| format!("+{p}:{p}")));
+        run(command, b"", Some(self.mirror.progress())).await.map(drop)
+    }
+
+    fn git(&self) -> Result<Command, RefreshError> {
+        let Tools { gate, keyring, .. } = self.tools;
+        let door = keyring.door(gate, self.repo)?;
+        let command = gate.git_through(self.mirror.path(), Objects::Own, &door);
+        let mut command = command.map_err(|error| RefreshError::Mirror(error.to_string()))?;
+        self.confine(&mut command, Reach::Upstream)?;
+        Ok(command)
+    }
+
+    fn confine(&self, command: &mut Command, reach: Reach) -> Result<(), RefreshError> {
+        let Tools { gate, keyring, .. } = self.tools;
+        let fence = fence::around(self.repo, self.mirror.path(), reach, gate, keyring);
+        if let Some(fence) = fence.map_err(|error| RefreshError::Mirror(format!("its fence: {error}")))? {
+            sys::confine(command, fence);
+        }
+        Ok(())
+    }
+}
+
+fn unlisted(reason: Unlisted) -> RefreshError {
+    match reason {
+        Unlisted::Much => RefreshError::Refs,
+        Unlisted::Malformed => RefreshError::Mirror("git shows refs that are none".to_owned()),
+    }
+}
+
+/// In what a mirror differs from what upstream shows.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Lacks {
+    /// Refs point elsewhere upstream, or are new there.
+    missing: bool,
+    /// Refs that upstream no longer has.
+    gone: Vec<String>,
+    /// Refs that point elsewhere upstream, and where they point here.
+    replaced: Vec<(String, Oid)>,
+}
+
+fn compare(path: &Path, wanted: &Listing) -> Result<Lacks, git2::Error> {
+    let repo = Repository::open_bare(path)?;
+    let mut same = 0;
+    let (mut gone, mut replaced) = (Vec::new(), Vec::new());
+    for reference in repo.references()? {
+        let reference = reference?;
+        let Ok(name) = reference.name() else {
+            continue;
+        };
+        match (wanted.find(name), reference.target()) {
+            (Some(shown), Some(oid)) if oid == shown.oid => same += 1,
+            (Some(_), Some(oid)) => replaced.push((name.to_owned(), oid)),
+            (Some(_), None) => {}
+            (None, _) => gone.push(name.to_owned()),
+        }
+    }
+    Ok(Lacks { missing: same != wanted.len(), gone, replaced })
+}
+
+/// Whether each of these refs still contains what it pointed to. Of very many it is not asked.
+fn contained(path: &Path, replaced: &[(String, Oid)]) -> Result<bool, git2::Error> {
+    if replaced.len() > CONTAINED_MAX {
+        return Ok(false);
+    }
+    let repo = Repository::open_bare(path)?;
+    Ok(replaced.iter().all(|(name, old)| {
+        let new = repo.refname_to_id(name);
+        new.is_ok_and(|new| new == *old || repo.graph_descendant_of(new, *old).unwrap_or(false))
+    }))
+}
+
+fn set_head(path: &Path, wanted: &Listing) -> Result<(), git2::Error> {
+    let repo = Repository::open_bare(path)?;
+    match &wanted.head {
+        Head::Branch(head) => repo.set_head(head),
+        Head::Commit(oid) if repo.odb()?.exists(*oid) => repo.set_head_detached(*oid),
+        Head::Commit(_) | Head::Hidden => Ok(()),
+    }
+}
+
+async fn on_thread<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, git2::Error> + Send + 'static,
+) -> Result<T, RefreshError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(RefreshError::Mirror(error.message().to_owned())),
+        Err(_) => Err(RefreshError::Mirror("the work on it was cut short".to_owned())),
+    }
+}
+
+/// Runs a command to its end; its output, or its words when it failed.
+async fn run(
+    command: Command,
+    input: &[u8],
+    progress: Option<&watch::Sender<String>>,
+) -> Result<String, RefreshError> {
+    let spoiled = |error: std::io::Error| RefreshError::Mirror(format!("git: {error}"));
+    let mut command = tokio::process::Command::from(command);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let mut child = command.spawn().map_err(spoiled)?;
+    drop(command);
+    let (Some(mut stdin), Some(stdout), Some(stderr)) =
+        (child.stdin.take(), child.stdout.take(), child.stderr.take())
+    else {
+        return Err(RefreshError::Mirror("git has no output".to_owned()));
+    };
+    let mut output = Vec::new();
+    let mut stdout = stdout.take(OUTPUT_MAX_BYTES);
+    let feed = async move {
+        let _ = stdin.write_all(input).await;
+    };
+    let ((), read, words) = tokio::join!(feed, stdout.read_to_end(&mut output), words(stderr, progress));
+    read.map_err(spoiled)?;
+    let status: ExitStatus = child.wait().await.map_err(spoiled)?;
+    if status.success() {
+        return Ok(String::from_utf8_lossy(&output).into_owned());
+    }
+    Err(RefreshError::Upstream(ssh::explain(&words)))
+}
+
+/// What a child says, without what it says of its progress, which is shown to those who wait.
+async fn words(mut stream: impl AsyncRead + Unpin, progress: Option<&watch::Sender<String>>) -> String {
+    let (mut kept, mut line) = (String::new(), Vec::new());
+    let mut buffer = [0; 4096];
+    while let Ok(n @ 1..) = stream.read(&mut buffer).await {
+        for byte in &buffer[..n] {
+            match byte {
+                b'\n' | b'\r' => {
+                    take(&mut kept, &line, progress);
+                    line.clear();
+                }
+                byte if line.len() < WORDS_MAX_BYTES => line.push(*byte),
+                _ => {}
+            }
+        }
+    }
+    take(&mut kept, &line, progress);
+    kept
+}
+
+fn take(kept: &mut String, line: &[u8], progress: Option<&watch::Sender<String>>) {
+    let line = printable(&String::from_utf8_lossy(line));
+    if let Some(progress) = progress
+        && line.contains("% (")
+    {
+        let line: String = line.chars().take(PROGRESS_MAX_CHARS).collect();
+        progress.send_replace(line.trim_start_matches("remote: ").trim().to_owned());
+    } else if !line.is_empty() && kept.len() < WORDS_MAX_BYTES {
+        kept.push_str(&line);
+        kept.push('\n');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_git_says_of_its_progress_is_shown_and_the_rest_is_kept() {
+        let said =
+            b"remote: Counting objects:  50% (1/2)\rReceiving objects: 100% (2/2), done.\nfatal: gone\n";
+        let shown = watch::Sender::new(String::new());
+        assert_eq!(words(&said[..], Some(&shown)).await, "fatal: gone\n");
+        assert_eq!(*shown.borrow(), "Receiving objects: 100% (2/2), done.");
+    }
+}

@@ -1,0 +1,76 @@
+//! Protocol v2: refs are shown at once, objects when they are there, and upstream is asked once.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+
+use common::{World, git, pkt};
+
+/// Lines of standard error, cut where git begins a line anew.
+fn lines(stream: impl std::io::Read) -> impl Iterator<Item = String> {
+    let parts = BufReader::new(stream).split(b'\n').map_while(Result::ok);
+    parts.map(|part| String::from_utf8_lossy(&part).into_owned())
+}
+
+#[test]
+fn the_first_contact_with_a_slow_upstream_says_what_it_waits_for_and_refs_are_shown_meanwhile() {
+    for scheme in ["git", "http"] {
+        let world = World::new();
+        fs::write(world.upstream.slow(), "").unwrap();
+        let url = world.gate.url("web").replacen("git", scheme, 1);
+        let mut clone = common::client(world.dir.path());
+        let mut clone = clone.args(["clone", &url, "work"]).stderr(Stdio::piped()).spawn().unwrap();
+        let mut said = lines(clone.stderr.take().unwrap());
+        let told = said.find(|line| line.contains("git-gate: copying web from ssh://"));
+        assert!(told.is_some_and(|line| line.starts_with("remote: ")), "over {scheme}");
+        while world.upstream.commands().lines().count() < 2 {
+            std::thread::yield_now();
+        }
+        let shown = git(world.dir.path(), &["ls-remote", &url]).succeed();
+        assert!(shown.contains("refs/heads/main"), "{shown}");
+        fs::remove_file(world.upstream.slow()).unwrap();
+        said.for_each(drop);
+        assert!(clone.wait().unwrap().success());
+        assert!(world.work("work").path.join("README").exists());
+    }
+}
+
+#[test]
+fn upstream_is_asked_once_for_each_read_over_either_transport() {
+    let world = World::new();
+    for scheme in ["git", "http"] {
+        let url = world.gate.url("web").replacen("git", scheme, 1);
+        git(world.dir.path(), &["clone", "-q", &url, &format!("first-{scheme}")]).succeed();
+        let before = world.upstream.commands().lines().count();
+        git(world.dir.path(), &["clone", "-q", &url, &format!("second-{scheme}")]).succeed();
+        assert_eq!(world.upstream.commands().lines().count(), before + 1, "a clone over {scheme}");
+        git(&world.dir.path().join(format!("second-{scheme}")), &["fetch", "-q"]).succeed();
+        assert_eq!(world.upstream.commands().lines().count(), before + 2, "a fetch over {scheme}");
+    }
+}
+
+#[test]
+fn tags_are_peeled_and_an_empty_upstream_names_its_branch() {
+    let world = World::new();
+    let seed = world.dir.path().join("upstream/seed");
+    git(&seed, &["tag", "-a", "-m", "one", "v1"]).succeed();
+    git(&seed, &["push", "-q", "origin", "v1"]).succeed();
+    let direct = git(world.dir.path(), &["ls-remote", &world.upstream.direct_url()]).succeed();
+    assert!(direct.contains("refs/tags/v1^{}"), "{direct}");
+    for version in ["0", "1", "2"] {
+        let version = format!("protocol.version={version}");
+        let shown = git(world.dir.path(), &["-c", &version, "ls-remote", &world.gate.url("web")]).succeed();
+        assert_eq!(shown, direct, "{version}");
+    }
+    git(&world.upstream.repository, &["update-ref", "-d", "refs/tags/v1"]).succeed();
+    git(&world.upstream.repository, &["update-ref", "-d", "refs/heads/main"]).succeed();
+    git(&world.upstream.repository, &["symbolic-ref", "HEAD", "refs/heads/trunk"]).succeed();
+    let hello = pkt(b"git-upload-pack /web.git\0host=h\0\0version=2\0");
+    let command =
+        [&pkt(b"command=ls-refs")[..], b"0001", &pkt(b"symrefs"), &pkt(b"unborn"), b"00000000"].concat();
+    let shown = world.gate.talk(&[hello, command].concat());
+    assert!(shown.contains("unborn HEAD symref-target:refs/heads/trunk"), "{shown}");
+}
