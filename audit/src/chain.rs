@@ -100,14 +100,16 @@ pub(crate) struct Link {
 impl Link {
     pub(crate) const START: Link = Link { seq: 0, hash: Hash::GENESIS };
 
-    /// The next line, newline included, and the link it makes.
-    pub(crate) fn seal(&self, time: Timestamp, event: &str) -> (String, Link) {
+    /// Writes the next line, newline included, behind `lines`, and gives the link it makes.
+    pub(crate) fn seal(&self, lines: &mut String, time: &str, event: &str) -> Link {
         let seq = self.seq + 1;
-        let mut line = format!(r#"{{"seq":{seq},"time":"{time}","prev":"{}","event":{event}"#, self.hash);
-        let hash = Hash::of(line.as_bytes());
+        let start = lines.len();
         // Writing to a string does not fail.
-        let _ = writeln!(line, r#","hash":"{hash}"}}"#);
-        (line, Link { seq, hash })
+        let _ = write!(lines, r#"{{"seq":{seq},"time":"{time}","prev":"{}","event":"#, self.hash);
+        lines.push_str(event);
+        let hash = Hash::of(&lines.as_bytes()[start..]);
+        let _ = writeln!(lines, r#","hash":"{hash}"}}"#);
+        Link { seq, hash }
     }
 
     /// What `line` says that it follows; to be believed only after it was checked.

@@ -217,14 +217,9 @@ impl Writer {
     fn append_all<E: Serialize>(&mut self, events: &[E], durability: Durability) -> Result<(), Error> {
         let events = events.iter().map(encode).collect::<Result<Vec<String>, Error>>()?;
         self.make_room(events.iter().map(|event| event.len() as u64).sum()).map_err(Error::Append)?;
-        let time = Timestamp::now();
+        let time = Timestamp::now().to_string();
         let mut lines = String::new();
-        let mut link = self.link;
-        for event in &events {
-            let line;
-            (line, link) = link.seal(time, event);
-            lines.push_str(&line);
-        }
+        let link = events.iter().fold(self.link, |link, event| link.seal(&mut lines, &time, event));
         self.put(&lines, link, durability)
     }
 
@@ -257,7 +252,8 @@ impl Writer {
 
     fn add(&mut self, event: &str, durability: Durability) -> Result<Record, Error> {
         let time = Timestamp::now();
-        let (line, link) = self.link.seal(time, event);
+        let mut line = String::new();
+        let link = self.link.seal(&mut line, &time.to_string(), event);
         self.put(&line, link, durability)?;
         Ok(Record { seq: link.seq, time, hash: link.hash })
     }

@@ -2,6 +2,7 @@
 
 use http::header::HOST;
 use http::request::Parts;
+use http::uri::Authority;
 use http::{Uri, Version};
 use policy::{Host, Scheme};
 
@@ -78,6 +79,16 @@ pub(crate) fn of_led_here(request: &Parts, port: u16) -> Result<Endpoint, Error>
     let endpoint = Endpoint { scheme: Scheme::Http, host, port };
     bind_to_tunnel(request, &endpoint)?;
     Ok(endpoint)
+}
+
+/// Whether a request inside a tunnel names the tunnel's host and port in one place, as they stand in its own authority: what nearly
+/// all do, and what [`bind_to_tunnel`] then finds too.
+pub(crate) fn names_plainly(request: &Parts, tunnel: &Authority) -> bool {
+    let mut named = request.headers.get_all(HOST).iter();
+    request.uri.scheme().is_none()
+        && request.uri.authority().is_none()
+        && named.next().is_some_and(|named| named.as_bytes() == tunnel.as_str().as_bytes())
+        && named.next().is_none()
 }
 
 /// Checks that a request inside a tunnel names the host and port of the tunnel wherever it names one.
@@ -180,6 +191,10 @@ mod tests {
         request.body(()).unwrap().into_parts().0
     }
 
+    fn authority(endpoint: &Endpoint) -> Authority {
+        Authority::try_from(endpoint.authority()).unwrap()
+    }
+
     fn tunnel(host: &str, port: u16) -> Endpoint {
         Endpoint { scheme: Scheme::Https, host: Host::parse(host).unwrap(), port }
     }
@@ -188,7 +203,9 @@ mod tests {
     fn the_host_of_a_tunnel_may_be_spelled_in_any_equal_way() {
         let tunnel = tunnel("api.example.com", 443);
         for host in ["api.example.com", "API.example.com", "api.example.com.", "api.example.com:443"] {
-            assert_eq!(bind_to_tunnel(&request("/", &[host]), &tunnel), Ok(()), "{host}");
+            let request = request("/", &[host]);
+            assert_eq!(bind_to_tunnel(&request, &tunnel), Ok(()), "{host}");
+            assert_eq!(names_plainly(&request, &authority(&tunnel)), host == "api.example.com", "{host}");
         }
         assert_eq!(
             bind_to_tunnel(&request("https://api.example.com/", &["api.example.com"]), &tunnel),

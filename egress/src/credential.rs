@@ -163,9 +163,7 @@ fn split_query(query: Option<&str>, substitution: &Substitution<'_>) -> (Vec<Str
 pub(crate) fn strip(what: AgentCredentials, headers: &mut HeaderMap, query: Option<&str>) -> Option<String> {
     match what {
         AgentCredentials::TakenOut => {
-            headers::remove_all(headers, |name| {
-                CREDENTIAL_HEADERS.iter().any(|listed| headers::reads_as(name, listed))
-            });
+            headers::remove_all(headers, |name| headers::reads_as_one_of(name, CREDENTIAL_HEADERS));
             without_keys(query, |key| {
                 CREDENTIAL_QUERY_KEYS.iter().any(|listed| key.eq_ignore_ascii_case(listed))
             })

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use audit::Decision as Recorded;
+use bytes::Bytes;
 use http::header::{EXPECT, HOST, SEC_WEBSOCKET_EXTENSIONS};
-use http::uri::PathAndQuery;
+use http::uri::{self, Authority, PathAndQuery};
 use http::{Method, Request, Response, StatusCode, Uri, Version, request};
 use http_body::Body as _;
 use hudsucker::Body;
@@ -47,7 +48,7 @@ pub(crate) enum Via {
     /// To the proxy itself.
     Plain,
     /// In a tunnel that was opened for this endpoint.
-    Tunnel(Endpoint),
+    Tunnel(Endpoint, Authority),
     /// In plain text, meant for this port of another host, and led here.
     LedHere(u16),
 }
@@ -56,7 +57,7 @@ pub(crate) enum Via {
 pub(crate) async fn serve(connection: Connection, via: &Via, request: Request<Incoming>) -> Response<Body> {
     let Connection { proxy, after, .. } = connection;
     let snapshot = proxy.snapshot();
-    if !matches!(via, Via::Tunnel(_)) && local::is_for_us(&request) {
+    if !matches!(via, Via::Tunnel(..)) && local::is_for_us(&request) {
         return local::answer(&proxy, &snapshot, request.method(), request.uri());
     }
     let subject = rough_subject(via, &request);
@@ -69,7 +70,7 @@ pub(crate) async fn serve(connection: Connection, via: &Via, request: Request<In
 /// What can be said of a request before it is understood.
 fn rough_subject(via: &Via, request: &Request<Incoming>) -> Subject {
     let (scheme, host, port) = match via {
-        Via::Tunnel(endpoint) => (endpoint.scheme, endpoint.host.as_str().to_owned(), endpoint.port),
+        Via::Tunnel(endpoint, _) => (endpoint.scheme, endpoint.host.as_str().to_owned(), endpoint.port),
         Via::Plain => {
             let host = request.uri().host().unwrap_or_default().escape_default().to_string();
             (Scheme::Http, host, request.uri().port_u16().unwrap_or(Scheme::Http.default_port()))
@@ -251,7 +252,7 @@ impl Judged {
             }
         };
         let idle = snapshot.policy.defaults().idle_timeout;
-        let uri = target(&asked.endpoint, &asked.path, query.as_deref())?;
+        let uri = target(via, &asked.endpoint, &asked.path, query.as_deref())?;
         let limits = Limits { idle, request_body, lease: self.lease(Asked::Request(asked), route) };
         Ok(Plan { route, client, uri, limits, upgrade, rewriter, messages, watch })
     }
@@ -542,25 +543,35 @@ fn bind(via: &Via, request: &request::Parts) -> Result<Endpoint, Refusal> {
     Ok(match via {
         Via::Plain => authority::of_plain(request)?,
         Via::LedHere(port) => authority::of_led_here(request, *port)?,
-        Via::Tunnel(endpoint) => {
-            authority::bind_to_tunnel(request, endpoint)?;
+        Via::Tunnel(endpoint, named) => {
+            if !authority::names_plainly(request, named) {
+                authority::bind_to_tunnel(request, endpoint)?;
+            }
             endpoint.clone()
         }
     })
 }
 
 /// The target that goes out: made of what was judged, never of what was sent.
-fn target(endpoint: &Endpoint, path: &CanonicalPath, query: Option<&str>) -> Result<Uri, Refusal> {
-    let lost = |_| Refusal::new(Code::MalformedTarget, "the target cannot be forwarded");
+fn target(via: &Via, endpoint: &Endpoint, path: &CanonicalPath, query: Option<&str>) -> Result<Uri, Refusal> {
+    let lost = |_: http::Error| Refusal::new(Code::MalformedTarget, "the target cannot be forwarded");
     let target = match query {
-        Some(query) => format!("{}?{query}", path.as_str()),
+        Some(query) => [path.as_str(), "?", query].concat(),
         None => path.as_str().to_owned(),
     };
-    let target = PathAndQuery::try_from(target).map_err(|error| lost(error.into()))?;
-    Uri::builder()
-        .scheme(endpoint.scheme.as_str())
-        .authority(endpoint.authority())
-        .path_and_query(target)
-        .build()
-        .map_err(lost)
+    let authority = match via {
+        Via::Tunnel(_, authority) => authority.clone(),
+        Via::Plain | Via::LedHere(_) => {
+            Authority::try_from(endpoint.authority()).map_err(|error| lost(error.into()))?
+        }
+    };
+    let target = PathAndQuery::from_maybe_shared(Bytes::from(target)).map_err(|error| lost(error.into()))?;
+    let mut parts = uri::Parts::default();
+    parts.scheme = Some(match endpoint.scheme {
+        Scheme::Http => uri::Scheme::HTTP,
+        Scheme::Https => uri::Scheme::HTTPS,
+    });
+    parts.authority = Some(authority);
+    parts.path_and_query = Some(target);
+    Uri::from_parts(parts).map_err(|error| lost(error.into()))
 }

@@ -101,9 +101,11 @@ impl Connection {
         }
     }
 
-    /// Serves HTTP/1.1 on `stream`, and then what it was upgraded to.
-    pub(crate) async fn serve_http1(&self, stream: impl Stream, via: Arc<Via>) {
-        let service = service_fn(|request| self.clone().answer(Arc::clone(&via), request));
+    /// Serves HTTP/1.1 on `stream`, and then what it was upgraded to. No async function, because what is passed to one is kept for as
+    /// long as it runs, beside what is made of it.
+    pub(crate) fn serve_http1(&self, stream: impl Stream, via: Arc<Via>) -> impl Future<Output = ()> + Send {
+        let connection = self.clone();
+        let service = service_fn(move |request| connection.clone().answer(Arc::clone(&via), request));
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_TIMEOUT)
@@ -112,20 +114,22 @@ impl Connection {
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades();
         let mut connection = Box::pin(connection);
-        let served = tokio::select! {
-            served = connection.as_mut() => served,
-            () = self.stop.cancelled() => {
-                connection.as_mut().graceful_shutdown();
-                connection.as_mut().await
+        async move {
+            let served = tokio::select! {
+                served = connection.as_mut() => served,
+                () = self.stop.cancelled() => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.as_mut().await
+                }
+            };
+            if let Err(error) = served {
+                debug!(%error, "a connection ended early");
             }
-        };
-        if let Err(error) = served {
-            debug!(%error, "a connection ended early");
-        }
-        // What comes now may last: nothing of the HTTP before it is kept for so long.
-        drop(connection);
-        if let Some(next) = self.after.take() {
-            next.await;
+            // What comes now may last: nothing of the HTTP before it is kept for so long.
+            drop(connection);
+            if let Some(next) = self.after.take() {
+                next.await;
+            }
         }
     }
 
@@ -143,7 +147,7 @@ impl Connection {
             .max_pending_accept_reset_streams(HTTP2_RESETS)
             .keep_alive_interval(HTTP2_PING_INTERVAL)
             .keep_alive_timeout(HTTP2_PING_TIMEOUT);
-        if matches!(*via, Via::Tunnel(_)) {
+        if matches!(*via, Via::Tunnel(..)) {
             builder.enable_connect_protocol();
         }
         let connection = builder.serve_connection(TokioIo::new(stream), service);
@@ -162,10 +166,10 @@ impl Connection {
 
     async fn answer(self, via: Arc<Via>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
         let opens_tunnel = matches!(*via, Via::Plain) && request.method() == Method::CONNECT;
+        // Boxed, because hyper keeps a request's room for as long as the connection is open.
         Ok(if opens_tunnel {
-            tunnel::open(self, request).await
+            Box::pin(tunnel::open(self, request)).await
         } else {
-            // Boxed, because hyper keeps a request's room for as long as the connection is open.
             Box::pin(exchange::serve(self, &via, request)).await
         })
     }

@@ -1,52 +1,52 @@
 //! Headers that are for one connection only, and do not go through; and how a header's name is read.
 
-use http::header::{
-    ALT_SVC, CONNECTION, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
-};
-
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
-const ALT_USED: HeaderName = HeaderName::from_static("alt-used");
+use http::header::{CONNECTION, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TE, UPGRADE};
 
 /// Hop by hop in either direction. `Alt-Svc` would lead the agent past the proxy.
-const HOP_BY_HOP: [HeaderName; 12] = [
-    CONNECTION,
-    KEEP_ALIVE,
-    PROXY_CONNECTION,
-    PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION,
-    TE,
-    TRANSFER_ENCODING,
-    UPGRADE,
-    HTTP2_SETTINGS,
-    ALT_SVC,
-    ALT_USED,
-    EXPECT,
+const HOP_BY_HOP: &[&str] = &[
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "te",
+    "transfer-encoding",
+    "upgrade",
+    "http2-settings",
+    "alt-svc",
+    "alt-used",
+    "expect",
 ];
 
 /// Some servers take these for the method, host or target in place of those that were judged.
-const OVERRIDES: [HeaderName; 12] = [
-    HeaderName::from_static("x-http-method-override"),
-    HeaderName::from_static("x-http-method"),
-    HeaderName::from_static("x-method-override"),
-    HeaderName::from_static("x-original-url"),
-    HeaderName::from_static("x-rewrite-url"),
-    HeaderName::from_static("x-original-host"),
-    HeaderName::from_static("x-forwarded-host"),
-    HeaderName::from_static("x-host"),
-    HeaderName::from_static("forwarded"),
-    HeaderName::from_static("x-forwarded-server"),
-    HeaderName::from_static("x-forwarded-prefix"),
-    HeaderName::from_static("x-forwarded-uri"),
+const OVERRIDES: &[&str] = &[
+    "x-http-method-override",
+    "x-http-method",
+    "x-method-override",
+    "x-original-url",
+    "x-rewrite-url",
+    "x-original-host",
+    "x-forwarded-host",
+    "x-host",
+    "forwarded",
+    "x-forwarded-server",
+    "x-forwarded-prefix",
+    "x-forwarded-uri",
 ];
 
 /// Whether some server takes the header `name` for `listed`: CGI and its heirs do not tell `_` from `-`.
 pub(crate) fn reads_as(name: &HeaderName, listed: &str) -> bool {
-    let folded = |byte: u8| if byte == b'_' { b'-' } else { byte };
-    let name = name.as_str();
-    name.len() == listed.len() && name.bytes().map(folded).eq(listed.bytes().map(folded))
+    reads_as_one_of(name, &[listed])
+}
+
+/// The same for any of several.
+pub(crate) fn reads_as_one_of(name: &HeaderName, listed: &[&str]) -> bool {
+    let folded = |byte: &u8| if *byte == b'_' { b'-' } else { *byte };
+    let name = name.as_str().as_bytes();
+    let same = |other: &&str| {
+        other.len() == name.len() && name.iter().map(folded).eq(other.as_bytes().iter().map(folded))
+    };
+    listed.iter().any(same)
 }
 
 /// Takes out every header that `unwanted` names.
@@ -59,7 +59,7 @@ pub(crate) fn remove_all(headers: &mut HeaderMap, unwanted: impl Fn(&HeaderName)
 
 /// The header that asks upstream to take the request for another than the one that is judged.
 pub(crate) fn override_of(headers: &HeaderMap) -> Option<&HeaderName> {
-    headers.keys().find(|name| OVERRIDES.iter().any(|listed| reads_as(name, listed.as_str())))
+    headers.keys().find(|name| reads_as_one_of(name, OVERRIDES))
 }
 
 /// Never taken out by being named in `Connection`: their absence would change what the message means.
@@ -117,9 +117,7 @@ fn hop(headers: &mut HeaderMap) {
         .filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok())
         .filter(|name| !PROTECTED.contains(name))
         .collect();
-    remove_all(headers, |name| {
-        nominated.contains(name) || HOP_BY_HOP.iter().any(|listed| reads_as(name, listed.as_str()))
-    });
+    remove_all(headers, |name| nominated.contains(name) || reads_as_one_of(name, HOP_BY_HOP));
 }
 
 fn lists(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {

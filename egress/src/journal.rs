@@ -15,6 +15,7 @@ use audit::{
     RequestEvent,
 };
 use jiff::Timestamp;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc::{self, OwnedPermit, Sender};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
@@ -102,7 +103,14 @@ impl Recorder {
 
     /// A record for a request that begins now; nothing when there is no room for one.
     pub(crate) async fn begin(&self, generation: u64, digest: &str) -> Option<Entry> {
-        let place = timeout(PLACE_TIMEOUT, self.queue.clone().reserve_owned()).await.ok()?.ok()?;
+        let place = match self.queue.clone().try_reserve_owned() {
+            Ok(place) => place,
+            // Only who has to wait needs a timer.
+            Err(TrySendError::Full(queue)) => {
+                timeout(PLACE_TIMEOUT, queue.reserve_owned()).await.ok()?.ok()?
+            }
+            Err(TrySendError::Closed(_)) => return None,
+        };
         let event = RequestEvent { generation, digest: digest.to_owned(), ..RequestEvent::default() };
         let observer = Arc::clone(&self.observer);
         let started = Instant::now();

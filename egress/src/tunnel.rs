@@ -241,7 +241,8 @@ impl Tunnel {
         let ClientHello { bytes, accepted, left_over, .. } = hello;
         let stream = Prefixed::new(bytes[bytes.len() - left_over..].to_vec(), stream);
         drop(bytes);
-        let handshake = StartHandshake::from_parts(accepted, stream).into_stream(config);
+        // Boxed, because its room would be kept for as long as the tunnel is open.
+        let handshake = Box::pin(StartHandshake::from_parts(accepted, stream).into_stream(config));
         let stream = match timeout(HANDSHAKE_TIMEOUT, handshake).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => {
@@ -254,7 +255,7 @@ impl Tunnel {
             }
         };
         let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-        let via = Arc::new(Via::Tunnel(self.endpoint));
+        let via = Arc::new(Via::Tunnel(self.endpoint, authority));
         if http2 {
             Box::pin(self.connection.serve_http2(stream, via)).await;
         } else {

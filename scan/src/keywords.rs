@@ -13,7 +13,7 @@ pub(crate) struct Keywords {
     /// Whether a mark has a group: half the size of `group`, because it is read at every place.
     marks: Box<[u8]>,
     /// For each mark, which of `groups`; 0 for none.
-    group: Box<[u16]>,
+    group: Box<[u32]>,
     groups: Vec<Vec<Part>>,
     longest: usize,
 }
@@ -21,7 +21,7 @@ pub(crate) struct Keywords {
 /// Three bytes of a word, and how far into it they stand.
 #[derive(Debug, Clone, Copy)]
 struct Part {
-    word: u16,
+    word: usize,
     offset: usize,
 }
 
@@ -39,7 +39,7 @@ impl Keywords {
             longest: 0,
         };
         for number in 0..keywords.words.len() {
-            keywords.add(u16::try_from(number).expect("some hundred words"));
+            keywords.add(number);
         }
         keywords
     }
@@ -50,12 +50,12 @@ impl Keywords {
     }
 
     /// The length of one.
-    pub(crate) fn length(&self, word: u16) -> usize {
-        self.words[usize::from(word)].len()
+    pub(crate) fn length(&self, word: usize) -> usize {
+        self.words[word].len()
     }
 
-    fn add(&mut self, word: u16) {
-        let bytes = self.words[usize::from(word)].clone();
+    fn add(&mut self, word: usize) {
+        let bytes = self.words[word].clone();
         self.longest = self.longest.max(bytes.len());
         match bytes[..] {
             [first, second] => {
@@ -76,25 +76,25 @@ impl Keywords {
     fn mark(&mut self, mark: usize, part: Part) {
         self.marks[mark] = 1;
         if self.group[mark] == 0 {
-            self.group[mark] = u16::try_from(self.groups.len()).expect("fewer than there are marks");
+            self.group[mark] = u32::try_from(self.groups.len()).expect("no more than there are marks");
             self.groups.push(Vec::new());
         }
-        let group = &mut self.groups[usize::from(self.group[mark])];
+        let group = &mut self.groups[self.group[mark] as usize];
         if !group.iter().any(|known| known.word == part.word) {
             group.push(part);
         }
     }
 
     /// Calls `visit` with the number of each word in `text[from..]` and where it begins, in no particular order.
-    pub(crate) fn find(&self, text: &[u8], from: usize, mut visit: impl FnMut(u16, usize)) {
+    pub(crate) fn find(&self, text: &[u8], from: usize, mut visit: impl FnMut(usize, usize)) {
         let marks: &[u8; MARKS] = self.marks.as_ref().try_into().expect("made so long");
         let rest = text.get(from..).unwrap_or_default();
         let mut check = |mark: usize, at: usize| {
-            for part in &self.groups[usize::from(self.group[mark])] {
+            for part in &self.groups[self.group[mark] as usize] {
                 let Some(start) = at.checked_sub(part.offset).filter(|start| *start >= from) else {
                     continue;
                 };
-                let word = &self.words[usize::from(part.word)];
+                let word = &self.words[part.word];
                 let found = text.get(start..start + word.len());
                 if found.is_some_and(|found| found.eq_ignore_ascii_case(word)) {
                     visit(part.word, start);
@@ -144,7 +144,7 @@ fn commonness(byte: u8) -> u32 {
 mod tests {
     use super::*;
 
-    fn found(words: &[&str], text: &str) -> Vec<(u16, usize)> {
+    fn found(words: &[&str], text: &str) -> Vec<(usize, usize)> {
         let keywords = Keywords::new(words.iter().map(|word| (*word).to_owned()).collect());
         let mut found = Vec::new();
         keywords.find(text.as_bytes(), 0, |word, start| found.push((word, start)));
@@ -169,8 +169,7 @@ mod tests {
         for (number, word) in words.iter().enumerate() {
             for byte in 0..=127_u8 {
                 let text = format!("{0}{word}{0}", char::from(byte));
-                let expected = (u16::try_from(number).unwrap_or_default(), 1);
-                assert!(found(&words, &text).contains(&expected), "{text:?}");
+                assert!(found(&words, &text).contains(&(number, 1)), "{text:?}");
             }
         }
     }

@@ -164,7 +164,7 @@ impl Rules {
         self.keywords.find(text, from, |word, start| {
             let end = start + self.keywords.length(word);
             if end > searched {
-                for rule in &self.woken[usize::from(word)] {
+                for rule in &self.woken[word] {
                     visit(Woken { rule: *rule, start, end });
                 }
             }

@@ -115,6 +115,32 @@ impl Client {
         assert_eq!(&answer[..], bytes.to_string().as_bytes());
     }
 
+    pub(crate) async fn upload_text(&mut self, bytes: u64) {
+        let text = text(CHUNK);
+        let chunks = (0..bytes / CHUNK as u64).map(move |_| Ok::<_, hudsucker::Error>(text.clone()));
+        let response = self.send(Method::POST, "/v1/upload", Body::from_stream(stream::iter(chunks))).await;
+        let answer = response.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(&answer[..], bytes.to_string().as_bytes());
+    }
+
+    /// A message as an agent sends many.
+    pub(crate) async fn message(&mut self) {
+        let body =
+            serde_json::json!({"role": "user", "content": String::from_utf8_lossy(&text(4000))}).to_string();
+        let length = body.len().to_string();
+        let response = self.send(Method::POST, "/v1/upload", Body::from(body)).await;
+        assert_eq!(&response.into_body().collect().await.unwrap().to_bytes()[..], length.as_bytes());
+    }
+
+    /// How long it takes from sending a body of 256 KiB until the origin has some of it.
+    pub(crate) async fn first_byte(&mut self, origin: &Origin) -> Duration {
+        let body = Body::from(text(4 * CHUNK));
+        let sent = origin.start.elapsed();
+        let answer = self.send(Method::POST, "/v1/first", body).await.into_body().collect().await.unwrap();
+        let nanos = std::str::from_utf8(&answer.to_bytes()).unwrap().parse().unwrap();
+        Duration::from_nanos(nanos).saturating_sub(sent)
+    }
+
     /// How long each event was on its way, shortest first.
     pub(crate) async fn events(&mut self, origin: &Origin) -> Vec<Duration> {
         let mut body = self.send(Method::GET, "/v1/events", Body::empty()).await.into_body();
@@ -133,4 +159,9 @@ impl Client {
         delays.sort();
         delays
     }
+}
+
+/// Ordinary text.
+fn text(length: usize) -> Bytes {
+    include_bytes!("client.rs").iter().copied().cycle().take(length).collect()
 }

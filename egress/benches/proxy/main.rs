@@ -1,63 +1,84 @@
-//! What the proxy costs, beside what others cost for the same work, as a Markdown table.
+//! What the proxy costs, beside what others cost for the same work, as Markdown tables, and which goals are met.
 //!
 //! The figure is the processor time of the proxy's process, by its own clock: the machine may be noisy, and client and
-//! origin run beside it. `EGRESS_BENCH_HUDSUCKER` names a program built from benches/peers/hudsucker,
-//! `EGRESS_BENCH_MITMDUMP` a mitmdump; a peer that is not named is left out. `EGRESS_BENCH_EGRESS` may name another egress. Arguments choose scenarios by name.
+//! origin run beside it. The programs take turns, so that what disturbs one disturbs all, and the median of each is taken.
+//! `EGRESS_BENCH_HUDSUCKER` names a program built from benches/peers/hudsucker, `EGRESS_BENCH_MITMDUMP` a mitmdump; a peer
+//! that is not named is left out. `EGRESS_BENCH_EGRESS` may name another egress. Arguments choose scenarios by name.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod client;
+mod goals;
 mod origin;
 mod subject;
 
 use std::time::Duration;
 
 use client::Client;
+use goals::Goals;
 use origin::Origin;
 use subject::{Kind, Subject};
+use tokio::runtime::Runtime;
 
 const GIB: u64 = 1 << 30;
 
-/// How much of each scenario is done, by how fast the subject is: so much that all of it ends within minutes on a busy
-/// machine. What is less than a gibibyte is extrapolated to one.
+/// How much of each scenario is done in one turn, by how fast the subject is: so much that all of it ends within minutes on a
+/// busy machine. What is less than a gibibyte is extrapolated to one.
 struct Load {
     requests: u64,
     connections: u64,
     bytes: u64,
-    repetitions: usize,
+    turns: usize,
 }
 
 impl Load {
     fn of(kind: Kind) -> Load {
         match kind {
-            Kind::Egress | Kind::Hudsucker => {
-                Load { requests: 2000, connections: 300, bytes: GIB / 4, repetitions: 3 }
-            }
-            Kind::Mitmdump => Load { requests: 300, connections: 50, bytes: GIB / 32, repetitions: 1 },
+            Kind::Mitmdump => Load { requests: 200, connections: 30, bytes: GIB / 64, turns: 1 },
+            _ => Load { requests: 1500, connections: 200, bytes: GIB / 8, turns: 5 },
         }
     }
 }
 
-/// One row of the table: what is measured, and by which measure.
+/// One row of a table: what is measured, and by which measure.
 struct Row {
     name: &'static str,
     unit: &'static str,
-    measure: fn(&tokio::runtime::Runtime, &Subject, &Origin) -> f64,
+    /// The most that it may be of hudsucker's, and the least that mitmdump's may be of it.
+    goals: (Option<f64>, Option<f64>),
+    measure: fn(&Runtime, &Subject, &Origin) -> f64,
 }
 
 const ROWS: &[Row] = &[
     Row {
         name: "keep-alive request, HTTP/1.1 both sides",
         unit: "µs",
+        goals: (Some(1.0), Some(60.0)),
         measure: |r, s, o| keep_alive(r, s, o.http1),
     },
     Row {
         name: "keep-alive request, HTTP/2 to the origin",
         unit: "µs",
+        goals: (None, None),
         measure: |r, s, o| keep_alive(r, s, o.http2),
     },
-    Row { name: "new connection and one request", unit: "µs", measure: new_connections },
-    Row { name: "1 GiB down", unit: "ms", measure: |r, s, o| transfer(r, s, o, Client::download) },
-    Row { name: "1 GiB up", unit: "ms", measure: |r, s, o| transfer(r, s, o, Client::upload) },
+    Row {
+        name: "new connection and one request",
+        unit: "µs",
+        goals: (Some(0.8), Some(20.0)),
+        measure: new_connections,
+    },
+    Row {
+        name: "1 GiB down",
+        unit: "ms",
+        goals: (Some(0.9), None),
+        measure: |r, s, o| transfer(r, s, o, Client::download),
+    },
+    Row {
+        name: "1 GiB up",
+        unit: "ms",
+        goals: (Some(0.9), None),
+        measure: |r, s, o| transfer(r, s, o, Client::upload),
+    },
 ];
 
 fn main() {
@@ -67,48 +88,89 @@ fn main() {
     subject::raise_descriptors();
     let origin = Origin::start();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut goals = Goals::default();
 
     let kinds: Vec<Kind> = Kind::ALL.into_iter().filter(|kind| kind.program().is_some()).collect();
-    println!(
-        "| processor time of the proxy per | {} |",
-        kinds.iter().map(|k| k.name()).collect::<Vec<_>>().join(" | ")
-    );
-    println!("|---|{}", "---:|".repeat(kinds.len()));
-    for row in ROWS.iter().filter(|row| is_wanted(row.name)) {
-        let mut cells = Vec::new();
-        let mut ours = None;
-        for &kind in &kinds {
-            let subject = Subject::start(kind, &origin);
-            let value =
-                median((0..Load::of(kind).repetitions).map(|_| (row.measure)(&runtime, &subject, &origin)));
-            let first = *ours.get_or_insert(value);
-            let ratio =
-                if kind == Kind::Egress { String::new() } else { format!(" ({:.2}×)", value / first) };
-            cells.push(format!("{value:.1} {}{ratio}", row.unit));
-        }
+    let rows: Vec<&Row> = ROWS.iter().filter(|row| is_wanted(row.name)).collect();
+    if !rows.is_empty() {
+        println!(
+            "| processor time of the proxy per | {} |",
+            kinds.iter().map(|k| k.name()).collect::<Vec<_>>().join(" | ")
+        );
+        println!("|---|{}", "---:|".repeat(kinds.len()));
+    }
+    for row in rows {
+        let values = by_turns(&runtime, &origin, &kinds, row.measure);
+        let cell = |(kind, value): (&Kind, &f64)| match kind {
+            Kind::Egress | Kind::Inspecting => format!("{value:.1} {}", row.unit),
+            Kind::Hudsucker | Kind::Mitmdump => {
+                format!("{value:.1} {} ({:.2}×)", row.unit, value / values[0])
+            }
+        };
+        let cells: Vec<String> = kinds.iter().zip(&values).map(cell).collect();
         println!("| {} | {} |", row.name, cells.join(" | "));
+        for (kind, value) in kinds.iter().zip(&values) {
+            match (kind, row.goals) {
+                (Kind::Hudsucker, (Some(most), _)) => {
+                    goals.at_most(
+                        &format!("{}: part of hudsucker's time", row.name),
+                        values[0] / value,
+                        most,
+                        "",
+                    );
+                }
+                (Kind::Mitmdump, (_, Some(least))) => {
+                    goals.at_least(&format!("{}: mitmdump's time", row.name), value / values[0], least, "×");
+                }
+                _ => {}
+            }
+        }
+    }
+    if is_wanted("inspection") {
+        inspection(&runtime, &origin, &mut goals);
     }
     if is_wanted("events") {
-        events(&runtime, &origin);
+        events(&runtime, &origin, &mut goals);
     }
     if is_wanted("idle") {
-        idle(&runtime, &origin);
+        idle(&runtime, &origin, &mut goals);
     }
+    goals.print();
 }
 
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
+/// The median of each kind; all have their turns by and by, and the first turn of each is thrown away.
+fn by_turns(
+    runtime: &Runtime,
+    origin: &Origin,
+    kinds: &[Kind],
+    measure: fn(&Runtime, &Subject, &Origin) -> f64,
+) -> Vec<f64> {
+    let subjects: Vec<Subject> = kinds.iter().map(|kind| Subject::start(*kind, origin)).collect();
+    let mut values = vec![Vec::new(); subjects.len()];
+    let turns = kinds.iter().map(|kind| Load::of(*kind).turns).max().unwrap_or(0);
+    for turn in 0..=turns {
+        for (subject, values) in subjects.iter().zip(&mut values) {
+            if turn <= Load::of(subject.kind).turns {
+                let value = measure(runtime, subject, origin);
+                if turn > 0 {
+                    values.push(value);
+                }
+            }
+        }
+    }
+    values.into_iter().map(median).collect()
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }
 
-fn keep_alive(runtime: &tokio::runtime::Runtime, subject: &Subject, port: u16) -> f64 {
+fn keep_alive(runtime: &Runtime, subject: &Subject, port: u16) -> f64 {
     let count = Load::of(subject.kind).requests;
     runtime.block_on(async {
         let mut client = Client::connect(subject, port).await;
-        for _ in 0..count / 20 {
-            client.small().await;
-        }
+        client.small().await;
         let before = subject.processor_time();
         for _ in 0..count {
             client.small().await;
@@ -117,7 +179,7 @@ fn keep_alive(runtime: &tokio::runtime::Runtime, subject: &Subject, port: u16) -
     })
 }
 
-fn new_connections(runtime: &tokio::runtime::Runtime, subject: &Subject, origin: &Origin) -> f64 {
+fn new_connections(runtime: &Runtime, subject: &Subject, origin: &Origin) -> f64 {
     let count = Load::of(subject.kind).connections;
     runtime.block_on(async {
         Client::connect(subject, origin.http1).await.small().await;
@@ -130,7 +192,7 @@ fn new_connections(runtime: &tokio::runtime::Runtime, subject: &Subject, origin:
 }
 
 fn transfer(
-    runtime: &tokio::runtime::Runtime,
+    runtime: &Runtime,
     subject: &Subject,
     origin: &Origin,
     pass: impl AsyncFn(&mut Client, u64),
@@ -145,22 +207,78 @@ fn transfer(
     })
 }
 
+/// What it costs that what leaves is searched, and answers are scrubbed.
+fn inspection(runtime: &Runtime, origin: &Origin, goals: &mut Goals) {
+    let kinds = [Kind::Egress, Kind::Inspecting];
+    let small = by_turns(runtime, origin, &kinds, |r, s, o| keep_alive(r, s, o.http1));
+    let messages = by_turns(runtime, origin, &kinds, messages);
+    let upload = by_turns(runtime, origin, &kinds, |r, s, o| transfer(r, s, o, Client::upload_text));
+    let first = by_turns(runtime, origin, &kinds, first_byte);
+    println!("\n| what leaves is searched, answers are scrubbed | off | on | |\n|---|---:|---:|---:|");
+    let rows = [
+        ("a small GET", &small, "µs"),
+        ("a POST of 4 KiB of JSON", &messages, "µs"),
+        ("1 GiB of text up", &upload, "ms"),
+    ];
+    for (name, values, unit) in rows {
+        let (off, on) = (values[0], values[1]);
+        println!("| processor time of {name} | {off:.1} {unit} | {on:.1} {unit} | {:.2}× |", on / off);
+    }
+    println!(
+        "| from a request of 256 KiB until the origin has its first byte | {:.3} ms | {:.3} ms | |",
+        first[0], first[1]
+    );
+    goals.at_most("inspection on, a small GET: part of off", small[1] / small[0], 1.25, "");
+    goals.at_most("inspection on, a POST of 4 KiB: part of off", messages[1] / messages[0], 1.25, "");
+    let rate = GIB as f64 / 1e6 / ((upload[1] - upload[0]) / 1000.0);
+    goals.at_least("clean text searched on its way, by one core", rate, 250.0, " MB/s");
+    goals.at_most("inspection on, first byte later by", first[1] - first[0], 1.0, " ms");
+}
+
+fn messages(runtime: &Runtime, subject: &Subject, origin: &Origin) -> f64 {
+    let count = Load::of(subject.kind).requests / 2;
+    runtime.block_on(async {
+        let mut client = Client::connect(subject, origin.http1).await;
+        client.message().await;
+        let before = subject.processor_time();
+        for _ in 0..count {
+            client.message().await;
+        }
+        micros(subject.processor_time() - before) / count as f64
+    })
+}
+
+/// How long a request is on its way until the origin sees its body begin, in milliseconds.
+fn first_byte(runtime: &Runtime, subject: &Subject, origin: &Origin) -> f64 {
+    runtime.block_on(async {
+        let mut client = Client::connect(subject, origin.http1).await;
+        client.small().await;
+        let mut times = Vec::new();
+        for _ in 0..50 {
+            times.push(client.first_byte(origin).await.as_secs_f64() * 1000.0);
+        }
+        median(times)
+    })
+}
+
 /// What the proxy adds to the way of an event.
-fn events(runtime: &tokio::runtime::Runtime, origin: &Origin) {
+fn events(runtime: &Runtime, origin: &Origin, goals: &mut Goals) {
     let subject = Subject::start(Kind::Egress, origin);
     let direct =
         runtime.block_on(async { Client::direct(&subject, origin.http1).await.events(origin).await });
     let through =
         runtime.block_on(async { Client::connect(&subject, origin.http1).await.events(origin).await });
     println!("\n| one event of a stream, 1000 a second | direct | through egress |\n|---|---:|---:|");
+    let at =
+        |delays: &[Duration], part: f64| delays[(delays.len() as f64 * part) as usize].as_secs_f64() * 1000.0;
     for (name, part) in [("p50", 0.50), ("p99", 0.99)] {
-        let at = |delays: &[Duration]| delays[(delays.len() as f64 * part) as usize].as_secs_f64() * 1000.0;
-        println!("| {name} | {:.3} ms | {:.3} ms |", at(&direct), at(&through));
+        println!("| {name} | {:.3} ms | {:.3} ms |", at(&direct, part), at(&through, part));
     }
+    goals.at_most("an event later by, p99", at(&through, 0.99) - at(&direct, 0.99), 0.5, " ms");
 }
 
 /// What idle tunnels hold.
-fn idle(runtime: &tokio::runtime::Runtime, origin: &Origin) {
+fn idle(runtime: &Runtime, origin: &Origin, goals: &mut Goals) {
     const MANY: usize = 10_000;
     const SOME: usize = 200;
     let subject = Subject::start(Kind::Egress, origin);
@@ -175,10 +293,13 @@ fn idle(runtime: &tokio::runtime::Runtime, origin: &Origin) {
         }
         (some, many)
     });
+    let each = (many - some) as f64 / MANY as f64 / 1024.0;
     println!("\n| memory of egress | resident |\n|---|---:|");
     println!("| idle, after start | {:.1} MB |", started as f64 / 1e6);
     println!("| with {MANY} idle tunnels, each after one request | {:.1} MB |", many as f64 / 1e6);
-    println!("| for each idle tunnel | {:.1} KiB |", (many - some) as f64 / MANY as f64 / 1024.0);
+    println!("| for each idle tunnel | {each:.1} KiB |");
+    goals.at_most("idle, after start", started as f64 / 1e6, 15.0, " MB");
+    goals.at_most("an idle tunnel", each, 24.0, " KiB");
 }
 
 fn micros(time: Duration) -> f64 {

@@ -105,6 +105,14 @@ async fn answer(request: Request<Incoming>, start: Instant) -> Response<Body> {
             }
             Response::new(Body::from(length.to_string()))
         }
+        "/v1/first" => {
+            let mut body = request.into_body();
+            let mut first = None;
+            while let Some(Ok(_)) = body.frame().await {
+                first.get_or_insert_with(|| start.elapsed());
+            }
+            Response::new(Body::from(first.unwrap().as_nanos().to_string()))
+        }
         _ => Response::new(Body::from("hello")),
     }
 }

@@ -20,16 +20,20 @@ const START_TIMEOUT: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Egress,
+    /// egress that searches what leaves and scrubs what comes back.
+    Inspecting,
     Hudsucker,
     Mitmdump,
 }
 
 impl Kind {
+    /// Those that are compared for the same work.
     pub(crate) const ALL: [Kind; 3] = [Kind::Egress, Kind::Hudsucker, Kind::Mitmdump];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Kind::Egress => "egress",
+            Kind::Inspecting => "egress, inspecting",
             Kind::Hudsucker => "hudsucker",
             Kind::Mitmdump => "mitmdump",
         }
@@ -37,7 +41,7 @@ impl Kind {
 
     pub(crate) fn program(self) -> Option<PathBuf> {
         match self {
-            Kind::Egress => {
+            Kind::Egress | Kind::Inspecting => {
                 let named = std::env::var_os("EGRESS_BENCH_EGRESS");
                 Some(named.map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_egress")), PathBuf::from))
             }
@@ -64,8 +68,10 @@ impl Subject {
         for name in ["etc", "run", "state", "secrets"] {
             std::fs::create_dir(root.join(name)).unwrap();
         }
-        std::fs::write(root.join("secrets/token"), "real-token").unwrap();
-        std::fs::write(root.join("etc/routes.yaml"), routes(origin)).unwrap();
+        // One that is as short is not looked for in answers.
+        let token = if kind == Kind::Inspecting { "q8Zr2LkT0vWcN5mYx1JdB7sHfG3aPe" } else { "real-token" };
+        std::fs::write(root.join("secrets/token"), token).unwrap();
+        std::fs::write(root.join("etc/routes.yaml"), routes(kind, origin)).unwrap();
         let made = Command::new(Kind::Egress.program().unwrap())
             .args(["ca", "init", "--ca-dir"])
             .arg(root.join("ca"))
@@ -106,11 +112,17 @@ impl Drop for Subject {
     }
 }
 
-fn routes(origin: &Origin) -> String {
+fn routes(kind: Kind, origin: &Origin) -> String {
     let (http1, http2) = (origin.http1, origin.http2);
+    let dlp = match kind {
+        Kind::Inspecting => {
+            "    dlp:\n      outbound_detectors: [token_patterns, known_secrets]\n      inbound_detectors: [known_secrets]\n"
+        }
+        Kind::Egress | Kind::Hudsucker | Kind::Mitmdump => "",
+    };
     format!(
         "routes:\n  - host: localhost\n    ports: [{http1}, {http2}]\n    allow_private: [127.0.0.0/8, \"::1/128\"]\n    \
-         path_allowlist: [/v1/]\n    auth_scheme: bearer\n    token_file: token\n"
+         path_allowlist: [/v1/]\n    auth_scheme: bearer\n    token_file: token\n{dlp}"
     )
 }
 
@@ -118,7 +130,7 @@ fn command(kind: Kind, root: &Path, origin: &Origin, address: SocketAddr) -> Com
     let mut command = Command::new(kind.program().unwrap());
     let peers = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/peers");
     match kind {
-        Kind::Egress => {
+        Kind::Egress | Kind::Inspecting => {
             command
                 .args(["--config", "etc", "--ca-dir", "ca", "--run-dir", "run", "--state-dir", "state"])
                 .args(["--secrets-dir", "secrets", "--listen", &address.to_string()])
