@@ -220,7 +220,9 @@ fn carry(file: &mut File, out: &mut impl Write) -> io::Result<()> {
     // What a bottle made its daemons say is shown, not obeyed.
     for line in String::from_utf8_lossy(&text).split_inclusive('\n') {
         let ended = line.strip_suffix('\n');
-        write!(out, "{}{}", escaped(ended.unwrap_or(line)), if ended.is_some() { "\n" } else { "" })?;
+        // A terminal ends its lines with both.
+        let text = ended.map_or(line, |text| text.strip_suffix('\r').unwrap_or(text));
+        write!(out, "{}{}", escaped(text), if ended.is_some() { "\n" } else { "" })?;
     }
     out.flush()
 }

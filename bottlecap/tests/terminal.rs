@@ -184,6 +184,42 @@ fn the_operators_screen_shows_a_bottle_and_gives_the_terminal_back() {
     assert_eq!(once["bottles"][0]["facts"]["desk"]["paused"], true, "{once}");
 }
 
+/// A request, as an agent makes one without an MCP library.
+const ASK: &str = r#"curl -s http://supervise:9100/mcp -H 'content-type: application/json' -H 'accept: application/json, text/event-stream' -H 'mcp-protocol-version: 2025-06-18' -d '{"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "propose_route", "arguments": {"host": "docs.example.com", "paths": [{"type": "prefix", "value": "/guide"}], "methods": ["GET"], "reason": "the guide \u001b[2J\u202e"}}}' > /dev/null; exec sleep 600"#;
+
+#[test]
+fn a_request_is_narrowed_approved_and_revoked_at_the_screen() {
+    let stage = Stage::new();
+    stage.bottlecap(&["start", "--name", "web", "--", "sh", "-c", ASK]);
+    stage.type_line(&format!("{} operator web", bottlecap().display()));
+    let list = stage.shows("? pending");
+    assert!(list.contains("GET https://docs.example.com/guide/**"), "{list}");
+    stage.key("Enter");
+    let review = stage.shows("Approve this, and nothing else?");
+    assert!(review.contains("this newly allows GET https://docs.example.com/guide/**"), "{review}");
+    assert!(review.contains("\\u{1b}[2J\\u{202e}"), "{review}");
+    stage.key("n");
+    stage.type_line("ttl=600 path=/guide/start");
+    stage.shows("this newly allows GET https://docs.example.com/guide/start");
+    assert!(
+        !stage.bottlecap(&["routes", "show"]).contains("docs.example.com"),
+        "nothing is granted by looking"
+    );
+    stage.key("y");
+    stage.shows("egress has it");
+    let routes = stage.bottlecap(&["routes", "show", "--json"]);
+    assert!(routes.contains("GET https://docs.example.com/guide/start"), "{routes}");
+    stage.key("3");
+    stage.shows("left");
+    stage.key("x");
+    stage.type_line("enough");
+    stage.shows("revoked");
+    assert!(!stage.bottlecap(&["routes", "show"]).contains("docs.example.com"));
+    let requests = stage.bottlecap(&["requests", "list", "--json"]);
+    assert!(requests.contains("\"revoked\"") && requests.contains("enough"), "{requests}");
+    stage.key("q");
+}
+
 #[test]
 fn what_cannot_be_started_says_so_to_whoever_started_it() {
     let stage = Stage::new();
