@@ -209,8 +209,6 @@ impl Packer {
             self.files.extend(told_at.map(|path| (Path::new(HOME).join(path), prompt.clone())));
             self.files.push((Path::new(OURS).join("prompt.md"), prompt));
         }
-        let registration = self.preset.and_then(Preset::registration);
-        self.files.extend(registration.map(|(path, text)| (Path::new(HOME).join(path), text)));
         Luggage { preset: self.preset, files: self.files, git }
     }
 }

@@ -99,7 +99,7 @@ impl Bundle {
         let as_root = nix::unistd::geteuid().is_root();
         Ok(Bundle {
             root: home.root(),
-            seen: if as_root { run_dir.with_extension("root") } else { home.root() },
+            seen: Bundle::seen_root(home, run_dir),
             run_dir: run_dir.to_path_buf(),
             log: home.path().join(LOG),
             programs,
@@ -107,10 +107,10 @@ impl Bundle {
         })
     }
 
-    /// Where the daemons see their tree.
+    /// Where the daemons of processes on this host see their tree.
     #[must_use]
-    pub fn seen(&self) -> &Path {
-        &self.seen
+    pub fn seen_root(home: &Home, run_dir: &Path) -> PathBuf {
+        if nix::unistd::geteuid().is_root() { run_dir.with_extension("root") } else { home.root() }
     }
 
     /// Writes the daemons' configuration and makes the bottle's certificate authority; its certificate.
@@ -322,7 +322,7 @@ pub fn programs() -> Result<PathBuf, Fault> {
     Ok(own.parent().map_or_else(|| PathBuf::from("/"), Path::to_path_buf))
 }
 
-fn secret_lines(secrets: &[(String, Secret)]) -> Zeroizing<Vec<u8>> {
+pub(crate) fn secret_lines(secrets: &[(String, Secret)]) -> Zeroizing<Vec<u8>> {
     let mut lines = Zeroizing::new(Vec::new());
     for (name, secret) in secrets {
         let value = Zeroizing::new(STANDARD.encode(secret.expose()));

@@ -11,6 +11,7 @@ use std::time::Duration;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use proposal::wire;
 
+use crate::backend::Kind;
 use crate::clone::Copy;
 use crate::fault::{Attempted, Fault};
 use crate::init::{self, Shelf};
@@ -18,6 +19,7 @@ use crate::journals::Journals;
 use crate::life::{self, Bottle, Extent, Log, Visit};
 use crate::manifest::Name;
 use crate::preset::Preset;
+use crate::provision::Report;
 use crate::requests::{Approval, Confirm, Desk, Form, Narrowing, Notify, Selection};
 
 use crate::routes;
@@ -195,7 +197,13 @@ struct Run {
     mount: Option<PathBuf>,
     /// What walls are made of
     #[arg(long, value_name = "KIND", default_value = "sandbox", env = "BOTTLECAP_BACKEND")]
-    backend: Backend,
+    backend: Kind,
+    /// The image of the agent's container [default: bottlecap-agent:latest]
+    #[arg(long, value_name = "IMAGE", env = "BOTTLECAP_IMAGE")]
+    image: Option<String>,
+    /// Say what the bottle was provided with
+    #[arg(long)]
+    report: bool,
     /// Say what would be made, and make nothing
     #[arg(long)]
     dry_run: bool,
@@ -216,14 +224,6 @@ enum Format {
     Text,
     /// For a program
     Json,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Backend {
-    /// Namespaces of this kernel
-    Sandbox,
-    /// Containers
-    Docker,
 }
 
 #[derive(Debug, Subcommand)]
@@ -605,10 +605,6 @@ impl Run {
 
     /// What is asked for, with whole paths: it may be asked for again from elsewhere.
     fn request(self) -> Result<Request, Fault> {
-        if self.backend == Backend::Docker {
-            return Err(Fault::refused("the docker backend is not supported by this version")
-                .with_hint("use --backend sandbox, or the compose example"));
-        }
         let here = env::current_dir().failing(|| "cannot find the working directory".to_owned())?;
         let manifest = self.bottle.map(|word| shelf().map(|shelf| shelf.manifest(&word))).transpose()?;
         let copy = if self.cwd.is_some() { Copy::Clone } else { Copy::Live };
@@ -620,6 +616,9 @@ impl Run {
             agent: self.agent,
             workdir: workdir.map_or_else(|| here.clone(), |path| here.join(path)),
             command: self.command,
+            backend: self.backend,
+            image: self.image,
+            report: if self.report { Report::Printed } else { Report::Kept },
         })
     }
 }

@@ -1,5 +1,7 @@
 //! What the kernel of this host gives, and which setting is in the way where it does not.
 
+mod surroundings;
+
 use std::fs;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -13,6 +15,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use crate::fault::{Attempted, Fault};
 use crate::owners;
 use crate::seccomp::Filter;
+use crate::state::Directories;
 use crate::sys::mounts::{Attributes, Inode, clone_tree, restrict};
 use crate::sys::process::fork_single_threaded;
 
@@ -134,6 +137,9 @@ pub fn report(out: &mut impl Write) -> Result<(), Fault> {
             format!("MISSING  {what}\n         {}", said.trim())
         };
         writeln!(out, "{line}").failing(|| "cannot print".to_owned())?;
+    }
+    for note in surroundings::look(&Directories::of_process()) {
+        writeln!(out, "{note}").failing(|| "cannot print".to_owned())?;
     }
     if missing == 0 {
         Ok(())

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 
-use crate::etc::{MCP_URL, USER};
+use crate::addresses::Addresses;
+use crate::etc::USER;
 use crate::layout::HOME;
 
 /// Names that the caller's environment may contribute.
@@ -28,10 +29,22 @@ const FROM_CALLER: [&str; 18] = [
     "LC_TIME",
 ];
 
-const PROXY: &str = "http://egress:9099";
-const UNPROXIED: &str = "egress,git-gate,supervise,localhost,127.0.0.1,::1";
 const PATH: &str = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin";
 const ROOTS: &str = "/etc/bottlecap/ca-bundle.pem";
+
+/// Where a Java machine finds the same roots.
+pub const JAVA_STORE: &str = "/etc/bottlecap/cacerts.jks";
+/// What Java calls its public trust stores' password.
+pub const JAVA_PASSWORD: &str = "changeit";
+
+/// Whether a Java machine may run in the bottle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Java {
+    /// It may.
+    Present,
+    /// There is none.
+    Absent,
+}
 
 /// Every tool that has a variable of its own for the roots of trust.
 const ROOT_VARIABLES: [&str; 8] = [
@@ -64,6 +77,8 @@ pub fn may_be_set(name: &str) -> bool {
 pub fn variables(
     caller: impl IntoIterator<Item = (OsString, OsString)>,
     manifest: &BTreeMap<String, String>,
+    addresses: &Addresses,
+    java: Java,
 ) -> BTreeMap<OsString, OsString> {
     let mut variables: BTreeMap<OsString, OsString> =
         caller.into_iter().filter(|(name, _)| name.to_str().is_some_and(is_from_caller)).collect();
@@ -76,23 +91,36 @@ pub fn variables(
     set("SHELL", "/bin/bash");
     set("PATH", PATH);
     for name in ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy"] {
-        set(name, PROXY);
+        set(name, &addresses.proxy());
     }
     for name in ["NO_PROXY", "no_proxy"] {
-        set(name, UNPROXIED);
+        set(name, &addresses.unproxied().join(","));
     }
     for name in ROOT_VARIABLES {
         set(name, ROOTS);
     }
     set("NODE_EXTRA_CA_CERTS", "/etc/bottlecap/ca.pem");
     set("NODE_USE_ENV_PROXY", "1");
-    set("GIT_CONFIG_SYSTEM", "/etc/gitconfig");
-    set("BOTTLECAP_MCP_URL", MCP_URL);
+    set("GIT_CONFIG_SYSTEM", "/etc/bottlecap/gitconfig");
+    set("BOTTLECAP_MCP_URL", &addresses.mcp());
     set("BOTTLECAP_MCP_CONFIG", "/etc/bottlecap/mcp.json");
+    if java == Java::Present {
+        set("JAVA_TOOL_OPTIONS", &java_options(addresses));
+    }
     for (name, value) in manifest {
         set(name, value);
     }
     variables
+}
+
+/// A Java machine reads neither the variables for proxies nor those for roots.
+fn java_options(addresses: &Addresses) -> String {
+    let (host, unproxied) = (addresses.egress(), addresses.unproxied().join("|"));
+    format!(
+        "-Djavax.net.ssl.trustStore={JAVA_STORE} -Djavax.net.ssl.trustStorePassword={JAVA_PASSWORD} \
+         -Dhttp.proxyHost={host} -Dhttp.proxyPort=9099 -Dhttps.proxyHost={host} -Dhttps.proxyPort=9099 \
+         -Dhttp.nonProxyHosts={unproxied}"
+    )
 }
 
 fn is_from_caller(name: &str) -> bool {
@@ -115,11 +143,39 @@ mod tests {
             "LD_PRELOAD",
         ];
         let caller = caller.map(|name| (OsString::from(name), OsString::from("the caller's")));
-        let passed: Vec<OsString> = variables(caller, &BTreeMap::new())
+        let passed: Vec<OsString> = variables(caller, &BTreeMap::new(), &Addresses::names(), Java::Absent)
             .into_iter()
             .filter_map(|(name, value)| (value == "the caller's").then_some(name))
             .collect();
         assert_eq!(passed, ["LC_ALL", "TERM"]);
+    }
+
+    #[test]
+    fn every_text_names_addresses_where_there_are_no_names() {
+        let addresses = Addresses::at("2001:db8::7".parse().expect("an address"));
+        let mut told: Vec<String> = variables([], &BTreeMap::new(), &addresses, Java::Present)
+            .into_iter()
+            .map(|(name, value)| format!("{}={}", name.to_string_lossy(), value.to_string_lossy()))
+            .collect();
+        let repos = "repos:\n  - {name: web, upstream: \"ssh://git@git.example.com/acme/web.git\", identity: /k, \
+                     host_key: \"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGk0Jx1hXcJ3hW3xZ2m0o2Q0m1c9q0c2v5b3n1m7k8l9\"}\n";
+        let repos = repos::Repos::parse("repos.yaml", repos, repos::Allow::SshUpstream).expect("valid");
+        let identity = crate::etc::Identity {
+            gitconfig: repos::gitconfig(&repos, &addresses.git()),
+            roots: String::new(),
+            ca: None,
+            java: None,
+            luggage: Vec::new(),
+            addresses,
+        };
+        told.extend(crate::etc::own_files(&identity).into_iter().map(|(_, text)| text));
+        let registration = crate::preset::Preset::Codex.registration(&identity.addresses);
+        told.extend(registration.map(|(_, text)| text));
+        told.extend(identity.home_files().into_iter().map(|(_, text)| text));
+        let naming = |name: &str| told.iter().filter(|text| text.contains(name)).count();
+        assert_eq!(["egress", "git-gate", "supervise"].map(naming), [0, 0, 0], "{told:#?}");
+        // Four proxies and their two exceptions, the MCP server four times, Java, and git.
+        assert_eq!(naming("2001:db8::7"), 12, "{told:#?}");
     }
 
     #[test]

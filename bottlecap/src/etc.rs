@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::addresses::Addresses;
 use crate::layout::{HOME, OURS};
 
 /// The user that the agent is inside.
@@ -10,8 +11,6 @@ pub const USER: &str = "agent";
 pub const UID: u32 = 1000;
 /// The name of the machine inside.
 pub const HOSTNAME: &str = "bottle";
-/// Where the MCP server answers.
-pub const MCP_URL: &str = "http://supervise:9100/mcp";
 
 /// What differs between bottles in these texts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +23,10 @@ pub struct Identity {
     pub ca: Option<String>,
     /// What the agent brings.
     pub luggage: Vec<(PathBuf, String)>,
+    /// The same roots as a Java machine reads them.
+    pub java: Option<Vec<u8>>,
+    /// Where the daemons are reached.
+    pub addresses: Addresses,
 }
 
 /// Path and text of each file of /etc that is ours.
@@ -34,14 +37,24 @@ pub fn files(identity: &Identity) -> Vec<(PathBuf, String)> {
         etc("hostname", format!("{HOSTNAME}\n")),
         etc("resolv.conf", RESOLV_CONF.to_owned()),
         etc("nsswitch.conf", NSSWITCH_CONF.to_owned()),
-        etc("passwd", passwd()),
-        etc("group", group()),
+        etc("passwd", passwd((UID, UID))),
+        etc("group", group((UID, UID))),
         etc("gitconfig", identity.gitconfig.clone()),
         etc("shells", "/bin/sh\n/bin/bash\n".to_owned()),
         etc("ssl/certs/ca-certificates.crt", identity.roots.clone()),
         etc("ssl/cert.pem", identity.roots.clone()),
+    ];
+    files.extend(own_files(identity));
+    files
+}
+
+/// Path and text of each file in the directory that is ours, whatever the rest of /etc is.
+#[must_use]
+pub fn own_files(identity: &Identity) -> Vec<(PathBuf, String)> {
+    let mut files = vec![
         ours("ca-bundle.pem", identity.roots.clone()),
-        ours("mcp.json", mcp_servers()),
+        ours("gitconfig", identity.gitconfig.clone()),
+        ours("mcp.json", mcp_servers(&identity.addresses)),
     ];
     files.extend(identity.ca.iter().map(|ca| ours("ca.pem", ca.clone())));
     files.extend(identity.luggage.iter().filter(|(path, _)| !path.starts_with(HOME)).cloned());
@@ -52,7 +65,7 @@ impl Identity {
     /// Path and text of each file that the home starts with.
     #[must_use]
     pub fn home_files(&self) -> Vec<(PathBuf, String)> {
-        let mut files = vec![(Path::new(HOME).join(".claude.json"), mcp_servers())];
+        let mut files = vec![(Path::new(HOME).join(".claude.json"), mcp_servers(&self.addresses))];
         files.extend(self.luggage.iter().filter(|(path, _)| path.starts_with(HOME)).cloned());
         files
     }
@@ -77,19 +90,23 @@ const RESOLV_CONF: &str =
 const NSSWITCH_CONF: &str = "passwd: files\ngroup: files\nshadow: files\nhosts: files\nnetworks: files\n\
                              protocols: files\nservices: files\nethers: files\nrpc: files\n";
 
-fn passwd() -> String {
+/// /etc/passwd with the agent as that user and group.
+#[must_use]
+pub fn passwd((user, group): (u32, u32)) -> String {
     format!(
-        "{USER}:x:{UID}:{UID}:{USER}:{HOME}:/bin/bash\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
+        "{USER}:x:{user}:{group}:{USER}:{HOME}:/bin/bash\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
     )
 }
 
-fn group() -> String {
-    format!("{USER}:x:{UID}:\nnogroup:x:65534:\n")
+/// /etc/group with the agent's group.
+#[must_use]
+pub fn group((_, group): (u32, u32)) -> String {
+    format!("{USER}:x:{group}:\nnogroup:x:65534:\n")
 }
 
-fn mcp_servers() -> String {
+fn mcp_servers(addresses: &Addresses) -> String {
     let servers = serde_json::json!({
-        "mcpServers": { "bottlecap": { "type": "http", "url": MCP_URL, "alwaysLoad": true } }
+        "mcpServers": { "bottlecap": { "type": "http", "url": addresses.mcp(), "alwaysLoad": true } }
     });
     format!("{servers:#}\n")
 }
@@ -100,7 +117,7 @@ mod tests {
 
     #[test]
     fn the_mcp_entry_is_loaded_without_being_searched_for() {
-        insta::assert_snapshot!(mcp_servers(), @r#"
+        insta::assert_snapshot!(mcp_servers(&Addresses::names()), @r#"
         {
           "mcpServers": {
             "bottlecap": {

@@ -2,8 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
+use crate::environment;
 use crate::etc::{self, Identity};
 use crate::git::Protected;
 use crate::sys::mounts::Inode;
@@ -36,6 +39,13 @@ pub enum Step {
         path: PathBuf,
         /// What is in it.
         text: String,
+    },
+    /// A file with these bytes.
+    Bytes {
+        /// Where.
+        path: PathBuf,
+        /// What is in it, as base64.
+        base64: String,
     },
     /// A copy of a file of the host, if the unprivileged wall can read it.
     Copy {
@@ -196,6 +206,12 @@ fn configuration(host: &HostTree, identity: &Identity) -> Vec<Step> {
             .map(|(path, target)| Step::Symlink { path: path.clone(), target: target.clone() }),
     );
     steps.extend(etc::files(identity).into_iter().map(|(path, text)| Step::File { path, text }));
+    steps.extend(
+        identity.java.iter().map(|store| Step::Bytes {
+            path: environment::JAVA_STORE.into(),
+            base64: STANDARD.encode(store),
+        }),
+    );
     steps.push(Step::File { path: empty_file(), text: String::new() });
     steps
 }
@@ -277,7 +293,7 @@ impl std::fmt::Display for Step {
             Step::Symlink { path, target } => {
                 write!(f, "link        {} -> {}", shown(path), shown(target))
             }
-            Step::File { path, .. } => write!(f, "own file    {}", shown(path)),
+            Step::File { path, .. } | Step::Bytes { path, .. } => write!(f, "own file    {}", shown(path)),
             Step::Copy { path, .. } => write!(f, "copy        {}", shown(path)),
             Step::Memory { path, mebibytes, .. } => {
                 write!(f, "memory      {} ({mebibytes} MiB)", shown(path))
@@ -322,6 +338,8 @@ mod tests {
             roots: "host and ours\n".into(),
             ca: Some("ours\n".into()),
             luggage: Vec::new(),
+            java: Some(vec![0xfe]),
+            addresses: crate::addresses::Addresses::names(),
         };
         let steps = steps(&Inputs {
             host: &host,
@@ -349,8 +367,10 @@ mod tests {
         own file    /etc/ssl/certs/ca-certificates.crt
         own file    /etc/ssl/cert.pem
         own file    /etc/bottlecap/ca-bundle.pem
+        own file    /etc/bottlecap/gitconfig
         own file    /etc/bottlecap/mcp.json
         own file    /etc/bottlecap/ca.pem
+        own file    /etc/bottlecap/cacerts.jks
         own file    /etc/bottlecap/empty
         memory      /home/agent (1024 MiB)
         memory      /run (64 MiB)

@@ -6,7 +6,9 @@
 #[cfg(all(feature = "test-walls", not(debug_assertions)))]
 compile_error!("walls can be left out in this build: never in a release");
 
+pub mod addresses;
 pub mod agent;
+pub mod backend;
 pub mod bundle;
 pub mod cli;
 pub mod clone;
@@ -25,6 +27,7 @@ pub mod operator;
 pub mod owners;
 pub mod plan;
 pub mod preset;
+pub mod provision;
 pub mod reference;
 pub mod requests;
 pub mod routes;

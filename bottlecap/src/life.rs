@@ -17,10 +17,12 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use proposal::escaped;
 
+use crate::backend::Kind;
 use crate::bundle::LOG;
 use crate::clone;
 use crate::fault::{Attempted, Fault};
 use crate::manifest::Name;
+use crate::provision;
 use crate::requests::{Confirm, Form, asked, client, json, print};
 use crate::state::{Directories, Home, Record, in_words, listed};
 use crate::sys::process;
@@ -90,11 +92,13 @@ impl Bottle {
     /// Prints what is known about it: its record, and how its daemons are.
     pub fn info(&self, form: Form, out: &mut impl Write) -> Result<(), Fault> {
         let daemons = self.running.then(|| self.daemons());
+        let provided = provision::read(&self.home);
         let log = self.home.path().join(LOG);
         if form == Form::Json {
             let mut value = listed(&self.record, self.running);
             value["log"] = serde_json::json!(log);
             value["clone"] = serde_json::json!(clone::of(&self.home));
+            value["provided"] = serde_json::json!(provided);
             value["daemons"] = match daemons {
                 Some(Ok(status)) => status,
                 Some(Err(_)) | None => serde_json::Value::Null,
@@ -102,8 +106,9 @@ impl Bottle {
             return json(out, &value);
         }
         let mut text = format!(
-            "bottle   {}\nstate    {}\nstarted  {}\nholder   {}\nroutes   {}\nsockets  {}\nlog      {}\n",
+            "bottle   {}\nbackend  {}\nstate    {}\nstarted  {}\nholder   {}\nroutes   {}\nsockets  {}\nlog      {}\n",
             self.record.name,
+            self.record.backend.as_str(),
             in_words(&self.record, self.running),
             self.record.started,
             self.record.pid,
@@ -113,6 +118,9 @@ impl Bottle {
         );
         if let Some(origin) = clone::of(&self.home) {
             text.push_str(&format!("work     {}\n", origin.way_back(&self.record.name)));
+        }
+        for item in &provided {
+            text.push_str(&format!("{:<8} {}\n", item.step, escaped(&item.detail)));
         }
         match daemons {
             None => {}
@@ -262,8 +270,14 @@ pub fn cleanup(
     out: &mut impl Write,
 ) -> Result<(), Fault> {
     let found = leftovers(directories, extent)?;
-    if found.is_empty() {
+    let engine = Kind::Docker.backend();
+    let mut kept = engine.remnants(directories)?;
+    kept.retain(|remnant| !directories.home(&remnant.bottle).is_held());
+    if found.is_empty() && kept.is_empty() {
         return print(out, "nothing is left behind\n");
+    }
+    for remnant in &kept {
+        print(out, &format!("{:<20} {}\n", remnant.what, escaped(&remnant.name)))?;
     }
     for leftover in &found {
         print(out, &format!("{:<20} {}\n", leftover.what, leftover.path.display()))?;
@@ -272,6 +286,10 @@ pub fn cleanup(
         return Err(Fault::NotGranted("nothing was removed".to_owned()));
     }
     let mut failures = Vec::new();
+    // First, for their state is mounted in them.
+    for remnant in &kept {
+        failures.extend(engine.remove(remnant).err().map(|fault| fault.to_string()));
+    }
     for leftover in &found {
         match leftover.remove() {
             Ok(()) => {}
@@ -387,6 +405,7 @@ mod tests {
             unnamed,
             boot: None,
             ended: None,
+            backend: Kind::Sandbox,
             request: None,
         })
         .expect("written");

@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use bottlecap::backend::docker::{guard, inner};
 use bottlecap::cli::{Cli, Outcome};
 use bottlecap::{doctor, fault, life, wall};
 use clap::Parser;
@@ -10,9 +11,13 @@ use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     // What this program re-executes itself as: never for people, and before anything else is set up.
-    let mut words = std::env::args().skip(1);
+    let mut words = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned());
     match words.next().as_deref() {
         Some("__wall") => std::process::exit(wall::main()),
+        Some("__guard") => std::process::exit(guard::main(&words.collect::<Vec<_>>())),
+        Some("__stay") => std::process::exit(inner::stay()),
+        Some("__signal") => std::process::exit(inner::signal(&words.next().unwrap_or_default())),
+        Some("__agent") => std::process::exit(inner::become_command(std::env::args_os().skip(2).collect())),
         Some("__probe") => {
             let found = doctor::probe(&words.next().unwrap_or_default(), &mut io::stdout());
             return if found { ExitCode::SUCCESS } else { ExitCode::FAILURE };

@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::etc::MCP_URL;
+use crate::addresses::Addresses;
 use crate::manifest::Name;
 
 /// Who is to live in the bottle.
@@ -113,12 +113,13 @@ routes:
 
     /// A file of the home that registers the MCP server, where the common ones do not.
     #[must_use]
-    pub fn registration(self) -> Option<(PathBuf, String)> {
+    pub fn registration(self, addresses: &Addresses) -> Option<(PathBuf, String)> {
         match self {
             Preset::Shell | Preset::ClaudeCode => None,
-            Preset::Codex => {
-                Some((".codex/config.toml".into(), format!("[mcp_servers.bottlecap]\nurl = \"{MCP_URL}\"\n")))
-            }
+            Preset::Codex => Some((
+                ".codex/config.toml".into(),
+                format!("[mcp_servers.bottlecap]\nurl = \"{}\"\n", addresses.mcp()),
+            )),
         }
     }
 

@@ -9,10 +9,12 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::backend::Kind;
 use crate::clone::{self, Copy};
 use crate::fault::{Attempted, Fault};
 use crate::life::{ATTACH, Door};
 use crate::manifest::Name;
+use crate::provision::Report;
 use crate::requests::{Form, json};
 use crate::state::Directories;
 use crate::terminal::{self, Away};
@@ -35,6 +37,15 @@ pub struct Request {
     pub copy: Copy,
     /// The command; empty for that of the manifest.
     pub command: Vec<OsString>,
+    /// What walls are made of.
+    #[serde(default)]
+    pub backend: Kind,
+    /// The image that containers are made from.
+    #[serde(default)]
+    pub image: Option<String>,
+    /// Whether it is told what the bottle was provided with.
+    #[serde(default)]
+    pub report: Report,
 }
 
 /// Runs the command in a bottle; its exit code.

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -11,9 +12,11 @@ use nix::poll::{PollTimeout, poll};
 use nix::unistd::{Uid, geteuid, getuid};
 use serde::{Deserialize, Serialize};
 
+use crate::backend::Kind;
 use crate::fault::{Attempted, Fault};
 use crate::manifest::Name;
 use crate::run::Request;
+use crate::sys::descriptors::duplicate_above;
 
 /// The file with what is known about a bottle.
 const RECORD: &str = "bottle.json";
@@ -54,6 +57,9 @@ pub struct Record {
     /// Whether its state goes with it, because nobody gave it a name.
     #[serde(default)]
     pub unnamed: bool,
+    /// What its walls are made of.
+    #[serde(default)]
+    pub backend: Kind,
     /// Since which start of the machine.
     #[serde(default)]
     pub boot: Option<String>,
@@ -208,7 +214,7 @@ pub fn own_directory(path: &Path, mode: u32) -> Result<(), Fault> {
 #[derive(Debug)]
 pub struct Held {
     home: Home,
-    _lock: Flock<File>,
+    lock: Flock<File>,
 }
 
 impl Home {
@@ -252,7 +258,7 @@ impl Home {
         let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(&path);
         let file = file.failing(|| format!("cannot open {}", path.display()))?;
         match lock_patiently(file) {
-            Ok(lock) => Ok(Held { home: self, _lock: lock }),
+            Ok(lock) => Ok(Held { home: self, lock }),
             Err(nix::errno::Errno::EWOULDBLOCK) => {
                 let name = self.0.file_name().unwrap_or_default().to_string_lossy().into_owned();
                 Err(Fault::refused(format!("the bottle {name} is running"))
@@ -276,6 +282,8 @@ fn lock_patiently(mut file: File) -> nix::Result<Flock<File>> {
     Err(nix::errno::Errno::EWOULDBLOCK)
 }
 
+/// Above the numbers that a child gets its descriptors at.
+const SHARED_FROM: i32 = 32;
 const LOOKS: u32 = 5;
 const LOOK_INTERVAL_MS: u16 = 10;
 
@@ -290,6 +298,11 @@ impl Held {
     #[must_use]
     pub fn into_home(self) -> Home {
         self.home
+    }
+
+    /// The lock, for a process that goes on holding the bottle when this one is gone.
+    pub fn share(&self) -> io::Result<OwnedFd> {
+        duplicate_above(self.lock.as_fd(), SHARED_FROM)
     }
 
     /// Writes what is known about it.
@@ -360,6 +373,7 @@ pub fn listed(record: &Record, running: bool) -> serde_json::Value {
         "started": record.started,
         "run_dir": record.run_dir,
         "routes": record.routes,
+        "backend": record.backend,
     })
 }
 
@@ -397,6 +411,7 @@ mod tests {
             run_dir: "/run/x".into(),
             routes: None,
             unnamed: false,
+            backend: Kind::Sandbox,
             boot: None,
             ended: None,
             request: None,

@@ -1,6 +1,7 @@
 //! System calls that no safe crate wraps the way they are needed here. The only module with `unsafe`.
 #![allow(unsafe_code)]
 
+pub mod beneath;
 pub mod credentials;
 pub mod descriptors;
 pub mod identity;

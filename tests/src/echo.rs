@@ -215,7 +215,13 @@ impl HttpsEcho {
         Self::run(move || async move { EchoServer::bind(loopback(), &names).await })
     }
 
-    /// The same without TLS.
+    /// On a free port of `address`, with a certificate for these names and addresses.
+    pub fn start_on(address: IpAddr, names: &[&str]) -> Result<Self> {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        Self::run(move || async move { EchoServer::bind(SocketAddr::new(address, 0), &names).await })
+    }
+
+    /// On a free port of 127.0.0.1, without TLS.
     pub fn start_plain() -> Result<Self> {
         Self::run(|| EchoServer::bind_plain(loopback()))
     }

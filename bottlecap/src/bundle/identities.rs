@@ -62,6 +62,11 @@ impl Identities {
         Ok(Identities { repos: moved, keys, elsewhere: Vec::new() })
     }
 
+    /// The keys to be placed, each with its place as the daemons see it.
+    pub(crate) fn keys(&self) -> &[(PathBuf, Zeroizing<Vec<u8>>)] {
+        &self.keys
+    }
+
     /// The text of repos.yaml for the bundle.
     #[must_use]
     pub fn repos(&self) -> &str {

@@ -13,7 +13,9 @@ use policy::{Diagnostic, Diagnostics, Policy, SecretRef};
 use repos::{Allow, Repos, Upstream};
 use serde::Serialize;
 
+use crate::addresses::Addresses;
 use crate::agent::{self, Luggage};
+use crate::backend::Kind;
 use crate::bundle::{Secret, programs};
 use crate::clone::{Copy, Origin};
 use crate::fault::{Attempted, Fault, chain};
@@ -22,6 +24,7 @@ use crate::init::Shelf;
 use crate::layout::{self, HostTree, Inputs, Shared, Source};
 use crate::manifest::{Limits, Manifest, Name, SecretSource};
 use crate::preset::Preset;
+use crate::provision::{self, Report};
 use crate::run::Request;
 use crate::state::Directories;
 use crate::workdir::{self, Found, Guarded, Harm, Place, Reach, SetIds, shown};
@@ -40,24 +43,27 @@ const NO_REPOS: &str = "repos: []\n";
 /// A request that has been looked at as a whole.
 #[derive(Debug)]
 pub struct Checked {
-    pub(super) manifest: Manifest,
-    pub(super) name: Option<Name>,
-    pub(super) directories: Directories,
-    pub(super) routes: String,
-    pub(super) repos: Repos,
-    pub(super) repos_text: String,
-    pub(super) secrets: Vec<(String, Secret)>,
-    pub(super) workdir: Place,
-    pub(super) found: Found,
-    pub(super) owner: (u32, u32),
-    pub(super) mounts: Vec<(Place, Found)>,
-    pub(super) environment: BTreeMap<OsString, OsString>,
-    pub(super) luggage: Luggage,
-    pub(super) request: Request,
-    pub(super) origin: Option<Origin>,
-    pub(super) command: Vec<OsString>,
-    pub(super) host: HostTree,
-    pub(super) without: Vec<crate::plan::Layer>,
+    pub(crate) manifest: Manifest,
+    pub(crate) name: Option<Name>,
+    pub(crate) directories: Directories,
+    pub(crate) routes: String,
+    pub(crate) repos: Repos,
+    pub(crate) repos_text: String,
+    pub(crate) secrets: Vec<(String, Secret)>,
+    pub(crate) workdir: Place,
+    pub(crate) found: Found,
+    pub(crate) owner: (u32, u32),
+    pub(crate) mounts: Vec<(Place, Found)>,
+    pub(crate) environment: BTreeMap<OsString, OsString>,
+    pub(crate) luggage: Luggage,
+    pub(crate) request: Request,
+    pub(crate) origin: Option<Origin>,
+    pub(crate) command: Vec<OsString>,
+    pub(crate) host: HostTree,
+    pub(crate) without: Vec<crate::plan::Layer>,
+    pub(crate) backend: Kind,
+    pub(crate) image: Option<String>,
+    pub(crate) report: Report,
 }
 
 /// How far it is looked.
@@ -77,7 +83,7 @@ pub enum Look<'o> {
 /// What is wrong with it.
 pub fn check(request: &Request, extent: Look<'_>) -> Result<Checked, Fault> {
     let manifest = read_manifest(request.manifest.as_deref())?;
-    limits_hold(&manifest.limits)?;
+    limits_hold(&manifest.limits, request.backend)?;
     let (routes, policy) = read_routes(&manifest)?;
     let (repos_text, repos) = read_repos(manifest.repos.as_deref())?;
     secrets_are_there(&policy, &manifest)?;
@@ -92,7 +98,9 @@ pub fn check(request: &Request, extent: Look<'_>) -> Result<Checked, Fault> {
     for (name, value) in manifest.agent.preset.map(Preset::variables).unwrap_or_default() {
         variables.entry(name.to_owned()).or_insert_with(|| value.to_owned());
     }
-    let mut environment = environment::variables(env::vars_os(), &variables);
+    let addresses = request.backend.backend().addresses();
+    let mut environment =
+        environment::variables(env::vars_os(), &variables, &addresses, provision::java(request.backend));
     hand_placeholder(&policy, &mut secrets, &mut environment)?;
     let directories = Directories::of_process();
     let guarded = guarded(&manifest, &repos, &directories)?;
@@ -147,6 +155,9 @@ pub fn check(request: &Request, extent: Look<'_>) -> Result<Checked, Fault> {
         command,
         host: host::tree(),
         without: without(),
+        backend: request.backend,
+        image: request.image.clone().or_else(|| manifest.image.clone()),
+        report: request.report,
         workdir,
         found,
         manifest,
@@ -208,7 +219,10 @@ fn command(request: &Request, manifest: &Manifest) -> Result<Vec<OsString>, Faul
 }
 
 /// A bound that nothing keeps is worse than none.
-fn limits_hold(limits: &Limits) -> Result<(), Fault> {
+fn limits_hold(limits: &Limits, backend: Kind) -> Result<(), Fault> {
+    if backend == Kind::Docker {
+        return Ok(());
+    }
     let Some((file, line, column)) = limits.place.clone() else { return Ok(()) };
     let message = "limits are not enforced by the sandbox: start the bottle in a control group that has them, such as \
                    `systemd-run --user --scope -p MemoryMax=2G -p TasksMax=512 bottlecap run …`, or use --backend docker"
@@ -354,7 +368,7 @@ fn guarded(manifest: &Manifest, repos: &Repos, directories: &Directories) -> Res
 
 impl Checked {
     /// The working directory or a mount as a layout needs it; `handed` says at which place the wall gets it, if it does.
-    pub(super) fn shared(&self, place: &Place, found: &Found, handed: Option<usize>) -> Shared {
+    pub(crate) fn shared(&self, place: &Place, found: &Found, handed: Option<usize>) -> Shared {
         let path = place.path.clone();
         let source = match handed {
             Some(place) => Source::Handed(place),
@@ -375,6 +389,8 @@ impl Checked {
             roots: String::new(),
             ca: Some(String::new()),
             luggage: self.luggage.files.clone(),
+            java: None,
+            addresses: Addresses::names(),
         };
         let inputs = Inputs {
             host: &self.host,

@@ -1,39 +1,25 @@
-//! Starts the wall and the daemons, carries the command's input and output, and takes everything down again.
+//! Holds a bottle's name and state while a backend makes it, runs the command in it and takes it down again.
 
-use std::ffi::OsString;
-use std::fs::{self, File};
-use std::io::Write;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::fs;
+use std::path::PathBuf;
 
 use jiff::Timestamp;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::SignalFd;
-use nix::unistd::{Pid, geteuid};
+use nix::unistd::geteuid;
 
 use super::prepare::Checked;
-use crate::bundle::{Bundle, Identities, Provisions, Supervisor};
-use crate::doctor;
-use crate::etc::Identity;
+use crate::backend::{Backend, Order};
+use crate::bundle::{Identities, Provisions};
 use crate::fault::{Attempted, Fault, chain};
 use crate::git::{GitError, WorkingCopy};
-use crate::host;
-use crate::layout::{Inputs, Shared, steps};
 use crate::life::ATTACH;
 use crate::manifest::Name;
-use crate::owners::{BOTTLE_USER, mapped_tree, plain_tree};
-use crate::plan::{FromWall, LISTENERS, Layer, Plan, ToWall};
+use crate::plan::Layer;
+use crate::provision;
 use crate::requests::ledger;
 use crate::state::{self, End, Held, Record};
-use crate::sys::descriptors::duplicate_above;
-use crate::sys::mounts::Attributes;
-use crate::sys::process::{self, Setup, prepare};
-use crate::sys::socket::Channel;
-use crate::terminal::{self, Relay};
 
-const HIGH: i32 = 32;
 /// Signals that are for the command, and the one that is for its terminal.
 const PASSED_ON: [Signal; 6] =
     [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGUSR2];
@@ -48,9 +34,11 @@ pub(super) fn start(checked: Checked) -> Result<i32, Fault> {
         Some(name) => name.clone(),
         None => random_name()?,
     };
+    let mut backend = checked.backend.backend();
+    backend.check(&checked)?;
     let held = directories.home(&name).hold()?;
     let run_dir = directories.run_dir(&name)?;
-    let mut bottle = Bottle { held, run_dir, unnamed, record: None, git: None, supervisor: None };
+    let mut bottle = Bottle { held, run_dir, unnamed, record: None, git: None, backend };
     let way_back = checked.origin.as_ref().map(|origin| origin.way_back(name.as_str()));
     let outcome = bottle.run(checked, name, &signals);
     bottle.close(&outcome);
@@ -83,11 +71,11 @@ struct Bottle {
     unnamed: bool,
     record: Option<Record>,
     git: Option<WorkingCopy>,
-    supervisor: Option<Supervisor>,
+    backend: Box<dyn Backend>,
 }
 
 impl Bottle {
-    fn run(&mut self, checked: Checked, name: Name, signals: &SignalFd) -> Result<i32, Fault> {
+    fn run(&mut self, mut checked: Checked, name: Name, signals: &SignalFd) -> Result<i32, Fault> {
         self.forget_sockets();
         let record = Record {
             name: name.as_str().to_owned(),
@@ -96,31 +84,36 @@ impl Bottle {
             run_dir: self.run_dir.clone(),
             routes: checked.manifest.routes.clone(),
             unnamed: self.unnamed,
+            backend: checked.backend,
             boot: state::boot(),
             ended: None,
             request: (!self.unnamed).then(|| checked.request.clone()),
         };
         self.held.write(&record)?;
         self.record = Some(record);
-        let has = |layer| !checked.without.contains(&layer);
-        if has(Layer::Git) {
+        if !checked.without.contains(&Layer::Git) {
             let copy = WorkingCopy::prepare(&checked.workdir.path, &checked.found.git_files);
             self.git = Some(copy.map_err(|error| git_fault(&error))?);
         }
-        let mut wall =
-            Wall::spawn(has(Layer::Descriptors), checked.command.first().cloned().unwrap_or_default())?;
-        let bundle =
-            if has(Layer::Bundle) { Some(Bundle::new(self.held.home(), &self.run_dir)?) } else { None };
-        let mut gitconfig = repos::gitconfig(&checked.repos, "git://git-gate");
-        gitconfig.push_str(&checked.luggage.gitconfig());
-        let plan = |ca: Option<String>| self.plan(&checked, ca, gitconfig);
-        let Some(bundle) = bundle else {
-            wall.tell_plan(&plan(None))?;
-            wall.build(&checked)?;
-            return wall.go(None, signals);
+        let provisions = self.provisions(&mut checked)?;
+        let order = Order {
+            checked: &checked,
+            name: &name,
+            held: &self.held,
+            run_dir: &self.run_dir,
+            git: self.git.as_ref().map_or(&[], WorkingCopy::protected),
+            provisions,
         };
+        let items = self.backend.start(order)?;
+        provision::tell(&items, self.held.home(), checked.report)?;
+        self.backend.exec(signals)
+    }
+
+    /// What the daemons are given: the manifest's, and what was granted meanwhile.
+    fn provisions(&self, checked: &mut Checked) -> Result<Provisions, Fault> {
         let identities = if geteuid().is_root() {
-            Identities::placed(&checked.repos_text, &checked.repos, bundle.seen())?
+            let seen = self.backend.daemons_root(self.held.home(), &self.run_dir);
+            Identities::placed(&checked.repos_text, &checked.repos, &seen)?
         } else {
             Identities::in_place(checked.repos_text.clone(), &checked.repos)
         };
@@ -129,56 +122,12 @@ impl Bottle {
         for grant in left_out {
             tracing::warn!("{grant}");
         }
-        let mut provisions = Provisions {
+        Ok(Provisions {
             routes,
             identities,
-            secrets: Vec::new(),
+            secrets: std::mem::take(&mut checked.secrets),
             upstream_ca: checked.manifest.upstream_ca.clone(),
-        };
-        let ca = bundle.provide(&provisions)?;
-        wall.tell_plan(&plan(Some(ca)))?;
-        let listeners = wall.build(&checked)?;
-        provisions.secrets = checked.secrets;
-        let supervisor = self.supervisor.insert(bundle.start(listeners, provisions)?);
-        wall.go(Some((supervisor, &bundle)), signals)
-    }
-
-    fn plan(&self, checked: &Checked, ca: Option<String>, gitconfig: String) -> Plan {
-        let handed = geteuid().is_root();
-        let place = |place: usize| handed.then_some(place);
-        let workdir = checked.shared(&checked.workdir, &checked.found, place(0));
-        let mounts: Vec<Shared> = (1..)
-            .zip(&checked.mounts)
-            .map(|(index, (mount, found))| checked.shared(mount, found, place(index)))
-            .collect();
-        let identity = Identity {
-            gitconfig,
-            roots: join_roots(host::roots(), ca.as_deref()),
-            ca,
-            luggage: checked.luggage.files.clone(),
-        };
-        let inputs = Inputs {
-            host: &checked.host,
-            workdir: &workdir,
-            git: self.git.as_ref().map_or(&[], WorkingCopy::protected),
-            mounts: &mounts,
-            identity: &identity,
-        };
-        let mut environment: Vec<(OsString, OsString)> =
-            checked.environment.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
-        if checked.without.contains(&Layer::Environment) {
-            environment = std::env::vars_os().collect();
-        }
-        Plan {
-            user: geteuid().is_root().then_some(BOTTLE_USER),
-            steps: steps(&inputs),
-            workdir: checked.workdir.path.clone(),
-            command: checked.command.clone(),
-            environment,
-            stdio: terminal::wanted(),
-            #[cfg(feature = "test-walls")]
-            without: checked.without.clone(),
-        }
+        })
     }
 
     fn forget_sockets(&self) {
@@ -190,9 +139,7 @@ impl Bottle {
     }
 
     fn close(mut self, outcome: &Result<i32, Fault>) {
-        if let Some(mut supervisor) = self.supervisor.take() {
-            supervisor.stop();
-        }
+        self.backend.stop();
         self.forget_sockets();
         for remark in self.git.take().map(WorkingCopy::close).unwrap_or_default() {
             tracing::warn!("{remark}; look at it before you run git there");
@@ -215,224 +162,3 @@ impl Bottle {
 fn git_fault(error: &GitError) -> Fault {
     Fault::refused(chain(error)).with_hint(error.hint())
 }
-
-fn join_roots(mut roots: String, ca: Option<&str>) -> String {
-    if !roots.is_empty() && !roots.ends_with('\n') {
-        roots.push('\n');
-    }
-    roots.push_str(ca.unwrap_or_default());
-    roots
-}
-
-/// Opens the working directory and the mounts for a wall that could not: one that root starts. In the order of the
-/// plan's places.
-fn hand_over(checked: &Checked) -> Result<Vec<OwnedFd>, Fault> {
-    if !geteuid().is_root() {
-        return Ok(Vec::new());
-    }
-    let workdir = &checked.workdir;
-    let tree = if checked.without.contains(&Layer::Owners) {
-        plain_tree(&workdir.path, workdir.inode(), Attributes::BASE)
-    } else {
-        mapped_tree(&workdir.path, workdir.inode(), checked.owner)
-    };
-    let tree = tree.map_err(|error| {
-        Fault::refused(format!("cannot map the owner of {} into the bottle: {error}", workdir.path.display())).with_hint(
-            "start bottlecap as the owner of the directory instead of root, or use a file system with idmapped mounts (ext4, \
-             xfs, btrfs; tmpfs from Linux 6.3)",
-        )
-    })?;
-    let mut trees = vec![tree];
-    for (mount, _) in &checked.mounts {
-        let tree = plain_tree(&mount.path, mount.inode(), Attributes::READ_ONLY);
-        trees.push(tree.failing(|| format!("cannot open {}", mount.path.display()))?);
-    }
-    Ok(trees)
-}
-
-/// The wall process.
-struct Wall {
-    child: Child,
-    ended: OwnedFd,
-    channel: Channel,
-    plan: Option<File>,
-    ends: Vec<OwnedFd>,
-    stdio: crate::plan::Stdio,
-    program: OsString,
-}
-
-impl Drop for Wall {
-    fn drop(&mut self) {
-        // Everything in the bottle ends with it.
-        let _ = process::signal(self.ended.as_fd(), Signal::SIGKILL);
-        let _ = self.child.wait();
-    }
-}
-
-impl Wall {
-    fn spawn(close_others: bool, program: OsString) -> Result<Wall, Fault> {
-        let told = || "cannot start the wall".to_owned();
-        let (channel, theirs) = Channel::pair().failing(told)?;
-        let (plan_read, plan_write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).failing(told)?;
-        let descriptors = [plan_read.as_fd(), theirs.as_fd()]
-            .map(|fd| duplicate_above(fd, HIGH))
-            .into_iter()
-            .collect::<Result<Vec<_>, _>>()
-            .failing(told)?;
-        let mut command = Command::new("/proc/self/exe");
-        command.arg("__wall").env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        prepare(&mut command, Setup { descriptors, on_parent_death: Signal::SIGKILL, close_others }, || {
-            Ok(())
-        });
-        let child = command.spawn().failing(told)?;
-        let ended = process::watch(Pid::from_raw(child.id() as i32)).failing(told)?;
-        let (plan, stdio) = (Some(File::from(plan_write)), terminal::wanted());
-        Ok(Wall { child, ended, channel, plan, ends: Vec::new(), stdio, program })
-    }
-
-    fn tell_plan(&mut self, plan: &Plan) -> Result<(), Fault> {
-        let text =
-            serde_json::to_vec(plan).refusing(|| "a path or word cannot be written down".to_owned())?;
-        let Some(mut pipe) = self.plan.take() else { return Ok(()) };
-        pipe.write_all(&text).failing(|| "cannot hand the plan to the wall".to_owned())
-    }
-
-    /// Lets the wall go apart and build its file system; the listening sockets inside.
-    fn build(&mut self, checked: &Checked) -> Result<Vec<OwnedFd>, Fault> {
-        self.expect(&FromWall::Apart)?;
-        self.map_users()?;
-        let handed = hand_over(checked)?;
-        let handed: Vec<BorrowedFd<'_>> = handed.iter().map(AsFd::as_fd).collect();
-        self.channel.send(&ToWall::Mapped, &handed).failing(|| "cannot speak to the wall".to_owned())?;
-        let listeners = self.expect(&FromWall::Listening)?;
-        self.ends = self.expect(&FromWall::Built)?;
-        Ok(listeners)
-    }
-
-    fn expect(&self, wanted: &FromWall) -> Result<Vec<OwnedFd>, Fault> {
-        match self.hear()? {
-            Some((said, descriptors)) if said == *wanted => Ok(descriptors),
-            Some((said, _)) => Err(wall_fault(said)),
-            None => Err(Fault::failed("the wall ended while it was built")),
-        }
-    }
-
-    fn hear(&self) -> Result<Option<(FromWall, Vec<OwnedFd>)>, Fault> {
-        self.channel.receive().failing(|| "cannot hear from the wall".to_owned())
-    }
-
-    /// The bottle's user 0, which nobody is in the end, is the caller, or the bottle user where root is the caller.
-    fn map_users(&self) -> Result<(), Fault> {
-        let (user, group) = if geteuid().is_root() {
-            (BOTTLE_USER, BOTTLE_USER)
-        } else {
-            (geteuid().as_raw(), nix::unistd::getegid().as_raw())
-        };
-        let process = Path::new("/proc").join(self.child.id().to_string());
-        let write = |name: &str, text: String| {
-            fs::write(process.join(name), text).failing(|| format!("cannot write the wall's {name}"))
-        };
-        write("setgroups", "deny".into())?;
-        write("uid_map", format!("0 {user} 1"))?;
-        write("gid_map", format!("0 {group} 1"))
-    }
-
-    /// Lets the command run; its exit code.
-    fn go(&mut self, daemons: Option<(&Supervisor, &Bundle)>, signals: &SignalFd) -> Result<i32, Fault> {
-        self.channel.send(&ToWall::Go, &[]).failing(|| "cannot speak to the wall".to_owned())?;
-        let not_executed = match self.hear()? {
-            None => None,
-            Some((FromWall::NotExecuted(errno), _)) => Some(errno),
-            Some((said, _)) => return Err(wall_fault(said)),
-        };
-        if let Some(errno) = not_executed {
-            let code = self.wait_code()?;
-            let error = std::io::Error::from_raw_os_error(errno);
-            tracing::error!("cannot execute {}: {error}", self.program.to_string_lossy());
-            return Ok(code);
-        }
-        let ends = std::mem::take(&mut self.ends);
-        let relay = Relay::start(self.stdio, ends).failing(|| "cannot connect the command".to_owned())?;
-        let outcome = self.attend(daemons, signals, &relay);
-        let code = self.wait_code();
-        relay.finish(code.as_ref().copied().unwrap_or(crate::fault::FAILURE.into()));
-        outcome.and(code)
-    }
-
-    /// Passes signals on until the wall has ended.
-    fn attend(
-        &self,
-        daemons: Option<(&Supervisor, &Bundle)>,
-        signals: &SignalFd,
-        relay: &Relay,
-    ) -> Result<(), Fault> {
-        loop {
-            let mut watched = vec![
-                PollFd::new(self.ended.as_fd(), PollFlags::POLLIN),
-                PollFd::new(signals.as_fd(), PollFlags::POLLIN),
-            ];
-            watched.extend(daemons.map(|(supervisor, _)| PollFd::new(supervisor.ended(), PollFlags::POLLIN)));
-            match poll(&mut watched, PollTimeout::NONE) {
-                Err(nix::errno::Errno::EINTR) => continue,
-                polled => polled.failing(|| "cannot wait for the command".to_owned())?,
-            };
-            let woken: Vec<bool> = watched.iter().map(|entry| entry.any().unwrap_or(false)).collect();
-            if woken[0] {
-                return Ok(());
-            }
-            if woken[1] {
-                self.pass_on(signals, relay)?;
-            }
-            if let (Some(true), Some((_, bundle))) = (woken.get(2), daemons) {
-                // Best effort: it may be ending by itself at this moment.
-                let _ = process::signal(self.ended.as_fd(), Signal::SIGKILL);
-                return Err(Fault::failed(format!(
-                    "the supervisor ended, and the bottle with it\n{}",
-                    bundle.log_tail()
-                )));
-            }
-        }
-    }
-
-    fn pass_on(&self, signals: &SignalFd, relay: &Relay) -> Result<(), Fault> {
-        let received = signals.read_signal().failing(|| "cannot read a signal".to_owned())?;
-        let number = received.and_then(|signal| i32::try_from(signal.ssi_signo).ok());
-        match number.and_then(|number| Signal::try_from(number).ok()) {
-            Some(Signal::SIGWINCH) => relay.resize(),
-            Some(signal) => {
-                // The wall may have ended just now; then the loop sees it.
-                let _ = process::signal(self.ended.as_fd(), signal);
-            }
-            None => {}
-        }
-        Ok(())
-    }
-
-    fn wait_code(&mut self) -> Result<i32, Fault> {
-        use std::os::unix::process::ExitStatusExt;
-        let status = self.child.wait().failing(|| "cannot wait for the wall".to_owned())?;
-        let by_signal = status.signal().map(|signal| 128 + signal);
-        Ok(status.code().or(by_signal).unwrap_or(i32::from(crate::fault::FAILURE)))
-    }
-}
-
-fn wall_fault(said: FromWall) -> Fault {
-    match said {
-        FromWall::Failed { attempt, errno, error } => {
-            let message = format!("cannot {attempt}: {error}");
-            match doctor::advice(&attempt, errno) {
-                Some(advice) => Fault::refused(message).with_hint(advice),
-                None => Fault::failed(message),
-            }
-        }
-        FromWall::NotExecuted(errno) => {
-            Fault::failed(format!("cannot execute the command: {}", std::io::Error::from_raw_os_error(errno)))
-        }
-        FromWall::Apart | FromWall::Listening | FromWall::Built => {
-            Fault::failed("the wall spoke out of turn")
-        }
-    }
-}
-
-const _: () =
-    assert!(LISTENERS.len() == 4, "the supervisor is handed one socket for each daemon, and git-gate two");

@@ -6,6 +6,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::{Attempt, Setback};
@@ -114,6 +116,10 @@ impl Site {
             (Step::Directory { path }, _) => make_directory(&here(path)).to(attempt),
             (Step::Symlink { path, target }, _) => make_link(&here(path), target).to(attempt),
             (Step::File { path, text }, _) => make_file(&here(path), text.as_bytes()).to(attempt),
+            (Step::Bytes { path, base64 }, _) => {
+                let bytes = STANDARD.decode(base64).map_err(|_| io::Error::from(io::ErrorKind::InvalidData));
+                bytes.and_then(|bytes: Vec<u8>| make_file(&here(path), &bytes)).to(attempt)
+            }
             (Step::Copy { path, .. }, Taken::Text(text)) => make_file(&here(path), &text).to(attempt),
             (Step::Copy { .. }, _) => Ok(()),
             (Step::Memory { path, mebibytes, files, mode }, _) => {

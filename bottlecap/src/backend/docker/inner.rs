@@ -1,0 +1,162 @@
+//! This program inside the agent's container: what holds the container open, and what the command comes out of.
+
+use std::ffi::{CString, OsStr, OsString};
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use crate::layout::{HOME, OURS};
+use crate::seccomp::Filter;
+use crate::sys::process::{self, Image};
+use crate::sys::{descriptors, identity};
+
+/// Where the command's number is, for [`signal`].
+const PID: &str = "/run/bottlecap.pid";
+/// What the home starts with.
+const SKELETON: &str = "home";
+/// The exit codes of a shell for a command that is not there, and for one that cannot be run.
+const NOT_FOUND: i32 = 127;
+const NOT_EXECUTABLE: i32 = 126;
+const FAILED: i32 = 70;
+
+/// Holds the container until it is told to end, and buries what the agent leaves to it.
+#[must_use]
+pub fn stay() -> i32 {
+    let mut set = SigSet::empty();
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGCHLD] {
+        set.add(signal);
+    }
+    // The agent has the same user: nothing of this process, which is behind fewer walls, is for it to look into.
+    if nix::sys::prctl::set_dumpable(false).and_then(|()| set.thread_block()).is_err() {
+        return FAILED;
+    }
+    loop {
+        match set.wait() {
+            Ok(Signal::SIGCHLD) => {
+                while let Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)) =
+                    waitpid(None, Some(WaitPidFlag::WNOHANG))
+                {}
+            }
+            Ok(_) => return 0,
+            Err(_) => return FAILED,
+        }
+    }
+}
+
+/// Sends the command the signal of that number.
+#[must_use]
+pub fn signal(number: &str) -> i32 {
+    let pid = fs::read_to_string(PID).ok().and_then(|text| text.trim().parse().ok());
+    let signal = number.parse().ok().and_then(|number: i32| Signal::try_from(number).ok());
+    match (pid, signal) {
+        // Never a group, and never everybody.
+        (Some(pid @ 2..), Some(signal)) if nix::sys::signal::kill(Pid::from_raw(pid), signal).is_ok() => 0,
+        _ => 1,
+    }
+}
+
+/// Puts the home's first files in place and becomes the command behind the walls that the engine does not build. Comes
+/// back only if that cannot be, with the exit code.
+#[must_use]
+pub fn become_command(words: Vec<OsString>) -> i32 {
+    match prepare(&words) {
+        Ok(image) => {
+            let error = execute(words.first(), &image);
+            say(&format!("cannot execute {}: {error}", words.first().map_or_else(String::new, told)));
+            if error.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { NOT_EXECUTABLE }
+        }
+        Err((attempt, error)) => {
+            say(&format!("cannot {attempt}: {error}"));
+            FAILED
+        }
+    }
+}
+
+/// To the caller's own standard error: the container has no other way to say why.
+fn say(text: &str) {
+    // The exit code says it too.
+    let _ = writeln!(io::stderr(), "bottlecap: {text}");
+}
+
+fn told(word: &OsString) -> String {
+    proposal::escaped(&word.to_string_lossy())
+}
+
+type Setback = (&'static str, io::Error);
+
+fn prepare(words: &[OsString]) -> Result<Image, Setback> {
+    let to = |attempt: &'static str| move |error: io::Error| (attempt, error);
+    let filter =
+        Filter::compile().map_err(|error| ("build the system call filter", io::Error::other(error)))?;
+    furnish(&Path::new(OURS).join(SKELETON), Path::new(HOME)).map_err(to("furnish the home"))?;
+    fs::write(PID, std::process::id().to_string()).map_err(to("say which process the command is"))?;
+    let image = image(words).map_err(to("prepare the command"))?;
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+    // Where the engine's own filter refuses the call, there is no keyring to reach either.
+    let _ = identity::new_session_keyring();
+    process::no_core_dumps().map_err(to("keep core handlers away"))?;
+    nix::sys::prctl::set_no_new_privs().map_err(|errno| ("refuse new privileges", errno.into()))?;
+    descriptors::close_on_exec_from(3).map_err(to("close foreign descriptors"))?;
+    process::reset_signals().map_err(to("reset signals"))?;
+    filter.install().map_err(|error| ("install the system call filter", io::Error::other(error)))?;
+    Ok(image)
+}
+
+/// Copies what is in `from` to `to`, where it is not there yet.
+fn furnish(from: &Path, to: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            match fs::DirBuilder::new().mode(0o700).create(&target) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                Ok(()) | Err(_) => {}
+            }
+            furnish(&entry.path(), &target)?;
+        } else if !target.exists() {
+            fs::copy(entry.path(), &target)?;
+        }
+    }
+    Ok(())
+}
+
+fn image(words: &[OsString]) -> io::Result<Image> {
+    let c_string =
+        |bytes: Vec<u8>| CString::new(bytes).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput));
+    let arguments = words.iter().map(|word| c_string(word.clone().into_vec())).collect::<io::Result<_>>()?;
+    let variable =
+        |(name, value): (OsString, OsString)| c_string([name.as_bytes(), b"=", value.as_bytes()].concat());
+    let environment = std::env::vars_os().map(variable).collect::<io::Result<_>>()?;
+    Ok(Image::new(arguments, environment))
+}
+
+/// Tries the command by its path, or in each directory of PATH.
+fn execute(word: Option<&OsString>, image: &Image) -> io::Error {
+    let absent = || io::Error::from_raw_os_error(libc::ENOENT);
+    let Some(word) = word else { return absent() };
+    let places: Vec<PathBuf> = if word.as_bytes().contains(&b'/') {
+        vec![PathBuf::from(word)]
+    } else {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let directories = path.as_bytes().split(|byte| *byte == b':').filter(|part| !part.is_empty());
+        directories.map(|part| Path::new(OsStr::from_bytes(part)).join(word)).collect()
+    };
+    let mut last = absent();
+    for place in places {
+        let Ok(path) = CString::new(place.into_os_string().into_vec()) else { continue };
+        let error = match image.execute(&path) {
+            Err(error) => error,
+            Ok(never) => match never {},
+        };
+        if !matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) {
+            last = error;
+        }
+    }
+    last
+}

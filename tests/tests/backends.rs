@@ -1,0 +1,360 @@
+//! What holds for a bottle whatever its walls are made of: one story of escapes and one of provisions, told for each backend.
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+use std::process::Command;
+
+use serde_json::Value;
+use tempfile::TempDir;
+use tests::{Binaries, Docker, Finished, HttpsEcho, Process, Run};
+
+const TOKEN: &str = "ghp_the-real-token-that-no-bottle-sees";
+/// The owner of the working directory: whoever starts a container's agent as itself needs one that is not root.
+const OWNER: u32 = 64_300;
+
+/// Where the host answers both kinds of bundle: on the engine's own bridge.
+const HOST: &str = "172.17.0.1";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Sandbox,
+    Docker,
+}
+
+/// A host with a bottle to be started on it, and an API outside.
+struct Stage {
+    kind: Kind,
+    docker: Docker,
+    image: String,
+    root: TempDir,
+    api: HttpsEcho,
+    name: String,
+}
+
+impl Stage {
+    fn new(kind: Kind, docker: Docker) -> Self {
+        let image = docker.bundle_image().unwrap();
+        let api = HttpsEcho::start_on(HOST.parse().unwrap(), &[HOST]).unwrap();
+        let root = tempfile::Builder::new().prefix("bc-back-").tempdir().unwrap();
+        fs::set_permissions(root.path(), fs::Permissions::from_mode(0o711)).unwrap();
+        for name in ["work", "state", "run"] {
+            fs::create_dir(root.path().join(name)).unwrap();
+        }
+        std::os::unix::fs::chown(root.path().join("work"), Some(OWNER), Some(OWNER)).unwrap();
+        let name = format!("t{}-{}", std::process::id(), if kind == Kind::Docker { "d" } else { "s" });
+        let stage = Self { kind, docker, image, root, api, name };
+        stage.write(
+            "bottle.yaml",
+            &format!(
+                "routes: routes.yaml\nsecrets:\n  KEY: {{env: STORY_TOKEN}}\nupstream_ca: {}\n",
+                stage.api.ca().display()
+            ),
+        );
+        stage.write("routes.yaml", &format!(
+            "routes:\n  - host: {HOST}\n    ports: [{port}]\n    allow_private: [\"{HOST}/32:{port}\"]\n    matches:\n      \
+             - paths: [{{type: prefix, value: /v1/}}]\n        methods: [GET]\n    auth_scheme: bearer\n    token_env: KEY\n",
+            port = stage.api.port()
+        ));
+        stage
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.root.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.path(name), text).unwrap();
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command =
+            self.docker.command(&Binaries::find().unwrap().program("bottlecap").to_string_lossy());
+        command.args(words).current_dir(self.path("work"));
+        command.env("XDG_STATE_HOME", self.path("state")).env("XDG_RUNTIME_DIR", self.path("run"));
+        command.env("STORY_TOKEN", TOKEN).env("BOTTLECAP_SIDECARS_IMAGE", &self.image);
+        command
+    }
+
+    fn run_words(&self) -> Vec<String> {
+        let manifest = self.path("bottle.yaml").display().to_string();
+        let mut words = vec!["run", "--bottle", &manifest, "--name", &self.name, "--report"];
+        match self.kind {
+            Kind::Sandbox => words.extend(["--backend", "sandbox"]),
+            Kind::Docker => words.extend(["--backend", "docker", "--image", &self.image]),
+        }
+        words.push("--");
+        words.into_iter().map(str::to_owned).collect()
+    }
+
+    /// The bottle with a shell script in it, to its end.
+    fn bottle(&self, script: &str) -> Finished {
+        Run::from(self.started(script)).finish().unwrap()
+    }
+
+    fn started(&self, script: &str) -> Command {
+        let mut words = self.run_words();
+        words.extend(["bash", "-c", script].map(str::to_owned));
+        self.command(&words.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    /// Names of what the engine has of this bottle.
+    fn objects(&self) -> String {
+        let filter = format!("label=bottlecap.bottle={}", self.name);
+        ["container ls --all --quiet", "network ls --quiet", "volume ls --quiet"]
+            .map(|words| {
+                let words = words.split(' ').chain(["--filter", &filter]);
+                self.docker.run(words).ok().unwrap()
+            })
+            .join("")
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        drop(Run::from(self.command(&["cleanup", "--history", "--yes"])).finish());
+    }
+}
+
+/// Tells `story` for each backend.
+fn for_each(story: impl Fn(&Stage)) {
+    for kind in [Kind::Sandbox, Kind::Docker] {
+        let Some(docker) = Docker::connect().unwrap() else { return };
+        eprintln!("as {kind:?}");
+        story(&Stage::new(kind, docker));
+    }
+}
+
+/// Says for each pair of host and port whether a connection can be opened, and for each name whether it is known.
+const PROBE: &str = r#"
+reach() { if timeout 4 bash -c "exec 3<>/dev/tcp/$1/$2" 2>/dev/null; then echo "reaches $1 $2"; fi; }
+knows() { if timeout 8 getent ahosts "$1" >/dev/null 2>&1; then echo "knows $1"; fi; }
+"#;
+
+#[test]
+fn a_bottle_reaches_its_bundle_and_nothing_else() {
+    for_each(|stage| {
+        // Services of this host on every address it has, and another container beside the bottle.
+        let service = TcpListener::bind("[::]:0").unwrap();
+        let port = service.local_addr().unwrap().port();
+        let neighbour = ["--entrypoint=sleep", &stage.image, "infinity"];
+        let neighbour = stage.docker.container(neighbour).unwrap();
+        neighbour.start().unwrap();
+        let beside = neighbour.inspect("{{.NetworkSettings.IPAddress}}").unwrap();
+        let addresses = Run::new("hostname").args(["-I"]).ok().unwrap();
+        let mut script = String::from(PROBE);
+        for ours in ["9099", "9418", "9420", "9100"] {
+            script.push_str(&format!("reach egress {ours}\n"));
+        }
+        script.push_str("knows egress; knows supervise\n");
+        for address in addresses.split_whitespace().chain([HOST, &beside]) {
+            script.push_str(&format!("reach {address} {port}\n"));
+        }
+        // The host's end of the bottle's own network, wherever that is, by both protocols.
+        script.push_str(&format!(
+            "for hop in $(awk 'NR>1 && $3!=\"00000000\" {{print $3}}' /proc/net/route); do \
+             reach $((0x${{hop:6:2}})).$((0x${{hop:4:2}})).$((0x${{hop:2:2}})).$((0x${{hop:0:2}})) {port}; done\n\
+             for link in $(ls /sys/class/net 2>/dev/null || cut -d: -f1 /proc/net/dev | tail -n +3); do reach fe80::1%$link {port}; done\n\
+             reach {HOST} {api}\nreach 1.1.1.1 443\nreach 1.1.1.1 53\nreach 169.254.169.254 80\nreach fd00:ec2::254 80\nreach 8.8.8.8 53\n\
+             knows api.example.com\nknows data.leaks.example.com\nknows metadata.google.internal\nknows host.docker.internal\n\
+             cat /proc/net/if_inet6 2>/dev/null | grep -v ' lo$'\n\
+             ls -d /var/run/docker.sock /run/docker.sock /run/containerd /sys/fs/cgroup/docker 2>/dev/null\ntrue\n",
+            api = stage.api.port()
+        ));
+        let finished = stage.bottle(&script);
+        let wanted = "reaches egress 9099\nreaches egress 9418\nreaches egress 9420\nreaches egress 9100\nknows egress\nknows supervise";
+        assert_eq!(finished.stdout, wanted, "{}", finished.stderr);
+        // The probe sees a way out where there is one.
+        let open = Run::new("bash")
+            .args(["-c", &format!("{PROBE}reach {HOST} {port}\nreach {HOST} {}", stage.api.port())]);
+        assert_eq!(open.ok().unwrap().lines().count(), 2);
+    });
+}
+
+#[test]
+fn what_the_walls_hide_is_not_there_and_what_they_keep_cannot_be_changed() {
+    for_each(|stage| {
+        fs::write(stage.path("beside"), "of the host").unwrap();
+        let beside = stage.path("beside").display().to_string();
+        let state = stage.path("state").display().to_string();
+        let script = format!(
+            "id -u; grep -E '^(CapEff|CapBnd|NoNewPrivs|Seccomp):' /proc/self/status | tr -d '\\t'\n\
+             for path in /etc/shadow /root/.ssh {beside} {state} /dev/kvm /dev/mem; do \
+               if [ -r \"$path\" ]; then echo \"sees $path\"; fi; done\n\
+             for path in /x /etc/x /usr/x /etc/bottlecap/ca.pem /etc/passwd /proc/sys/kernel/hostname; do \
+               if (echo x >>\"$path\") 2>/dev/null; then echo \"writes $path\"; fi; done\n\
+             ls /proc/1/fd /proc/1/cwd 2>/dev/null && echo 'looks into its init'\n\
+             if unshare --user true 2>/dev/null; then echo 'makes namespaces'; fi\n\
+             echo made >made; touch ~/own /tmp/own /run/own && echo 'has places of its own'\n"
+        );
+        let finished = stage.bottle(&script);
+        let lines: Vec<&str> = finished.stdout.lines().skip(1).collect();
+        let walls = [
+            "CapEff:0000000000000000",
+            "CapBnd:0000000000000000",
+            "NoNewPrivs:1",
+            "Seccomp:2",
+            "has places of its own",
+        ];
+        // /run of a sandbox belongs to nobody.
+        let walls = if stage.kind == Kind::Sandbox { &walls[..4] } else { &walls[..] };
+        assert_eq!(lines, walls, "{}", finished.stderr);
+        use std::os::unix::fs::MetadataExt as _;
+        assert_eq!(fs::metadata(stage.path("work/made")).unwrap().uid(), OWNER);
+    });
+}
+
+#[test]
+fn the_secret_is_where_it_is_used_and_nowhere_else() {
+    for_each(|stage| {
+        // Read by the story while the bottle runs: the agent says when it is there, and waits for a word.
+        let script = format!(
+            "{PROBE}env | grep -c ghp_the; grep -rls ghp_the /proc/[0-9]*/environ /proc/[0-9]*/cmdline /etc /run /tmp ~ . 2>/dev/null\n\
+             exec 3<>/dev/tcp/egress/9099\n\
+             printf 'GET http://_egress.local/allowlist HTTP/1.1\\r\\nHost: _egress.local\\r\\nConnection: close\\r\\n\\r\\n' >&3; grep -c ghp_the <&3\n\
+             echo there; touch there; read -r word"
+        );
+        let mut command = stage.started(&script);
+        command.stdin(std::process::Stdio::piped());
+        let mut bottle = Process::start(&mut command).unwrap();
+        bottle.stdout.wait(|line| line == "there").unwrap();
+        assert_eq!(
+            bottle.stdout.text().lines().filter(|line| *line != "there").collect::<Vec<_>>(),
+            ["0", "0"]
+        );
+
+        let found = Run::new("grep").args(["-rlsF", TOKEN]).args([stage.path("state"), stage.path("run")]);
+        assert_eq!(found.finish().unwrap().stdout, "", "files of the host");
+        for container in stage.objects().lines() {
+            let told = stage.docker.run(["inspect", container]).finish().unwrap().stdout;
+            assert!(!told.contains(TOKEN), "docker inspect shows the secret");
+        }
+        // Only who started it has it in its environment.
+        let shown = Run::new("bash").args([
+            "-c",
+            "grep -lF \"$0\" /proc/[0-9]*/cmdline 2>/dev/null | wc -l",
+            "ghp_the-real-token-that-no-bottle-see",
+        ]);
+        assert!(shown.ok().unwrap().parse::<u32>().unwrap() <= 2, "an argument shows the secret");
+        bottle.signal(nix::sys::signal::Signal::SIGTERM).unwrap();
+        bottle.wait().unwrap();
+    });
+}
+
+#[test]
+fn a_bottle_is_provided_with_what_its_programs_need() {
+    for_each(|stage| {
+        let url = format!("https://{HOST}:{}", stage.api.port());
+        let host = format!("{HOST}:{}", stage.api.port());
+        // openssl follows the system's own place here, as what reads no variable does.
+        let request = format!(
+            "env -u SSL_CERT_FILE sh -c \"printf 'GET /v1/users HTTP/1.1\\r\\nHost: {host}\\r\\nAuthorization: Bearer mine\\r\\nConnection: close\\r\\n\\r\\n' \
+             | timeout 30 openssl s_client -quiet -ign_eof -verify_return_error -CAfile /etc/ssl/certs/ca-certificates.crt -verify_ip {HOST} \
+               -proxy egress:9099 -connect {host} 2>/dev/null\""
+        );
+        let script = format!(
+            "{request}\necho; echo \"$NODE_EXTRA_CA_CERTS $SSL_CERT_FILE $GIT_SSL_CAINFO $CARGO_HTTP_CAINFO $DENO_CERT $REQUESTS_CA_BUNDLE\"\n\
+             cat $NODE_EXTRA_CA_CERTS | grep -c BEGIN; cat ~/.claude.json | tr -d ' \\n'; echo\n\
+             head -c 4 /etc/bottlecap/cacerts.jks | od -An -tx1; git config --system --list >/dev/null && echo git\n"
+        );
+        let finished = stage.bottle(&script);
+        let said = &finished.stdout;
+        assert!(
+            said.contains(&format!("Bearer {TOKEN}")) && !said.contains("Bearer mine"),
+            "{url}: {finished:?}"
+        );
+        assert!(said.contains("/etc/bottlecap/ca.pem /etc/bottlecap/ca-bundle.pem"), "{said}");
+        assert!(said.contains("\"alwaysLoad\":true") && said.contains("http://supervise:9100/mcp"), "{said}");
+        assert!(said.contains("fe ed fe ed") || stage.kind == Kind::Sandbox, "{said}");
+        // The report comes in its fixed order, and is kept.
+        let reported: Vec<&str> =
+            finished.stderr.lines().filter_map(|line| line.split_whitespace().nth(1)).collect();
+        let order =
+            ["authority", "trust", "trust-java", "agent", "git", "workdir", "mcp", "environment", "image"];
+        let wanted: Vec<&str> = order.into_iter().filter(|step| reported.contains(step)).collect();
+        assert_eq!(reported, wanted, "{}", finished.stderr);
+        assert!(reported.len() >= 6, "{reported:?}");
+        let info: Value =
+            serde_json::from_str(&Run::from(stage.command(&["info", &stage.name, "--json"])).ok().unwrap())
+                .unwrap();
+        assert_eq!(info["provided"][0]["step"], "authority");
+        assert!(info["provided"][0]["detail"].as_str().unwrap().starts_with("SHA-256 "), "{info}");
+    });
+}
+
+#[test]
+fn a_bottle_that_ends_leaves_nothing_however_it_ends() {
+    use nix::sys::signal::Signal;
+    for_each(|stage| {
+        for signal in [None, Some(Signal::SIGTERM), Some(Signal::SIGKILL)] {
+            let mut command = stage.started("echo there; read -r word");
+            command.stdin(std::process::Stdio::piped());
+            let mut bottle = Process::start(&mut command).unwrap();
+            bottle.stdout.wait(|line| line == "there").unwrap();
+            assert_eq!(stage.objects().is_empty(), stage.kind == Kind::Sandbox);
+            match signal {
+                None => drop(Run::from(stage.command(&["stop", &stage.name])).ok().unwrap()),
+                Some(signal) => bottle.signal(signal).unwrap(),
+            }
+            bottle.wait().unwrap();
+            // Whoever holds the bottle now is the guard, which goes when it has removed everything.
+            let lock = stage.path("state/bottlecap/bottles").join(&stage.name).join("lock");
+            Run::new("flock").args([lock.as_os_str(), "true".as_ref()]).ok().unwrap();
+            assert_eq!(stage.objects(), "", "after {signal:?}");
+        }
+        Run::from(stage.command(&["cleanup", "--history", "--yes"])).ok().unwrap();
+        assert!(fs::read_dir(stage.path("state/bottlecap/bottles")).unwrap().next().is_none());
+        let sockets = fs::read_dir(stage.path("run/bottlecap")).map_or(0, Iterator::count);
+        assert_eq!(sockets, 0);
+    });
+}
+
+#[test]
+fn the_command_has_its_input_its_signals_and_its_exit_code() {
+    for_each(|stage| {
+        let run = Run::from(stage.started("cat; exit 7")).input("through\n").finish().unwrap();
+        assert_eq!((run.stdout.as_str(), run.code), ("through", 7), "{}", run.stderr);
+
+        let mut command =
+            stage.started("trap 'echo asked; exit 9' TERM; echo there; while :; do sleep 0.1; done");
+        let mut bottle = Process::start(&mut command).unwrap();
+        bottle.stdout.wait(|line| line == "there").unwrap();
+        bottle.signal(nix::sys::signal::Signal::SIGTERM).unwrap();
+        assert_eq!(bottle.wait().unwrap(), 9);
+        assert!(bottle.stdout.text().contains("asked"));
+    });
+}
+
+#[test]
+fn the_persons_commands_work_on_a_bottle_of_containers() {
+    let Some(docker) = Docker::connect().unwrap() else { return };
+    let stage = Stage::new(Kind::Docker, docker);
+    let mut command = stage.started("echo there; read -r word");
+    command.stdin(std::process::Stdio::piped());
+    let mut bottle = Process::start(&mut command).unwrap();
+    bottle.stdout.wait(|line| line == "there").unwrap();
+    let said = |words: &[&str]| Run::from(stage.command(words)).ok().unwrap();
+
+    let listed: Value = serde_json::from_str(&said(&["list", "--json"])).unwrap();
+    assert_eq!((&listed[0]["running"], &listed[0]["backend"]), (&true.into(), &"docker".into()));
+    let info = said(&["info", &stage.name]);
+    for daemon in ["egress", "git-gate", "supervise"] {
+        assert!(
+            info.lines()
+                .any(|line| line.starts_with("daemon") && line.contains(daemon) && line.contains("ready")),
+            "{info}"
+        );
+    }
+    assert!(said(&["logs", &stage.name]).contains("all daemons are ready"));
+    let changed = stage.path("changed.yaml");
+    fs::write(&changed, fs::read_to_string(stage.path("routes.yaml")).unwrap().replace("/v1/", "/v2/"))
+        .unwrap();
+    said(&["routes", "apply", &changed.display().to_string(), "--yes"]);
+    assert!(said(&["routes", "show"]).contains("/v2/"));
+    assert!(said(&["requests", "list"]).lines().count() <= 1);
+    said(&["stop", &stage.name]);
+    bottle.wait().unwrap();
+    assert!(said(&["audit", "verify", "--bottle", &stage.name]).contains("egress"));
+}
