@@ -72,7 +72,9 @@ fn a_secret_that_the_routes_need_is_missed_before_the_start() {
 #[test]
 fn containers_without_an_engine_or_without_root_are_refused_with_a_next_step() {
     let directory = tempfile::tempdir().unwrap();
-    let told = bottlecap(directory.path(), &["run", "--backend", "docker", "--", "true"]);
+    fs::create_dir(directory.path().join("work")).unwrap();
+    let words = ["run", "--backend", "docker", "--mount", "work", "--", "true"];
+    let told = bottlecap(directory.path(), &words);
     assert!(
         told.contains("hint: ") && told.contains("--backend sandbox") && told.ends_with("exit 64"),
         "{told}"
