@@ -174,7 +174,12 @@ impl Bottle {
             Log::Console => CONSOLE_LOG,
         });
         let told = || format!("cannot read {}", path.display());
-        let mut file = File::open(&path).failing(told)?;
+        let mut file = File::open(&path).failing(told).map_err(|fault| match log {
+            Log::Daemons => fault,
+            Log::Console => fault.with_hint(
+                "a bottle that `run` started writes to where it was started; `start` keeps what it writes",
+            ),
+        })?;
         let changes = Inotify::init(InitFlags::IN_CLOEXEC).failing(told)?;
         changes.add_watch(&path, AddWatchFlags::IN_MODIFY).failing(told)?;
         let holder = if follow { self.holder() } else { None };

@@ -227,8 +227,11 @@ fn requests(screen: &Screen, palette: Palette, now: Timestamp) -> Vec<(String, S
         let sign = if waits(view.state) { '?' } else { ' ' };
         let age = span(now.duration_since(view.created_at));
         let ask = plain(&view.proposal.to_string());
-        let reason = plain(view.proposal.reason());
-        (format!("{sign} {:<11} {age:>4}  {ask}  \"{reason}\"", view.state.as_str()), style)
+        let reason = match view.proposal.reason() {
+            "" => String::new(),
+            reason => format!("  \"{}\"", plain(reason)),
+        };
+        (format!("{sign} {:<11} {age:>4}  {ask}{reason}", view.state.as_str()), style)
     };
     screen.requests().into_iter().map(row).collect()
 }
