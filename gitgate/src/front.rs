@@ -153,10 +153,18 @@ impl Front {
     /// The repository that a path names, or what to tell the client.
     pub(crate) fn served(&self, path: &str) -> Result<Arc<Served>, String> {
         crate::request::name(path).and_then(|name: RepoName| self.state.find(&name)).ok_or_else(|| {
-            format!(
-                "git-gate: no repository `{}` here; the operator names repositories in repos.yaml, and they are served as /NAME.git",
-                path.escape_debug()
-            )
+            let shown = path.escape_debug();
+            // Git replaces the beginning of an address, wherever that ends.
+            let longer = |name: &RepoName| path.strip_prefix('/').is_some_and(|p| p.starts_with(&format!("{name}.git")));
+            match self.state.all().iter().map(|served| &served.repo.name).find(|name| longer(name)) {
+                Some(name) => format!(
+                    "git-gate: no repository `{shown}` here: its address begins like that of `{name}`, but it is another one; \
+                     the operator names repositories in repos.yaml"
+                ),
+                None => format!(
+                    "git-gate: no repository `{shown}` here; the operator names repositories in repos.yaml, and they are served as /NAME.git"
+                ),
+            }
         })
     }
 

@@ -2,13 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
+use std::pin::Pin;
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use repos::{Moment, Upstream};
 use tokio::io::{
-    AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader,
+    AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader, ReadBuf,
 };
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{oneshot, watch};
@@ -71,18 +74,21 @@ pub(crate) async fn receive(
         Ok((command, socket)) => {
             let (told, reasons) = watch::channel(None);
             let (left, gone) = watch::channel(false);
+            let proof = Mutex::new(None);
             let talk = Talk {
                 served,
                 state,
                 ledger,
                 holds,
                 pushed: &mut pushed,
-                proof: None,
+                proof: &proof,
                 release: None,
                 told,
                 gone,
             };
             let Client { reader, writer } = client;
+            // Upstream proves that it is there while the objects come in.
+            let reader = AtFirst { reader, begin: Some(|| *lock(&proof) = ask(served, state)) };
             let (answers, answer) = tokio::io::duplex(PIPE_BYTES);
             let (over, ended) = oneshot::channel::<()>();
             let work = async {
@@ -144,13 +150,55 @@ struct Talk<'a> {
     holds: &'a Holds,
     pushed: &'a mut Pushed,
     /// Upstream is asked for it while the objects are judged.
-    proof: Option<(Instant, JoinHandle<Proof>)>,
+    proof: &'a Mutex<Option<AskedProof>>,
     /// Where the report of the push waits for why refs were refused.
     told: watch::Sender<Option<Reasons>>,
     /// The digest of a push that passes although secrets were found in it.
     release: Option<String>,
     /// Whether nobody reads the answer any more.
     gone: watch::Receiver<bool>,
+}
+
+/// When upstream was asked for a proof, and what comes of it.
+type AskedProof = (Instant, JoinHandle<Proof>);
+
+/// Begins to ask upstream whether it is there, where a kept session would be gone through.
+fn ask(served: &Served, state: &State) -> Option<AskedProof> {
+    let Upstream::Ssh(ssh) = &served.repo.upstream else { return None };
+    let (gate, ssh) = (state.gate.clone(), ssh.clone());
+    let config = gate.ssh_config(&served.repo.name);
+    let warm = state.warm.check(&ssh);
+    warm.then(|| (Instant::now(), tokio::spawn(async move { proof::ask(&gate, &ssh, &config).await })))
+}
+
+fn lock(proof: &Mutex<Option<AskedProof>>) -> MutexGuard<'_, Option<AskedProof>> {
+    proof.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A reader that begins something when the first command of a push comes.
+struct AtFirst<R, F> {
+    reader: R,
+    begin: Option<F>,
+}
+
+impl<R: AsyncRead + Unpin, F: FnOnce() + Unpin> AsyncRead for AtFirst<R, F> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.reader).poll_read(cx, buffer);
+        let read = &buffer.filled()[before..];
+        // Four zeros say that there is nothing to push.
+        if !read.is_empty()
+            && !read.starts_with(b"0000")
+            && let Some(begin) = self.begin.take()
+        {
+            begin();
+        }
+        polled
+    }
 }
 
 /// Why a push may not go on.
@@ -306,7 +354,10 @@ impl Talk<'_> {
         self.pushed.updates.truncate(REFS_MAX);
         match judged {
             Ok(Permit { bounds, .. }) => {
-                self.proof = self.ask();
+                let mut asked = lock(self.proof);
+                if asked.is_none() {
+                    *asked = ask(self.served, self.state);
+                }
                 ToHook::Inspect { bounds }
             }
             Err(no) => {
@@ -360,20 +411,11 @@ impl Talk<'_> {
         })
     }
 
-    /// Begins to ask upstream whether it is there, where a kept session would be gone through.
-    fn ask(&self) -> Option<(Instant, JoinHandle<Proof>)> {
-        let Upstream::Ssh(ssh) = &self.served.repo.upstream else { return None };
-        let (gate, ssh) = (self.state.gate.clone(), ssh.clone());
-        let config = gate.ssh_config(&self.served.repo.name);
-        let warm = self.state.warm.check(&ssh);
-        warm.then(|| (Instant::now(), tokio::spawn(async move { proof::ask(&gate, &ssh, &config).await })))
-    }
-
     /// Ends a kept session without a proof of now: the push makes a connection of its own then.
     async fn prove(&mut self) {
         let Upstream::Ssh(ssh) = &self.served.repo.upstream else { return };
-        let early = self.proof.take().filter(|(asked, _)| asked.elapsed() < PROOF_MAX);
-        let Some((_, asked)) = early.or_else(|| self.ask()) else { return };
+        let early = lock(self.proof).take().filter(|(asked, _)| asked.elapsed() < PROOF_MAX);
+        let Some((_, asked)) = early.or_else(|| ask(self.served, self.state)) else { return };
         if asked.await.unwrap_or(Proof::Missing) == Proof::Missing {
             self.state.warm.end(ssh);
         }
