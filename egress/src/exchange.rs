@@ -365,7 +365,7 @@ impl Judged {
                     return Err(inspect::Objection::Secret("header").refusal(name.as_str()));
                 }
             }
-            *format = Inspection::format(&parts.headers)?;
+            *format = inspection.format(&parts.headers)?;
         }
         if watch.scrub.is_some() {
             Scrub::prepare(&mut parts.headers);

@@ -11,7 +11,7 @@ use http::header::{
     ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE,
     HeaderMap, HeaderName, HeaderValue, PRAGMA, TE, USER_AGENT,
 };
-use policy::{Detector, Dlp, OnMatch};
+use policy::{Detector, Dlp, OnMatch, Unreadable};
 use scan::{Bounds, Encoding, Finding, Known, Report, Rules, Scanner};
 
 pub(crate) use body::examined;
@@ -29,6 +29,7 @@ pub(crate) struct Inspection {
     rules: Option<&'static Rules>,
     known: Option<Arc<Known>>,
     on_match: OnMatch,
+    unreadable: Unreadable,
     /// What went to the same place before.
     destination: Arc<Destination>,
     /// Why the request was cut, once it was.
@@ -71,6 +72,7 @@ impl Inspection {
             rules,
             known,
             on_match: dlp.on_match,
+            unreadable: dlp.unreadable,
             destination,
             verdict: Arc::default(),
         })
@@ -105,16 +107,16 @@ impl Inspection {
         let mut scanner = self.scanner();
         scanner.feed(&text);
         let Report { findings, uninspectable } = scanner.finish();
-        if let Some(reason) = uninspectable {
-            return Err(Objection::Uninspectable(reason).refusal("head"));
+        self.readable(uninspectable).map_err(|objection| objection.refusal("head"))?;
+        if let Some(found) = findings.first() {
+            let in_head = |finding: &Finding| finding.line <= 3 || !finding.through.is_nothing();
+            if self.on_match != OnMatch::Redact || findings.iter().any(in_head) {
+                let place = place(found, headers);
+                return Err(Objection::Secret(found.rule).refusal(&place));
+            }
+            self.mask(query, headers)?;
         }
-        let Some(found) = findings.first() else { return self.pieces(first[2], query.as_deref(), headers) };
-        let in_head = |finding: &Finding| finding.line <= 3 || !finding.through.is_nothing();
-        if self.on_match != OnMatch::Redact || findings.iter().any(in_head) {
-            let place = place(found, headers);
-            return Err(Objection::Secret(found.rule).refusal(&place));
-        }
-        self.mask(query, headers)
+        self.pieces(first[2], query.as_deref(), headers)
     }
 
     /// Puts the parts of the head together, and each to what stood in its place in the requests before.
@@ -176,28 +178,43 @@ impl Inspection {
         Ok(Some(text))
     }
 
+    /// An objection where something could not be searched, and the route does not let it pass.
+    fn readable(&self, uninspectable: Option<scan::Uninspectable>) -> Result<(), Objection> {
+        match (uninspectable, self.unreadable) {
+            (Some(reason), Unreadable::Refuse) => Err(Objection::Uninspectable(reason)),
+            (Some(_), Unreadable::Pass) | (None, _) => Ok(()),
+        }
+    }
+
     /// How the body is to be searched, by what the headers say of it.
-    pub(crate) fn format(headers: &HeaderMap) -> Result<Format, Refusal> {
-        let unreadable = || Objection::Uninspectable(scan::Uninspectable::Encoding).refusal("body");
-        let mut encodings = Vec::new();
-        for named in named(headers, CONTENT_ENCODING.as_str()) {
-            if !named.eq_ignore_ascii_case("identity") {
-                encodings.push(Encoding::named(&named).ok_or_else(unreadable)?);
-            }
+    pub(crate) fn format(&self, headers: &HeaderMap) -> Result<Format, Refusal> {
+        match (format_of(headers), self.unreadable) {
+            (Err(_), Unreadable::Pass) => Ok(Format::Plain),
+            (format, _) => format,
         }
-        let content_type = headers.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
-        let is_grpc = content_type.to_ascii_lowercase().starts_with(b"application/grpc");
-        match encodings[..] {
-            [] if is_grpc => match named(headers, "grpc-encoding").as_slice() {
-                [] => Ok(Format::Grpc(None)),
-                [one] if one.eq_ignore_ascii_case("identity") => Ok(Format::Grpc(None)),
-                [one] => Encoding::named(one).map(|named| Format::Grpc(Some(named))).ok_or_else(unreadable),
-                _ => Err(unreadable()),
-            },
-            [] => Ok(Format::Plain),
-            [one] if !is_grpc => Ok(Format::Encoded(one)),
+    }
+}
+
+fn format_of(headers: &HeaderMap) -> Result<Format, Refusal> {
+    let unreadable = || Objection::Uninspectable(scan::Uninspectable::Encoding).refusal("body");
+    let mut encodings = Vec::new();
+    for named in named(headers, CONTENT_ENCODING.as_str()) {
+        if !named.eq_ignore_ascii_case("identity") {
+            encodings.push(Encoding::named(&named).ok_or_else(unreadable)?);
+        }
+    }
+    let content_type = headers.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+    let is_grpc = content_type.to_ascii_lowercase().starts_with(b"application/grpc");
+    match encodings[..] {
+        [] if is_grpc => match named(headers, "grpc-encoding").as_slice() {
+            [] => Ok(Format::Grpc(None)),
+            [one] if one.eq_ignore_ascii_case("identity") => Ok(Format::Grpc(None)),
+            [one] => Encoding::named(one).map(|named| Format::Grpc(Some(named))).ok_or_else(unreadable),
             _ => Err(unreadable()),
-        }
+        },
+        [] => Ok(Format::Plain),
+        [one] if !is_grpc => Ok(Format::Encoded(one)),
+        _ => Err(unreadable()),
     }
 }
 

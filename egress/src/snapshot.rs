@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use policy::{Credential, Defaults, Diagnostics, GrantId, HostPattern, Policy, PrivateAllow, Route, Scheme};
+use policy::{
+    Credential, Defaults, Diagnostics, GrantId, HostPattern, Policy, PrivateAllow, Resolves, Route, Scheme,
+};
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
@@ -52,6 +54,7 @@ struct Upstream {
     scheme: Scheme,
     ports: Vec<u16>,
     allow_private: Vec<PrivateAllow>,
+    resolves: Resolves,
     connect_timeout: Duration,
     grant: Option<GrantId>,
     credential: Option<Credential>,
@@ -64,6 +67,7 @@ impl Upstream {
             scheme: route.scheme(),
             ports: route.ports().to_vec(),
             allow_private: route.allow_private().to_vec(),
+            resolves: route.resolves(),
             connect_timeout: defaults.connect_timeout,
             grant: route.grant().cloned(),
             credential: route.credential().cloned(),

@@ -289,7 +289,7 @@ impl Tunnel {
             // First, because the routes may be others since CONNECT was answered.
             biased;
             denial = Arc::clone(&limits.lease).ended() => Err(denial.into()),
-            dialled = dialer.dial(&endpoint.host, endpoint.port, route.allow_private(), until) => {
+            dialled = dialer.dial(&endpoint.host, endpoint.port, (route.allow_private(), route.resolves()), until) => {
                 dialled.map_err(|error| upstream::refusal_of_dial(&error))
             }
         };

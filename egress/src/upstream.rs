@@ -118,7 +118,7 @@ impl RouteClient {
         let client = |tls: &Arc<ClientConfig>| {
             let connector = Connector::new(
                 Arc::clone(&open.dialer),
-                route.allow_private().to_vec(),
+                (route.allow_private().to_vec(), route.resolves()),
                 Arc::clone(tls),
                 defaults.connect_timeout,
                 Arc::clone(gauge),

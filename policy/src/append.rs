@@ -7,7 +7,7 @@ use crate::limits::RouteLimits;
 use crate::matches::{Match, PathMatch};
 use crate::pattern::HostPattern;
 use crate::policy::Policy;
-use crate::route::{Route, RouteId, Tls, Verdict};
+use crate::route::{Resolves, Route, RouteId, Tls, Verdict};
 
 /// Why a grant cannot be written into a file, or taken out.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -98,6 +98,7 @@ impl Grant {
             git_fetch: false,
             tls: Tls::Intercept,
             allow_private: Vec::new(),
+            resolves: Resolves::Here,
             expires_at: Some(self.expires_at),
             grant: Some(self.id.clone()),
             limits: RouteLimits::default(),

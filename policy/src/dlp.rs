@@ -9,6 +9,18 @@ pub struct Dlp {
     pub inbound: Vec<Detector>,
     /// What follows when a request has it.
     pub on_match: OnMatch,
+    /// What follows when a request cannot be searched.
+    pub unreadable: Unreadable,
+}
+
+/// What follows when something of a request cannot be searched: another encoding, an encrypted archive, more than the bounds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Unreadable {
+    /// `refuse`: the request ends there.
+    #[default]
+    Refuse,
+    /// `pass`: it goes on, searched as far as it can be.
+    Pass,
 }
 
 /// What is searched for.
@@ -43,4 +55,9 @@ impl Detector {
 impl OnMatch {
     pub(crate) const WORDS: [(&'static str, OnMatch); 3] =
         [("block", OnMatch::Block), ("redact", OnMatch::Redact), ("supervise", OnMatch::Supervise)];
+}
+
+impl Unreadable {
+    pub(crate) const WORDS: [(&'static str, Unreadable); 2] =
+        [("refuse", Unreadable::Refuse), ("pass", Unreadable::Pass)];
 }

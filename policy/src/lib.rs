@@ -56,7 +56,7 @@ pub use credential::{AgentCredentials, AuthScheme, Credential, SecretName, Secre
 pub use decide::{Code, Decision, Denial, Front, RequestHead};
 pub use describe::describe;
 pub use diagnostic::{Diagnostic, Diagnostics};
-pub use dlp::{Detector, Dlp, OnMatch};
+pub use dlp::{Detector, Dlp, OnMatch, Unreadable};
 pub use grant::{Grant, GrantId, GrantIdError};
 pub use host::{Host, HostError};
 pub use limits::RouteLimits;
@@ -65,4 +65,4 @@ pub use path::{CanonicalPath, PathError};
 pub use pattern::{HostPattern, PatternError};
 pub use placeholder::{JsonPointer, Position, PositionError};
 pub use policy::{Defaults, LogLevel, Policy};
-pub use route::{Route, RouteId, Scheme, Tls, Verdict};
+pub use route::{Resolves, Route, RouteId, Scheme, Tls, Verdict};

@@ -61,6 +61,8 @@ pub(crate) struct RawRoute {
     #[serde(default, deserialize_with = "present")]
     pub(crate) allow_private: Option<Spanned<Vec<Text>>>,
     #[serde(default, deserialize_with = "present")]
+    pub(crate) parent_resolves: Option<Spanned<bool>>,
+    #[serde(default, deserialize_with = "present")]
     pub(crate) expires_at: Option<Text>,
     #[serde(default, deserialize_with = "present")]
     pub(crate) grant: Option<Text>,
@@ -83,6 +85,8 @@ pub(crate) struct RawDlp {
     pub(crate) inbound_detectors: Option<Vec<Text>>,
     #[serde(default, deserialize_with = "present")]
     pub(crate) outbound_on_match: Option<Text>,
+    #[serde(default, deserialize_with = "present")]
+    pub(crate) outbound_uninspectable: Option<Text>,
 }
 
 #[derive(Deserialize)]

@@ -66,6 +66,16 @@ impl fmt::Display for Scheme {
     }
 }
 
+/// Who looks a route's host up where there is a parent proxy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Resolves {
+    /// We do; the parent is asked for an address that was checked.
+    #[default]
+    Here,
+    /// `parent_resolves: true`: the parent is asked for the name, and where it leads is not checked.
+    Parent,
+}
+
 /// What happens to a tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -99,6 +109,7 @@ pub struct Route {
     pub(crate) git_fetch: bool,
     pub(crate) tls: Tls,
     pub(crate) allow_private: Vec<PrivateAllow>,
+    pub(crate) resolves: Resolves,
     pub(crate) expires_at: Option<jiff::Timestamp>,
     pub(crate) grant: Option<GrantId>,
     pub(crate) limits: RouteLimits,
@@ -177,6 +188,12 @@ impl Route {
     #[must_use]
     pub fn allow_private(&self) -> &[PrivateAllow] {
         &self.allow_private
+    }
+
+    /// Who looks its host up.
+    #[must_use]
+    pub fn resolves(&self) -> Resolves {
+        self.resolves
     }
 
     /// Past this it does not match.

@@ -25,7 +25,7 @@ const PATHS_MAX: usize = 16;
 const PATH_MAX_BYTES: usize = 512;
 const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
 const KEYS: [&str; 8] = ["host", "ports", "scheme", "methods", "paths", "ttl_seconds", "max_uses", "reason"];
-const OPERATOR_KEYS: [&str; 24] = [
+const OPERATOR_KEYS: [&str; 25] = [
     "matches",
     "headers",
     "query",
@@ -42,6 +42,7 @@ const OPERATOR_KEYS: [&str; 24] = [
     "tls",
     "dlp",
     "allow_private",
+    "parent_resolves",
     "limits",
     "expires_at",
     "grant",

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, LazyLock};
 
-use policy::{Detector, Dlp, OnMatch};
+use policy::{Detector, Dlp, OnMatch, Unreadable};
 use scan::Known;
 
 use crate::frames::Filter;
@@ -24,7 +24,12 @@ pub fn frames(bytes: &[u8]) {
     let Some((first, rest)) = bytes.split_first() else { return };
     let step = usize::from(first >> 1).max(1);
     let stream = if first & 1 == 0 { rest.to_vec() } else { built(rest) };
-    let dlp = Dlp { outbound: vec![Detector::KnownSecrets], inbound: Vec::new(), on_match: OnMatch::Block };
+    let dlp = Dlp {
+        outbound: vec![Detector::KnownSecrets],
+        inbound: Vec::new(),
+        on_match: OnMatch::Block,
+        unreadable: Unreadable::Refuse,
+    };
     let searched =
         || Filter::searched(Inspection::of(&dlp, &KNOWN, Arc::default()).expect("something is looked for"));
     let scrubbed = || Filter::scrubbed(Scrub::new(Arc::clone(&KNOWN), Arc::default()));

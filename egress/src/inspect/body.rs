@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::combinators::BoxBody;
 use hudsucker::{Body, Error};
-use policy::OnMatch;
+use policy::{OnMatch, Unreadable};
 use scan::Scanner;
 
 use super::messages::GrpcFrames;
@@ -25,6 +25,10 @@ pub(crate) fn examined(inner: Body, inspection: &Inspection, format: Format) -> 
         return inner;
     }
     let search = match format {
+        // What is not encoded as it says is searched as it stands.
+        Format::Encoded(encoding) if inspection.unreadable == Unreadable::Pass => {
+            Search::Either(Box::new([inspection.scanner().encoded(encoding), inspection.scanner()]))
+        }
         Format::Plain => Search::Stream(Box::new(inspection.scanner()), Some(Joint::new(inspection))),
         Format::Encoded(encoding) => Search::Stream(Box::new(inspection.scanner().encoded(encoding)), None),
         Format::Grpc(encoding) => {
@@ -47,6 +51,8 @@ pub(crate) fn examined(inner: Body, inspection: &Inspection, format: Format) -> 
 enum Search {
     /// The body, and its beginning put to what went before.
     Stream(Box<Scanner<'static>>, Option<Joint>),
+    /// The body decoded, and as it stands.
+    Either(Box<[Scanner<'static>; 2]>),
     Grpc(Box<(GrpcFrames, Messages)>),
 }
 
@@ -70,6 +76,7 @@ impl Examined {
                 scanner.feed(&data);
                 joint.as_mut().map_or(Ok(()), |joint| joint.feed(&data))?;
             }
+            Search::Either(both) => both.iter_mut().for_each(|scanner| scanner.feed(&data)),
             Search::Grpc(grpc) => grpc.0.feed(&data, &mut grpc.1)?,
         }
         self.taken += data.len() as u64;
@@ -85,21 +92,27 @@ impl Examined {
                 scanner.end();
                 joint.as_mut().map_or(Ok(()), Joint::end)?;
             }
+            Search::Either(both) => both.iter_mut().for_each(Scanner::end),
             Search::Grpc(grpc) => grpc.1.end_message()?,
         }
         self.judge()
     }
 
     fn judge(&mut self) -> Result<(), Objection> {
-        let Search::Stream(scanner, _) = &mut self.search else { return Ok(()) };
-        if let Some(rule) = scanner.found() {
-            let spans = if self.masks { scanner.take_spans() } else { None };
-            self.mask(spans.ok_or(Objection::Secret(rule))?);
-        }
-        if let Search::Stream(scanner, _) = &self.search
-            && let Some(reason) = scanner.uninspectable()
-        {
-            return Err(Objection::Uninspectable(reason));
+        match &mut self.search {
+            Search::Stream(scanner, _) => {
+                let uninspectable = scanner.uninspectable();
+                if let Some(rule) = scanner.found() {
+                    let spans = if self.masks { scanner.take_spans() } else { None };
+                    self.mask(spans.ok_or(Objection::Secret(rule))?);
+                }
+                self.inspection.readable(uninspectable)?;
+            }
+            Search::Either(both) => {
+                both.iter().find_map(Scanner::found).map_or(Ok(()), |rule| Err(Objection::Secret(rule)))?;
+            }
+            // Judged message by message.
+            Search::Grpc(_) => {}
         }
         if self.held() > HELD_MAX { Err(Objection::Held) } else { Ok(()) }
     }
@@ -123,6 +136,7 @@ impl Examined {
         match &self.search {
             _ if self.ended => 0,
             Search::Stream(scanner, joint) => scanner.held().max(joint.as_ref().map_or(0, Joint::held)),
+            Search::Either(both) => both.iter().map(Scanner::held).max().unwrap_or(0),
             Search::Grpc(grpc) => grpc.1.held(),
         }
     }

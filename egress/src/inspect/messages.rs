@@ -29,9 +29,9 @@ impl Messages {
             })
         });
         current.feed(part);
-        judge(current)?;
+        judge(&self.inspection, current)?;
         self.across.feed(part);
-        judge(&self.across)?;
+        judge(&self.inspection, &self.across)?;
         match encoding {
             None => self.joint.get_or_insert_with(|| Joint::new(&self.inspection)).feed(part),
             Some(_) => Ok(()),
@@ -42,7 +42,7 @@ impl Messages {
     pub(crate) fn end_message(&mut self) -> Result<(), Objection> {
         if let Some(mut current) = self.current.take() {
             current.end();
-            judge(&current)?;
+            judge(&self.inspection, &current)?;
         }
         self.joint.take().map_or(Ok(()), |mut joint| joint.end())
     }
@@ -56,11 +56,10 @@ impl Messages {
     }
 }
 
-fn judge(scanner: &Scanner<'_>) -> Result<(), Objection> {
-    match (scanner.found(), scanner.uninspectable()) {
-        (Some(rule), _) => Err(Objection::Secret(rule)),
-        (None, Some(reason)) => Err(Objection::Uninspectable(reason)),
-        (None, None) => Ok(()),
+fn judge(inspection: &Inspection, scanner: &Scanner<'_>) -> Result<(), Objection> {
+    match scanner.found() {
+        Some(rule) => Err(Objection::Secret(rule)),
+        None => inspection.readable(scanner.uninspectable()),
     }
 }
 
@@ -100,7 +99,10 @@ impl GrpcFrames {
                 self.compressed = match flag {
                     0 => false,
                     1 if self.encoding.is_some() => true,
-                    _ => return Err(Objection::Uninspectable(Uninspectable::Encoding)),
+                    _ => {
+                        messages.inspection.readable(Some(Uninspectable::Encoding))?;
+                        false
+                    }
                 };
             }
         }

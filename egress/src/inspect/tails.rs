@@ -236,13 +236,14 @@ impl Drop for Joint {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use policy::{Detector, Dlp, OnMatch};
+    use policy::{Detector, Dlp, OnMatch, Unreadable};
 
     use super::*;
 
     fn inspection(destination: &Arc<Destination>) -> Inspection {
         let outbound = vec![Detector::TokenPatterns];
-        let dlp = Dlp { outbound, inbound: Vec::new(), on_match: OnMatch::Block };
+        let dlp =
+            Dlp { outbound, inbound: Vec::new(), on_match: OnMatch::Block, unreadable: Unreadable::Refuse };
         Inspection::of(&dlp, &Arc::default(), Arc::clone(destination)).unwrap()
     }
 

@@ -9,7 +9,7 @@ use http::uri::Scheme;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::TokioIo;
-use policy::{Host, PrivateAllow};
+use policy::{Host, PrivateAllow, Resolves};
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
@@ -26,6 +26,7 @@ use crate::limits::{Gauge, Held};
 pub(crate) struct Connector {
     dialer: Arc<Dialer>,
     allow_private: Arc<[PrivateAllow]>,
+    resolves: Resolves,
     tls: TlsConnector,
     time_limit: Duration,
     gauge: Arc<Gauge>,
@@ -34,7 +35,7 @@ pub(crate) struct Connector {
 impl Connector {
     pub(super) fn new(
         dialer: Arc<Dialer>,
-        allow_private: Vec<PrivateAllow>,
+        (allow_private, resolves): (Vec<PrivateAllow>, Resolves),
         tls: Arc<ClientConfig>,
         time_limit: Duration,
         gauge: Arc<Gauge>,
@@ -42,6 +43,7 @@ impl Connector {
         Connector {
             dialer,
             allow_private: allow_private.into(),
+            resolves,
             tls: TlsConnector::from(tls),
             time_limit,
             gauge,
@@ -54,7 +56,7 @@ impl Connector {
         let host = uri.host().and_then(|host| Host::parse(host).ok()).ok_or(DialError::Name)?;
         let tls = uri.scheme() == Some(&Scheme::HTTPS);
         let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
-        let stream = self.dialer.dial(&host, port, &self.allow_private, deadline).await?;
+        let stream = self.dialer.dial(&host, port, (&self.allow_private, self.resolves), deadline).await?;
         if !tls {
             return Ok(UpstreamStream { io: UpstreamIo::Plain(TokioIo::new(stream)), _place: place });
         }

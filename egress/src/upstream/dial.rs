@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use policy::{AddressDenial, Host, PrivateAllow, address};
+use policy::{AddressDenial, Host, PrivateAllow, Resolves, address};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, timeout_at};
@@ -97,10 +97,13 @@ impl Dialer {
         &self,
         host: &Host,
         port: u16,
-        allow_private: &[PrivateAllow],
+        (allow_private, resolves): (&[PrivateAllow], Resolves),
         deadline: Instant,
     ) -> Result<TcpStream, DialError> {
         let dialled = timeout_at(deadline, async {
+            if let (Resolves::Parent, Some(parent), None) = (resolves, &self.parent, host.ip()) {
+                return parent.connect(&format!("{host}:{port}")).await.map_err(DialError::Parent);
+            }
             let addresses = self.permitted(host, port, allow_private).await?;
             self.connect(&addresses).await
         });
@@ -179,7 +182,7 @@ impl Dialer {
 
     async fn attempt(&self, address: SocketAddr) -> Result<TcpStream, DialError> {
         match &self.parent {
-            Some(parent) => parent.connect(address).await.map_err(DialError::Parent),
+            Some(parent) => parent.connect(&address.to_string()).await.map_err(DialError::Parent),
             None => TcpStream::connect(address).await.map_err(DialError::Connect),
         }
     }
@@ -234,17 +237,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_parent_gets_an_address_that_was_checked_and_never_a_name() {
+    async fn a_parent_gets_an_address_that_was_checked_and_a_name_only_where_the_route_says_so() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let parent = Parent::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
         let dialer = Dialer::new(Arc::new(Private), Some(parent), Vec::new());
         let host = Host::parse("api.test").unwrap();
         let deadline = Instant::now() + Duration::from_secs(10);
-        let refused = dialer.dial(&host, 443, &[], deadline).await;
+        let refused = dialer.dial(&host, 443, (&[], Resolves::Here), deadline).await;
         assert!(matches!(refused, Err(DialError::NotAllowed(_))), "{refused:?}");
 
         let leave = [PrivateAllow::parse("10.0.0.0/8").unwrap()];
-        let answer = async {
+        let answer = async || {
             let (mut stream, _) = listener.accept().await.unwrap();
             let mut head = Vec::new();
             while !head.ends_with(b"\r\n\r\n") {
@@ -253,9 +256,23 @@ mod tests {
             stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
             String::from_utf8(head).unwrap()
         };
-        let (dialled, head) = tokio::join!(dialer.dial(&host, 443, &leave, deadline), answer);
+        let (dialled, head) =
+            tokio::join!(dialer.dial(&host, 443, (&leave, Resolves::Here), deadline), answer());
         assert!(dialled.is_ok());
         assert_eq!(head, "CONNECT 10.0.0.1:443 HTTP/1.1\r\nhost: 10.0.0.1:443\r\n\r\n");
+
+        // By name where the route says so; an address is checked all the same.
+        let (dialled, head) =
+            tokio::join!(dialer.dial(&host, 443, (&[], Resolves::Parent), deadline), answer());
+        assert!(dialled.is_ok());
+        assert_eq!(head, "CONNECT api.test:443 HTTP/1.1\r\nhost: api.test:443\r\n\r\n");
+        let private = Host::parse("10.0.0.1").unwrap();
+        let refused = dialer.dial(&private, 443, (&[], Resolves::Parent), deadline).await;
+        assert!(matches!(refused, Err(DialError::NotAllowed(_))), "{refused:?}");
+        // Without a parent there is no one else to look it up.
+        let alone = Dialer::new(Arc::new(Private), None, Vec::new());
+        let refused = alone.dial(&host, 443, (&[], Resolves::Parent), deadline).await;
+        assert!(matches!(refused, Err(DialError::NotAllowed(_))), "{refused:?}");
     }
 
     /// A name whose answer changes with each look-up, as a hostile server gives it.
@@ -290,11 +307,11 @@ mod tests {
         let host = Host::parse("rebinds.test").unwrap();
         let deadline = Instant::now() + Duration::from_secs(10);
 
-        let stream = dialer.dial(&host, port, &leave, deadline).await.unwrap();
+        let stream = dialer.dial(&host, port, (&leave, Resolves::Here), deadline).await.unwrap();
         assert_eq!(stream.peer_addr().unwrap(), checked.local_addr().unwrap());
         assert_eq!(resolver.asked.load(Ordering::SeqCst), 1);
 
-        let later = dialer.dial(&host, port, &leave, deadline).await;
+        let later = dialer.dial(&host, port, (&leave, Resolves::Here), deadline).await;
         assert!(
             matches!(later, Err(DialError::NotAllowed(_))),
             "the next connection is checked anew: {later:?}"
@@ -306,7 +323,8 @@ mod tests {
         let (resolver, dialer) = rebinding(&["169.254.169.254", "127.0.0.1"]);
         let host = Host::parse("rebinds.test").unwrap();
         let leave = [PrivateAllow::parse("127.0.0.1").unwrap()];
-        let refused = dialer.dial(&host, 80, &leave, Instant::now() + Duration::from_secs(10)).await;
+        let refused =
+            dialer.dial(&host, 80, (&leave, Resolves::Here), Instant::now() + Duration::from_secs(10)).await;
         assert!(matches!(refused, Err(DialError::NotAllowed(_))), "{refused:?}");
         assert_eq!(resolver.asked.load(Ordering::SeqCst), 1);
     }

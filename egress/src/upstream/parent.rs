@@ -1,6 +1,5 @@
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -59,13 +58,13 @@ impl Parent {
         Ok(Parent { host, port, authorization })
     }
 
-    /// A connection to `address` through this proxy, which gets no name to resolve.
-    pub(super) async fn connect(&self, address: SocketAddr) -> Result<TcpStream, ParentError> {
+    /// A connection to `target`, an address or a name with a port, through this proxy.
+    pub(super) async fn connect(&self, target: &str) -> Result<TcpStream, ParentError> {
         let mut stream = TcpStream::connect((self.host.as_str(), self.port)).await?;
         stream.set_nodelay(true)?;
         let authorization = self.authorization.as_ref().map_or("", |line| line.as_str());
         let request =
-            Zeroizing::new(format!("CONNECT {address} HTTP/1.1\r\nhost: {address}\r\n{authorization}\r\n"));
+            Zeroizing::new(format!("CONNECT {target} HTTP/1.1\r\nhost: {target}\r\n{authorization}\r\n"));
         stream.write_all(request.as_bytes()).await?;
         // Byte by byte, so that nothing after the head is taken from the stream.
         let mut head = Vec::new();
@@ -125,8 +124,7 @@ mod tests {
             stream.write_all(b"HTTP/1.1 200 OK\r\nx: y\r\n\r\nhello").await.unwrap();
             String::from_utf8(head).unwrap()
         };
-        let address = "[2001:db8::1]:443".parse().unwrap();
-        let (connected, head) = tokio::join!(parent.connect(address), answer);
+        let (connected, head) = tokio::join!(parent.connect("[2001:db8::1]:443"), answer);
         assert_eq!(
             head,
             "CONNECT [2001:db8::1]:443 HTTP/1.1\r\nhost: [2001:db8::1]:443\r\nproxy-authorization: Basic bWU6cHc=\r\n\r\n"

@@ -167,8 +167,9 @@ async fn requests_without_a_secret_pass_unchanged() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_searched_is_refused() {
+async fn what_cannot_be_searched_is_refused_unless_the_route_lets_it_pass() {
     let bench = Bench::allowing(BLOCK).await;
+    let passing = Bench::allowing(&BLOCK.replace('}', ", outbound_uninspectable: pass}")).await;
     let rpc = ("content-type", "application/grpc");
     for (headers, body) in [
         (vec![("content-encoding", "compress")], Bytes::from_static(b"x")),
@@ -178,9 +179,15 @@ async fn what_cannot_be_searched_is_refused() {
         (vec![rpc], Bytes::from(grpc(1, b"x"))),
         (vec![], Bytes::from_static(b"PK\x03\x04\x14\x00\x01\x00\x08\x00................................")),
     ] {
-        let answer = bench.agent().send(Transport::TunnelHttp2, post(&headers, body)).await;
+        let answer = bench.agent().send(Transport::TunnelHttp2, post(&headers, body.clone())).await;
         let code = answer.headers.get("x-bottlecap-denied").map(|code| code.to_str().unwrap());
         assert_eq!(code, Some("content-uninspectable"), "{headers:?} {answer:?}");
+        let length = body.len().to_string();
+        let answer = passing.agent().send(Transport::TunnelHttp2, post(&headers, body)).await;
+        assert_eq!(answer.text(), length, "{headers:?}");
+        // What can be searched is searched all the same.
+        let answer = passing.agent().send(Transport::Plain, post(&headers, format!("{} ", token()))).await;
+        assert!(headers.contains(&rpc) || answer.refusal() == "secret-detected", "{headers:?} {answer:?}");
     }
 }
 

@@ -107,6 +107,21 @@ async fn a_secret_in_pieces_of_one_head_is_refused() {
 }
 
 #[tokio::test]
+async fn a_whole_secret_that_is_masked_does_not_hide_pieces_beside_it() {
+    let bench =
+        Bench::allowing("dlp: {outbound_detectors: [token_patterns], outbound_on_match: redact}").await;
+    let agent = bench.agent();
+    let whole = pieces().concat();
+    for (number, piece) in pieces().into_iter().enumerate() {
+        let asked =
+            request(Method::GET, &format!("/v1/x?q={piece}"), &[("x-note", &format!("is {whole} it"))]);
+        let answer = agent.send(Transport::Plain, asked).await;
+        let refused = answer.headers.contains_key("x-bottlecap-denied");
+        assert_eq!(refused, number == 2, "{answer:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_secret_in_pieces_over_websockets_is_cut() {
     let bench = Bench::allowing(BLOCK).await;
     let [first, second, last] = pieces();

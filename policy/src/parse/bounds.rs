@@ -6,7 +6,7 @@ use serde_saphyr::Spanned;
 
 use super::Findings;
 use super::yaml::nearest;
-use crate::dlp::{Detector, Dlp, OnMatch};
+use crate::dlp::{Detector, Dlp, OnMatch, Unreadable};
 use crate::limits::{RouteLimits, parse_size};
 use crate::raw::{RawDlp, RawLimits, Text};
 
@@ -57,7 +57,11 @@ pub(super) fn dlp(raw: &Spanned<RawDlp>, findings: &mut Findings<'_>) -> Dlp {
     let inbound = list(&raw.inbound_detectors, &Detector::INBOUND);
     let on_match = raw.outbound_on_match.as_ref();
     let on_match = on_match.and_then(|text| word(text, "`outbound_on_match`", &OnMatch::WORDS, findings));
-    Dlp { outbound, inbound, on_match: on_match.unwrap_or_default() }
+    let unreadable = raw.outbound_uninspectable.as_ref();
+    let unreadable = unreadable
+        .and_then(|text| word(text, "`outbound_uninspectable`", &Unreadable::WORDS, findings))
+        .unwrap_or_default();
+    Dlp { outbound, inbound, on_match: on_match.unwrap_or_default(), unreadable }
 }
 
 fn word<T: Copy>(

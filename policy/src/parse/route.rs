@@ -12,7 +12,7 @@ use crate::grant::GrantId;
 use crate::matches::Match;
 use crate::pattern::HostPattern;
 use crate::raw::{RawRoute, Text};
-use crate::route::{Route, RouteId, Scheme, Tls, Verdict};
+use crate::route::{Resolves, Route, RouteId, Scheme, Tls, Verdict};
 
 /// Answered by egress itself.
 const OWN_NAME: &str = "_egress.local";
@@ -35,6 +35,8 @@ pub(super) fn route(position: usize, raw: &Spanned<RawRoute>, findings: &mut Fin
     let allow_private = allow_private
         .filter_map(|text| findings.take(text.referenced, PrivateAllow::parse(&text.value)))
         .collect();
+    let by_parent = raw.parent_resolves.as_ref().is_some_and(|parent| parent.value);
+    let resolves = if by_parent { Resolves::Parent } else { Resolves::Here };
     let expires_at = raw.expires_at.as_ref().and_then(|text| expires_at(text, findings));
     let grant = raw.grant.as_ref().and_then(|text| {
         findings.take(
@@ -61,6 +63,7 @@ pub(super) fn route(position: usize, raw: &Spanned<RawRoute>, findings: &mut Fin
         git_fetch,
         tls,
         allow_private,
+        resolves,
         expires_at,
         grant,
         limits,
@@ -149,16 +152,17 @@ fn refuse_contradictions(raw: &RawRoute, findings: &mut Findings<'_>) {
             exclude(findings, "scheme: http", "there is no TLS to pass on", &[("tls", place(&raw.tls))]);
         }
     }
+    let allow_private = ("allow_private", raw.allow_private.as_ref().map(|list| list.referenced));
+    if raw.parent_resolves.as_ref().is_some_and(|parent| parent.value) {
+        let why = "where the parent leads is not checked here";
+        exclude(findings, "parent_resolves: true", why, &[allow_private]);
+    }
     if is_deny(raw) {
         let why = "a refused request is not sent";
         exclude(findings, "deny: true", why, &credential);
         exclude(findings, "deny: true", why, &[git, dlp, limits, max_uses, ("tls", place(&raw.tls))]);
-        exclude(
-            findings,
-            "deny: true",
-            why,
-            &[("allow_private", raw.allow_private.as_ref().map(|list| list.referenced))],
-        );
+        let parent = raw.parent_resolves.as_ref().map(|parent| parent.referenced);
+        exclude(findings, "deny: true", why, &[allow_private, ("parent_resolves", parent)]);
         exclude(findings, "deny: true", "a grant only allows", &[("grant", place(&raw.grant))]);
     }
     if raw.matches.is_some() {

@@ -20,7 +20,7 @@ fn routes_must_be_there_but_may_be_empty() {
 fn an_unknown_field_names_the_fields_that_are_expected() {
     insta::assert_snapshot!(refused("routes:\n  - host: a.example.com\n    matches:\n      - metods: [GET]\n"), @"routes.yaml:4:9: unknown field `metods`, expected one of `paths`, `methods`, `headers`, `query`; did you mean `methods`?");
     insta::assert_snapshot!(refused("route: []\n"), @"routes.yaml:1:1: unknown field `route`, expected one of `log`, `defaults`, `routes`; did you mean `routes`?");
-    insta::assert_snapshot!(refused_route("colour: red"), @"routes.yaml:3:5: unknown field `colour`, expected one of `host`, `scheme`, `ports`, `matches`, `deny`, `path_allowlist`, `auth_scheme`, `token_env`, `token_file`, `own_credential_only`, `git`, `tls`, `allow_private`, `expires_at`, `grant`, `placeholder_in`, `dlp`, `limits`, `max_uses`");
+    insta::assert_snapshot!(refused_route("colour: red"), @"routes.yaml:3:5: unknown field `colour`, expected one of `host`, `scheme`, `ports`, `matches`, `deny`, `path_allowlist`, `auth_scheme`, `token_env`, `token_file`, `own_credential_only`, `git`, `tls`, `allow_private`, `parent_resolves`, `expires_at`, `grant`, `placeholder_in`, `dlp`, `limits`, `max_uses`");
 }
 
 #[test]
@@ -191,4 +191,10 @@ fn positions_of_a_placeholder_are_checked() {
     routes.yaml:4:74: `token` is not a JSON pointer to a field: write it as `/auth/token` (RFC 6901)
     ");
     insta::assert_snapshot!(refused_route("token_env: A\nplaceholder_in: []"), @"routes.yaml:4:21: `placeholder_in` is empty: list at least one position, or leave it out");
+}
+
+#[test]
+fn what_asks_a_parent_by_name_checks_no_address_and_a_rule_for_the_unreadable_is_one_of_two() {
+    insta::assert_snapshot!(refused_route("allow_private: [10.0.0.0/8]\nparent_resolves: true"), @"routes.yaml:3:5: `allow_private` contradicts `parent_resolves: true`: where the parent leads is not checked here");
+    insta::assert_snapshot!(refused_route("dlp: {outbound_uninspectable: pas}"), @"routes.yaml:3:35: unknown `outbound_uninspectable` `pas`, expected `refuse` or `pass`; did you mean `pass`?");
 }
