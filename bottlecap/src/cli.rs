@@ -1,31 +1,30 @@
 //! The command line.
 
-use std::env;
-use std::ffi::OsString;
+mod audit;
+mod run;
+
 use std::fs;
 use std::io::{self, Write};
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use proposal::wire;
 
-use crate::backend::Kind;
-use crate::clone::Copy;
 use crate::fault::{Attempted, Fault};
 use crate::init::{self, Shelf};
-use crate::journals::Journals;
 use crate::life::{self, Bottle, Extent, Log, Visit};
 use crate::manifest::Name;
 use crate::preset::Preset;
-use crate::provision::Report;
 use crate::requests::{Approval, Confirm, Desk, Form, Narrowing, Notify, Selection};
 
 use crate::routes;
-use crate::run::{self, Request};
 use crate::state::Directories;
 use crate::{doctor, manifest, operator, reference, requests, state};
+
+use audit::Audit;
+use run::{Run, told_started};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -181,51 +180,6 @@ enum Command {
     },
 }
 
-#[derive(Debug, Args)]
-struct Run {
-    /// The manifest, or the name of a bottle that `init` wrote; without it the bottle may reach nothing
-    #[arg(long, value_name = "FILE|NAME", env = "BOTTLECAP_BOTTLE")]
-    bottle: Option<PathBuf>,
-    /// The bottle's name, over that of the manifest; a bottle without a name leaves no state behind
-    #[arg(long, value_name = "NAME")]
-    name: Option<Name>,
-    /// Work in a clone of this git working copy, kept in the bottle's state; what is not committed stays behind
-    #[arg(long, value_name = "DIR", conflicts_with = "mount")]
-    cwd: Option<PathBuf>,
-    /// Work in this directory itself, which the command may write [default, without --cwd: the one you are in]
-    #[arg(long, value_name = "DIR")]
-    mount: Option<PathBuf>,
-    /// What walls are made of
-    #[arg(long, value_name = "KIND", default_value = "sandbox", env = "BOTTLECAP_BACKEND")]
-    backend: Kind,
-    /// The image of the agent's container [default: bottlecap-agent:latest]
-    #[arg(long, value_name = "IMAGE", env = "BOTTLECAP_IMAGE")]
-    image: Option<String>,
-    /// Say what the bottle was provided with
-    #[arg(long)]
-    report: bool,
-    /// Say what would be made, and make nothing
-    #[arg(long)]
-    dry_run: bool,
-    /// How --dry-run says it
-    #[arg(long, value_name = "FORMAT", default_value = "text", requires = "dry_run")]
-    format: Format,
-    /// The agent: `agents/NAME.yaml` of yours, or `.bottlecap/agents/NAME.yaml` of the working directory
-    #[arg(long, value_name = "NAME")]
-    agent: Option<Name>,
-    /// The command [default: that of the manifest, or of its preset]
-    #[arg(last = true, value_name = "CMD")]
-    command: Vec<OsString>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
-    /// For a person
-    Text,
-    /// For a program
-    Json,
-}
-
 #[derive(Debug, Subcommand)]
 enum Routes {
     /// Print the routes in force
@@ -261,73 +215,6 @@ enum Routes {
         #[command(flatten)]
         at: At,
     },
-}
-
-#[derive(Debug, Subcommand)]
-enum Audit {
-    /// Check each journal, and that what the others saw of it is still there
-    Verify {
-        #[command(flatten)]
-        which: Which,
-        /// For programs
-        #[arg(long)]
-        json: bool,
-    },
-    /// Print the newest records, as JSON lines
-    Tail {
-        /// How many
-        #[arg(long, value_name = "NUMBER", default_value_t = 20)]
-        lines: usize,
-        #[command(flatten)]
-        which: Which,
-        #[command(flatten)]
-        of: Of,
-    },
-    /// Print all records in the order of time, as JSON lines
-    Export {
-        #[command(flatten)]
-        which: Which,
-        #[command(flatten)]
-        of: Of,
-    },
-}
-
-/// Whose journals.
-#[derive(Debug, Args)]
-struct Which {
-    /// The bottle [default: the only one]
-    #[arg(long, value_name = "NAME", conflicts_with = "dir")]
-    bottle: Option<Name>,
-    /// A directory with a journal for each daemon, for a bundle that bottlecap did not start
-    #[arg(long, value_name = "DIR")]
-    dir: Option<PathBuf>,
-}
-
-/// One journal of them.
-#[derive(Debug, Args)]
-struct Of {
-    /// This one alone: egress, git-gate, supervise or host
-    #[arg(long = "journal", value_name = "NAME")]
-    journal: Option<String>,
-}
-
-impl Which {
-    fn journals(&self) -> Result<Journals, Fault> {
-        match &self.dir {
-            Some(directory) => Ok(Journals::of_directory(directory)),
-            None => Journals::of_bottle(self.bottle.as_ref(), &directories()),
-        }
-    }
-}
-
-impl Audit {
-    fn run(self, out: &mut impl Write) -> Result<(), Fault> {
-        match self {
-            Audit::Verify { which, json } => which.journals()?.verify(form(json), out),
-            Audit::Tail { lines, which, of } => which.journals()?.tail(of.journal.as_deref(), lines, out),
-            Audit::Export { which, of } => which.journals()?.export(of.journal.as_deref(), out),
-        }
-    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -580,56 +467,9 @@ impl Cli {
             Command::Schema => {
                 requests::print(out, &format!("{:#}\n", manifest::schema())).map(|()| Outcome::Done)
             }
-            Command::Check { file } => run::check_manifest(&file, out).map(|()| Outcome::Done),
+            Command::Check { file } => crate::run::check_manifest(&file, out).map(|()| Outcome::Done),
         }
     }
-}
-
-impl Run {
-    fn run(self, out: &mut impl Write) -> Result<Outcome, Fault> {
-        let (dry_run, format) = (self.dry_run, self.format);
-        let request = self.request()?;
-        if dry_run {
-            return run::describe(&request, form(format == Format::Json), out).map(|()| Outcome::Done);
-        }
-        run::run(&request).map(Outcome::Command)
-    }
-
-    fn start(self, out: &mut impl Write) -> Result<Outcome, Fault> {
-        if self.dry_run {
-            return self.run(out);
-        }
-        let name = life::start(&self.request()?)?;
-        told_started(&name, out).map(|()| Outcome::Done)
-    }
-
-    /// What is asked for, with whole paths: it may be asked for again from elsewhere.
-    fn request(self) -> Result<Request, Fault> {
-        let here = env::current_dir().failing(|| "cannot find the working directory".to_owned())?;
-        let manifest = self.bottle.map(|word| shelf().map(|shelf| shelf.manifest(&word))).transpose()?;
-        let copy = if self.cwd.is_some() { Copy::Clone } else { Copy::Live };
-        let workdir = self.cwd.or(self.mount);
-        Ok(Request {
-            copy,
-            manifest: manifest.map(|path| if path.is_absolute() { path } else { here.join(path) }),
-            name: self.name,
-            agent: self.agent,
-            workdir: workdir.map_or_else(|| here.clone(), |path| here.join(path)),
-            command: self.command,
-            backend: self.backend,
-            image: self.image,
-            report: if self.report { Report::Printed } else { Report::Kept },
-        })
-    }
-}
-
-fn told_started(name: &str, out: &mut impl Write) -> Result<(), Fault> {
-    requests::print(
-        out,
-        &format!(
-            "{name} runs; bottlecap attach {name} | operator {name} | logs {name} --console | stop {name}\n"
-        ),
-    )
 }
 
 impl Routes {
