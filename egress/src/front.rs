@@ -43,7 +43,8 @@ const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(30);
 const HTTP2_PING_TIMEOUT: Duration = Duration::from_secs(20);
 const HTTP2_RESETS: usize = 32;
 
-type Next = Pin<Box<dyn Future<Output = ()> + Send>>;
+/// What goes on after something.
+pub(crate) type Next = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// What a connection, or one stream of it, does once its HTTP is over: a tunnel, or an upgraded protocol.
 #[derive(Clone, Default)]

@@ -1,6 +1,5 @@
 //! CONNECT: what is in the tunnel must be TLS for the host that the tunnel was asked for. Nothing leaves before that is known.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,12 +17,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::StartHandshake;
+use tokio_rustls::server::TlsStream;
 
 use crate::authority::{self, Endpoint};
 use crate::body::{Limits, Progress};
 use crate::exchange::{Judged, Via};
-use crate::front::{After, Connection};
+use crate::front::{After, Connection, Next};
 use crate::lease::Asked;
+use crate::proxy::Proxy;
 use crate::refusal::{Code, Form, Refusal, Subject};
 use crate::snapshot::Snapshot;
 use crate::splice::{Prefixed, Spliced, Stream, splice};
@@ -187,25 +188,27 @@ fn kind(snapshot: &Snapshot, host: &Host, port: u16, now: Timestamp) -> Result<K
 
 impl Tunnel {
     /// Boxed, because requests inside are answered by what answers CONNECT.
-    fn run(self, upgraded: Upgraded) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    fn run(self, upgraded: Upgraded) -> Next {
         Box::pin(async move {
-            match upgraded.downcast::<TokioIo<Prefixed<TcpStream>>>() {
-                Ok(parts) => {
-                    let (rest, stream) = parts.io.into_inner().into_parts();
-                    self.open([&parts.read_buf[..], &rest].concat(), stream).await;
-                }
+            match beneath(upgraded) {
+                Ok((already, stream)) => self.open(already, stream).await,
                 // One stream of an HTTP/2 connection.
-                Err(upgraded) => self.open(Vec::new(), TokioIo::new(upgraded)).await,
+                Err(upgraded) => Box::pin(self.open(Vec::new(), TokioIo::new(upgraded))).await,
             }
         })
     }
 
     /// Reads the ClientHello and holds it against the host of the tunnel.
     async fn open(self, already: Vec<u8>, mut stream: impl Stream) {
-        let hello = hello::read(&mut stream, already).await.map_err(Failure::from);
-        match hello.and_then(|hello| self.check(&hello).map(|()| hello)) {
-            Ok(hello) => self.serve(stream, hello).await,
-            Err(failure) => self.fail(stream, failure).await,
+        let hello = Box::pin(hello::read(&mut stream, already)).await;
+        self.go_on(stream, hello).await;
+    }
+
+    /// No async function, as are those that follow: what is passed to one keeps its room for as long as the tunnel is open.
+    fn go_on(self, stream: impl Stream, hello: Result<ClientHello, hello::Error>) -> Next {
+        match hello.map_err(Failure::from).and_then(|hello| self.check(&hello).map(|()| hello)) {
+            Ok(hello) => self.serve(stream, hello),
+            Err(failure) => Box::pin(self.fail(stream, failure)),
         }
     }
 
@@ -228,38 +231,31 @@ impl Tunnel {
         Ok(())
     }
 
-    async fn serve(self, stream: impl Stream, hello: ClientHello) {
+    fn serve(self, stream: impl Stream, hello: ClientHello) -> Next {
         match self.kind {
-            Kind::Intercept => self.intercept(stream, hello).await,
-            Kind::Passthrough(route) => Box::pin(self.pass(stream, hello, route)).await,
+            Kind::Intercept => Box::pin(self.intercept(stream, hello)),
+            Kind::Passthrough(route) => Box::pin(self.pass(stream, hello, route)),
         }
     }
 
-    async fn intercept(self, stream: impl Stream, hello: ClientHello) {
-        let Ok(authority) = Authority::try_from(self.endpoint.authority()) else { return };
-        let config = self.connection.proxy.leaves.gen_server_config(&authority).await;
-        let ClientHello { bytes, accepted, left_over, .. } = hello;
-        let stream = Prefixed::new(bytes[bytes.len() - left_over..].to_vec(), stream);
-        drop(bytes);
-        // Boxed, because its room would be kept for as long as the tunnel is open.
-        let handshake = Box::pin(StartHandshake::from_parts(accepted, stream).into_stream(config));
-        let stream = match timeout(HANDSHAKE_TIMEOUT, handshake).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => {
-                let hint = "the TLS handshake failed; does the client trust http://_egress.local/ca.pem?";
-                return self.record(&Refusal::new(Code::HandshakeFailed, hint).because(&error)).await;
+    fn intercept(self, stream: impl Stream, hello: ClientHello) -> impl Future<Output = ()> + Send {
+        let authority = Authority::try_from(self.endpoint.authority());
+        let proxy = Arc::clone(&self.connection.proxy);
+        let hands = authority
+            .map(|authority| (authority.clone(), Box::pin(shake_hands(proxy, authority, stream, hello))));
+        async move {
+            let Ok((authority, hands)) = hands else { return };
+            let stream = match hands.await {
+                Ok(stream) => stream,
+                Err(refusal) => return Box::pin(self.record(&refusal)).await,
+            };
+            let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+            let via = Arc::new(Via::Tunnel(self.endpoint, authority));
+            if http2 {
+                Box::pin(self.connection.serve_http2(stream, via)).await;
+            } else {
+                self.connection.serve_http1(stream, via).await;
             }
-            Err(_) => {
-                let hint = "the client did not finish its TLS handshake in time";
-                return self.record(&Refusal::new(Code::HandshakeFailed, hint)).await;
-            }
-        };
-        let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-        let via = Arc::new(Via::Tunnel(self.endpoint, authority));
-        if http2 {
-            Box::pin(self.connection.serve_http2(stream, via)).await;
-        } else {
-            self.connection.serve_http1(stream, via).await;
         }
     }
 
@@ -314,6 +310,37 @@ impl Tunnel {
     async fn record(&self, refusal: &Refusal) {
         let subject = subject(self.endpoint.host.as_str().to_owned(), self.endpoint.port);
         refuse(&self.connection, Arc::clone(&self.snapshot), subject, refusal).await;
+    }
+}
+
+/// What an upgraded connection stands on, and what was read of it already; nothing of the HTTP before it is kept.
+fn beneath(upgraded: Upgraded) -> Result<(Vec<u8>, TcpStream), Upgraded> {
+    let parts = upgraded.downcast::<TokioIo<Prefixed<TcpStream>>>()?;
+    let (rest, stream) = parts.io.into_inner().into_parts();
+    Ok(([&parts.read_buf[..], &rest].concat(), stream))
+}
+
+/// TLS with the client, with a certificate for `authority`.
+async fn shake_hands<S: Stream>(
+    proxy: Arc<Proxy>,
+    authority: Authority,
+    stream: S,
+    hello: ClientHello,
+) -> Result<TlsStream<Prefixed<S>>, Refusal> {
+    let config = proxy.leaves.gen_server_config(&authority).await;
+    let ClientHello { bytes, accepted, left_over, .. } = hello;
+    let stream = Prefixed::new(bytes[bytes.len() - left_over..].to_vec(), stream);
+    let handshake = StartHandshake::from_parts(accepted, stream).into_stream(config);
+    match timeout(HANDSHAKE_TIMEOUT, handshake).await {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(error)) => {
+            let hint = "the TLS handshake failed; does the client trust http://_egress.local/ca.pem?";
+            Err(Refusal::new(Code::HandshakeFailed, hint).because(&error))
+        }
+        Err(_) => {
+            let hint = "the client did not finish its TLS handshake in time";
+            Err(Refusal::new(Code::HandshakeFailed, hint))
+        }
     }
 }
 
