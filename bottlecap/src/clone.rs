@@ -109,9 +109,10 @@ pub fn make(home: &Home, source: &Path) -> Result<Origin, Fault> {
         let owner = fs::metadata(source).failing(told)?;
         give(&clone, owner.uid(), owner.gid()).failing(told)?;
     }
-    fs::rename(&clone, &wanted.clone).failing(told)?;
+    // First: a record without a clone is made good by the next start, a clone without a record is in its way.
     let text = serde_json::to_vec(&wanted).failing(told)?;
     fs::write(home.path().join(RECORD), text).failing(told)?;
+    fs::rename(&clone, &wanted.clone).failing(told)?;
     Ok(wanted)
 }
 

@@ -77,7 +77,9 @@ fn checked(request: &Request) -> Result<Checked, Fault> {
             // All that can be refused is refused before anything is copied.
             let looked = check(request, Look::Only)?;
             let name = looked.name.clone().ok_or_else(|| nameless("keeps a clone"))?;
-            let origin = clone::make(&directories.home(&name).hold()?.into_home(), &looked.workdir.path)?;
+            let held = directories.home(&name).hold()?;
+            let origin = clone::make(held.home(), &looked.workdir.path)?;
+            drop(held);
             check(request, Look::Clone(&origin))
         }
     }

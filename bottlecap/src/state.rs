@@ -294,12 +294,6 @@ impl Held {
         &self.home
     }
 
-    /// Lets it go.
-    #[must_use]
-    pub fn into_home(self) -> Home {
-        self.home
-    }
-
     /// The lock, for a process that goes on holding the bottle when this one is gone.
     pub fn share(&self) -> io::Result<OwnedFd> {
         duplicate_above(self.lock.as_fd(), SHARED_FROM)
