@@ -116,6 +116,7 @@ for thing in "$@"; do
         node22) need_node22 ;;
         mcpclients) need_mcpclients ;;
         nft) need nft nftables ;;
+        h2load) need h2load nghttp2-client ;;
         inits) need tini tini; need dumb-init dumb-init; need catatonit catatonit; need s6-svscan s6 ;;
         qemu) need qemu-system-x86_64 qemu-system-x86; need mkfs.ext4 e2fsprogs ;;
         kernel) need depmod kmod; need dpkg-deb dpkg ;;
@@ -141,6 +142,6 @@ for thing in "$@"; do
                 (cd "$ROOT" && env -u RUSTFLAGS cargo install --locked --quiet cargo-deny)
             fi
             ;;
-        *) fail "unknown thing: $thing" "rust cc cxx curl git ssh sshd python openssl venv ip nft pyclients node22 mcpclients inits qemu kernel mmdebstrap docker compose squid tmux cargo-deny" ;;
+        *) fail "unknown thing: $thing" "rust cc cxx curl git ssh sshd python openssl venv ip nft h2load pyclients node22 mcpclients inits qemu kernel mmdebstrap docker compose squid tmux cargo-deny" ;;
     esac
 done

@@ -14,6 +14,8 @@ use crate::sys;
 
 /// The name under which our sockets are handed over.
 const SOCKET_NAME: &str = "egress";
+/// As above, for connections to the port that they were meant for.
+const DIRECT_NAME: &str = "egress-direct";
 /// As above, for connections that are led here.
 const TRANSPARENT_NAME: &str = "egress-transparent";
 /// As above, for DNS: stream and datagram.
@@ -67,6 +69,8 @@ pub enum Error {
 pub struct Inheritance {
     /// Listening sockets; empty means that we open our own.
     pub sockets: Vec<TcpListener>,
+    /// Listening sockets for connections to the port that they were meant for.
+    pub direct: Vec<TcpListener>,
     /// Listening sockets for connections that are led here.
     pub transparent: Vec<TcpListener>,
     /// Listening sockets for DNS.
@@ -93,6 +97,8 @@ pub fn take() -> Result<Inheritance, Error> {
     for (name, fd) in sys::take_listen_fds().map_err(Error::Descriptors)? {
         if name == SOCKET_NAME {
             inheritance.sockets.push(listening(fd, SOCKET_NAME)?);
+        } else if name == DIRECT_NAME {
+            inheritance.direct.push(listening(fd, DIRECT_NAME)?);
         } else if name == TRANSPARENT_NAME {
             inheritance.transparent.push(listening(fd, TRANSPARENT_NAME)?);
         } else if name == DNS_NAME {

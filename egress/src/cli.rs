@@ -17,8 +17,8 @@ Environment:
   EGRESS_UPSTREAM_CA     a PEM file with additional roots for upstream TLS
   EGRESS_UPSTREAM_PROXY  a parent proxy, http://[user:password@]host:port; it gets addresses that were
                          checked here, never names
-  LISTEN_FDS, LISTEN_FDNAMES  sockets named `peer.supervise`, `egress`, `egress-transparent` and `egress-dns`, and secrets named
-                         `secret.NAME`, that are handed over
+  LISTEN_FDS, LISTEN_FDNAMES  sockets named `peer.supervise`, `egress`, `egress-direct`, `egress-transparent` and
+                         `egress-dns`, and secrets named `secret.NAME`, that are handed over
   NOTIFY_SOCKET          where readiness is reported
 
 Exit codes: 0 clean stop, 64 usage or configuration, 70 failed for good.
@@ -110,6 +110,9 @@ pub struct Settings {
         default_value = "127.0.0.1:9099"
     )]
     pub listen: Vec<SocketAddr>,
+    /// Where TLS and HTTP of clients that ignore proxy variables arrive, on the very port that they mean; may be repeated.
+    #[arg(long, value_name = "ADDR", env = "BOTTLECAP_DIRECT", value_delimiter = ',')]
+    pub direct: Vec<SocketAddr>,
     /// Where connections arrive that were meant for other addresses (netfilter REDIRECT or TPROXY); may be repeated.
     #[arg(long, value_name = "ADDR", env = "BOTTLECAP_TRANSPARENT", value_delimiter = ',')]
     pub transparent: Vec<SocketAddr>,

@@ -14,7 +14,7 @@ use tracing::{debug, warn};
 use crate::dns::{self, Answers};
 use crate::front::Connection;
 use crate::proxy::Proxy;
-use crate::transparent;
+use crate::transparent::{self, Led};
 
 /// How many connections the bottle may have open, over all sides.
 const CONNECTIONS: usize = 12 * 1024;
@@ -28,6 +28,8 @@ const GRACE: Duration = Duration::from_secs(5);
 pub struct Doors {
     /// HTTP proxy.
     pub proxy: Vec<TcpListener>,
+    /// What names lead here, on the port that was meant.
+    pub direct: Vec<TcpListener>,
     /// What was meant for another address and was led here.
     pub transparent: Vec<TcpListener>,
     /// DNS over UDP.
@@ -48,22 +50,25 @@ impl From<Vec<TcpListener>> for Doors {
 #[derive(Clone, Copy)]
 enum Side {
     Proxy,
-    Transparent { port: u16 },
+    Transparent(Led),
     Dns(Answers),
 }
 
 /// Serves on `doors` until `stop`, then lets what is in flight finish within a grace of five seconds.
 pub async fn serve(proxy: Arc<Proxy>, doors: impl Into<Doors>, stop: CancellationToken) {
-    let Doors { proxy: proxies, transparent, dns_udp, dns_tcp, answers } = doors.into();
+    let Doors { proxy: proxies, direct, transparent, dns_udp, dns_tcp, answers } = doors.into();
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     let mut accepting = JoinSet::new();
     let port = |listener: &TcpListener| listener.local_addr().map_or(0, |address| address.port());
     let proxies = proxies.into_iter().map(|listener| (listener, Side::Proxy));
-    let led_here = |listener: TcpListener| {
-        let side = Side::Transparent { port: port(&listener) };
-        (listener, side)
+    let led_here = |how: fn(u16) -> Led| {
+        move |listener: TcpListener| {
+            let side = Side::Transparent(how(port(&listener)));
+            (listener, side)
+        }
     };
-    let transparent = transparent.into_iter().map(led_here);
+    let direct = direct.into_iter().map(led_here(Led::ByName));
+    let transparent = direct.chain(transparent.into_iter().map(led_here(Led::FromElsewhere)));
     let names = dns_tcp.into_iter().map(|listener| (listener, Side::Dns(answers)));
     for (listener, side) in proxies.chain(transparent).chain(names) {
         accepting.spawn(accept(Arc::clone(&proxy), listener, side, Arc::clone(&places), stop.clone()));
@@ -126,7 +131,7 @@ impl Side {
         // Boxed, because a task's future is moved many times on its way to where it runs, and when it ends.
         match self {
             Side::Proxy => Box::pin(connection.serve_proxy(stream)).await,
-            Side::Transparent { port } => Box::pin(transparent::serve(connection, stream, port)).await,
+            Side::Transparent(led) => Box::pin(transparent::serve(connection, stream, led)).await,
             Side::Dns(answers) => Box::pin(dns::serve_tcp(&connection, stream, answers)).await,
         }
     }

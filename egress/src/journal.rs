@@ -1,7 +1,8 @@
 //! One audit record per request, written by a thread of its own.
 //!
-//! A request takes a place in the writer's queue before it is judged and holds it until its record is handed in, so that no
-//! record is lost for want of room; when there is no place, or the journal cannot be written, requests are refused.
+//! A request takes a place in the writer's queue before it is judged and holds it until its record is written, so that no
+//! record is lost for want of room; when there is no place, or the journal cannot be written, requests are refused. What else
+//! is recorded is little, and needs no place: it must not wait for requests that wait.
 
 use std::mem;
 use std::path::{Path, PathBuf};
@@ -15,9 +16,8 @@ use audit::{
     RequestEvent,
 };
 use jiff::Timestamp;
-use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::mpsc::{self, OwnedPermit, Sender};
-use tokio::sync::oneshot;
+use tokio::sync::mpsc::{self, UnboundedSender};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, oneshot};
 use tokio::time::{Instant, timeout};
 use tracing::{error, info, warn};
 
@@ -57,14 +57,16 @@ pub enum Error {
 /// The way to the writer.
 #[derive(Debug, Clone)]
 pub struct Recorder {
-    queue: Sender<Message>,
+    queue: UnboundedSender<Message>,
+    /// How many more requests there is room for.
+    places: Arc<Semaphore>,
     broken: Arc<AtomicBool>,
     observer: Arc<Observer>,
 }
 
 enum Message {
     Head(oneshot::Sender<(u64, String)>),
-    Request(Box<RequestEvent>),
+    Request(Box<RequestEvent>, OwnedSemaphorePermit),
     Reload(ReloadEvent),
     Flush(oneshot::Sender<()>),
 }
@@ -76,7 +78,7 @@ impl Recorder {
         if let Recovery::TornTail { dropped_bytes } = recovery {
             warn!(dropped_bytes, journal = %path.display(), "the journal had an unfinished last record");
         }
-        let (queue, mut messages) = mpsc::channel(PLACES);
+        let (queue, mut messages) = mpsc::unbounded_channel();
         let broken = Arc::new(AtomicBool::new(false));
         let mut writer = Writer {
             journal,
@@ -98,19 +100,25 @@ impl Recorder {
                 }
             })
             .map_err(Error::Thread)?;
-        Ok(Recorder { queue, broken, observer: Observer::new() })
+        let places = Arc::new(Semaphore::new(PLACES));
+        Ok(Recorder { queue, places, broken, observer: Observer::new() })
     }
 
     /// A record for a request that begins now; nothing when there is no room for one.
     pub(crate) async fn begin(&self, generation: u64, digest: &str) -> Option<Entry> {
-        let place = match self.queue.clone().try_reserve_owned() {
+        let place = match Arc::clone(&self.places).try_acquire_owned() {
             Ok(place) => place,
             // Only who has to wait needs a timer.
-            Err(TrySendError::Full(queue)) => {
-                timeout(PLACE_TIMEOUT, queue.reserve_owned()).await.ok()?.ok()?
+            Err(TryAcquireError::NoPermits) => {
+                timeout(PLACE_TIMEOUT, Arc::clone(&self.places).acquire_owned()).await.ok()?.ok()?
             }
-            Err(TrySendError::Closed(_)) => return None,
+            Err(TryAcquireError::Closed) => return None,
         };
+        if self.queue.is_closed() {
+            // The writer is gone.
+            return None;
+        }
+        let place = (self.queue.clone(), place);
         let event = RequestEvent { generation, digest: digest.to_owned(), ..RequestEvent::default() };
         let observer = Arc::clone(&self.observer);
         let started = Instant::now();
@@ -130,30 +138,25 @@ impl Recorder {
     /// How many records the journal has, and the hash of the last one; nothing when it is too slow to say.
     pub(crate) async fn head(&self) -> Option<(u64, String)> {
         let (tell, told) = oneshot::channel();
-        let asked = async {
-            self.queue.send(Message::Head(tell)).await.ok()?;
-            told.await.ok()
-        };
-        timeout(FLUSH_TIMEOUT, asked).await.ok().flatten()
+        self.queue.send(Message::Head(tell)).ok()?;
+        timeout(FLUSH_TIMEOUT, told).await.ok()?.ok()
     }
 
     /// Records a reload.
-    pub(crate) async fn reloaded(&self, event: ReloadEvent) {
+    pub(crate) fn reloaded(&self, event: ReloadEvent) {
         self.observer.reload(event.error.is_some());
-        if timeout(PLACE_TIMEOUT, self.queue.send(Message::Reload(event))).await.is_err() {
-            error!("no room in the journal's queue for a reload");
+        if self.queue.send(Message::Reload(event)).is_err() {
+            error!("a reload is not recorded: the journal's writer is gone");
         }
     }
 
     /// Returns when everything handed in so far is written, or after a while.
     pub async fn flush(&self) {
         let (done, written) = oneshot::channel();
-        let flushed = async {
-            if self.queue.send(Message::Flush(done)).await.is_ok() {
-                let _ = written.await;
-            }
-        };
-        if timeout(FLUSH_TIMEOUT, flushed).await.is_err() {
+        if self.queue.send(Message::Flush(done)).is_err() {
+            return;
+        }
+        if timeout(FLUSH_TIMEOUT, written).await.is_err() {
             warn!("the journal is slow; its last records may be missing");
         }
     }
@@ -176,7 +179,7 @@ impl Writer {
             self.count(&due);
         }
         match message {
-            Message::Request(event) => {
+            Message::Request(event, _place) => {
                 // While nothing can be written each of them tries, so that the end of it shows.
                 let counts = self.repeats.admit(&event, now) == Admission::Count;
                 if !counts || self.broken.load(Ordering::Relaxed) {
@@ -252,7 +255,7 @@ pub(crate) struct Entry {
     pub(crate) inspection: Option<Inspection>,
     observer: Arc<Observer>,
     started: Instant,
-    place: Option<OwnedPermit<Message>>,
+    place: Option<(UnboundedSender<Message>, OwnedSemaphorePermit)>,
 }
 
 impl Entry {
@@ -290,11 +293,11 @@ impl Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        let Some(place) = self.place.take() else { return };
+        let Some((queue, place)) = self.place.take() else { return };
         if let Some(inspection) = self.inspection.take() {
             let event = mem::take(&mut self.event);
             let (up, observer) = (self.up.take(), Arc::clone(&self.observer));
-            let (started, place) = (self.started, Some(place));
+            let (started, place) = (self.started, Some((queue, place)));
             inspection.settle(Box::new(Entry {
                 event,
                 observer,
@@ -308,7 +311,8 @@ impl Drop for Entry {
             self.event.millis = self.millis();
             self.event.bytes_up = self.up.as_ref().map_or(0, |up| up.bytes());
             self.observer.request(&self.event);
-            place.send(Message::Request(Box::new(mem::take(&mut self.event))));
+            // Without a writer the next request is refused.
+            let _ = queue.send(Message::Request(Box::new(mem::take(&mut self.event)), place));
         }
     }
 }

@@ -100,7 +100,7 @@ impl Proxy {
         let replaced = self.replace(text);
         let InForce { generation, digest, .. } = self.in_force();
         let error = replaced.as_ref().err().map(ToString::to_string);
-        self.recorder.reloaded(ReloadEvent { generation, digest, error }).await;
+        self.recorder.reloaded(ReloadEvent { generation, digest, error });
         replaced.map(|()| self.in_force())
     }
 

@@ -1,5 +1,6 @@
 //! From settings to a serving proxy and back: start, reload, stop.
 
+mod routes;
 mod sockets;
 mod status;
 mod watch;
@@ -30,11 +31,9 @@ use crate::proxy::{self, Parts, Proxy};
 use crate::upstream::{Dialer, Parent, ParseParentError, SystemResolver, TlsError, UpstreamTls};
 use crate::uses::{self, Uses};
 use crate::{control, metrics, peer, snapshot};
+use routes::RoutesFile;
 use status::StatusFile;
 use watch::Watch;
-
-/// A file of routes larger than this is a mistake.
-const ROUTES_LIMIT: u64 = 8 * 1024 * 1024;
 
 /// Why the proxy did not start.
 #[derive(Debug, thiserror::Error)]
@@ -159,8 +158,8 @@ impl Error {
 pub async fn run(settings: &Settings, mut inheritance: Inheritance) -> Result<(), Error> {
     let mut signals = Signals::install().map_err(Error::Signals)?;
     let notifier = Notifier::from_env();
-    let routes = settings.config.join("routes.yaml");
-    let text = read_routes(&routes)?;
+    let mut routes = RoutesFile::new(settings.config.join("routes.yaml"));
+    let text = routes.read().await?;
     let authority = ca::CertificateAuthority::load(&settings.ca_dir)?;
     let tls = UpstreamTls::new(variable("EGRESS_UPSTREAM_CA").as_deref().map(Path::new))?;
     let parent = variable("EGRESS_UPSTREAM_PROXY").as_deref().map(parent).transpose()?;
@@ -236,12 +235,12 @@ pub async fn run(settings: &Settings, mut inheritance: Inheritance) -> Result<()
         tokio::select! {
             () = serving.as_mut() => break,
             () = watch.changed() => {
-                if is_news(&proxy, &routes) {
-                    reload(&proxy, &routes, &notifier, &status).await;
+                if is_news(&proxy, routes.path()) {
+                    reload(&proxy, &mut routes, &notifier, &status).await;
                 }
             }
             signal = signals.next() => match signal {
-                Request::Reload => reload(&proxy, &routes, &notifier, &status).await,
+                Request::Reload => reload(&proxy, &mut routes, &notifier, &status).await,
                 Request::Stop => {
                     info!("stopping");
                     notifier.stopping();
@@ -256,20 +255,20 @@ pub async fn run(settings: &Settings, mut inheritance: Inheritance) -> Result<()
 
 /// Whether the file is another than the one in force: what cannot be read is, because it has to be told.
 fn is_news(proxy: &Proxy, routes: &Path) -> bool {
-    read_routes(routes).map_or(true, |text| snapshot::digest(&text) != proxy.in_force().digest)
+    routes::read_once(routes).map_or(true, |text| snapshot::digest(&text) != proxy.in_force().digest)
 }
 
 /// What the routes in `file` say to a request. Nothing counts as used up.
 pub fn explain(file: &Path, method: &str, url: &str, headers: &[String]) -> Result<Explanation, Error> {
     let question = Question::parse(method, url, headers)?;
-    let text = read_routes(file)?;
+    let text = routes::read_once(file)?;
     let policy = Policy::parse(&file.display().to_string(), &text).map_err(proxy::Error::Routes)?;
     Ok(question.answer(&policy, Timestamp::now(), &|_| false))
 }
 
 /// Reads routes.yaml and says in words what it allows.
 pub fn check(settings: &Settings) -> Result<String, Error> {
-    let text = read_routes(&settings.config.join("routes.yaml"))?;
+    let text = routes::read_once(&settings.config.join("routes.yaml"))?;
     let policy = Policy::parse("routes.yaml", &text).map_err(proxy::Error::Routes)?;
     let mut summary = format!("routes.yaml: {} route(s)\n", policy.routes().len());
     for route in policy.routes() {
@@ -282,9 +281,9 @@ pub fn check(settings: &Settings) -> Result<String, Error> {
     Ok(summary)
 }
 
-async fn reload(proxy: &Proxy, routes: &Path, notifier: &Notifier, status: &StatusFile) {
+async fn reload(proxy: &Proxy, routes: &mut RoutesFile, notifier: &Notifier, status: &StatusFile) {
     notifier.reloading();
-    let reloaded = match read_routes(routes) {
+    let reloaded = match routes.read().await {
         Ok(text) => proxy.reload(&text).await.map_err(|error| error.to_string()),
         Err(error) => {
             let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
@@ -304,18 +303,6 @@ async fn reload(proxy: &Proxy, routes: &Path, notifier: &Notifier, status: &Stat
             notifier.reload_failed(in_force.generation, &in_force.digest, &problem);
         }
     }
-}
-
-fn read_routes(path: &Path) -> Result<String, Error> {
-    let failed = |source| Error::ReadRoutes { path: path.to_owned(), source };
-    let size = std::fs::metadata(path).map_err(failed)?.len();
-    if size > ROUTES_LIMIT {
-        return Err(failed(io::Error::new(
-            io::ErrorKind::FileTooLarge,
-            format!("larger than {ROUTES_LIMIT} bytes"),
-        )));
-    }
-    std::fs::read_to_string(path).map_err(failed)
 }
 
 fn variable(name: &str) -> Option<OsString> {

@@ -40,12 +40,24 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// Serves one connection to the listener on port `own`: TLS by its ClientHello, everything else as HTTP/1.1.
-pub(crate) async fn serve(connection: Connection, mut stream: TcpStream, own: u16) {
-    let port = match destination(&stream) {
-        Ok(port) if port == own => return debug!("a connection that was meant for the listener itself"),
-        Ok(port) => port,
-        Err(error) => return debug!(%error, "cannot tell where a connection was meant to go"),
+/// How connections come to a listener.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Led {
+    /// DNS gives its address for every name: they mean its port.
+    ByName(u16),
+    /// They were meant for elsewhere, and never for its own port.
+    FromElsewhere(u16),
+}
+
+/// Serves one connection that was led here: TLS by its ClientHello, everything else as HTTP/1.1.
+pub(crate) async fn serve(connection: Connection, mut stream: TcpStream, led: Led) {
+    let port = match led {
+        Led::ByName(port) => port,
+        Led::FromElsewhere(own) => match destination(&stream) {
+            Ok(port) if port == own => return debug!("a connection that was meant for the listener itself"),
+            Ok(port) => port,
+            Err(error) => return debug!(%error, "cannot tell where a connection was meant to go"),
+        },
     };
     let first = tokio::select! {
         first = timeout(HEAD_TIMEOUT, first_bytes(&mut stream)) => first,

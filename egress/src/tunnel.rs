@@ -18,6 +18,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::StartHandshake;
 use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
 
 use crate::authority::{self, Endpoint};
 use crate::body::{Limits, Progress};
@@ -127,7 +128,9 @@ async fn refuse(
 /// TLS that was led here and meant for `port`, of whichever host its ClientHello names.
 pub(crate) async fn led_here(connection: Connection, mut stream: TcpStream, already: Vec<u8>, port: u16) {
     let snapshot = connection.proxy.snapshot();
-    let met = match hello::read(&mut stream, already).await {
+    let reading = connection.stop.run_until_cancelled(hello::read(&mut stream, already));
+    let Some(hello) = reading.await else { return };
+    let met = match hello {
         Ok(hello) => {
             meet(&snapshot, &hello, port, connection.proxy.now()).map(|(host, kind)| (hello, host, kind))
         }
@@ -145,7 +148,7 @@ pub(crate) async fn led_here(connection: Connection, mut stream: TcpStream, alre
         Err(stranger) => {
             let Stranger { name, failure } = *stranger;
             refuse(&connection, snapshot, subject(name, port), &failure.refusal).await;
-            close(&mut stream, &failure.last_words).await;
+            close(&mut stream, &failure.last_words, &connection.stop).await;
         }
     }
 }
@@ -200,7 +203,9 @@ impl Tunnel {
 
     /// Reads the ClientHello and holds it against the host of the tunnel.
     async fn open(self, already: Vec<u8>, mut stream: impl Stream) {
-        let hello = Box::pin(hello::read(&mut stream, already)).await;
+        // A tunnel in which nothing was asked yet does not hold up a stop.
+        let reading = self.connection.stop.run_until_cancelled(hello::read(&mut stream, already));
+        let Some(hello) = Box::pin(reading).await else { return };
         self.go_on(stream, hello).await;
     }
 
@@ -245,7 +250,8 @@ impl Tunnel {
             .map(|authority| (authority.clone(), Box::pin(shake_hands(proxy, authority, stream, hello))));
         async move {
             let Ok((authority, hands)) = hands else { return };
-            let stream = match hands.await {
+            let Some(shaken) = self.connection.stop.run_until_cancelled(hands).await else { return };
+            let stream = match shaken {
                 Ok(stream) => stream,
                 Err(refusal) => return Box::pin(self.record(&refusal)).await,
             };
@@ -278,7 +284,7 @@ impl Tunnel {
             Ok(place) => place,
             Err(error) => {
                 judged.refuse(&error.into());
-                return close(&mut stream, HANDSHAKE_FAILURE).await;
+                return close(&mut stream, HANDSHAKE_FAILURE, &self.connection.stop).await;
             }
         };
         let dialled = tokio::select! {
@@ -293,7 +299,7 @@ impl Tunnel {
             Ok(upstream) => upstream,
             Err(refusal) => {
                 judged.refuse(&refusal);
-                return close(&mut stream, HANDSHAKE_FAILURE).await;
+                return close(&mut stream, HANDSHAKE_FAILURE, &self.connection.stop).await;
             }
         };
         let spliced = Spliced { up: Progress::new(), down: Progress::new() };
@@ -304,7 +310,7 @@ impl Tunnel {
 
     async fn fail(self, mut stream: impl Stream, failure: Failure) {
         self.record(&failure.refusal).await;
-        close(&mut stream, &failure.last_words).await;
+        close(&mut stream, &failure.last_words, &self.connection.stop).await;
     }
 
     async fn record(&self, refusal: &Refusal) {
@@ -358,12 +364,12 @@ impl From<hello::Error> for Failure {
     }
 }
 
-/// Says the last words and closes, so that the other side reads them.
-async fn close(stream: &mut impl Stream, last_words: &[u8]) {
+/// Says the last words and closes, so that the other side reads them; it has until `stop`.
+async fn close(stream: &mut impl Stream, last_words: &[u8], stop: &CancellationToken) {
     let lingering = async {
         stream.write_all(last_words).await?;
         stream.shutdown().await?;
         tokio::io::copy(&mut stream.take(LINGER_LIMIT), &mut tokio::io::sink()).await
     };
-    let _ = timeout(LINGER_TIMEOUT, lingering).await;
+    let _ = stop.run_until_cancelled(timeout(LINGER_TIMEOUT, lingering)).await;
 }

@@ -4,12 +4,12 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 
-use crate::daemon::{Daemon, UnknownDaemon};
+use crate::daemon::{SocketName, UnknownDaemon};
 
-/// `NAME=ADDR`: where one daemon listens.
+/// `NAME=ADDR`: where one socket of a daemon is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Listen {
-    pub(crate) daemon: Daemon,
+    pub(crate) name: SocketName,
     pub(crate) address: SocketAddr,
 }
 
@@ -89,13 +89,13 @@ impl FromStr for Listen {
     fn from_str(text: &str) -> Result<Self, AddressError> {
         let (name, address) =
             text.split_once('=').ok_or_else(|| AddressError::NotAListen(text.to_owned()))?;
-        let daemon = Daemon::parse(name)?;
+        let name = SocketName::parse(name)?;
         let address = address
             .parse()
-            .or_else(|_| address.parse().map(|ip| SocketAddr::new(ip, daemon.port())))
+            .or_else(|_| address.parse().map(|ip| SocketAddr::new(ip, name.port())))
             .map_err(|_| AddressError::NotAnAddress(address.to_owned()))?;
         refuse_wildcard(address.ip())?;
-        Ok(Self { daemon, address })
+        Ok(Self { name, address })
     }
 }
 
@@ -250,7 +250,13 @@ mod tests {
     #[test]
     fn a_listen_without_a_port_takes_the_port_of_the_daemon() {
         let listen: Listen = "git-gate=fd00::2".parse().unwrap();
-        assert_eq!(listen, Listen { daemon: Daemon::GitGate, address: "[fd00::2]:9418".parse().unwrap() });
+        assert_eq!(
+            listen,
+            Listen {
+                name: SocketName::parse("git-gate").unwrap(),
+                address: "[fd00::2]:9418".parse().unwrap()
+            }
+        );
         let listen: Listen = "egress=10.0.0.2:0".parse().unwrap();
         assert_eq!(listen.address, "10.0.0.2:0".parse().unwrap());
     }

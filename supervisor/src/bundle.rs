@@ -14,7 +14,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::bundle::children::{Running, Stream};
 use crate::control::{ClientId, Control};
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, SocketName};
 use crate::logs::Logs;
 use crate::peers::Peers;
 use crate::plan::{Action, Event, Exit, Level, Notice, Plan, StopCause, Ticket};
@@ -63,7 +63,7 @@ pub(crate) struct Bundle {
     signals: Signals,
     control: Control,
     notify: UnixDatagram,
-    listening: Vec<(Daemon, OwnedFd, SocketAddr)>,
+    listening: Vec<(SocketName, OwnedFd, SocketAddr)>,
     peers: Peers,
     secrets: Vec<Delivery>,
     running: Vec<Running>,
@@ -104,8 +104,8 @@ impl Bundle {
         let peers = Peers::open(&selected).map_err(SetupError::Peers)?;
         let plan = Plan::new(setup.members.iter().map(|member| (member.daemon, member.role)), seed());
         let mut logs = Logs::new(setup.log);
-        for (daemon, _, address) in &listening {
-            logs.say(Level::Info, format!("{daemon} listens on {address}"));
+        for (name, _, address) in &listening {
+            logs.say(Level::Info, format!("{name} listens on {address}"));
         }
         for gap in setup.strength.gaps(setup.reach) {
             logs.say(Level::Warn, gap);

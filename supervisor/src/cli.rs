@@ -47,7 +47,8 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "NAMES", env = "BOTTLECAP_OPTIONAL", value_parser = names)]
     optional: Option<Names>,
 
-    /// Where a daemon listens, such as egress=10.9.0.2:9099; repeatable
+    /// Where a daemon listens, such as egress=10.9.0.2:9099; repeatable. Also egress-direct, egress-transparent and egress-dns, for
+    /// clients that ignore proxy variables; off by default
     #[arg(long, value_name = "NAME=ADDR", env = "BOTTLECAP_LISTEN", value_delimiter = ',', value_parser = listen)]
     pub(crate) listen: Vec<Listen>,
 

@@ -65,6 +65,74 @@ impl Paths {
     }
 }
 
+/// A socket that a daemon is handed, by its name in LISTEN_FDNAMES.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SocketName {
+    pub(crate) daemon: Daemon,
+    pub(crate) spoken: Spoken,
+}
+
+/// What is spoken on a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Spoken {
+    /// What the daemon is there for.
+    Own,
+    /// To egress: TLS and HTTP of clients that were led here on the port that they meant.
+    Direct,
+    /// To egress: the same, redirected from other ports.
+    Redirected,
+    /// To egress: DNS, over UDP and TCP.
+    Names,
+}
+
+impl SocketName {
+    const ALL: [Self; 6] = {
+        const fn of(daemon: Daemon, spoken: Spoken) -> SocketName {
+            SocketName { daemon, spoken }
+        }
+        [
+            of(Daemon::Egress, Spoken::Own),
+            of(Daemon::Egress, Spoken::Direct),
+            of(Daemon::Egress, Spoken::Redirected),
+            of(Daemon::Egress, Spoken::Names),
+            of(Daemon::GitGate, Spoken::Own),
+            of(Daemon::Supervise, Spoken::Own),
+        ]
+    };
+
+    /// The socket of that name.
+    pub(crate) fn parse(name: &str) -> Result<Self, UnknownDaemon> {
+        let named = Self::ALL.into_iter().find(|socket| socket.text() == name);
+        named.ok_or_else(|| UnknownDaemon(name.to_owned()))
+    }
+
+    /// The name.
+    pub(crate) const fn text(self) -> &'static str {
+        match self.spoken {
+            Spoken::Own => self.daemon.name(),
+            Spoken::Direct => "egress-direct",
+            Spoken::Redirected => "egress-transparent",
+            Spoken::Names => "egress-dns",
+        }
+    }
+
+    /// The port it is on where none is named.
+    pub(crate) const fn port(self) -> u16 {
+        match self.spoken {
+            Spoken::Own => self.daemon.port(),
+            Spoken::Direct => 443,
+            Spoken::Redirected => 9098,
+            Spoken::Names => 53,
+        }
+    }
+}
+
+impl fmt::Display for SocketName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.text())
+    }
+}
+
 impl Daemon {
     /// Every daemon in start order.
     pub(crate) const ALL: [Self; 3] = [Self::Egress, Self::GitGate, Self::Supervise];

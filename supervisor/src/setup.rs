@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use crate::address::{self, AddressError, Standing};
 use crate::cli::{Cli, LogFormat, Readable};
-use crate::daemon::{Daemon, Paths, UnknownDaemon};
+use crate::daemon::{Daemon, Paths, SocketName, Spoken, UnknownDaemon};
 use crate::plan::{ALIVE_TIMEOUT, Role};
 use crate::sys;
 use crate::sys::sockets::Reach;
@@ -33,16 +33,16 @@ pub(crate) enum SetupError {
     ListenCount(String),
     #[error("LISTEN_FDNAMES")]
     ListenName(#[source] UnknownDaemon),
-    #[error("descriptor {number}, named {name} in LISTEN_FDNAMES, is no listening internet socket")]
+    #[error("descriptor {number}, named {name} in LISTEN_FDNAMES, is no internet socket that listens")]
     ListenSocket {
         number: i32,
-        name: Daemon,
+        name: SocketName,
         #[source]
         source: io::Error,
     },
-    #[error("{daemon} cannot listen on {address}")]
+    #[error("{name} cannot listen on {address}")]
     Listen {
-        daemon: Daemon,
+        name: SocketName,
         address: SocketAddr,
         #[source]
         source: io::Error,
@@ -67,9 +67,9 @@ impl SetupError {
         match self {
             Self::Program { .. } => Some("say where the daemons are with --bin-dir DIR".to_owned()),
             Self::Address(error) => error.hint().map(str::to_owned),
-            Self::Listen { daemon, source, .. } if source.kind() == io::ErrorKind::AddrInUse => {
+            Self::Listen { name, source, .. } if source.kind() == io::ErrorKind::AddrInUse => {
                 Some(format!(
-                    "another process listens there: stop it, or choose another address with --listen {daemon}=ADDR"
+                    "another process listens there: stop it, or choose another address with --listen {name}=ADDR"
                 ))
             }
             Self::Listen { source, .. } if source.kind() == io::ErrorKind::AddrNotAvailable => {
@@ -122,7 +122,7 @@ pub(crate) struct Member {
     pub(crate) daemon: Daemon,
     pub(crate) role: Role,
     pub(crate) uid: Option<u32>,
-    pub(crate) sockets: Vec<Origin>,
+    pub(crate) sockets: Vec<(SocketName, Origin)>,
 }
 
 /// Everything that is decided before something is opened.
@@ -188,7 +188,7 @@ impl Setup {
                 }
                 Ok(_) => {}
             }
-            let (own, others) = inherited.into_iter().partition(|(name, _)| *name == daemon);
+            let (own, others) = inherited.into_iter().partition(|(name, _)| name.daemon == daemon);
             inherited = others;
             members.push(Member {
                 daemon,
@@ -214,7 +214,7 @@ impl Setup {
         writeln!(out, "{:<10} {:<22} {:<8} PROGRAM", "DAEMON", "LISTENS ON", "UID")?;
         for member in &self.members {
             let addresses: Vec<String> =
-                member.sockets.iter().map(|socket| socket.address().to_string()).collect();
+                member.sockets.iter().map(|(_, socket)| socket.address().to_string()).collect();
             let uid = member.uid.unwrap_or_else(|| nix::unistd::geteuid().as_raw());
             let program = self.paths.program(member.daemon);
             writeln!(
@@ -228,23 +228,25 @@ impl Setup {
         Ok(())
     }
 
-    /// Opens the listening sockets; each lives as long as the supervisor.
-    pub(crate) fn open_sockets(&mut self) -> Result<Vec<(Daemon, OwnedFd, SocketAddr)>, SetupError> {
+    /// Opens the sockets; each lives as long as the supervisor.
+    pub(crate) fn open_sockets(&mut self) -> Result<Vec<(SocketName, OwnedFd, SocketAddr)>, SetupError> {
         let mut open = Vec::new();
-        for member in &mut self.members {
-            let daemon = member.daemon;
-            for origin in member.sockets.drain(..) {
-                let (socket, address) = match origin {
-                    Origin::Inherited(socket, address) => (socket, address),
-                    Origin::Bind(address) => {
-                        let failed = |source| SetupError::Listen { daemon, address, source };
-                        let socket = sys::sockets::listen_on(address).map_err(failed)?;
-                        let bound = sys::sockets::listening_address(&socket).map_err(failed)?;
-                        (socket, bound)
-                    }
-                };
-                open.push((daemon, socket, address));
+        for (name, origin) in self.members.iter_mut().flat_map(|member| member.sockets.drain(..)) {
+            let address = match origin {
+                Origin::Inherited(socket, address) => {
+                    open.push((name, socket, address));
+                    continue;
+                }
+                Origin::Bind(address) => address,
+            };
+            let failed = |source| SetupError::Listen { name, address, source };
+            let socket = sys::sockets::listen_on(address).map_err(failed)?;
+            let address = sys::sockets::listening_address(&socket).map_err(failed)?;
+            if name.spoken == Spoken::Names {
+                // The same address for both, also where the system chose the port.
+                open.push((name, sys::sockets::datagrams_on(address).map_err(failed)?, address));
             }
+            open.push((name, socket, address));
         }
         Ok(open)
     }
@@ -301,8 +303,12 @@ impl Setup {
 /// One address can be listened on once; port 0 stands for a fresh one each time.
 fn refuse_same_address(members: &[Member]) -> Result<(), SetupError> {
     let mut seen = std::collections::BTreeSet::new();
-    for socket in members.iter().flat_map(|member| &member.sockets) {
+    for (name, socket) in members.iter().flat_map(|member| &member.sockets) {
         let address = socket.address();
+        if matches!((name.spoken, socket), (Spoken::Names, Origin::Inherited(..))) {
+            // One for UDP and one for TCP.
+            continue;
+        }
         if address.port() != 0 && !seen.insert(address) {
             return Err(SetupError::ListenTwice(address));
         }
@@ -318,30 +324,38 @@ pub(crate) fn refuse_second(socket: &Path) -> Result<(), SetupError> {
     }
 }
 
-fn sockets(cli: &Cli, daemon: Daemon, inherited: Vec<(Daemon, OwnedFd)>) -> Result<Vec<Origin>, SetupError> {
+fn sockets(
+    cli: &Cli,
+    daemon: Daemon,
+    inherited: Vec<(SocketName, OwnedFd)>,
+) -> Result<Vec<(SocketName, Origin)>, SetupError> {
     let mut sockets = Vec::new();
     for (name, socket) in inherited {
         let number = std::os::fd::AsRawFd::as_raw_fd(&socket);
-        let address = sys::sockets::listening_address(&socket)
-            .map_err(|source| SetupError::ListenSocket { number, name, source })?;
-        sockets.push(Origin::Inherited(socket, address));
+        let address = match name.spoken {
+            Spoken::Names => sys::sockets::bound_address(&socket),
+            Spoken::Own | Spoken::Direct | Spoken::Redirected => sys::sockets::listening_address(&socket),
+        };
+        let address = address.map_err(|source| SetupError::ListenSocket { number, name, source })?;
+        sockets.push((name, Origin::Inherited(socket, address)));
     }
-    if sockets.is_empty() {
-        let asked = cli.listen.iter().filter(|listen| listen.daemon == daemon);
-        sockets.extend(asked.map(|listen| Origin::Bind(listen.address)));
-    }
-    if sockets.is_empty() {
+    let handed: Vec<SocketName> = sockets.iter().map(|(name, _)| *name).collect();
+    let asked =
+        cli.listen.iter().filter(|listen| listen.name.daemon == daemon && !handed.contains(&listen.name));
+    sockets.extend(asked.map(|listen| (listen.name, Origin::Bind(listen.address))));
+    let own = SocketName { daemon, spoken: Spoken::Own };
+    if !sockets.iter().any(|(name, _)| *name == own) {
         let standing = if std::process::id() == 1 { Standing::Init } else { Standing::Ordinary };
         let local = sys::local_addresses().map_err(SetupError::LocalAddresses)?;
         let address = address::choose(cli.bottle_addr, standing, &local)?;
         let ports = std::iter::once(daemon.port()).chain(daemon.more_ports().iter().copied());
-        sockets.extend(ports.map(|port| Origin::Bind(SocketAddr::new(address, port))));
+        sockets.extend(ports.map(|port| (own, Origin::Bind(SocketAddr::new(address, port)))));
     }
     Ok(sockets)
 }
 
 /// The sockets that whoever started us hands over, as in sd_listen_fds(3).
-fn inherited_sockets() -> Result<Vec<(Daemon, OwnedFd)>, SetupError> {
+fn inherited_sockets() -> Result<Vec<(SocketName, OwnedFd)>, SetupError> {
     let variable = |name: &str| std::env::var(name).ok();
     if variable("LISTEN_PID").and_then(|pid| pid.parse().ok()) != Some(std::process::id()) {
         return Ok(Vec::new());
@@ -355,10 +369,10 @@ fn inherited_sockets() -> Result<Vec<(Daemon, OwnedFd)>, SetupError> {
     let mut names = names.split(':');
     let mut sockets = Vec::new();
     for number in 3..3 + count {
-        let daemon = Daemon::parse(names.next().unwrap_or_default()).map_err(SetupError::ListenName)?;
+        let name = SocketName::parse(names.next().unwrap_or_default()).map_err(SetupError::ListenName)?;
         let socket =
-            sys::adopt(number).map_err(|source| SetupError::ListenSocket { number, name: daemon, source })?;
-        sockets.push((daemon, socket));
+            sys::adopt(number).map_err(|source| SetupError::ListenSocket { number, name, source })?;
+        sockets.push((name, socket));
     }
     Ok(sockets)
 }

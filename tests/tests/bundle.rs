@@ -100,6 +100,52 @@ fn a_body_streams_through_in_both_directions_unchanged() {
     assert_eq!(up.json().unwrap()["body"]["length"], 8 << 20);
 }
 
+/// The most memory that egress ever had, in MiB.
+fn most_memory(bundle: &Bundle) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", bundle.pid("egress").unwrap())).unwrap();
+    let kibibytes = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    kibibytes.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
+}
+
+#[test]
+fn a_transfer_of_any_length_takes_the_memory_of_a_short_one() {
+    let upstream = HttpsEcho::start(&[]).unwrap();
+    let port = upstream.port();
+    let routes = format!(
+        "routes:\n  - host: localhost\n    ports: [{port}]\n    allow_private: [\"127.0.0.0/8:{port}\", \"[::1]:{port}\"]\n"
+    );
+    let bundle =
+        Bundle::builder().unwrap().upstream_ca(upstream.ca()).routes(&routes).unwrap().start().unwrap();
+    let mebibytes = rounds(256, 10 * 1024);
+    let transfer = |version: &str, mebibytes: u64| {
+        let curl = format!(
+            "curl -sSf {version} --proxy http://{} --cacert {} -o /dev/null -w '%{{http_version}} %{{size_download}} %{{size_upload}}\\n'",
+            bundle.address(9099),
+            bundle.ca().display()
+        );
+        let bytes = mebibytes << 20;
+        let script = format!(
+            "{curl} {down}\nhead -c {bytes} /dev/zero | {curl} -X POST -T - {up}",
+            down = url(&upstream, &format!("/v1/bytes/{bytes}")),
+            up = url(&upstream, "/v1/upload")
+        );
+        let said = Run::bare("sh").args(["-ec", &script]).ok().unwrap();
+        let lines: Vec<Vec<&str>> = said.lines().map(|line| line.split(' ').collect()).collect();
+        assert_eq!((lines[0][1], lines[1][2]), (&*bytes.to_string(), &*bytes.to_string()), "{version}");
+        assert_eq!(upstream.last().unwrap()["body"]["length"], bytes, "{version}");
+        lines[0][0].to_owned()
+    };
+    for (flag, version) in [("--http1.1", "1.1"), ("--http2", "2")] {
+        assert_eq!(transfer(flag, 8), version);
+    }
+    let before = most_memory(&bundle);
+    for flag in ["--http1.1", "--http2"] {
+        transfer(flag, mebibytes);
+    }
+    let after = most_memory(&bundle);
+    assert!(after <= before + 16, "{before} MiB after 8 MiB each way, {after} MiB after {mebibytes}");
+}
+
 #[test]
 fn a_reload_takes_a_good_table_and_keeps_the_old_one_when_the_new_is_bad() {
     let upstream = HttpsEcho::start(&[]).unwrap();

@@ -18,6 +18,7 @@ pub(super) async fn open(
 ) -> Result<(Doors, Vec<SocketAddr>), Error> {
     let mut doors = Doors {
         proxy: adopt(std::mem::take(&mut inheritance.sockets))?,
+        direct: adopt(std::mem::take(&mut inheritance.direct))?,
         transparent: adopt(std::mem::take(&mut inheritance.transparent))?,
         dns_tcp: adopt(std::mem::take(&mut inheritance.dns_tcp))?,
         ..Doors::default()
@@ -28,6 +29,11 @@ pub(super) async fn open(
     if doors.proxy.is_empty() {
         for &address in &settings.listen {
             doors.proxy.push(TcpListener::bind(address).await.map_err(failed(address))?);
+        }
+    }
+    if doors.direct.is_empty() {
+        for &address in &settings.direct {
+            doors.direct.push(TcpListener::bind(address).await.map_err(failed(address))?);
         }
     }
     if doors.transparent.is_empty() {
@@ -45,7 +51,7 @@ pub(super) async fn open(
         }
     }
     doors.answers = answers(settings, &doors)?;
-    let listeners = doors.proxy.iter().chain(&doors.transparent).chain(&doors.dns_tcp);
+    let listeners = doors.proxy.iter().chain(&doors.direct).chain(&doors.transparent).chain(&doors.dns_tcp);
     let addresses = listeners.map(TcpListener::local_addr).collect::<Result<_, _>>();
     Ok((doors, addresses.map_err(Error::Inherited)?))
 }

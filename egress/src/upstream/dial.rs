@@ -209,8 +209,10 @@ fn reaches(address: SocketAddr, own: SocketAddr) -> bool {
     let ip = address.ip().to_canonical();
     let own_ip = own.ip().to_canonical();
     // A listener on every address is reached by any address of this machine, of which the loopback ones are known.
+    // No address at all is loopback.
     let same = ip == own_ip
-        || ((own_ip.is_unspecified() || own_ip.is_loopback()) && (ip.is_loopback() || ip.is_unspecified()));
+        || (own_ip.is_unspecified() && (ip.is_loopback() || ip.is_unspecified()))
+        || (own_ip.is_loopback() && ip.is_unspecified());
     address.port() == own.port() && same
 }
 
@@ -415,6 +417,8 @@ mod tests {
             ("[::ffff:127.0.0.1]:9099", "127.0.0.1:9099", true),
             ("[::1]:9099", "[::]:9099", true),
             ("0.0.0.0:9099", "127.0.0.1:9099", true),
+            ("[::]:9099", "[::1]:9099", true),
+            ("127.0.0.1:443", "127.0.0.2:443", false),
             ("127.0.0.1:9100", "127.0.0.1:9099", false),
             ("10.0.0.1:9099", "10.0.0.2:9099", false),
         ] {

@@ -50,6 +50,8 @@ async fn bytes_that_are_not_tls_never_leave() {
         &b"GET /v1/models HTTP/1.1\r\nhost: api.test\r\n\r\n"[..],
         b"SSH-2.0-OpenSSH_9.2\r\n",
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0",
+        b"\x04\x01\x01\xbb\x00\x00\x00\x01\x00api.test\x00",
         b"\x05\x01\x00",
         b"\x00\x01\x02\x03\x04\x05\x06\x07",
         b"\x16\x03\x01\x00\x05hello",

@@ -171,6 +171,7 @@ async fn answered(bench: &Bench, sent: &[u8]) -> Vec<u8> {
     kinds
 }
 
+/// Each case begins with the section of RFC 9113 that forbids it.
 #[tokio::test]
 async fn frames_that_rfc_9113_forbids_end_the_stream_or_the_connection_and_reach_no_one() {
     let bench = Bench::allowing(RULES).await;
@@ -187,42 +188,57 @@ async fn frames_that_rfc_9113_forbids_end_the_stream_or_the_connection_and_reach
     assert_eq!(bench.upstream.requests().len(), 1);
 
     let cases: Vec<(&str, Vec<u8>)> = vec![
-        ("DATA on stream 0", frame(DATA, 0, 0, b"x")),
-        ("HEADERS on stream 0", frame(HEADERS, END_STREAM_AND_HEADERS, 0, &with(&[]))),
-        ("HEADERS on an even stream", frame(HEADERS, END_STREAM_AND_HEADERS, 2, &with(&[]))),
-        ("DATA on an idle stream", frame(DATA, 0, 1, b"x")),
-        ("a frame that is too large", frame(DATA, 0, 1, &[0; 16_385])),
-        ("SETTINGS of a wrong length", frame(SETTINGS, 0, 0, &[0; 5])),
-        ("SETTINGS with a window that is too large", frame(SETTINGS, 0, 0, &[0, 4, 255, 255, 255, 255])),
-        ("SETTINGS on a stream", frame(SETTINGS, 0, 1, &[])),
-        ("PING of a wrong length", frame(6, 0, 0, &[0; 7])),
-        ("PUSH_PROMISE from a client", frame(5, 4, 1, &[0, 0, 0, 2])),
-        ("WINDOW_UPDATE of nothing", frame(8, 0, 0, &[0; 4])),
-        ("RST_STREAM on stream 0", frame(RST_STREAM, 0, 0, &[0; 4])),
-        ("RST_STREAM on an idle stream", frame(RST_STREAM, 0, 1, &[0; 4])),
-        ("CONTINUATION without HEADERS", frame(9, 4, 1, &with(&[]))),
+        ("6.1: DATA on stream 0", frame(DATA, 0, 0, b"x")),
+        ("6.2: HEADERS on stream 0", frame(HEADERS, END_STREAM_AND_HEADERS, 0, &with(&[]))),
+        ("5.1.1: HEADERS on an even stream", frame(HEADERS, END_STREAM_AND_HEADERS, 2, &with(&[]))),
+        ("5.1: DATA on an idle stream", frame(DATA, 0, 1, b"x")),
+        ("4.2: a frame that is too large", frame(DATA, 0, 1, &[0; 16_385])),
+        ("6.5: SETTINGS of a wrong length", frame(SETTINGS, 0, 0, &[0; 5])),
         (
-            "another frame between HEADERS and CONTINUATION",
+            "6.5.2: SETTINGS with a window that is too large",
+            frame(SETTINGS, 0, 0, &[0, 4, 255, 255, 255, 255]),
+        ),
+        ("6.5: SETTINGS on a stream", frame(SETTINGS, 0, 1, &[])),
+        ("6.7: PING of a wrong length", frame(6, 0, 0, &[0; 7])),
+        ("8.4: PUSH_PROMISE from a client", frame(5, 4, 1, &[0, 0, 0, 2])),
+        ("6.9: WINDOW_UPDATE of nothing", frame(8, 0, 0, &[0; 4])),
+        ("6.4: RST_STREAM on stream 0", frame(RST_STREAM, 0, 0, &[0; 4])),
+        ("6.4: RST_STREAM on an idle stream", frame(RST_STREAM, 0, 1, &[0; 4])),
+        ("6.10: CONTINUATION without HEADERS", frame(9, 4, 1, &with(&[]))),
+        (
+            "6.10: another frame between HEADERS and CONTINUATION",
             [frame(HEADERS, 1, 1, &with(&[])), frame(6, 0, 0, &[0; 8])].concat(),
         ),
-        ("an index that HPACK does not have", headers(&[0xff, 0x80, 0x7f])),
-        ("padding longer than the frame", frame(DATA, 8, 1, &[9, 0])),
-        ("an upper-case name", headers(&with(&[("X-Upper", "1")]))),
-        ("connection", headers(&with(&[("connection", "keep-alive")]))),
-        ("transfer-encoding", headers(&with(&[("transfer-encoding", "chunked")]))),
-        ("te other than trailers", headers(&with(&[("te", "gzip")]))),
-        ("an unknown pseudo-header", headers(&with(&[(":surprise", "1")]))),
-        ("a pseudo-header after a header", headers(&with(&[("a", "b"), (":method", "GET")]))),
-        ("a pseudo-header of answers", headers(&with(&[(":status", "200")]))),
-        ("two paths", headers(&with(&[(":path", "/v1/y")]))),
-        ("no method", headers(&without(":method"))),
-        ("no path", headers(&without(":path"))),
-        ("no scheme", headers(&without(":scheme"))),
-        ("less content than its length says", headers(&with(&[("content-length", "3")]))),
+        ("4.3: an index that HPACK does not have", headers(&[0xff, 0x80, 0x7f])),
+        ("6.1: padding longer than the frame", frame(DATA, 8, 1, &[9, 0])),
+        ("8.2.1: an upper-case name", headers(&with(&[("X-Upper", "1")]))),
+        ("8.2.2: connection", headers(&with(&[("connection", "keep-alive")]))),
+        ("8.2.2: transfer-encoding", headers(&with(&[("transfer-encoding", "chunked")]))),
+        ("8.2.2: te other than trailers", headers(&with(&[("te", "gzip")]))),
+        ("8.3: an unknown pseudo-header", headers(&with(&[(":surprise", "1")]))),
+        ("8.3: a pseudo-header after a header", headers(&with(&[("a", "b"), (":method", "GET")]))),
+        ("8.3: a pseudo-header of answers", headers(&with(&[(":status", "200")]))),
+        ("8.3.1: two paths", headers(&with(&[(":path", "/v1/y")]))),
+        ("8.3.1: no method", headers(&without(":method"))),
+        ("8.3.1: no path", headers(&without(":path"))),
+        ("8.3.1: no scheme", headers(&without(":scheme"))),
+        ("8.1.1: less content than its length says", headers(&with(&[("content-length", "3")]))),
         (
-            "more content than its length says",
+            "8.1.1: more content than its length says",
             [frame(HEADERS, 4, 1, &with(&[("content-length", "1")])), frame(DATA, 1, 1, b"xyz")].concat(),
         ),
+        ("5.1.1: a stream with a lower number than one before", {
+            let later = frame(HEADERS, 4, 3, &with(&[(":surprise", "1")]));
+            [later, frame(HEADERS, END_STREAM_AND_HEADERS, 1, &with(&[]))].concat()
+        }),
+        ("6.9.1: a window that overflows", frame(8, 0, 0, &[0x7f, 0xff, 0xff, 0xff])),
+        ("6.5: SETTINGS with ACK and content", frame(SETTINGS, 1, 0, &[0; 6])),
+        ("6.5.2: ENABLE_PUSH that is neither", frame(SETTINGS, 0, 0, &[0, 2, 0, 0, 0, 2])),
+        ("6.5.2: a frame size that is too small", frame(SETTINGS, 0, 0, &[0, 5, 0, 0, 0, 1])),
+        ("6.8: GOAWAY on a stream", frame(GOAWAY, 0, 1, &[0; 8])),
+        ("8.2.1: a name with a space", headers(&with(&[("a b", "1")]))),
+        ("8.2.1: a value with a line end", headers(&with(&[("a", "1\r\nb: 2")]))),
+        ("8.3.1: an empty path", headers(&fields(&[good[0], good[1], (":path", ""), good[3]]))),
     ];
     for (name, bytes) in cases {
         let kinds = answered(&bench, &bytes).await;

@@ -15,6 +15,7 @@ mod program;
 mod reload;
 mod scrub;
 mod seeing;
+mod stopping;
 mod streams;
 mod support;
 mod transparent;

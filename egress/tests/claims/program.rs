@@ -8,13 +8,14 @@ use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 const ROUTES: &str = "routes:\n  - host: api.test\n";
 
-fn egress(root: &Path) -> Command {
+pub(super) fn egress(root: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_egress"));
     command
         .env_clear()
@@ -24,7 +25,7 @@ fn egress(root: &Path) -> Command {
     command
 }
 
-fn init(root: &Path) -> Output {
+pub(super) fn init(root: &Path) -> Output {
     Command::new(env!("CARGO_BIN_EXE_egress"))
         .args(["ca", "init", "--ca-dir"])
         .arg(root.join("ca"))
@@ -32,7 +33,7 @@ fn init(root: &Path) -> Output {
         .unwrap()
 }
 
-fn directory(routes: &str) -> tempfile::TempDir {
+pub(super) fn directory(routes: &str) -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
     for name in ["etc", "run", "state", "secrets"] {
         std::fs::create_dir(directory.path().join(name)).unwrap();
@@ -42,7 +43,7 @@ fn directory(routes: &str) -> tempfile::TempDir {
 }
 
 /// The program with everything that is off by default, and the lines of its log.
-fn start_seeing(root: &Path, more: &[&str]) -> (Running, BufReader<std::process::ChildStderr>) {
+pub(super) fn start_seeing(root: &Path, more: &[&str]) -> (Running, BufReader<std::process::ChildStderr>) {
     let path = root.join("notify");
     let notifications = UnixDatagram::bind(&path).unwrap();
     let mut child =
@@ -52,7 +53,7 @@ fn start_seeing(root: &Path, more: &[&str]) -> (Running, BufReader<std::process:
 }
 
 /// The address behind `what` in the log.
-fn address_in(log: &mut impl BufRead, what: &str) -> String {
+pub(super) fn address_in(log: &mut impl BufRead, what: &str) -> String {
     for line in log.lines() {
         let line = line.unwrap();
         if line.contains(what) {
@@ -175,26 +176,26 @@ fn the_operator_sees_requests_and_explanations_through_the_socket() {
     assert_eq!(mode & 0o777, 0o600);
 }
 
-struct Running {
-    child: Child,
-    notifications: UnixDatagram,
+pub(super) struct Running {
+    pub(super) child: Child,
+    pub(super) notifications: UnixDatagram,
 }
 
 impl Running {
-    fn start(root: &Path) -> Running {
+    pub(super) fn start(root: &Path) -> Running {
         let path = root.join("notify");
         let notifications = UnixDatagram::bind(&path).unwrap();
         let child = egress(root).env("NOTIFY_SOCKET", &path).stderr(Stdio::null()).spawn().unwrap();
         Running { child, notifications }
     }
 
-    fn told(&self) -> String {
+    pub(super) fn told(&self) -> String {
         let mut buffer = [0; 2048];
         let length = self.notifications.recv(&mut buffer).unwrap();
         String::from_utf8(buffer[..length].to_vec()).unwrap()
     }
 
-    fn signal(&self, signal: Signal) {
+    pub(super) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.child.id().try_into().unwrap()), signal).unwrap();
     }
 }
@@ -321,6 +322,14 @@ fn a_token_of_the_environment_is_wiped_from_it() {
     assert!(!String::from_utf8_lossy(&environment).contains("a-very-secret-token"));
 }
 
+/// What a child has had of the processor, as far as the system tells: in hundredths of a second.
+fn processor_time(child: &Child) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
+    let (_, fields) = stat.rsplit_once(") ").unwrap();
+    let ticks = fields.split(' ').skip(11).take(2).map(|field| field.parse::<u64>().unwrap());
+    Duration::from_millis(10 * ticks.sum::<u64>())
+}
+
 #[test]
 fn a_process_that_is_killed_in_any_way_leaves_no_core() {
     let secret = "kV9/xQ+2mZ=7pL4&wR8-tY1%uN6";
@@ -362,7 +371,7 @@ fn a_process_that_is_killed_in_any_way_leaves_no_core() {
 }
 
 #[test]
-fn a_shortage_of_descriptors_passes() {
+fn a_shortage_of_descriptors_is_waited_out_at_rest_and_passes() {
     let root = directory("routes: []\n");
     assert!(init(root.path()).status.success());
     let mut limited = Command::new("sh");
@@ -377,7 +386,14 @@ fn a_shortage_of_descriptors_passes() {
     let listening = log.find(|line| line.contains("listening")).unwrap();
     let address = listening.rsplit('=').next().unwrap().to_owned();
     let many = (0..32).map(|_| TcpStream::connect(&address).unwrap()).collect::<Vec<_>>();
-    assert!(log.any(|line| line.contains("cannot accept a connection")));
+    let mut complaints = log.by_ref().filter(|line| line.contains("cannot accept a connection"));
+    complaints.next().unwrap();
+    let (began, spent) = (Instant::now(), processor_time(&child));
+    // Between two of them it rests.
+    complaints.by_ref().take(5).for_each(drop);
+    let (took, spent) = (began.elapsed(), processor_time(&child) - spent);
+    assert!(took >= Duration::from_millis(400), "5 attempts in {took:?}");
+    assert!(spent < took / 4, "{spent:?} of processor time in {took:?} of pauses");
     let drained = std::thread::spawn(move || log.count());
     drop(many);
     let mut stream = TcpStream::connect(&address).unwrap();

@@ -4,7 +4,7 @@ use hudsucker::Body;
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncReadExt;
 
-use crate::support::{Answer, Bench, HOST, Transport, get, http1_on, request};
+use crate::support::{Answer, Bench, HOST, Transport, get, http1_on, http2_on, request};
 
 #[tokio::test]
 async fn the_next_request_of_an_open_connection_is_judged_by_the_new_routes() {
@@ -129,6 +129,65 @@ async fn connections_to_upstream_outlive_a_reload_that_leaves_the_upstream_as_it
         assert_eq!(bench.agent().send(transport, get("/v1/models")).await.status, 200);
         assert_eq!(connections(), before + 1, "{transport:?}");
     }
+}
+
+/// As many requests wait as the journal has places for; half of them lose their route.
+#[tokio::test]
+async fn four_thousand_requests_that_wait_through_a_reload_are_all_answered_and_recorded() {
+    const CONNECTIONS: usize = 32;
+    const STREAMS: usize = 128;
+    let bench = Bench::allowing("path_allowlist: [/v1/]").await;
+    let target = bench.target();
+    let mut asking = tokio::task::JoinSet::new();
+    for _ in 0..CONNECTIONS {
+        let stream = bench.agent().tunnel(&target, HOST, &["h2"]).await.unwrap();
+        let sender = http2_on(stream).await;
+        for number in 0..STREAMS {
+            let (mut sender, kept) = (sender.clone(), number % 2 == 0);
+            let path = if kept { "/v1/gate/kept" } else { "/v1/gate/dropped" };
+            let request = get(&format!("https://{target}{path}"));
+            asking.spawn(async move {
+                sender.ready().await.unwrap();
+                (kept, Answer::of(sender.send_request(request).await.unwrap()).await)
+            });
+        }
+    }
+    // Some are at upstream, some wait for their turn there, some are still on their way.
+    while bench.upstream.requests().len() < 100 {
+        tokio::task::yield_now().await;
+    }
+    let narrower = bench.upstream.routes("path_allowlist: [/v1/gate/kept]");
+    assert_eq!(bench.proxy.reload(&narrower).await.unwrap().generation, 2);
+    let (mut kept, mut dropped) = (0, 0);
+    while let Some(answered) = asking.join_next().await {
+        match answered.unwrap() {
+            (true, answer) => {
+                assert_eq!((answer.status.as_u16(), answer.text()), (200, "at last"));
+                kept += 1;
+            }
+            (false, answer) => {
+                assert_eq!(answer.refusal(), "path-not-allowed");
+                dropped += 1;
+                if dropped == CONNECTIONS * STREAMS / 2 {
+                    bench.upstream.memory.gate.0.close();
+                }
+            }
+        }
+    }
+    assert_eq!((kept, dropped), (CONNECTIONS * STREAMS / 2, CONNECTIONS * STREAMS / 2));
+    let recorded = async || {
+        let events = bench.events().await;
+        assert!(events.iter().any(|event| event["type"] == "reload" && event["generation"] == 2));
+        let count = |event: &serde_json::Value| match event["type"].as_str() {
+            Some("request") => 1,
+            Some("repeated") => event["count"].as_u64().unwrap(),
+            _ => 0,
+        };
+        usize::try_from(events.iter().map(count).sum::<u64>()).unwrap()
+    };
+    // A record is written when the last byte has gone, which the agent may have read first.
+    while recorded().await < CONNECTIONS * STREAMS {}
+    assert_eq!(recorded().await, CONNECTIONS * STREAMS);
 }
 
 /// A reload is atomic and loses nothing: both sides count.

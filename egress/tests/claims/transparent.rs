@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 
 use crate::front::exchange;
-use crate::support::{Bench, ELSEWHERE, HOST, read_head};
+use crate::support::{BY_NAME, Bench, ELSEWHERE, HOST, read_head};
 
 /// How connections get to a listener that they were not meant for.
 #[derive(Debug, Clone, Copy)]
@@ -160,6 +160,70 @@ async fn the_transparent_listener_is_no_destination() {
     let mut stream = TcpStream::connect(bench.transparent).await.unwrap();
     let _ = stream.write_all(get(HOST, "/v1/x").as_bytes()).await;
     assert_eq!(read_head(&mut stream).await, "");
+}
+
+#[tokio::test]
+async fn who_comes_by_dns_is_judged_by_server_name_and_host_on_the_port_that_it_came_to() {
+    let bench = Bench::allowing(RULES).await;
+    let (tls, plain) = (bench.upstream.tls.port(), bench.upstream.plain.port());
+    let connector = bench.agent().tls(&["http/1.1"]);
+    let meet = async |name: &'static str| {
+        let stream = TcpStream::connect((BY_NAME, tls)).await.unwrap();
+        connector.connect(ServerName::try_from(name).unwrap(), stream).await
+    };
+    let mut stream = meet(HOST).await.unwrap();
+    assert!(exchange(&mut stream, &get(&bench.target(), "/v1/x")).await.starts_with("HTTP/1.1 200"));
+    for (host, code) in [("other.test", "authority-mismatch"), (HOST, "authority-mismatch")] {
+        // The second names another port than the one that was come to.
+        let answer = exchange(&mut meet(HOST).await.unwrap(), &get(host, "/v1/x")).await;
+        assert!(answer.contains(code), "{host}: {answer}");
+    }
+    let refused = exchange(&mut meet(HOST).await.unwrap(), &get(&bench.target(), "/v2/x")).await;
+    assert!(refused.contains("path-not-allowed"), "{refused}");
+    let elsewhere = format!("evil.test:{tls}");
+    let refused = exchange(&mut meet("evil.test").await.unwrap(), &get(&elsewhere, "/v1/x")).await;
+    assert!(refused.contains("host-not-allowed"), "{refused}");
+    assert!(meet("127.0.0.2").await.is_err(), "an address is no name");
+
+    let asked = async |host: &str| {
+        let mut stream = TcpStream::connect((BY_NAME, plain)).await.unwrap();
+        exchange(&mut stream, &get(host, "/v1/x")).await
+    };
+    assert!(asked(&format!("{HOST}:{plain}")).await.starts_with("HTTP/1.1 200"));
+    for host in [HOST, "evil.test", &format!("127.0.0.2:{plain}")] {
+        assert!(asked(host).await.starts_with("HTTP/1.1 403"), "{host}");
+    }
+    for bytes in
+        [&b"SSH-2.0-x\r\n"[..], b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\x04\x01\x00\x50", b"\x05\x01\x00"]
+    {
+        let mut stream = TcpStream::connect((BY_NAME, tls)).await.unwrap();
+        stream.write_all(bytes).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 400"), "{answer:?}");
+    }
+    assert_eq!(bench.names.asked(), [HOST, HOST], "what was refused was not looked up");
+    assert_eq!(bench.upstream.requests().len(), 2);
+}
+
+/// `scripts/need.sh h2load` installs it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_http2_client_is_served_hundreds_of_streams_on_a_few_connections() {
+    let bench = Bench::allowing(RULES).await;
+    let port = bench.upstream.tls.port();
+    let load = async |path: &str, status: &str| {
+        let mut client = Command::new("h2load");
+        client.args(["-n", "400", "-c", "4", "-m", "32", &format!("--connect-to={BY_NAME}:{port}")]);
+        client.arg(format!("https://{HOST}:{port}{path}"));
+        let output = tokio::task::spawn_blocking(move || client.output().expect("h2load is there"));
+        let said = String::from_utf8_lossy(&output.await.unwrap().stdout).into_owned();
+        assert!(said.contains("Application protocol: h2") && said.contains("400 done,"), "{said}");
+        assert!(said.contains(status), "{said}");
+    };
+    load("/v1/x", "status codes: 400 2xx, 0 3xx, 0 4xx, 0 5xx").await;
+    load("/v2/x", "status codes: 0 2xx, 0 3xx, 400 4xx, 0 5xx").await;
+    assert_eq!(bench.upstream.requests().len(), 400);
 }
 
 /// A query for `name`, of `kind`.

@@ -69,8 +69,8 @@ impl Bundle {
         };
         let mut descriptors: Vec<(String, BorrowedFd<'_>)> = Vec::new();
         if purpose == Purpose::Serve {
-            let own = self.listening.iter().filter(|(name, ..)| *name == daemon);
-            descriptors.extend(own.map(|(name, socket, _)| (name.name().to_owned(), socket.as_fd())));
+            let own = self.listening.iter().filter(|(name, ..)| name.daemon == daemon);
+            descriptors.extend(own.map(|(name, socket, _)| (name.to_string(), socket.as_fd())));
             descriptors.extend(memory.iter().map(|(name, fd)| (name.clone(), fd.as_fd())));
             descriptors.extend(self.peers.of(daemon));
         }

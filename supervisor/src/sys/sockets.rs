@@ -1,7 +1,7 @@
 //! Listening sockets, the readiness socket, and who is at the other end of a unix socket.
 
 use std::io::{self, IoSliceMut};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::ffi::OsStrExt as _;
@@ -34,6 +34,19 @@ pub(crate) fn listening_address(socket: &OwnedFd) -> io::Result<SocketAddr> {
         return Err(io::Error::other("the socket does not listen"));
     }
     TcpListener::from(socket.try_clone()?).local_addr()
+}
+
+/// Opens a socket for datagrams on exactly this address.
+pub(crate) fn datagrams_on(address: SocketAddr) -> io::Result<OwnedFd> {
+    Ok(UdpSocket::bind(address)?.into())
+}
+
+/// The address of an internet socket that listens or takes datagrams; an error for anything else.
+pub(crate) fn bound_address(socket: &OwnedFd) -> io::Result<SocketAddr> {
+    match getsockopt(socket, sockopt::SockType)? {
+        SockType::Datagram => UdpSocket::from(socket.try_clone()?).local_addr(),
+        _ => listening_address(socket),
+    }
 }
 
 /// Binds a stream socket that only our own uid may open.

@@ -82,9 +82,13 @@ impl Agent {
     }
 
     pub(crate) async fn dial(&self) -> TcpStream {
-        let stream = TcpStream::connect(self.proxy).await.unwrap();
-        stream.set_nodelay(true).unwrap();
-        stream
+        self.try_dial().await.unwrap()
+    }
+
+    pub(crate) async fn try_dial(&self) -> std::io::Result<TcpStream> {
+        let stream = TcpStream::connect(self.proxy).await?;
+        stream.set_nodelay(true)?;
+        Ok(stream)
     }
 
     /// A CONNECT and the status of its answer.

@@ -36,6 +36,9 @@ pub(crate) const HOST: &str = "api.test";
 /// An address that belongs to no one (RFC 5737), where the names of the DNS answers are said to be.
 pub(crate) const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
 
+/// Where names lead for clients that ignore proxy variables.
+pub(crate) const BY_NAME: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+
 /// Leads every name to loopback, and remembers the names.
 #[derive(Default)]
 pub(crate) struct Names {
@@ -92,10 +95,16 @@ impl Bench {
         let address = listener.local_addr().unwrap();
         let led_here = egress::listen_transparent((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
         let transparent = led_here.local_addr().unwrap();
+        // On the ports of the upstream, as DNS leads to them.
+        let mut direct = Vec::new();
+        for port in [upstream.tls.port(), upstream.plain.port()] {
+            direct.push(TcpListener::bind((BY_NAME, port)).await.unwrap());
+        }
         let (dns_tcp, dns_udp) = one_port_for_both().await;
         let dns = dns_tcp.local_addr().unwrap();
         let doors = Doors {
             proxy: vec![listener],
+            direct,
             transparent: vec![led_here],
             dns_tcp: vec![dns_tcp],
             dns_udp: vec![dns_udp],

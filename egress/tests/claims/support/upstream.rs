@@ -21,7 +21,7 @@ use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use sha1::{Digest, Sha1};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio_rustls::TlsAcceptor;
 
 use super::{Counter, HOST, mirror};
@@ -50,8 +50,19 @@ pub(crate) struct Memory {
     pub(crate) held: Notify,
     /// A request to `/never` was given up.
     pub(crate) given_up: Notify,
+    /// Closed, it lets every `/gate` answer.
+    pub(crate) gate: Gate,
     /// What came by the last WebSocket of `/frames`, until its end.
     pub(crate) frames: Mutex<Vec<u8>>,
+}
+
+/// Shut until it is closed for good.
+pub(crate) struct Gate(pub(crate) Semaphore);
+
+impl Default for Gate {
+    fn default() -> Gate {
+        Gate(Semaphore::new(0))
+    }
 }
 
 /// An origin for `api.test`, with and without TLS, on loopback.
@@ -146,9 +157,10 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S, me
         let memory = Arc::clone(&memory);
         async move { Ok::<_, Infallible>(answer(request, memory).await) }
     });
-    let _ = auto::Builder::new(TokioExecutor::new())
-        .serve_connection_with_upgrades(TokioIo::new(stream), service)
-        .await;
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    // A narrowing ends thousands of requests at once: that is no attack on this one.
+    builder.http2().max_pending_accept_reset_streams(8 * 1024);
+    let _ = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
 }
 
 async fn answer(mut request: Request<Incoming>, memory: Arc<Memory>) -> Response<Body> {
@@ -178,6 +190,10 @@ async fn answer(mut request: Request<Incoming>, memory: Arc<Memory>) -> Response
             let _given_up = GivenUp(Arc::clone(&memory));
             memory.held.notify_one();
             std::future::pending().await
+        }
+        "/v1/gate/kept" | "/v1/gate/dropped" => {
+            let _closed = memory.gate.0.acquire().await;
+            Response::new(Body::from("at last"))
         }
         "/v1/trailers" => {
             let trailers = HeaderMap::from_iter([("grpc-status".parse().unwrap(), "0".parse().unwrap())]);
