@@ -2,8 +2,10 @@
 """git-gate beside git daemon with hook scripts and beside direct ssh, all on the loopback, interleaved in one run.
 
     scripts/bench-git.py PATH/OF/git-gate      # ROUNDS, LARGE_MB and LARGE_REFS make it shorter or longer
+    COUNT=1 scripts/bench-git.py PATH/OF/git-gate
 
-Prints a table of medians and ratios; the comparisons of a row took turns."""
+Prints a table of medians and ratios; the comparisons of a row took turns. With COUNT=1 it counts instead how many programs git-gate starts for
+each request (by strace), which is the same on a busy machine."""
 import os, pathlib, random, shutil, socket, statistics, subprocess, sys, tempfile, time
 
 GATE = os.path.abspath(sys.argv[1])
@@ -93,6 +95,35 @@ def interleaved(works, rounds=ROUNDS):
     return {name: statistics.median(values) for name, values in taken.items()}
 
 
+def programs(url):
+    """How many programs the gate, which runs under strace, starts for each request."""
+    trace = root / "trace"
+    started = lambda: sum(line.rstrip().endswith("= 0") for line in trace.read_text(errors="replace").splitlines())
+    settled = lambda: time.sleep(3)  # a kept session, the packing of the mirror
+    work = root / "work"
+
+    def commit_and_push():
+        (work / "mine").write_text("mine\n")
+        run("git", "add", "mine", cwd=work)
+        run("git", "commit", "-qm", "mine", cwd=work)
+        run("git", "push", "-q", "origin", "HEAD:refs/heads/counted", cwd=work)
+    steps = {
+        "ls-remote": lambda: run("git", "ls-remote", url("small")),
+        "clone": lambda: run("git", "clone", "-q", url("small"), work),
+        "fetch of nothing": lambda: run("git", "fetch", "-q", cwd=work),
+        "clone over HTTP": lambda: run("git", "clone", "-q", url("small").replace("git:", "http:"), root / "http"),
+        "push of one commit": commit_and_push,
+    }
+    run("git", "ls-remote", url("small"))
+    settled()
+    print("| request | programs started |\n|---|---:|")
+    for what, step in steps.items():
+        before = started()
+        step()
+        settled()
+        print(f"| {what} | {started() - before} |", flush=True)
+
+
 rows = []
 
 
@@ -127,13 +158,16 @@ def main():
     (root / "config/repos.yaml").write_text("repos:\n" + "".join(entries))
     gate_port = port()
     (root / "run").mkdir()
-    gate = start(GATE, "--config", root / "config", "--repo-dir", root / "mirrors", "--state-dir", root / "state",
+    counted = ["strace", "-f", "-qq", "-e", "trace=execve", "-o", root / "trace"] if os.environ.get("COUNT") else []
+    gate = start(*counted, GATE, "--config", root / "config", "--repo-dir", root / "mirrors", "--state-dir", root / "state",
                  "--run-dir", root / "run", "--listen", f"127.0.0.1:{gate_port}")
     wait_for(gate_port)
     url = lambda name: f"git://127.0.0.1:{gate_port}/{name}.git"
     rss = lambda: int(next(l for l in open(f"/proc/{gate.pid}/status") if l.startswith("VmRSS")).split()[1]) / 1024
     for name in upstream:
         run("git", "ls-remote", url(name))
+    if counted:
+        return programs(url)
 
     # git daemon: a mirror that an access hook refreshes, and a pre-receive hook that scans and forwards.
     hooked, hook_port = root / "hooked", port()
