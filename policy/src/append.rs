@@ -4,6 +4,7 @@ use crate::credential::AgentCredentials;
 use crate::diagnostic::Diagnostics;
 use crate::grant::{Grant, GrantId};
 use crate::limits::RouteLimits;
+use crate::lines::{self, List, quoted};
 use crate::matches::{Match, PathMatch};
 use crate::pattern::HostPattern;
 use crate::policy::Policy;
@@ -39,13 +40,16 @@ pub enum AppendError {
 /// The result is parsed again and compared: the base routes are the same and exactly this grant was added.
 pub fn append_route(text: &str, grant: &Grant) -> Result<String, AppendError> {
     let base = Policy::parse("routes.yaml", text).map_err(AppendError::Base)?;
-    if base.routes().iter().any(|route| route.grant() == Some(&grant.id)) {
+    if base.routes().iter().any(|route| route.grant() == Some(&grant.id))
+        || base.extras().iter().any(|extra| *extra.grant() == grant.id)
+    {
         return Err(AppendError::Exists(grant.id.clone()));
     }
-    let appended = insert(text, grant).ok_or(AppendError::Layout)?;
+    let appended = lines::add_item(text, ROUTES, &render(grant)).ok_or(AppendError::Layout)?;
     let after = Policy::parse("routes.yaml", &appended).map_err(AppendError::Contradiction)?;
     let expected = Route { id: RouteId(base.routes().len()), ..grant.to_route() };
-    let same_settings = after.log() == base.log() && after.defaults() == base.defaults();
+    let same_settings =
+        after.log() == base.log() && after.defaults() == base.defaults() && after.extras() == base.extras();
     match after.routes().split_last() {
         Some((last, rest)) if rest == base.routes() && *last == expected && same_settings => Ok(appended),
         Some(_) | None => Err(AppendError::Changed),
@@ -60,22 +64,16 @@ pub fn remove_grant(text: &str, id: &GrantId) -> Result<String, AppendError> {
         return Err(AppendError::Absent(id.clone()));
     };
     let kept: Vec<&Route> = base.routes().iter().filter(|route| route.grant() != Some(id)).collect();
-    for indent in 0..=INDENT_MAX {
-        let block = render(&grant, indent);
-        let Some(start) = find_lines(text, &block) else { continue };
-        let mut removed = format!("{}{}", &text[..start], &text[start + block.len()..]);
-        if kept.is_empty() {
-            removed = close_sequence(&removed).ok_or(AppendError::Layout)?;
-        }
-        let after = Policy::parse("routes.yaml", &removed).map_err(AppendError::Contradiction)?;
-        let same = after.routes().len() == kept.len()
-            && after.routes().iter().zip(&kept).all(|(one, other)| one.same_but_place(other));
-        return if same { Ok(removed) } else { Err(AppendError::Changed) };
-    }
-    Err(AppendError::Layout)
+    let removed = lines::remove_item(text, ROUTES, &render(&grant)).ok_or(AppendError::Layout)?;
+    let after = Policy::parse("routes.yaml", &removed).map_err(AppendError::Contradiction)?;
+    let same = after.routes().len() == kept.len()
+        && after.routes().iter().zip(&kept).all(|(one, other)| one.same_but_place(other))
+        && after.extras() == base.extras();
+    if same { Ok(removed) } else { Err(AppendError::Changed) }
 }
 
-const INDENT_MAX: usize = 16;
+/// The list that a grant stands in.
+const ROUTES: List = List::Needed("routes");
 
 impl Grant {
     fn to_route(&self) -> Route {
@@ -135,85 +133,8 @@ impl Route {
     }
 }
 
-/// The text with the grant's lines behind the last line of `routes`.
-fn insert(text: &str, grant: &Grant) -> Option<String> {
-    const KEY: &str = "routes:";
-    let lines: Vec<&str> = text.split_inclusive('\n').collect();
-    let key = lines.iter().position(|line| line.starts_with(KEY))?;
-    let value = lines[key][KEY.len()..].trim();
-    let (opening, end, indent) = if is_empty_sequence(value) {
-        let comment = value.find('#').map(|start| format!(" {}", &value[start..]));
-        (format!("{KEY}{}", comment.unwrap_or_default()), key + 1, 2)
-    } else if value.is_empty() || value.starts_with('#') {
-        let (end, indent) = block_end(&lines, key + 1)?;
-        (lines[key..end].concat(), end, indent)
-    } else {
-        return None;
-    };
-    let newline = if opening.ends_with('\n') { "" } else { "\n" };
-    let before = lines[..key].concat();
-    let after = lines[end..].concat();
-    Some(format!("{before}{opening}{newline}{}{after}", render(grant, indent)))
-}
-
-/// Behind the last line of the block sequence that starts at or after `start`, and its indentation.
-/// Comments after the last route stay behind what is inserted.
-fn block_end(lines: &[&str], start: usize) -> Option<(usize, usize)> {
-    let content = |line: &&str| !is_blank(line);
-    let first = lines[start..].iter().find(|line| content(line))?;
-    let indent = depth(first);
-    if !is_item(first) {
-        return None;
-    }
-    let inside = |line: &&str| depth(line) > indent || depth(line) == indent && is_item(line);
-    let mut end = start;
-    for (index, line) in lines.iter().enumerate().skip(start).filter(|(_, line)| content(line)) {
-        if !inside(line) {
-            break;
-        }
-        end = index + 1;
-    }
-    Some((end, indent))
-}
-
-fn depth(line: &str) -> usize {
-    line.len() - line.trim_start_matches(' ').len()
-}
-
-fn is_item(line: &str) -> bool {
-    let item = line.trim_start_matches(' ').strip_prefix('-');
-    item.is_some_and(|rest| rest.trim_end().is_empty() || rest.starts_with(' '))
-}
-
-fn is_empty_sequence(value: &str) -> bool {
-    let bare = value.split('#').next().unwrap_or(value).trim();
-    bare.strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'))
-        .is_some_and(|inner| inner.trim().is_empty())
-}
-
-/// Only white space, or a comment.
-fn is_blank(line: &str) -> bool {
-    let line = line.trim();
-    line.is_empty() || line.starts_with('#')
-}
-
-/// `routes:` with nothing left under it becomes `routes: []`.
-fn close_sequence(text: &str) -> Option<String> {
-    let start = if text.starts_with("routes:") { 0 } else { text.find("\nroutes:")? + 1 };
-    let after = start + "routes:".len();
-    Some(format!("{} []{}", &text[..after], &text[after..]))
-}
-
-/// Where `block` stands in the text as whole lines.
-fn find_lines(text: &str, block: &str) -> Option<usize> {
-    text.match_indices(block)
-        .map(|(start, _)| start)
-        .find(|&start| start == 0 || text.as_bytes()[start - 1] == b'\n')
-}
-
-/// The grant as a block of lines; what is the default is left out.
-fn render(grant: &Grant, indent: usize) -> String {
+/// The grant as the lines of an item; what is the default is left out.
+fn render(grant: &Grant) -> Vec<String> {
     let mut fields = vec![format!("host: {}", quoted(grant.host.as_str()))];
     let default_port = [grant.scheme.default_port()];
     if grant.scheme != crate::route::Scheme::Https {
@@ -243,24 +164,5 @@ fn render(grant: &Grant, indent: usize) -> String {
         fields.push(format!("max_uses: {uses}"));
     }
     fields.push(format!("grant: {}", quoted(grant.id.as_str())));
-    let margin = " ".repeat(indent);
-    let line = |(index, field): (usize, &String)| {
-        format!("{margin}{}{field}\n", if index == 0 { "- " } else { "  " })
-    };
-    fields.iter().enumerate().map(line).collect()
-}
-
-/// A YAML scalar in double quotes that reads back as `text`.
-fn quoted(text: &str) -> String {
-    let mut quoted = String::from("\"");
-    for character in text.chars() {
-        match character {
-            '"' | '\\' => quoted.extend(['\\', character]),
-            '\n' => quoted.push_str("\\n"),
-            control if control.is_control() => quoted.push_str(&format!("\\U{:08X}", u32::from(control))),
-            other => quoted.push(other),
-        }
-    }
-    quoted.push('"');
-    quoted
+    fields
 }

@@ -3,6 +3,7 @@
 mod bounds;
 mod credential;
 mod entry;
+mod extra;
 mod route;
 mod yaml;
 
@@ -40,9 +41,17 @@ pub(crate) fn parse(file: &str, text: &str) -> Result<Policy, Diagnostics> {
         }
     }
     route::refuse_mixed_tls(&routes, &places, &mut findings);
+    let mut extras = Vec::new();
+    for raw in raw.releases.iter().flatten() {
+        extras.extend(extra::release(raw, &mut findings));
+    }
+    for raw in raw.raised.iter().flatten() {
+        extras.extend(extra::raise(raw, &mut findings));
+    }
     if findings.list.is_empty() {
         let warnings = lint::warnings(file, &routes, &places);
-        Ok(Policy::new(log, defaults, routes, warnings).with_places(file, secrets))
+        let policy = Policy::new(log, defaults, routes, warnings);
+        Ok(policy.with_places(file, secrets).with_extras(extras))
     } else {
         Err(findings.into_diagnostics())
     }

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use crate::diagnostic::{Diagnostic, Diagnostics};
+use crate::extra::Extra;
 use crate::host::Host;
 use crate::index::Index;
 use crate::route::{Route, Scheme, Tls};
@@ -47,6 +48,7 @@ pub struct Policy {
     file: String,
     /// Where each route names its secret: the line and the column.
     secrets: Vec<(u64, u64)>,
+    extras: Vec<Extra>,
 }
 
 impl Policy {
@@ -65,12 +67,16 @@ impl Policy {
         let intercepted = |route: &&Route| route.scheme == Scheme::Https && route.tls == Tls::Intercept;
         let ports = routes.iter().filter(intercepted).flat_map(|route| &route.ports).copied();
         let intercepted_ports = ports.chain([Scheme::Https.default_port()]).collect();
-        let (file, secrets) = (String::new(), Vec::new());
-        Policy { log, defaults, routes, index, intercepted_ports, warnings, file, secrets }
+        let (file, secrets, extras) = (String::new(), Vec::new(), Vec::new());
+        Policy { log, defaults, routes, index, intercepted_ports, warnings, file, secrets, extras }
     }
 
     pub(crate) fn with_places(self, file: &str, secrets: Vec<(u64, u64)>) -> Policy {
         Policy { file: file.to_owned(), secrets, ..self }
+    }
+
+    pub(crate) fn with_extras(self, extras: Vec<Extra>) -> Policy {
+        Policy { extras, ..self }
     }
 
     /// What is wrong with the secret of a route, at the place where the route names it.
@@ -84,6 +90,12 @@ impl Policy {
     #[must_use]
     pub fn routes(&self) -> &[Route] {
         &self.routes
+    }
+
+    /// What approvals added beside the routes.
+    #[must_use]
+    pub fn extras(&self) -> &[Extra] {
+        &self.extras
     }
 
     /// What is no error and yet is hardly meant: routes that nothing reaches, conflicts, dangerous breadth. In the order

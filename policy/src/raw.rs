@@ -20,6 +20,38 @@ pub(crate) struct RawFile {
     pub(crate) defaults: Option<RawDefaults>,
     #[serde(default)]
     pub(crate) routes: Option<Vec<Spanned<RawRoute>>>,
+    #[serde(default, deserialize_with = "present")]
+    pub(crate) releases: Option<Vec<Spanned<RawRelease>>>,
+    #[serde(default, deserialize_with = "present")]
+    pub(crate) raised: Option<Vec<Spanned<RawRaise>>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawRelease {
+    #[serde(default, deserialize_with = "present")]
+    pub(crate) digest: Option<Text>,
+    #[serde(default, deserialize_with = "present")]
+    pub(crate) expires_at: Option<Text>,
+    #[serde(default, deserialize_with = "present")]
+    pub(crate) max_uses: Option<Text>,
+    #[serde(default, deserialize_with = "present")]
+    pub(crate) grant: Option<Text>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawRaise {
+    #[serde(default, deserialize_with = "present")]
+    pub(crate) host: Option<Text>,
+    #[serde(default, deserialize_with = "present")]
+    pub(crate) limit: Option<Text>,
+    #[serde(default, deserialize_with = "present")]
+    pub(crate) value: Option<Text>,
+    #[serde(default, deserialize_with = "present")]
+    pub(crate) expires_at: Option<Text>,
+    #[serde(default, deserialize_with = "present")]
+    pub(crate) grant: Option<Text>,
 }
 
 #[derive(Deserialize)]

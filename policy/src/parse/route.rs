@@ -274,7 +274,7 @@ fn matches(raw: &RawRoute, findings: &mut Findings<'_>) -> Vec<Match> {
     vec![Match { paths, methods: Vec::new(), headers: Vec::new(), query: Vec::new() }]
 }
 
-fn expires_at(text: &Text, findings: &mut Findings<'_>) -> Option<jiff::Timestamp> {
+pub(super) fn expires_at(text: &Text, findings: &mut Findings<'_>) -> Option<jiff::Timestamp> {
     let value = &text.value;
     let parsed =
         value.parse().map_err(|_| format!("`{value}` is not a time: write it as `2026-12-01T12:00:00Z`"));
