@@ -1,6 +1,6 @@
 //! Verifying a journal and reading its events back.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::{self, BufRead, Read};
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 
 use crate::Error;
 use crate::chain::{Broken, Fault, Hash, Link};
-use crate::event::{Dropped, Recovered};
+use crate::event::{Decision, Dropped, Event, Recovered, RequestEvent};
 use crate::segment;
 
 /// Longer than the longest line that [`crate::Journal`] writes.
@@ -64,6 +64,24 @@ pub fn hashes(path: impl AsRef<Path>, wanted: &BTreeSet<u64>) -> Result<BTreeMap
 /// [`Error::Open`] when the file cannot be opened; each item can be [`Error::Broken`] or [`Error::Decode`].
 pub fn replay<E: DeserializeOwned>(path: impl AsRef<Path>) -> Result<Replay<E>, Error> {
     Ok(Replay { lines: Lines::of(path.as_ref())?, ended: false, event: PhantomData })
+}
+
+/// The newest requests of the journal at `path` that were refused and named a host, at most `most` of them, newest last; as far as the
+/// journal can be read.
+#[must_use]
+pub fn newest_refusals(path: impl AsRef<Path>, most: usize) -> Vec<(Timestamp, RequestEvent)> {
+    let Ok(records) = replay::<Event>(path) else { return Vec::new() };
+    let mut kept = VecDeque::with_capacity(most);
+    for record in records.map_while(Result::ok) {
+        let Event::Request(request) = record.event else { continue };
+        if request.decision == Decision::Deny && !request.host.is_empty() {
+            if kept.len() == most {
+                kept.pop_front();
+            }
+            kept.push_back((record.time, request));
+        }
+    }
+    kept.into()
 }
 
 /// The iterator of [`replay`]. It ends after the first error.

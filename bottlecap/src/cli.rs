@@ -372,6 +372,9 @@ struct At {
     /// The directory of routes.yaml, for a bundle that bottlecap did not start
     #[arg(long, value_name = "DIR")]
     routes: Option<PathBuf>,
+    /// The directory of repos.yaml, for a bundle that bottlecap did not start
+    #[arg(long, value_name = "DIR")]
+    repos: Option<PathBuf>,
     /// The command that makes that bundle reload; split at spaces, no shell
     #[arg(long, value_name = "CMD")]
     hup: Option<String>,
@@ -541,6 +544,7 @@ impl At {
         let selection = Selection {
             bottle: self.bottle.clone(),
             routes: self.routes.clone(),
+            repos: self.repos.clone(),
             hup: self.hup.clone(),
             run_dir: self.run_dir.clone(),
         };

@@ -12,20 +12,20 @@ mod show;
 mod tail;
 
 use std::io::{self, BufRead, IsTerminal, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use jiff::Timestamp;
-use policy::{AppendError, remove_grant};
 use proposal::show::{list, one};
 use proposal::wire::{Request, Requests, Status, View};
-use proposal::{Id, Proposal, Review, State, review};
+use proposal::{Id, State, Table};
 use serde_json::json;
 
-use crate::fault::{Attempted, Fault, chain};
+use crate::fault::{Attempted, Fault};
 use crate::manifest::Name;
 use crate::state::{Directories, Home};
 
-use approve::Offer;
+use apply::Place;
+use approve::{Offer, What};
 use ledger::Entry;
 
 pub use apply::Reload;
@@ -39,7 +39,9 @@ pub struct Selection {
     pub bottle: Option<Name>,
     /// The directory of routes.yaml, over that of the bottle.
     pub routes: Option<PathBuf>,
-    /// The command that makes egress reload, over asking the bottle's supervisor.
+    /// The directory of repos.yaml, over that of the bottle.
+    pub repos: Option<PathBuf>,
+    /// The command that makes the daemons reload, over asking the bottle's supervisor.
     pub hup: Option<String>,
     /// The directory of the sockets, over that of the bottle.
     pub run_dir: Option<PathBuf>,
@@ -83,6 +85,7 @@ pub struct Look {
 pub struct Desk {
     run_dir: PathBuf,
     pub(crate) routes: PathBuf,
+    repos: Option<PathBuf>,
     /// Of a bottle of this host.
     home: Option<Home>,
     reload: Reload,
@@ -106,12 +109,26 @@ impl Desk {
             None => Reload::Supervisor,
             Some(command) => Reload::command(command)?,
         };
-        Ok(Desk { run_dir, routes, home, reload })
+        let repos = selection.repos.clone().or_else(|| home.as_ref().map(Home::repos_directory));
+        Ok(Desk { run_dir, routes, repos, home, reload })
     }
 
     pub(crate) fn keep(&self, entry: &Entry) -> Result<(), Fault> {
         let path = self.home.as_ref().map(ledger::path);
         ledger::keep(path.as_deref(), entry)
+    }
+
+    /// The file that grants of that kind stand in.
+    pub(crate) fn place(&self, table: Table) -> Result<Place, Fault> {
+        let directory = match table {
+            Table::Routes => Some(self.routes.clone()),
+            Table::Repos => self.repos.clone(),
+        };
+        let missing = || {
+            Fault::refused("nothing is known of the repositories of this bundle")
+                .with_hint("name the directory of repos.yaml: --repos DIR")
+        };
+        Ok(Place { directory: directory.ok_or_else(missing)?, table })
     }
 
     fn socket(&self) -> PathBuf {
@@ -140,7 +157,10 @@ impl Desk {
         out: &mut impl Write,
     ) -> Result<(), Fault> {
         let view = self.view(id)?;
-        let offer = (is_open(view.state) && view.proposal.route().is_some())
+        if form == Form::Text {
+            print(out, &one(&view))?;
+        }
+        let offer = (is_open(view.state) && view.is_applied())
             .then(|| self.offer(view.clone(), narrowing))
             .transpose()?;
         if form == Form::Json {
@@ -150,9 +170,8 @@ impl Desk {
             }
             return json(out, &value);
         }
-        print(out, &one(&view))?;
         match &offer {
-            Some(offer) => print(out, &format!("{}token    {}\n", self.shown(offer), offer.review.token)),
+            Some(offer) => print(out, &format!("{}token    {}\n", self.shown(offer), offer.token())),
             None => Ok(()),
         }
     }
@@ -168,12 +187,12 @@ impl Desk {
             host: String::new(),
             text: String::new(),
         };
-        if is_open(view.state) && view.proposal.route().is_some() {
+        if is_open(view.state) && view.is_applied() {
             let offer = self.offer(view, narrowing)?;
             text.push_str(&self.shown(&offer));
-            look.host = offer.scope.host().as_str().to_owned();
-            look.type_host = offer.review.needs_typing;
-            look.token = Some(offer.review.token);
+            look.host = offer.typed().unwrap_or_default().to_owned();
+            look.type_host = offer.typed().is_some();
+            look.token = Some(offer.token().to_owned());
         }
         Ok(Look { text, ..look })
     }
@@ -202,7 +221,10 @@ impl Desk {
         out: &mut impl Write,
     ) -> Result<(), Fault> {
         let offer = self.offer(self.view(id)?, narrowing)?;
-        let would = offer.review.would_pass(&self.refusals());
+        let What::Route { review, .. } = &offer.what else {
+            return Err(Fault::refused("only a route can be held against what was refused"));
+        };
+        let would = review.would_pass(&self.refusals());
         if form == Form::Json {
             return json(out, &would);
         }
@@ -218,16 +240,27 @@ impl Desk {
 
     fn shown(&self, offer: &Offer) -> String {
         let leftover = if offer.base.has_leftover() { show::LEFTOVER } else { "" };
-        let would = offer.review.would_pass(&self.refusals());
-        format!("{leftover}{}", show::change(&offer.base.without, &offer.review, &would))
+        let change = match &offer.what {
+            What::Route { review, .. } => {
+                show::change(&offer.base.without, review, &review.would_pass(&self.refusals()))
+            }
+            What::Addition(addition) => show::addition(&offer.base.without, addition),
+        };
+        format!("{leftover}{change}")
     }
 
     fn reviewed(&self, offer: &Offer) -> serde_json::Value {
-        let Review { difference, breadth, flags, needs_typing, token, .. } = &offer.review;
-        json!({
-            "token": token, "difference": difference, "words": difference.to_string(), "breadth": breadth, "flags": flags,
-            "type_host": needs_typing, "scope": offer.scope, "would_pass": offer.review.would_pass(&self.refusals()),
-        })
+        match &offer.what {
+            What::Route { scope, review } => json!({
+                "token": review.token, "difference": review.difference, "words": review.difference.to_string(),
+                "breadth": review.breadth, "flags": review.flags, "type_host": review.needs_typing, "scope": scope,
+                "would_pass": review.would_pass(&self.refusals()),
+            }),
+            What::Addition(addition) => json!({
+                "token": addition.token, "words": addition.words, "careful": addition.careful, "file": addition.table.file(),
+                "expires_at": addition.expires_at, "max_uses": addition.max_uses, "type_host": false,
+            }),
+        }
     }
 
     fn view(&self, id: &str) -> Result<View, Fault> {
@@ -240,33 +273,48 @@ impl Desk {
         }
     }
 
-    fn base(&self, id: &Id) -> Result<Base, Fault> {
-        let present = apply::read(&self.routes)?;
-        let (without, holds) = match remove_grant(&present, &id.to_grant_id()) {
-            Ok(text) => (text, true),
-            Err(AppendError::Absent(_)) => (present.clone(), false),
-            Err(error) => {
-                return Err(Fault::refused(format!(
-                    "the routes cannot take the request {id}: {}",
-                    chain(&error)
-                )));
-            }
-        };
-        let without = ledger::without_ended(&without, Timestamp::now());
-        Ok(Base { present, without, holds })
+    fn base(&self, id: &Id, table: Table) -> Result<Base, Fault> {
+        let place = self.place(table)?;
+        let present = apply::read(&place)?;
+        let taken = proposal::removed(&present, table, id);
+        let taken = taken.refusing(|| format!("{} cannot take the request {id}", table.file()))?;
+        let holds = taken.is_some();
+        let without = taken.unwrap_or_else(|| present.clone());
+        let without = ledger::without_ended(&without, table, Timestamp::now());
+        Ok(Base { place, present, without, holds })
     }
 
-    pub(crate) fn apply(&self, change: &apply::Change<'_>) -> Result<u64, Fault> {
-        apply::apply(&self.routes, change, &self.reload, &self.run_dir)
+    /// The file that holds the grant of that name, if one does.
+    fn base_that_holds(&self, id: &Id) -> Result<Option<Base>, Fault> {
+        let routes = self.base(id, Table::Routes)?;
+        if routes.holds || self.repos.is_none() {
+            return Ok(routes.holds.then_some(routes));
+        }
+        let repos = self.base(id, Table::Repos)?;
+        Ok(repos.holds.then_some(repos))
+    }
+
+    pub(crate) fn apply(&self, table: Table, change: &apply::Change<'_>) -> Result<u64, Fault> {
+        apply::apply(&self.place(table)?, change, &self.reload, &self.run_dir)
+    }
+
+    /// Tells the desk that grants are gone which a person took out of a file; best effort, for the file is what counts.
+    pub(crate) fn tell_taken_out(&self, ids: impl Iterator<Item = Id>) {
+        for id in ids {
+            let reason = "the operator took it out of the routes".to_owned();
+            if let Err(fault) = self.ask::<View>(&Request::Revoke { id, reason }) {
+                tracing::debug!(%fault, "a grant that is gone could not be told of");
+            }
+        }
     }
 
     /// Records a no. What an interrupted approval left in the routes is taken out.
     pub fn reject(&self, id: &str, reason: &str, form: Form, out: &mut impl Write) -> Result<(), Fault> {
         let id = parse_id(id)?;
         let view: View = self.ask(&Request::Reject { id: id.clone(), reason: reason.to_owned() })?;
-        let base = self.base(&id)?;
-        if base.has_leftover() {
-            self.apply(&apply::Change { from: &base.present, to: &base.without, fallback: &base.without })?;
+        if let Some(base) = self.base_that_holds(&id)? {
+            let change = apply::Change { from: &base.present, to: &base.without, fallback: &base.without };
+            self.apply(base.place.table, &change)?;
         }
         match form {
             Form::Json => json(out, &view),
@@ -277,27 +325,25 @@ impl Desk {
     /// Takes a grant out of the routes, and waits until egress has them without. It is done whether or not the daemon answers.
     pub fn revoke(&self, id: &str, reason: &str, form: Form, out: &mut impl Write) -> Result<(), Fault> {
         let id = parse_id(id)?;
-        let base = self.base(&id)?;
+        let base = self.base_that_holds(&id)?;
         // First, so that a restart does not bring it back.
         self.keep(&Entry::Revoked { id: id.clone(), by: ledger::by() })?;
-        let generation = if base.has_leftover() {
-            let change = apply::Change { from: &base.present, to: &base.without, fallback: &base.without };
-            Some(self.apply(&change)?)
-        } else {
-            None
-        };
-        let told: Result<View, Fault> =
-            self.ask(&Request::Revoke { id: id.clone(), reason: reason.to_owned() });
-        let done = match generation {
-            Some(generation) => {
-                format!("revoked {id}; egress serves without it as generation {generation}\n")
+        let done = match &base {
+            Some(base) => {
+                let change =
+                    apply::Change { from: &base.present, to: &base.without, fallback: &base.without };
+                let generation = self.apply(base.place.table, &change)?;
+                let daemon = base.place.table.daemon();
+                format!("revoked {id}; {daemon} serves without it as generation {generation}\n")
             }
             None => format!("revoked {id}; no route had it\n"),
         };
+        let told: Result<View, Fault> =
+            self.ask(&Request::Revoke { id: id.clone(), reason: reason.to_owned() });
         match (form, told) {
             (Form::Json, Ok(view)) => json(out, &view),
             (Form::Text, Ok(_)) => print(out, &done),
-            (_, Err(fault)) if generation.is_some() => {
+            (_, Err(fault)) if base.is_some() => {
                 Err(Fault::failed(format!("{}, but the agent could not be told: {fault}", done.trim())))
             }
             (_, Err(fault)) => Err(fault),
@@ -322,9 +368,10 @@ impl Desk {
     }
 }
 
-/// The routes as they are, and as they are without this grant and those that have ended: an attempt that was interrupted between
-/// writing and recording leaves the grant there.
+/// A file as it is, and as it is without this grant and those that have ended: an attempt that was interrupted between writing and
+/// recording leaves the grant there.
 struct Base {
+    place: Place,
     present: String,
     without: String,
     holds: bool,
@@ -334,11 +381,6 @@ impl Base {
     /// Whether the grant stands in the file.
     fn has_leftover(&self) -> bool {
         self.holds
-    }
-
-    fn review(&self, id: &Id, scope: &Proposal, in_force: &str) -> Result<Review, Fault> {
-        review(&self.without, id, scope, in_force, Timestamp::now())
-            .refusing(|| format!("the request {id} cannot be granted"))
     }
 }
 
@@ -403,9 +445,4 @@ pub(crate) fn print(out: &mut impl Write, text: &str) -> Result<(), Fault> {
 pub(crate) fn json<T: serde::Serialize>(out: &mut impl Write, value: &T) -> Result<(), Fault> {
     let text = serde_json::to_string(value).failing(|| "cannot print".to_owned())?;
     print(out, &format!("{text}\n"))
-}
-
-/// Where the routes of a directory are.
-fn routes_file(directory: &Path) -> PathBuf {
-    directory.join("routes.yaml")
 }

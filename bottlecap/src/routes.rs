@@ -13,7 +13,7 @@ use std::path::Path;
 use std::process::Command;
 
 use policy::Policy;
-use proposal::{Id, digest};
+use proposal::{Id, Table, digest};
 use similar::TextDiff;
 
 use crate::fault::{Attempted, Fault};
@@ -164,7 +164,7 @@ impl Desk {
 
     fn present(&self) -> Result<Candidate, Fault> {
         let name = self.routes.join("routes.yaml").display().to_string();
-        Candidate::parse(&name, apply::read(&self.routes)?)
+        Candidate::parse(&name, apply::read(&self.place(Table::Routes)?)?)
     }
 
     fn replace(
@@ -189,9 +189,11 @@ impl Desk {
             return Err(Fault::NotGranted("the routes are as they were".to_owned()));
         }
         let change = Change { from: &old.text, to: &new.text, fallback: &old.text };
-        let generation = self.apply(&change)?;
+        let generation = self.apply(Table::Routes, &change)?;
         let digest = digest(&new.text);
-        self.keep(&Entry::Replaced { digest: digest.clone(), generation, grants: grants(&new.policy) })?;
+        self.keep(&Entry::Replaced { digest: digest.clone(), generation, grants: grants(new) })?;
+        let kept = grants(new);
+        self.tell_taken_out(grants(old).into_iter().filter(|id| !kept.contains(id)));
         match form {
             Form::Json => {
                 json(out, &serde_json::json!({ "changed": true, "generation": generation, "digest": digest }))
@@ -202,8 +204,8 @@ impl Desk {
 }
 
 /// The grants of the table, which hold on.
-fn grants(policy: &Policy) -> Vec<Id> {
-    policy.routes().iter().filter_map(|route| Id::parse(route.grant()?.as_str()).ok()).collect()
+fn grants(table: &Candidate) -> Vec<Id> {
+    proposal::grants(&table.text, Table::Routes).into_iter().map(|(id, _)| id).collect()
 }
 
 /// Opens `path` in the person's editor and waits for its end. The variable is split at spaces: no shell.

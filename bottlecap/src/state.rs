@@ -236,6 +236,12 @@ impl Home {
         self.root().join("etc/egress")
     }
 
+    /// The directory of repos.yaml in it.
+    #[must_use]
+    pub fn repos_directory(&self) -> PathBuf {
+        self.root().join("etc/git-gate")
+    }
+
     /// What is known about it.
     pub fn record(&self) -> io::Result<Record> {
         Ok(serde_json::from_slice(&fs::read(self.0.join(RECORD))?)?)

@@ -320,3 +320,78 @@ fn a_grant_is_taken_out_even_when_the_daemon_does_not_answer() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("but the agent could not be told"));
     assert_eq!(stage.routes(), BASE);
 }
+
+const REPOS: &str = "repos:\n  - name: web   # ours\n    upstream: git@git.acme.test:web.git\n    identity: /keys/web\n    host_key: \"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcH\"\n";
+
+/// A bundle that is asked for this, and whose git-gate acknowledges what `acknowledges` says of its file.
+fn asked_for(ask: &Value, acknowledges: impl Fn(&str) -> String + Send + 'static) -> Stage {
+    let stage = Stage { root: tempfile::tempdir().unwrap(), heard: Arc::default() };
+    fs::create_dir(stage.routes_directory()).unwrap();
+    fs::write(stage.routes_file(), BASE).unwrap();
+    let repos = stage.routes_directory().join("repos.yaml");
+    fs::write(&repos, REPOS).unwrap();
+    let (heard, ask) = (Arc::clone(&stage.heard), ask.clone());
+    serve(&stage.root.path().join("supervise.sock"), move |request| {
+        heard.lock().unwrap().push(request.clone());
+        let mut view = view(&request);
+        view["proposal"] = ask.clone();
+        json!({"ok": true, "result": view})
+    });
+    serve(&stage.root.path().join("supervisor.sock"), move |request| {
+        let digest = acknowledges(&fs::read_to_string(&repos).unwrap());
+        json!({"ok": true, "result": {"daemons": [{"name": request["name"], "generation": 5, "digest": digest}]}})
+    });
+    stage
+}
+
+fn with_repos<'w>(stage: &'w Stage, directory: &'w str, words: &[&'w str]) -> Output {
+    stage.requests(&[words, &["--repos", directory]].concat())
+}
+
+#[test]
+fn a_grant_for_git_is_written_for_git_gate_and_counts_when_it_has_it() {
+    let ask = json!({"capability": "git_ref", "repo": "web", "ref": "refs/heads/release", "access": "push", "reason": "r"});
+    let stage = asked_for(&ask, digest);
+    let directory = stage.routes_directory().display().to_string();
+    let shown = with_repos(&stage, &directory, &["show", ID, "--max-uses", "2", "--json"]);
+    let shown: Value = serde_json::from_slice(&shown.stdout).unwrap();
+    let token = shown["review"]["token"].as_str().unwrap().to_owned();
+    let other_terms = with_repos(&stage, &directory, &["approve", ID, "--token", &token]);
+    assert!(!other_terms.status.success(), "the token is of what was shown");
+    let done = with_repos(&stage, &directory, &["approve", ID, "--max-uses", "2", "--token", &token]);
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let written = fs::read_to_string(stage.routes_directory().join("repos.yaml")).unwrap();
+    assert!(
+        written.starts_with(REPOS) && written.contains("ref: \"refs/heads/release\", max_uses: 2"),
+        "{written}"
+    );
+    assert_eq!(stage.routes(), BASE);
+    assert_eq!(stage.told(), ["approve", "applying", "applied"]);
+    let nowhere = stage.requests(&["show", ID]);
+    assert!(String::from_utf8_lossy(&nowhere.stderr).contains("--repos DIR"));
+}
+
+#[test]
+fn what_git_gate_does_not_take_is_taken_back_and_both_are_told() {
+    let ask = json!({"capability": "git_ref", "repo": "web", "ref": "refs/heads/release", "access": "push", "reason": "r"});
+    let stage = asked_for(&ask, |_| digest(REPOS));
+    let directory = stage.routes_directory().display().to_string();
+    let shown = with_repos(&stage, &directory, &["show", ID, "--json"]);
+    let shown: Value = serde_json::from_slice(&shown.stdout).unwrap();
+    let token = shown["review"]["token"].as_str().unwrap().to_owned();
+    let failed = with_repos(&stage, &directory, &["approve", ID, "--token", &token]);
+    let said = String::from_utf8_lossy(&failed.stderr).into_owned();
+    assert!(!failed.status.success() && said.contains("git-gate did not take the repositories"), "{said}");
+    assert!(said.contains("the old repositories are back in force"), "{said}");
+    assert_eq!(fs::read_to_string(stage.routes_directory().join("repos.yaml")).unwrap(), REPOS);
+    assert_eq!(stage.told(), ["approve", "applying", "apply_failed"]);
+}
+
+#[test]
+fn what_no_program_can_grant_is_said_to_be_for_a_person() {
+    let ask = json!({"capability": "other", "what": "a compiler", "reason": "r"});
+    let stage = asked_for(&ask, digest);
+    let refused = stage.approve(&["--token", "x"]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("no program can grant"));
+    assert_eq!((stage.routes().as_str(), stage.told().len()), (BASE, 0));
+}

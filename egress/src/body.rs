@@ -25,6 +25,8 @@ use crate::lease::Lease;
 const PASSED_OVER_LIMIT: usize = 64 * 1024 * 1024;
 const PASSED_OVER_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How long a body that is to be read whole may take.
+const GATHER_TIMEOUT: Duration = Duration::from_secs(10);
 /// A body up to this is read whole when something in it is to be replaced.
 const WHOLE_LIMIT: u64 = 256 * 1024;
 
@@ -145,6 +147,52 @@ pub(crate) async fn rewritten(
     out.append(&mut rewriter.finish());
     headers.insert(CONTENT_LENGTH, HeaderValue::from(out.len()));
     Ok(Body::from(Bytes::from(out)))
+}
+
+/// What was read of a body.
+pub(crate) enum Gathered {
+    /// All of it.
+    Whole(Bytes),
+    /// Its beginning, with the rest behind it: it is too long, or comes too slowly.
+    Part(Body),
+}
+
+/// Reads up to `most` bytes, for a while.
+pub(crate) async fn gathered(mut body: Body, most: usize) -> Result<Gathered, Error> {
+    let mut begun = Vec::new();
+    let end = Instant::now() + GATHER_TIMEOUT;
+    while begun.len() <= most {
+        let Ok(frame) = tokio::time::timeout_at(end, body.frame()).await else { break };
+        match frame {
+            None => return Ok(Gathered::Whole(begun.into())),
+            Some(frame) => {
+                if let Ok(data) = frame?.into_data() {
+                    begun.extend_from_slice(&data);
+                }
+            }
+        }
+    }
+    Ok(Gathered::Part(Body::from(BoxBody::new(Resumed { begun: Some(begun.into()), rest: body }))))
+}
+
+struct Resumed {
+    begun: Option<Bytes>,
+    rest: Body,
+}
+
+impl HttpBody for Resumed {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        match self.begun.take().filter(|begun| !begun.is_empty()) {
+            Some(begun) => Poll::Ready(Some(Ok(Frame::data(begun)))),
+            None => Pin::new(&mut self.rest).poll_frame(context),
+        }
+    }
 }
 
 struct Rewritten {

@@ -1,5 +1,6 @@
 //! One request: bound to its host, judged, forwarded with our credential, answered.
 
+mod ask;
 mod upgrade;
 
 use std::sync::Arc;
@@ -14,7 +15,9 @@ use http_body::Body as _;
 use hudsucker::Body;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
-use policy::{CanonicalPath, Credential, Decision, Denial, Detector, Dlp, LogLevel, Route, Scheme};
+use policy::{
+    CanonicalPath, Credential, Decision, Denial, Detector, Dlp, LogLevel, Route, RouteLimits, Scheme,
+};
 use tracing::{info, warn};
 
 use crate::authority::{self, Endpoint};
@@ -24,7 +27,7 @@ use crate::credential::{self, Exchanged, Secret};
 use crate::frames::Looks;
 use crate::front::{After, Connection};
 use crate::headers;
-use crate::inspect::{self, Format, Inspection};
+use crate::inspect::{self, Format, Inspection, Suspicion};
 use crate::journal::Entry;
 use crate::lease::{Asked, Lease, RequestAsked};
 use crate::local;
@@ -35,6 +38,7 @@ use crate::snapshot::Snapshot;
 use crate::splice::Spliced;
 use crate::upstream::{self, UpstreamClient};
 use crate::uses::NoUse;
+use ask::Source;
 use upgrade::{Upgrade, WEBSOCKET};
 
 /// Methods whose answer is the request as upstream got it.
@@ -159,11 +163,7 @@ impl Judged {
         let (mut parts, incoming) = request.into_parts();
         let waits_for_leave = parts.headers.contains_key(EXPECT);
         let snapshot = Arc::clone(&self.snapshot);
-        let plan = match self.judge(&snapshot, via, &mut parts, &incoming) {
-            Ok(plan) => self.count(plan).await,
-            Err(refusal) => Err(refusal),
-        };
-        let mut plan = match plan {
+        let mut plan = match self.judge(&snapshot, via, &mut parts, &incoming) {
             Ok(plan) => plan,
             Err(refusal) => {
                 if !waits_for_leave {
@@ -172,10 +172,23 @@ impl Judged {
                 return self.refuse(&refusal);
             }
         };
+        let source = match self.ask_about(&mut plan, &parts.method, incoming).await {
+            Ok(source) => source,
+            Err(refusal) => return self.refuse(&refusal),
+        };
+        let mut plan = match self.count(plan).await {
+            Ok(plan) => plan,
+            Err(refusal) => {
+                if let (Source::Agent(incoming), false) = (source, waits_for_leave) {
+                    body::pass_over(incoming).await;
+                }
+                return self.refuse(&refusal);
+            }
+        };
         let limits = plan.limits.clone();
         let watch = plan.watch.clone();
         let messages = plan.messages.take();
-        let answered = match self.send(plan, parts, incoming).await {
+        let answered = match self.send(plan, parts, source).await {
             Ok(response) => self.clean(response, &watch),
             Err(refusal) => Err(refusal),
         };
@@ -223,14 +236,19 @@ impl Judged {
         self.entry.event.route = Some(route.id().to_string());
         self.entry.event.grant = route.grant().map(ToString::to_string);
         let upgrade = upgrade::judge(wanted.as_deref(), parts, incoming)?;
-        let request_body = route.limits().request_body;
+        let bounds = snapshot.policy.limits(route.limits(), &asked.endpoint.host, self.proxy.now());
+        let request_body = bounds.request_body;
         if let Some(most) = request_body
             && incoming.size_hint().lower() > most
         {
             return Err(too_large(most));
         }
         let exchanged = self.exchange_credentials(route, &asked, parts);
-        if matches!(&exchanged, Err(refusal) if refusal.code == Code::SecretDetected) {
+        let withholds = match &exchanged {
+            Ok((_, watch)) => watch.suspicion.as_ref().is_some_and(|suspicion| suspicion.in_target),
+            Err(refusal) => refusal.code == Code::SecretDetected,
+        };
+        if withholds {
             // The path may be where it stands, or a method that is no word.
             WITHHELD.clone_into(&mut self.subject.path);
             if self.subject.method.len() >= scan::KNOWN_MIN_BYTES {
@@ -254,16 +272,28 @@ impl Judged {
         let idle = snapshot.policy.defaults().idle_timeout;
         let uri = target(via, &asked.endpoint, &asked.path, query.as_deref())?;
         let limits = Limits { idle, request_body, lease: self.lease(Asked::Request(asked), route) };
-        Ok(Plan { route, client, uri, limits, upgrade, rewriter, messages, watch })
+        Ok(Plan { route, client, uri, limits, bounds, upgrade, rewriter, messages, watch })
     }
 
     /// Counts the request, as the last thing before it goes out: against the route's bounds, then as a use.
     async fn count<'s>(&mut self, plan: Plan<'s>) -> Result<Plan<'s>, Refusal> {
         let gauge = self.snapshot.gauge(plan.route);
-        self.entry.held = Some(gauge.request(plan.route.limits(), Instant::now())?);
+        gauge.bound(&plan.bounds);
+        self.entry.held = Some(gauge.request(&plan.bounds, Instant::now())?);
+        let exhausted = || {
+            if let Some(grant) = plan.route.grant() {
+                self.proxy.holds.exhausted(grant.as_str());
+            }
+        };
         match self.proxy.uses.take(plan.route).await {
-            Ok(()) => Ok(plan),
+            Ok(()) => {
+                if self.proxy.uses.is_spent(plan.route) {
+                    exhausted();
+                }
+                Ok(plan)
+            }
             Err(NoUse::UsedUp) => {
+                exhausted();
                 let hint = "what allowed this is used up".to_owned();
                 Err(Denial { code: policy::Code::GrantUsedUp, hint }.into())
             }
@@ -278,13 +308,18 @@ impl Judged {
         &mut self,
         mut plan: Plan<'_>,
         mut parts: request::Parts,
-        incoming: Incoming,
+        source: Source,
     ) -> Result<Response<Incoming>, Refusal> {
-        let progress = Progress::new();
+        let (mut body, progress) = match source {
+            Source::Agent(incoming) => {
+                let progress = Progress::new();
+                (body::metered(incoming, Meter::Up(Arc::clone(&progress)), &plan.limits), progress)
+            }
+            Source::Begun(body, progress) => (body, progress),
+        };
         self.entry.up = Some(Arc::clone(&progress));
         // From here on bytes may leave, even if the agent does not stay for the answer.
         self.entry.event.decision = Recorded::Allow;
-        let mut body = body::metered(incoming, Meter::Up(Arc::clone(&progress)), &plan.limits);
         if let Some((inspection, format)) = &plan.watch.inspection {
             self.entry.inspection = Some(inspection.clone());
             body = inspect::examined(body, inspection, *format);
@@ -354,7 +389,7 @@ impl Judged {
             let before = credential::strip(what, &mut leaving, query.as_deref());
             let mut after = before.clone();
             let line = [asked.method.as_str(), asked.endpoint.host.as_str(), asked.path.as_str()];
-            inspection.head(line, &mut after, &mut leaving)?;
+            watch.suspicion = inspection.head(line, &mut after, &mut leaving)?;
             if after != before {
                 query = after;
             }
@@ -420,6 +455,7 @@ impl Judged {
         }
         Ok(Watch {
             inspection: inspection.map(|inspection| (inspection, Format::Plain)),
+            suspicion: None,
             scrub: scrubs.then(|| Scrub::new(known, Arc::clone(hits))),
         })
     }
@@ -491,6 +527,8 @@ struct Plan<'s> {
     client: &'s UpstreamClient,
     uri: Uri,
     limits: Limits,
+    /// The bounds of the route, as high as they are at present.
+    bounds: RouteLimits,
     upgrade: Upgrade,
     /// What replaces the placeholder in the body.
     rewriter: Option<Rewriter>,
@@ -510,6 +548,8 @@ struct Opening {
 #[derive(Clone)]
 struct Watch {
     inspection: Option<(Inspection, Format)>,
+    /// What was found in the head, where a person is asked: until it was.
+    suspicion: Option<Suspicion>,
     scrub: Option<Scrub>,
 }
 

@@ -2,6 +2,7 @@
 
 mod body;
 mod messages;
+mod suspect;
 mod tails;
 mod verdict;
 
@@ -16,6 +17,7 @@ use scan::{Bounds, Encoding, Finding, Known, Report, Rules, Scanner};
 
 pub(crate) use body::examined;
 pub(crate) use messages::Messages;
+pub(crate) use suspect::Suspicion;
 pub(crate) use tails::{Destination, Tails};
 use tails::{Joint, Position};
 use verdict::Verdict;
@@ -86,14 +88,19 @@ impl Inspection {
         Scanner::plain(self.rules, self.known.clone())
     }
 
+    /// Whether a person is asked about what is found.
+    pub(crate) fn asks(&self) -> bool {
+        self.on_match == OnMatch::Supervise
+    }
+
     /// Searches the method, the host, the path, the query and the headers. Where the route says so a secret in a header or the query is
-    /// masked.
+    /// masked, or what was found is given, for a person to be asked about.
     pub(crate) fn head(
         &self,
         first: [&str; 3],
         query: &mut Option<String>,
         headers: &mut HeaderMap,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Option<Suspicion>, Refusal> {
         let mut text = Vec::with_capacity(1024);
         let mut line = |parts: &[&[u8]]| {
             parts.iter().for_each(|part| text.extend_from_slice(part));
@@ -106,8 +113,17 @@ impl Inspection {
         }
         let mut scanner = self.scanner();
         scanner.feed(&text);
-        let Report { findings, uninspectable } = scanner.finish();
-        self.readable(uninspectable).map_err(|objection| objection.refusal("head"))?;
+        let report = scanner.finish();
+        self.readable(report.uninspectable).map_err(|objection| objection.refusal("head"))?;
+        if self.asks() {
+            let mut suspicion = Suspicion::of(first, query.as_deref(), headers);
+            suspicion.head(&report, &text, self, headers);
+            if suspicion.count == 0 {
+                self.pieces(first[2], query.as_deref(), headers)?;
+            }
+            return Ok(Some(suspicion));
+        }
+        let findings = report.findings;
         if let Some(found) = findings.first() {
             let in_head = |finding: &Finding| finding.line <= 3 || !finding.through.is_nothing();
             if self.on_match != OnMatch::Redact || findings.iter().any(in_head) {
@@ -116,7 +132,7 @@ impl Inspection {
             }
             self.mask(query, headers)?;
         }
-        self.pieces(first[2], query.as_deref(), headers)
+        self.pieces(first[2], query.as_deref(), headers).map(|()| None)
     }
 
     /// Puts the parts of the head together, and each to what stood in its place in the requests before.

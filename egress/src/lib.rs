@@ -26,6 +26,7 @@ mod front;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod headers;
+mod hold;
 mod inspect;
 pub mod journal;
 mod lease;

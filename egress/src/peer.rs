@@ -1,4 +1,4 @@
-//! What supervise asks us over the socket that the supervisor made for the pair.
+//! What supervise asks us, and what we tell it, over the socket that the supervisor made for the pair.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -14,13 +14,34 @@ use crate::sys;
 /// The name under which the socket is handed over.
 pub const SOCKET_NAME: &str = "peer.supervise";
 
-/// Answers until the other end is gone, which the supervisor keeps open. An answer for which there is no room is dropped:
-/// whoever asked expects that.
+/// Answers and tells until the other end is gone, which the supervisor keeps open. What there is no room for is dropped: supervise expects
+/// that.
 pub async fn serve(socket: OwnedFd, proxy: Arc<Proxy>) -> io::Result<()> {
     let socket = sys::poll(socket)?;
     let mut buffer = vec![0; DATAGRAM_MAX + 1];
+    let mut words = proxy.holds.words();
+    let send = |message: &[u8]| {
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        if let Err(error) = send(socket.as_raw_fd(), message, flags) {
+            debug!(%error, "a message to supervise was dropped");
+        }
+    };
     loop {
-        let mut ready = socket.readable().await?;
+        let word = async {
+            match &mut words {
+                Some(words) => words.recv().await,
+                None => std::future::pending().await,
+            }
+        };
+        let mut ready = tokio::select! {
+            ready = socket.readable() => ready?,
+            word = word => {
+                if let Some(word) = word.as_ref().and_then(datagram) {
+                    send(&word);
+                }
+                continue;
+            }
+        };
         let received = ready.try_io(|socket| {
             recv(socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT).map_err(io::Error::from)
         });
@@ -36,10 +57,7 @@ pub async fn serve(socket: OwnedFd, proxy: Arc<Proxy>) -> io::Result<()> {
             continue;
         };
         if let Some(reply) = answer(&proxy, question).await.as_ref().and_then(datagram) {
-            let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-            if let Err(error) = send(socket.as_raw_fd(), &reply, flags) {
-                debug!(%error, "an answer to supervise was dropped");
-            }
+            send(&reply);
         }
     }
 }
@@ -54,7 +72,10 @@ async fn answer(proxy: &Proxy, question: Question) -> Option<Answer> {
             let (records, hash) = proxy.recorder.head().await?;
             Answer::Head { seq, records, hash }
         }
-        Question::Holds { seq } => Answer::Holds { seq, ids: Vec::new() },
-        Question::Decide { seq, .. } => Answer::Decided { seq, waited: false },
+        Question::Holds { seq } => Answer::Holds { seq, ids: proxy.holds.ids() },
+        Question::Decide { seq, id, digest, verdict, reason } => {
+            let reason = reason.chars().filter(|c| !c.is_control()).collect();
+            Answer::Decided { seq, waited: proxy.holds.decide(&id, &digest, verdict, reason) }
+        }
     })
 }

@@ -9,6 +9,7 @@ use tracing::warn;
 
 use crate::credential::{Knowns, Placeholder, SecretStore};
 use crate::explain::{Explanation, Question};
+use crate::hold::Holds;
 use crate::inspect::Tails;
 use crate::journal::Recorder;
 use crate::snapshot::{OpenSide, Snapshot, Snapshots};
@@ -69,6 +70,7 @@ pub struct Proxy {
     pub(crate) uses: Uses,
     pub(crate) placeholder: Placeholder,
     pub(crate) snapshots: Snapshots,
+    pub(crate) holds: Holds,
     reloading: Mutex<()>,
 }
 
@@ -89,6 +91,7 @@ impl Proxy {
             uses: parts.uses,
             placeholder: parts.placeholder,
             snapshots: Snapshots::new(first),
+            holds: Holds::default(),
             reloading: Mutex::default(),
         };
         proxy.warn();

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
-use policy::Route;
+use policy::{Release, Route};
 use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedMutexGuard;
 
@@ -109,6 +109,16 @@ impl Uses {
         route.max_uses().is_some_and(|most| self.used(&route.use_key()) >= most.get())
     }
 
+    /// Whether the release lets nothing pass any more.
+    pub(crate) fn is_release_spent(&self, release: &Release) -> bool {
+        self.used(&release_key(release)) >= release.max_uses.get()
+    }
+
+    /// Counts a use of the release; when this returns, it is durable.
+    pub(crate) async fn take_release(&self, release: &Release) -> Result<(), NoUse> {
+        self.take_one(release_key(release), release.max_uses).await
+    }
+
     /// How often the route was used.
     pub(crate) fn used(&self, key: &str) -> u64 {
         self.counts().get(key).map_or(0, |count| count.used)
@@ -117,7 +127,10 @@ impl Uses {
     /// Counts a use of the route; when this returns, it is durable.
     pub(crate) async fn take(&self, route: &Route) -> Result<(), NoUse> {
         let Some(most) = route.max_uses() else { return Ok(()) };
-        let key = route.use_key();
+        self.take_one(route.use_key(), most).await
+    }
+
+    async fn take_one(&self, key: String, most: NonZeroU64) -> Result<(), NoUse> {
         if let Some(taken) = self.take_reserved(&key, most) {
             return taken;
         }
@@ -181,6 +194,10 @@ impl Uses {
         let writing = tokio::task::spawn_blocking(move || replace(&path, &stored).map(|()| turn));
         writing.await.map_err(io::Error::other)?
     }
+}
+
+fn release_key(release: &Release) -> String {
+    format!("grant {}", release.grant)
 }
 
 fn read(path: &Path) -> Result<Option<Stored>, Error> {

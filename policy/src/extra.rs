@@ -88,6 +88,18 @@ impl Limit {
         }
     }
 
+    /// What it is among `limits`.
+    #[must_use]
+    pub fn of(self, limits: &RouteLimits) -> Option<u64> {
+        let count = |count: Option<NonZeroU32>| count.map(|count| u64::from(count.get()));
+        match self {
+            Limit::RequestsPerMinute => count(limits.requests_per_minute),
+            Limit::RequestBody => limits.request_body,
+            Limit::Connections => count(limits.connections),
+            Limit::Concurrency => count(limits.concurrency),
+        }
+    }
+
     /// The most that it can be.
     #[must_use]
     pub fn most(self) -> u64 {

@@ -1,29 +1,37 @@
-//! Anything that an agent can ask for.
+//! Anything that can be asked for.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::{Capability, Invalid, Proposal};
+use crate::peer::{Held, Hold};
+use crate::{Access, Capability, Invalid, Proposal, Table, Wish};
 
-/// A route, or a capability that a person sees to. On the wire a capability has the key `capability`, a route has not.
+/// A route, a capability, or that something held may pass. On the wire a capability has the key `capability`, what is held the key
+/// `held`, and a route neither.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Value", into = "Value")]
 pub enum Ask {
-    /// A route, which the host can put in force.
+    /// A route.
     Route(Proposal),
-    /// Something that a person does by hand.
+    /// Something else that an agent asked for.
     Capability(Capability),
+    /// What a daemon holds. No agent can ask this in words.
+    Held(Box<Hold>),
 }
 
 impl Ask {
-    /// Reads either.
+    /// Reads any of them.
     ///
     /// # Errors
     /// The first thing that is wrong.
     pub fn parse(value: &Value) -> Result<Ask, Invalid> {
-        if value.get("capability").is_some() {
+        if let Some(held) = value.get("held") {
+            let hold = Hold::deserialize(held).map_err(|error| Invalid::Held(error.to_string()))?;
+            hold.check().map_err(|error| Invalid::Held(error.to_string()))?;
+            Ok(Ask::Held(Box::new(hold)))
+        } else if value.get("capability").is_some() {
             Capability::parse(value).map(Ask::Capability)
         } else {
             Proposal::parse(value).map(Ask::Route)
@@ -35,25 +43,56 @@ impl Ask {
     pub fn route(&self) -> Option<&Proposal> {
         match self {
             Ask::Route(proposal) => Some(proposal),
-            Ask::Capability(_) => None,
+            Ask::Capability(_) | Ask::Held(_) => None,
         }
     }
 
-    /// For how long the agent wants it.
+    /// What is held, if it is about that.
+    #[must_use]
+    pub fn held(&self) -> Option<&Hold> {
+        match self {
+            Ask::Held(hold) => Some(hold),
+            Ask::Route(_) | Ask::Capability(_) => None,
+        }
+    }
+
+    /// The file that a yes is written into; nothing when a person has to see to it.
+    #[must_use]
+    pub fn table(&self) -> Option<Table> {
+        match self {
+            Ask::Route(_) => Some(Table::Routes),
+            Ask::Held(hold) => Some(match hold.what {
+                Held::Request { .. } => Table::Routes,
+                Held::Push { .. } => Table::Repos,
+            }),
+            Ask::Capability(capability) => match capability.wish() {
+                Wish::EgressLimit { .. } => Some(Table::Routes),
+                Wish::GitRepo { .. } | Wish::GitRef { access: Access::Push, .. } => Some(Table::Repos),
+                // What is mirrored has no end, so no grant gives it; the others name nothing that is exact enough.
+                Wish::GitRef { access: Access::Fetch, .. }
+                | Wish::DlpException { .. }
+                | Wish::Other { .. } => None,
+            },
+        }
+    }
+
+    /// For how long it is wanted.
     #[must_use]
     pub fn ttl_seconds(&self) -> u32 {
         match self {
             Ask::Route(proposal) => proposal.ttl_seconds(),
             Ask::Capability(capability) => capability.ttl_seconds(),
+            Ask::Held(hold) => hold.ttl_seconds(),
         }
     }
 
-    /// Why: untrusted text, shown only through [`crate::escaped`].
+    /// Why: untrusted text, shown only through [`crate::escaped`]. Empty for what is held: nobody gave a reason.
     #[must_use]
     pub fn reason(&self) -> &str {
         match self {
             Ask::Route(proposal) => proposal.reason(),
             Ask::Capability(capability) => capability.reason(),
+            Ask::Held(_) => "",
         }
     }
 
@@ -65,7 +104,8 @@ impl Ask {
             (Ask::Capability(own), Ask::Capability(other)) => {
                 own.wish() == other.wish() && own.ttl_seconds() == other.ttl_seconds()
             }
-            (Ask::Route(_), Ask::Capability(_)) | (Ask::Capability(_), Ask::Route(_)) => false,
+            (Ask::Held(own), Ask::Held(other)) => own.is_same_as(other),
+            (Ask::Route(_) | Ask::Capability(_) | Ask::Held(_), _) => false,
         }
     }
 }
@@ -76,6 +116,7 @@ impl fmt::Display for Ask {
         match self {
             Ask::Route(proposal) => proposal.fmt(f),
             Ask::Capability(capability) => capability.fmt(f),
+            Ask::Held(hold) => hold.fmt(f),
         }
     }
 }
@@ -93,6 +134,7 @@ impl From<Ask> for Value {
         match ask {
             Ask::Route(proposal) => proposal.into(),
             Ask::Capability(capability) => capability.into(),
+            Ask::Held(hold) => json!({ "held": hold }),
         }
     }
 }

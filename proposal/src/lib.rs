@@ -7,10 +7,12 @@
 //!
 //! No I/O and no clock: time is an argument.
 
+mod addition;
 mod ask;
 mod capability;
 mod event;
 mod fields;
+mod held;
 mod id;
 mod parse;
 pub mod peer;
@@ -22,9 +24,11 @@ mod target;
 mod text;
 pub mod wire;
 
+pub use addition::{Addition, AdditionError, Table, Terms, added, addition, ended, grants, removed};
 pub use ask::Ask;
 pub use capability::{Access, Capability, Wish};
 pub use event::{Change, Entry, Event, Note, Noted};
+pub use held::{NotHeld, RELEASE_SECONDS};
 pub use id::Id;
 pub use parse::{Invalid, PathRule, Proposal, TTL_DEFAULT, TTL_MAX, TTL_MIN, USES_MAX};
 pub use policy;

@@ -128,6 +128,9 @@ pub enum Invalid {
         #[source]
         source: PathError,
     },
+    /// What is held is not told as it should be.
+    #[error("`held` is not what a daemon holds: {0}")]
+    Held(String),
     /// A place that no grant leads to.
     #[error(transparent)]
     NeverGrantable(#[from] NeverGrantable),
@@ -146,6 +149,7 @@ impl Invalid {
             | Invalid::Missing { .. }
             | Invalid::Value { .. }
             | Invalid::Host(_)
+            | Invalid::Held(_)
             | Invalid::Path { .. } => "invalid-proposal",
         }
     }

@@ -1,8 +1,10 @@
 //! What supervise asks egress and git-gate, over the socket that the supervisor made for the pair: one JSON object a datagram.
 //!
-//! Supervise asks, the other answers: a daemon takes no word from here that widens what it lets through, with one exception. What a daemon
-//! itself holds for the operator ([`Hold`]) is decided by [`Question::Decide`], bound to the exact content by its digest, and once. A daemon
-//! says [`Word::Held`] as soon as it holds something; the word may be lost, so [`Question::Holds`] asks for all that wait.
+//! Supervise asks, the other answers: a daemon takes no word from here that widens what it lets through. A daemon says [`Word::Held`] as soon
+//! as it holds something for the operator ([`Hold`]); the word may be lost, so [`Question::Holds`] asks for all that wait. What is held passes
+//! by a release of its digest in the daemon's own configuration, which the host alone writes (`policy::Policy::released`,
+//! `repos::Repos::released`), for as often as that says; [`Verdict::Approve`] only says that it is time to look. [`Verdict::Reject`] counts
+//! as it is.
 //!
 //! The socket outlives both ends, so an answer may be for a question of a process that is gone: `seq` says for which it is.
 
@@ -60,7 +62,7 @@ pub enum Question {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
-    /// It goes through, this once.
+    /// It goes through, if the configuration in force has a release of its digest.
     Approve,
     /// It is refused.
     Reject,

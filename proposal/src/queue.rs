@@ -230,7 +230,7 @@ pub enum Illegal {
         id: Id,
     },
     /// No program can put it in force.
-    #[error("request {id} is for a capability, which a person sees to: there is nothing to apply")]
+    #[error("request {id} is not for something that can be put in force like that: a person sees to it")]
     ByHand {
         /// The proposal.
         id: Id,
@@ -438,6 +438,12 @@ impl Queue {
         (count, decided.last().map_or(Timestamp::UNIX_EPOCH, |decided| decided.at))
     }
 
+    /// The newest that is about what a daemon holds under that name.
+    #[must_use]
+    pub fn find_hold(&self, hold: &str) -> Option<&Item> {
+        self.items().rev().find(|item| item.proposal.held().is_some_and(|held| held.id == hold))
+    }
+
     /// The live proposal that asks for the same.
     #[must_use]
     pub fn find_same(&self, proposal: &Ask, now: Timestamp) -> Option<&Item> {
@@ -483,20 +489,17 @@ impl Item {
         let by_hand = || Err(Illegal::ByHand { id: self.id.clone() });
         match (change, &self.proposal) {
             (
-                Change::Applying { .. } | Change::ApplyFailed { .. } | Change::Exhausted,
-                Ask::Capability(_),
-            ) => by_hand(),
-            (Change::Applied { .. } | Change::Approved { scope: Some(_), .. }, Ask::Capability(_)) => {
-                by_hand()
-            }
-            (Change::Applied { expires_at, .. }, Ask::Route(_)) => {
-                match self.decided.as_ref().and_then(Decided::until) {
-                    Some(until) if *expires_at > until => {
-                        Err(Illegal::TooLong { id: self.id.clone(), until })
-                    }
-                    Some(_) | None => Ok(()),
-                }
-            }
+                Change::Applying { .. }
+                | Change::Applied { .. }
+                | Change::ApplyFailed { .. }
+                | Change::Exhausted,
+                ask,
+            ) if ask.table().is_none() => by_hand(),
+            (Change::Approved { scope: Some(_), .. }, Ask::Capability(_) | Ask::Held(_)) => by_hand(),
+            (Change::Applied { expires_at, .. }, _) => match self.decided.as_ref().and_then(Decided::until) {
+                Some(until) if *expires_at > until => Err(Illegal::TooLong { id: self.id.clone(), until }),
+                Some(_) | None => Ok(()),
+            },
             (
                 Change::Received { .. }
                 | Change::Withdrawn

@@ -132,7 +132,8 @@ pub fn review(
     let after = Policy::parse(FILE, &text).map_err(ReviewError::Result)?;
     let difference = Probes::of(proposal, &before)?.compare(&before, &after, expires_at, now);
     let base_digest = digest(base);
-    let token = token(id, proposal, &base_digest, in_force);
+    let wish = Value::from(proposal.clone()).to_string();
+    let token = token(&[id.as_str(), &wish, &base_digest, in_force]);
     let breadth = risk::breadth(proposal);
     let flags = risk::flags(proposal, &before);
     let needs_typing = risk::needs_typing(proposal, &before);
@@ -162,6 +163,24 @@ impl Review {
     #[must_use]
     pub fn digest(&self) -> String {
         digest(&self.text)
+    }
+
+    /// For a person: the change in words, what of the latest refusals would pass, how broad it is, and what to look at twice.
+    #[must_use]
+    pub fn told(&self, would: &WouldPass) -> String {
+        let mut words = format!("{}\n", self.difference);
+        if would.of > 0 {
+            words.push_str(&format!(
+                "{} of the last {} refusals would pass\n",
+                would.passing.len(),
+                would.of
+            ));
+        }
+        words.push_str(&format!("breadth  {}\n", self.breadth));
+        for flag in &self.flags {
+            words.push_str(&format!("careful  {flag}\n"));
+        }
+        words
     }
 
     /// Which of these refusals, newest last, would pass.
@@ -202,10 +221,9 @@ impl Review {
 }
 
 /// Not of the end of the grant, which moves with the time of the answer.
-fn token(id: &Id, proposal: &Proposal, base_digest: &str, in_force: &str) -> String {
+pub(crate) fn token(parts: &[&str]) -> String {
     let mut hash = Sha256::new();
-    let wish = Value::from(proposal.clone()).to_string();
-    for part in [id.as_str(), &wish, base_digest, in_force] {
+    for part in parts {
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part.as_bytes());
     }

@@ -17,7 +17,9 @@ pub fn list(views: &[View], now: Timestamp) -> String {
     for View { id, state, created_at, proposal, .. } in views {
         let age = age(now.duration_since(*created_at));
         line(&mut text, format_args!("{id}  {:<12}  {age:>4}  {proposal}", state.as_str()));
-        line(&mut text, format_args!("    \"{}\"", escaped(proposal.reason())));
+        if !proposal.reason().is_empty() {
+            line(&mut text, format_args!("    \"{}\"", escaped(proposal.reason())));
+        }
     }
     text
 }
@@ -31,7 +33,14 @@ pub fn one(view: &View) -> String {
     line(&mut text, format_args!("state    {}", state.as_str()));
     line(&mut text, format_args!("came     {created_at}"));
     line(&mut text, format_args!("asks     {proposal}"));
-    line(&mut text, format_args!("reason   \"{}\" (the agent's words)", escaped(proposal.reason())));
+    if let Some(hold) = proposal.held() {
+        line(&mut text, format_args!("waits    until {} at the longest", hold.until));
+        for place in hold.places() {
+            line(&mut text, format_args!("found    {place}"));
+        }
+    } else {
+        line(&mut text, format_args!("reason   \"{}\" (the agent's words)", escaped(proposal.reason())));
+    }
     if let Some(block_id) = block_id {
         line(&mut text, format_args!("refusal  {}", escaped(block_id)));
     }

@@ -294,6 +294,12 @@ impl View {
         self.created_at.saturating_add(PENDING_LIFETIME).unwrap_or(Timestamp::MAX)
     }
 
+    /// Whether a program puts it in force once it is approved.
+    #[must_use]
+    pub fn is_applied(&self) -> bool {
+        self.proposal.table().is_some()
+    }
+
     /// `item` as it stands at `now`.
     #[must_use]
     pub fn of(item: &Item, now: Timestamp) -> View {

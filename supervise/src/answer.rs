@@ -1,8 +1,8 @@
 //! Requests as the agent sees them: not who decided, nor what the host says about its own files.
 
-use proposal::State;
 use proposal::peer::Refusal;
 use proposal::wire::View;
+use proposal::{Ask, State, Wish};
 use serde_json::{Value, json};
 
 const MEANWHILE: &str = "nobody watches at present: the request waits until decide_by; go on with what current_access allows, and look again with get_request";
@@ -12,6 +12,9 @@ pub(crate) fn told(view: &View, operator_offline: bool) -> Value {
     let mut value = json!({
         "id": view.id, "state": view.state, "created_at": view.created_at, "proposal": view.proposal, "next": next(view),
     });
+    if let Some(hold) = view.proposal.held() {
+        value["held_until"] = json!(hold.until);
+    }
     if view.state == State::Pending {
         value["decide_by"] = json!(view.decide_by());
         value["operator_offline"] = json!(operator_offline);
@@ -47,17 +50,17 @@ pub(crate) fn told(view: &View, operator_offline: bool) -> Value {
 
 /// Whether there is news to wait for. What a person does by hand has none.
 pub(crate) fn can_wait(view: &View) -> bool {
-    view.state.is_undecided() && (view.state != State::Approved || view.proposal.route().is_some())
+    view.state.is_undecided() && (view.state != State::Approved || view.is_applied())
 }
 
 fn next(view: &View) -> &'static str {
     match view.state {
         State::Pending => "call wait_decision; nothing is allowed yet",
-        State::Approved if view.proposal.route().is_none() => {
+        State::Approved if !view.is_applied() => {
             "the operator agreed and makes the change by hand; try it, and work on with something else if it is not there yet"
         }
         State::Approved | State::Applying => "call wait_decision; it is approved but not in force yet",
-        State::Active => "retry the request that was refused",
+        State::Active => in_force(&view.proposal),
         State::Rejected => "do not ask for the same again; the reason says why",
         State::Expired => "nobody decided in time; ask again if it is still needed",
         State::Withdrawn => "ask again if it is needed after all",
@@ -66,6 +69,21 @@ fn next(view: &View) -> &'static str {
         State::Exhausted => "it was used as often as it may be; ask again if it is still needed",
         State::Revoked => "the operator took it back; the reason says why, do not ask for the same again",
         State::Ended => "its time is over; ask again if it is still needed",
+    }
+}
+
+fn in_force(ask: &Ask) -> &'static str {
+    match ask {
+        Ask::Route(_) => "retry the request that was refused",
+        Ask::Held(_) => "what was held goes on, once; if you gave up waiting, send exactly the same again",
+        Ask::Capability(capability) => match capability.wish() {
+            Wish::GitRepo { .. } => {
+                "clone it from git://git-gate/NAME.git, where NAME is the last part of the upstream's path"
+            }
+            Wish::GitRef { .. } => "push again",
+            Wish::EgressLimit { .. } => "retry; the limit is higher now",
+            Wish::DlpException { .. } | Wish::Other { .. } => "try again",
+        },
     }
 }
 

@@ -56,7 +56,7 @@ pub struct Places {
 #[derive(Debug, Clone, Args)]
 pub struct DaemonArgs {
     /// Directory of routes.yaml, which is only read, to report the current access
-    #[arg(long, env = "BOTTLECAP_CONFIG", default_value = "/etc/egress", value_name = "DIR")]
+    #[arg(long, env = "BOTTLECAP_CONFIG", default_value = "/etc/egress", value_name = "DIR", global = true)]
     pub config: PathBuf,
     /// Address to listen on when no socket was passed (repeatable) [default: 127.0.0.1:9100]
     #[arg(long, env = "BOTTLECAP_LISTEN", value_name = "ADDR", value_delimiter = ',')]
@@ -100,11 +100,40 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Say what a yes would change, in words and by example, and how much of what was refused lately would pass
+    Diff {
+        /// The request
+        #[arg(value_parser = Id::parse)]
+        id: Id,
+        /// Directory of repos.yaml, for what is about a repository
+        #[arg(long, default_value = "/etc/git-gate", value_name = "DIR")]
+        repos: PathBuf,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Record a yes to something else than what was asked for; the host puts it in force with `bottlecap requests edit ID`
+    Edit {
+        /// The request
+        #[arg(value_parser = Id::parse)]
+        id: Id,
+        /// What is granted, as JSON, as `show --json` prints it under `proposal`; `-` for standard input
+        file: PathBuf,
+        /// The host, where write access to a new one is given
+        #[arg(long, value_name = "NAME")]
+        host: Option<String>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Record a yes; the host puts it in force with `bottlecap requests approve ID`
     Approve {
         /// The request
         #[arg(value_parser = Id::parse)]
         id: Id,
+        /// The host, where write access to a new one is given
+        #[arg(long, value_name = "NAME")]
+        host: Option<String>,
         /// For how long, from now, instead of as long as was asked
         #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(i64::from(TTL_MIN)..=i64::from(TTL_MAX)))]
         ttl: Option<u32>,

@@ -1,5 +1,7 @@
 //! The operator's commands: each asks the daemon, or reads a file, and yields what is printed.
 
+mod review;
+
 use std::io::{ErrorKind, Write};
 use std::path::Path;
 
@@ -18,15 +20,39 @@ use crate::{client, daemon};
 ///
 /// # Errors
 /// When it cannot be done; nothing was then changed.
-pub fn run(places: &Places, command: &Command) -> anyhow::Result<String> {
+pub fn run(places: &Places, args: &DaemonArgs, command: &Command) -> anyhow::Result<String> {
     let socket = places.socket();
+    let reviewer = review::Reviewer { places, args };
     match command {
         Command::List { state, json } => {
             let found: Requests = client::ask(&socket, &Request::List { state: *state })?;
             if *json { as_json(&found) } else { Ok(show::list(&found.requests, Timestamp::now())) }
         }
         Command::Show { id, json } => view(&socket, &Request::Show { id: id.clone() }, *json),
-        Command::Approve { id, ttl, json } => {
+        Command::Diff { id, repos, json } => {
+            let view: View = client::ask(&socket, &Request::Show { id: id.clone() })?;
+            let shown = reviewer.shown(&view, None, repos)?;
+            if *json { as_json(&shown.json) } else { Ok(shown.text) }
+        }
+        Command::Edit { id, file, host, json } => {
+            let scope = review::edited(file)?;
+            let asked: View = client::ask(&socket, &Request::Show { id: id.clone() })?;
+            let typed = reviewer.typed(&asked, Some(&scope))?;
+            review::check_typed(typed.as_deref(), host.as_deref())?;
+            let (ttl_seconds, max_uses) = (Some(scope.ttl_seconds()), scope.max_uses());
+            let request = Request::Approve { id: id.clone(), ttl_seconds, max_uses, scope: Some(scope) };
+            let text = view(&socket, &request, *json)?;
+            if *json {
+                return Ok(text);
+            }
+            Ok(format!(
+                "{text}\nRecorded. Nothing is in force yet: the host puts it in force with\n  bottlecap requests edit {id}\n"
+            ))
+        }
+        Command::Approve { id, host, ttl, json } => {
+            let asked: View = client::ask(&socket, &Request::Show { id: id.clone() })?;
+            let typed = reviewer.typed(&asked, None)?;
+            review::check_typed(typed.as_deref(), host.as_deref())?;
             let request = Request::Approve { id: id.clone(), ttl_seconds: *ttl, max_uses: None, scope: None };
             let text = view(&socket, &request, *json)?;
             if *json {

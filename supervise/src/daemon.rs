@@ -17,7 +17,7 @@ use crate::cli::{DaemonArgs, Places};
 use crate::desk::Desk;
 use crate::mcp::{Patience, Server};
 use crate::peer::Peer;
-use crate::{http, operator};
+use crate::{holds, http, operator};
 
 /// How often the ends of the other journals are recorded.
 const ANCHOR_INTERVAL: Duration = Duration::from_secs(300);
@@ -94,6 +94,8 @@ async fn serve(places: &Places, args: &DaemonArgs, passed: Passed) -> anyhow::Re
 
 /// Listens to a peer, and records now and then where its journal ends.
 async fn attend(peer: Peer, desk: Arc<Desk>, stop: CancellationToken) {
+    let (words, heard) = tokio::sync::mpsc::channel(holds::WORDS_MAX);
+    let holds = holds::attend(peer.clone(), Arc::clone(&desk), heard);
     let mut ticks = tokio::time::interval(ANCHOR_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let anchors = async {
@@ -112,7 +114,8 @@ async fn attend(peer: Peer, desk: Arc<Desk>, stop: CancellationToken) {
     tokio::select! {
         () = stop.cancelled() => {}
         () = anchors => {}
-        () = peer.listen() => {
+        () = holds => {}
+        () = peer.listen(words) => {
             warn!(daemon = peer.name(), "its socket ended");
             // The daemon serves on without; its end is not ours.
             stop.cancelled().await;

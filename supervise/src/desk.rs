@@ -323,6 +323,18 @@ impl Desk {
         Watching { desk: self, news: self.news.subscribe() }
     }
 
+    /// Each request that changes, for those who carry decisions on. Nobody is there because of it.
+    #[must_use]
+    pub fn news(&self) -> broadcast::Receiver<View> {
+        self.news.subscribe()
+    }
+
+    /// The newest request about what is held under that name.
+    #[must_use]
+    pub fn hold(&self, hold: &str, now: Timestamp) -> Option<View> {
+        self.read(|queue| queue.find_hold(hold).map(|item| View::of(item, now)))
+    }
+
     /// Changes whenever something was filed.
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<u64> {

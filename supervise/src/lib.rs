@@ -13,6 +13,7 @@ mod clock;
 pub mod commands;
 pub mod daemon;
 pub mod desk;
+pub mod holds;
 pub mod http;
 mod kin;
 pub mod mcp;

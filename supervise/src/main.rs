@@ -31,7 +31,7 @@ fn main() -> ExitCode {
     };
     let (outcome, code) = match &cli.command {
         Some(command) => {
-            let outcome = commands::run(&cli.places, command).and_then(print);
+            let outcome = commands::run(&cli.places, &cli.daemon, command).and_then(print);
             let code = if outcome.as_ref().is_err_and(commands::is_refused) { USAGE } else { FAILED };
             (outcome, code)
         }

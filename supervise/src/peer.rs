@@ -1,6 +1,6 @@
-//! Asking another daemon of the bundle, over the socket that the supervisor made for the two.
+//! Asking another daemon of the bundle, and hearing what it says, over the socket that the supervisor made for the two.
 //!
-//! What comes back is only told or recorded: nothing is decided on it.
+//! What comes is only told or recorded: nothing is decided on it.
 
 use std::collections::HashMap;
 use std::io;
@@ -10,9 +10,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use proposal::peer::{Answer, DATAGRAM_MAX, Question, Refusal, datagram, message};
+use proposal::peer::{Answer, DATAGRAM_MAX, Hold, Question, Refusal, Verdict, Word, datagram, message};
 use tokio::net::UnixDatagram;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 /// What a call may wait for another daemon.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -70,8 +70,9 @@ impl Peer {
         &self.0.name
     }
 
-    /// Hands answers to those who asked, until the socket ends.
-    pub async fn listen(&self) {
+    /// Hands answers to those who asked, and words on, until the socket ends. A word for which there is no room is dropped: what it was
+    /// about is asked for now and then.
+    pub async fn listen(&self, words: mpsc::Sender<Word>) {
         let mut buffer = vec![0; DATAGRAM_MAX + 1];
         loop {
             match self.0.socket.recv(&mut buffer).await {
@@ -82,6 +83,8 @@ impl Peer {
                     {
                         // Whoever asked may have given up.
                         let _ = asker.send(answer);
+                    } else if let Some(word) = message::<Word>(&buffer[..length]) {
+                        let _ = words.try_send(word);
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -110,6 +113,29 @@ impl Peer {
         match self.ask(|seq| Question::Head { seq }).await? {
             Answer::Head { records, hash, .. } => Ok((records, hash)),
             Answer::Refusal { .. } | Answer::Holds { .. } | Answer::Decided { .. } => Err(self.silent()),
+        }
+    }
+
+    /// The names of what it holds; words about each of them follow.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn holds(&self) -> Result<Vec<String>, Silence> {
+        match self.ask(|seq| Question::Holds { seq }).await? {
+            Answer::Holds { ids, .. } => Ok(ids),
+            Answer::Refusal { .. } | Answer::Head { .. } | Answer::Decided { .. } => Err(self.silent()),
+        }
+    }
+
+    /// Tells what was decided about something that it holds; whether it still waited.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn decide(&self, hold: &Hold, verdict: Verdict, reason: &str) -> Result<bool, Silence> {
+        let (id, digest, reason) = (hold.id.clone(), hold.digest.clone(), reason.to_owned());
+        match self.ask(|seq| Question::Decide { seq, id, digest, verdict, reason }).await? {
+            Answer::Decided { waited, .. } => Ok(waited),
+            Answer::Refusal { .. } | Answer::Head { .. } | Answer::Holds { .. } => Err(self.silent()),
         }
     }
 

@@ -78,8 +78,8 @@ fn proper() -> Vec<Tool> {
             "propose_capability",
             "Ask the operator for something that is no route: a repository behind the git gate (git_repo: upstream, access), a \
              reference of one (git_ref: repo, ref, access), that a finding of the scanner may pass (dlp_exception: host, detector), a \
-             higher limit (egress_limit: host, limit, value), or anything else in your words (other: what). The operator makes the \
-             change by hand.",
+             higher limit (egress_limit: host, limit, value), or anything else in your words (other: what). Repositories, refs to \
+             push to and limits are put in force when the operator agrees, and end by themselves; the rest a person does by hand.",
             capability_schema(),
             writing(),
         ),

@@ -462,7 +462,7 @@ fn a_pending_request_can_be_replaced_by_a_better_one() {
 fn a_capability_is_asked_for_decided_and_applied_by_no_program() {
     let bundle = Bundle::start();
     let (agent, operator) = (bundle.agent(), bundle.operator());
-    let ask = json!({"capability": "git_repo", "upstream": "ssh://git@git.example.com/acme/web.git", "reason": "r"});
+    let ask = json!({"capability": "other", "what": "a compiler", "reason": "r"});
     let filed = agent.call("capability-block", ask).unwrap();
     assert_eq!(filed["proposal"]["access"], "fetch");
     operator.ask(json!({"op": "approve", "id": filed["id"]})).unwrap();

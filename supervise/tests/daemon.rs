@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
@@ -15,7 +16,8 @@ use std::process::{Child, Command, Output, Stdio};
 use common::{Agent, Operator, ROUTES};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::json;
+use proposal::State;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 const SUPERVISE: &str = env!("CARGO_BIN_EXE_supervise");
@@ -338,4 +340,44 @@ fn the_operators_commands_print_what_a_person_reads() {
     assert_eq!(view.state, proposal::State::Approved);
     let verified = print(&["verify-log"]);
     assert!(verified.contains("journal.jsonl: 2 records, the chain holds\nhead "), "{verified}");
+}
+
+#[test]
+fn what_a_yes_would_change_is_told_and_write_access_to_a_new_host_wants_its_name() {
+    let directory = tempfile::tempdir().unwrap();
+    let place = directory.path();
+    fs::write(place.join("routes.yaml"), "routes:\n  - host: api.github.com\n").unwrap();
+    let daemon = Daemon::start(place);
+    let ask = json!({"host": "new.example.com", "methods": ["POST"], "reason": "to write"});
+    let filed = daemon.agent.call("propose_route", ask).unwrap();
+    let id = filed["id"].as_str().unwrap();
+    let text = |output: Output| String::from_utf8(output.stdout).unwrap();
+    let told = text(supervise(place, &["diff", id]));
+    assert!(told.starts_with("this newly allows POST https://new.example.com/**"), "{told}");
+    assert!(told.contains("for example POST") && told.contains("breadth"), "{told}");
+    let told: Value = serde_json::from_str(&text(supervise(place, &["diff", id, "--json"]))).unwrap();
+    assert_eq!((&told["type_host"], &told["would_pass"]["of"]), (&json!(true), &json!(0)));
+
+    let refused = supervise(place, &["approve", id]);
+    assert!(!refused.status.success());
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(said.contains("--host new.example.com"), "{said}");
+    assert!(!supervise(place, &["approve", id, "--host", "other.example.com"]).status.success());
+    assert_eq!(daemon.operator.view(json!({"op": "show", "id": id})).state, State::Pending);
+
+    let edited = place.join("edited.json");
+    fs::write(
+        &edited,
+        json!({"host": "new.example.com", "methods": ["GET"], "ttl_seconds": 60, "reason": "less"})
+            .to_string(),
+    )
+    .unwrap();
+    let said = text(supervise(place, &["edit", id, edited.to_str().unwrap()]));
+    assert!(said.contains("Recorded. Nothing is in force yet"), "{said}");
+    let view = daemon.operator.view(json!({"op": "show", "id": id}));
+    let scope = view.decision.unwrap().scope.unwrap();
+    assert_eq!(
+        (view.state, scope.methods(), scope.ttl_seconds()),
+        (State::Approved, &["GET".to_owned()][..], 60)
+    );
 }

@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tests::{Binaries, Bundle, Run};
+use tests::{Binaries, Bundle, GitHost, HttpsEcho, Run};
 
 const WANTED: &str = "https://docs.example.com/guide/start";
 
@@ -38,6 +38,7 @@ fn bottlecap(bundle: &Bundle, words: &[&str]) -> String {
     let mut run = Run::new(program).args(words);
     if words[0] == "requests" {
         run = run.args(["--routes"]).args([bundle.root.path("etc/egress")]);
+        run = run.args(["--repos"]).args([bundle.root.path("etc/git-gate")]);
         run = run.args(["--run-dir"]).args([bundle.root.path("run/sidecars")]);
     }
     run.ok().unwrap()
@@ -98,4 +99,132 @@ fn the_journals_of_a_bundle_hold_and_a_cut_end_shows() {
     let exported = bottlecap(&bundle, &["audit", "export", "--dir", audit]);
     let anchors = exported.lines().filter(|line| line.contains("\"desk\":\"anchor\"")).count();
     assert!(anchors >= 1, "supervise recorded where egress' journal ended: {exported}");
+}
+
+/// The id of the request that waits, once there is one.
+fn waiting(bundle: &Bundle) -> String {
+    let socket = bundle.root.path("run/sidecars/supervise.sock");
+    let mut stream = std::os::unix::net::UnixStream::connect(socket).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    stream.write_all(b"{\"op\":\"tail\"}\n").unwrap();
+    let lines = std::io::BufRead::lines(std::io::BufReader::new(stream));
+    for line in lines {
+        let reply: Value = serde_json::from_str(&line.unwrap()).unwrap();
+        let requests = reply["result"]["requests"].as_array().unwrap();
+        if let Some(one) = requests.iter().find(|one| one["state"] == "pending") {
+            return one["id"].as_str().unwrap().to_owned();
+        }
+    }
+    panic!("nothing waits");
+}
+
+/// A secret, made at run time so that no scanner trips over this file.
+fn token() -> String {
+    format!("glpat{}q8Zr2LkT0vWcN5mYx1Jd", "-")
+}
+
+#[test]
+fn a_request_with_a_secret_waits_and_goes_out_once_when_a_person_lets_it() {
+    let upstream = HttpsEcho::start(&[]).unwrap();
+    let port = upstream.port();
+    let routes = format!(
+        "routes:\n  - host: localhost\n    ports: [{port}]\n    allow_private: [\"127.0.0.0/8:{port}\", \"[::1]:{port}\"]\n    \
+         dlp: {{outbound_detectors: [token_patterns], outbound_on_match: supervise}}\n"
+    );
+    let builder = Bundle::builder().unwrap().upstream_ca(upstream.ca());
+    let bundle = builder.routes(&routes).unwrap().start().unwrap();
+    let url = format!("https://localhost:{port}/upload");
+    let body = format!("key={}", token());
+    let send = || bundle.curl_with(["--data-binary", "@-", &url], body.clone().into_bytes()).unwrap();
+
+    let answer = std::thread::scope(|scope| {
+        let sending = scope.spawn(send);
+        let id = waiting(&bundle);
+        let shown = bottlecap(&bundle, &["requests", "show", &id]);
+        assert!(shown.contains("this lets pass exactly what is held") && !shown.contains(&body), "{shown}");
+        assert_eq!(upstream.requests(), 0);
+        approve(&bundle, &id);
+        let answer = sending.join().unwrap();
+        assert!(call(&bundle, "get_request", &json!({"id": id}))["held_until"].is_string());
+        answer
+    });
+    assert_eq!(
+        (answer.code, answer.json().unwrap()["body"]["length"].as_u64()),
+        (200, Some(body.len() as u64))
+    );
+
+    // It was for once: the next one waits, and is refused.
+    let refused = std::thread::scope(|scope| {
+        let sending = scope.spawn(send);
+        let id = waiting(&bundle);
+        bottlecap(&bundle, &["requests", "reject", &id, "--reason", "use the vault"]);
+        sending.join().unwrap()
+    });
+    assert_eq!((refused.code, refused.denied()), (403, Some("secret-detected")));
+    assert!(String::from_utf8_lossy(&refused.body).contains("use the vault"));
+    assert_eq!(upstream.requests(), 1);
+}
+
+#[test]
+fn a_grant_that_is_used_up_is_told_to_the_agent() {
+    let bundle = Bundle::builder().unwrap().start().unwrap();
+    let ask = json!({"host": "docs.example.com", "max_uses": 1, "reason": "r"});
+    let id = call(&bundle, "propose_route", &ask)["id"].as_str().unwrap().to_owned();
+    approve(&bundle, &id);
+    bundle.curl([WANTED]).unwrap();
+    assert_eq!(bundle.curl([WANTED]).unwrap().denied(), Some("grant-used-up"));
+    let state = (0..200).find_map(|_| {
+        let state = call(&bundle, "get_request", &json!({"id": id}))["state"].clone();
+        (state == "exhausted").then_some(state)
+    });
+    assert_eq!(state, Some(json!("exhausted")));
+}
+
+#[test]
+fn a_limit_is_raised_by_an_approval_and_lowered_when_it_is_taken_back() {
+    let routes = "routes:\n  - host: docs.example.com\n    limits: {requests_per_minute: 1}\n";
+    let bundle = Bundle::builder().unwrap().routes(routes).unwrap().start().unwrap();
+    let ask = json!({
+        "capability": "egress_limit", "host": "docs.example.com", "limit": "requests_per_minute", "value": 600, "reason": "r",
+    });
+    let id = call(&bundle, "propose_capability", &ask)["id"].as_str().unwrap().to_owned();
+    let limited = || bundle.curl([WANTED]).unwrap().denied() == Some("rate-limit");
+    assert!(!limited() && limited());
+    approve(&bundle, &id);
+    assert!(!limited() && !limited());
+    bottlecap(&bundle, &["requests", "revoke", &id, "--reason", "enough"]);
+    assert!(limited());
+    let written = std::fs::read_to_string(bundle.root.path("etc/egress/routes.yaml")).unwrap();
+    assert_eq!(written, routes);
+}
+
+#[test]
+fn a_ref_may_be_pushed_as_often_as_granted() {
+    let host = GitHost::start().unwrap();
+    let bundle = Bundle::builder().unwrap().repository("web", &host).unwrap().start().unwrap();
+    let work = tempfile::tempdir().unwrap();
+    let url = format!("git://{}/web.git", bundle.address(9418));
+    let git = |words: &[&str]| Run::new("git").args(["-C"]).args([work.path()]).args(words);
+    git(&["clone", "--quiet", &url, "."]).ok().unwrap();
+    git(&["tag", "v1"]).ok().unwrap();
+    git(&["tag", "v2"]).ok().unwrap();
+    let push = |tag: &str| git(&["push", "--quiet", "origin", tag]).ok();
+    assert!(push("v1").is_err(), "tags may not be pushed");
+
+    let ask = json!({"capability": "git_ref", "repo": "web", "ref": "refs/tags/*", "access": "push", "reason": "r"});
+    let filed = call(&bundle, "propose_capability", &ask);
+    let id = filed["id"].as_str().unwrap_or_else(|| panic!("{filed}")).to_owned();
+    let shown = bottlecap(&bundle, &["requests", "show", &id, "--max-uses", "1", "--json"]);
+    let shown: Value = serde_json::from_str(&shown).unwrap();
+    let token = shown["review"]["token"].as_str().unwrap();
+    bottlecap(&bundle, &["requests", "approve", &id, "--max-uses", "1", "--token", token]);
+    assert_eq!(call(&bundle, "get_request", &json!({"id": id}))["state"], "active");
+    push("v1").unwrap();
+    assert!(host.resolve("refs/tags/v1").unwrap().is_some());
+    assert!(push("v2").is_err(), "it was for one push");
+    assert_eq!(host.resolve("refs/tags/v2").unwrap(), None);
+
+    bottlecap(&bundle, &["requests", "revoke", &id, "--reason", "enough"]);
+    let written = std::fs::read_to_string(bundle.root.path("etc/git-gate/repos.yaml")).unwrap();
+    assert!(!written.contains("grant"), "{written}");
 }

@@ -1,26 +1,26 @@
-//! Writes routes that were reviewed, and waits until egress has them; if it does not take them, puts the old ones back.
+//! Writes a file that was reviewed, and waits until its daemon has it; if it does not take it, puts the old one back.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::poll::{PollTimeout, poll};
-use proposal::{digest, escaped};
+use proposal::{Table, digest, escaped};
 use serde::Deserialize;
 
-use super::{client, routes_file};
+use super::client;
 use crate::fault::{Attempted, Fault};
 
-/// How egress is made to read its routes again.
+/// How a daemon is made to read its file again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reload {
     /// By the bundle's supervisor, which answers when it is done.
     Supervisor,
-    /// By a command, such as `docker kill --signal HUP NAME`; egress' status file answers.
+    /// By a command, such as `docker kill --signal HUP NAME`; the daemon's status answers.
     Command(Vec<String>),
 }
 
@@ -44,77 +44,96 @@ const STATUS: &str = "egress.status.json";
 /// No status of egress' comes near it.
 const STATUS_MAX: u64 = 64 << 10;
 
-/// The routes of `directory` as they are.
-pub(crate) fn read(directory: &Path) -> Result<String, Fault> {
-    let path = routes_file(directory);
+/// One of the files that grants stand in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) directory: PathBuf,
+    pub(crate) table: Table,
+}
+
+impl Place {
+    pub(crate) fn file(&self) -> PathBuf {
+        self.directory.join(self.table.file())
+    }
+}
+
+/// The file as it is.
+pub(crate) fn read(place: &Place) -> Result<String, Fault> {
+    let path = place.file();
     let told = || format!("cannot read {}", path.display());
     if fs::symlink_metadata(&path).refusing(told)?.is_symlink() {
         return Err(Fault::refused(format!(
             "{} is a symbolic link, which a grant would replace",
             path.display()
         ))
-        .with_hint("give --routes the directory of the file itself"));
+        .with_hint("name the directory of the file itself"));
     }
     fs::read_to_string(&path).refusing(told)
 }
 
-/// Texts of routes.yaml on the way from one to another.
+/// Texts of a file on the way from one to another.
 pub(crate) struct Change<'a> {
     /// What has to stand there.
     pub(crate) from: &'a str,
     /// What is written.
     pub(crate) to: &'a str,
-    /// What is written when egress does not take that.
+    /// What is written when the daemon does not take that.
     pub(crate) fallback: &'a str,
 }
 
-/// Puts the change in force, if the routes still are what it starts from; the generation that egress acknowledged.
+/// Puts the change in force, if the file still is what it starts from; the generation that the daemon acknowledged.
 pub(crate) fn apply(
-    directory: &Path,
+    place: &Place,
     change: &Change<'_>,
     reload: &Reload,
     run_dir: &Path,
 ) -> Result<u64, Fault> {
+    let directory = &place.directory;
     let lock = File::open(directory).failing(|| format!("cannot open {}", directory.display()))?;
     let _alone = Flock::lock(lock, FlockArg::LockExclusive)
         .map_err(|(_, errno)| Fault::failed(format!("cannot lock {}: {errno}", directory.display())))?;
-    if read(directory)? != change.from {
-        let message = "the routes were changed since the request was shown; look at it again";
-        return Err(Fault::NotGranted(message.to_owned()));
+    let what = what(place.table);
+    if read(place)? != change.from {
+        let message = format!("the {what} were changed since the request was shown; look at it again");
+        return Err(Fault::NotGranted(message));
     }
-    replace(directory, change.to)?;
-    acknowledged(reload, run_dir, &digest(change.to)).map_err(|problem| {
-        let state = take_back(directory, change, reload, run_dir)
-            .unwrap_or_else(|fault| format!("the routes as they were could not be put back: {fault}"));
-        Fault::NotGranted(format!("egress did not take the routes: {problem}; {state}"))
+    replace(place, change.to)?;
+    acknowledged(place.table, reload, run_dir, &digest(change.to)).map_err(|problem| {
+        let state = take_back(place, change, reload, run_dir)
+            .unwrap_or_else(|fault| format!("the {what} as they were could not be put back: {fault}"));
+        let daemon = place.table.daemon();
+        Fault::NotGranted(format!("{daemon} did not take the {what}: {problem}; {state}"))
     })
 }
 
-/// Undoes a change that egress did not take; how that went.
-fn take_back(
-    directory: &Path,
-    change: &Change<'_>,
-    reload: &Reload,
-    run_dir: &Path,
-) -> Result<String, Fault> {
+fn what(table: Table) -> &'static str {
+    match table {
+        Table::Routes => "routes",
+        Table::Repos => "repositories",
+    }
+}
+
+/// Undoes a change that the daemon did not take; how that went.
+fn take_back(place: &Place, change: &Change<'_>, reload: &Reload, run_dir: &Path) -> Result<String, Fault> {
     // An editor knows nothing of our lock.
-    if read(directory)? != change.to {
+    if read(place)? != change.to {
         return Ok("somebody changed the file meanwhile, so it is left as it is: look for the grant in it"
             .to_owned());
     }
-    replace(directory, change.fallback)?;
-    Ok(match acknowledged(reload, run_dir, &digest(change.fallback)) {
-        Ok(_) => "the old routes are back in force".to_owned(),
+    replace(place, change.fallback)?;
+    let (what, daemon) = (what(place.table), place.table.daemon());
+    Ok(match acknowledged(place.table, reload, run_dir, &digest(change.fallback)) {
+        Ok(_) => format!("the old {what} are back in force"),
         Err(problem) => {
-            format!("the old routes are back in the file, but egress did not acknowledge them: {problem}")
+            format!("the old {what} are back in the file, but {daemon} did not acknowledge them: {problem}")
         }
     })
 }
 
-/// Writes routes.yaml in one step, on disk before it counts. Whoever calls it holds the lock.
-fn replace(directory: &Path, text: &str) -> Result<(), Fault> {
-    let path = routes_file(directory);
-    let new = directory.join(".routes.yaml.new");
+/// Writes the file in one step, on disk before it counts. Whoever calls it holds the lock.
+fn replace(place: &Place, text: &str) -> Result<(), Fault> {
+    let path = place.file();
+    let new = place.directory.join(format!(".{}.new", place.table.file()));
     let write = || -> io::Result<()> {
         let old = fs::symlink_metadata(&path)?;
         match fs::remove_file(&new) {
@@ -129,7 +148,7 @@ fn replace(directory: &Path, text: &str) -> Result<(), Fault> {
         }
         file.sync_all()?;
         fs::rename(&new, &path)?;
-        File::open(directory)?.sync_all()
+        File::open(&place.directory)?.sync_all()
     };
     write().map_err(|error| {
         // What could not be written may not be there at all.
@@ -154,32 +173,34 @@ struct Acknowledged {
 struct Status {
     generation: u64,
     digest: String,
+    #[serde(alias = "reload_error")]
     last_error: Option<String>,
 }
 
-/// Makes egress reload; its generation, once its digest is `wanted`.
-fn acknowledged(reload: &Reload, run_dir: &Path, wanted: &str) -> Result<u64, String> {
+/// Makes the daemon reload; its generation, once its digest is `wanted`.
+fn acknowledged(table: Table, reload: &Reload, run_dir: &Path, wanted: &str) -> Result<u64, String> {
+    let name = table.daemon();
     match reload {
         Reload::Supervisor => {
-            let request = serde_json::json!({ "op": "reload", "name": "egress" });
+            let request = serde_json::json!({ "op": "reload", "name": name });
             let reply: Result<Reloaded, Fault> = client::ask(&run_dir.join("supervisor.sock"), &request);
             let daemons = reply.map_err(|fault| fault.to_string())?.daemons;
-            match daemons.into_iter().find(|daemon| daemon.name == "egress") {
+            match daemons.into_iter().find(|daemon| daemon.name == name) {
                 Some(Acknowledged { generation: Some(generation), digest: Some(digest), .. })
                     if digest == wanted =>
                 {
                     Ok(generation)
                 }
-                Some(_) => Err("egress acknowledged other routes than were written".to_owned()),
-                None => Err("egress is not running".to_owned()),
+                Some(_) => Err(format!("{name} acknowledged another file than was written")),
+                None => Err(format!("{name} is not running")),
             }
         }
         Reload::Command(words) => {
-            let before = status(run_dir).and_then(|status| status.last_error);
+            let before = status(table, run_dir).and_then(|status| status.last_error);
             signal(words)?;
             let deadline = Instant::now() + ACKNOWLEDGE_TIMEOUT;
             loop {
-                match status(run_dir) {
+                match status(table, run_dir) {
                     Some(status) if status.digest == wanted => return Ok(status.generation),
                     Some(Status { last_error: Some(error), .. })
                         if before.as_deref() != Some(error.as_str()) =>
@@ -189,11 +210,14 @@ fn acknowledged(reload: &Reload, run_dir: &Path, wanted: &str) -> Result<u64, St
                     Some(_) | None => {}
                 }
                 if Instant::now() > deadline {
-                    return Err(format!(
-                        "no acknowledgement in {} within {} s",
-                        run_dir.join(STATUS).display(),
-                        ACKNOWLEDGE_TIMEOUT.as_secs()
-                    ));
+                    let seconds = ACKNOWLEDGE_TIMEOUT.as_secs();
+                    return Err(match table {
+                        Table::Routes => {
+                            let status = run_dir.join(STATUS);
+                            format!("no acknowledgement in {} within {seconds} s", status.display())
+                        }
+                        Table::Repos => format!("no acknowledgement of {name} within {seconds} s"),
+                    });
                 }
                 // Waits for nothing but time: the file may be on the other side of a mount that tells no events.
                 let _ = poll(&mut [], PollTimeout::from(LOOK_INTERVAL_MS));
@@ -202,15 +226,24 @@ fn acknowledged(reload: &Reload, run_dir: &Path, wanted: &str) -> Result<u64, St
     }
 }
 
-/// What egress says is in force: an answer counts for that alone.
-pub(super) fn in_force(run_dir: &Path) -> String {
-    status(run_dir)
+/// What the daemon says is in force: an answer counts for that alone.
+pub(super) fn in_force(table: Table, run_dir: &Path) -> String {
+    status(table, run_dir)
         .map_or_else(|| "unknown".to_owned(), |status| format!("{} {}", status.generation, status.digest))
 }
 
-/// What egress says of itself: in the directory that its supervisor gave it, or beside the sockets where it was started alone.
-fn status(run_dir: &Path) -> Option<Status> {
-    read_status(&run_dir.join("egress").join(STATUS)).or_else(|| read_status(&run_dir.join(STATUS)))
+/// What a daemon says of itself: egress in the directory that its supervisor gave it, or beside the sockets where it was started alone;
+/// git-gate when it is asked.
+fn status(table: Table, run_dir: &Path) -> Option<Status> {
+    match table {
+        Table::Routes => {
+            read_status(&run_dir.join("egress").join(STATUS)).or_else(|| read_status(&run_dir.join(STATUS)))
+        }
+        Table::Repos => {
+            let request = serde_json::json!({ "op": "status" });
+            client::ask(&run_dir.join("git-gate.sock"), &request).ok()
+        }
+    }
 }
 
 /// Egress may have put anything in the place of the file: nothing is followed, waited for or read without end.

@@ -3,8 +3,9 @@
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::num::NonZeroU32;
 
+use jiff::Timestamp;
 use proposal::wire::{Request, TEXT_MAX_CHARS, View};
-use proposal::{Ask, Id, Proposal, Review, TTL_MAX, TTL_MIN};
+use proposal::{Addition, Ask, Id, Proposal, Review, TTL_MAX, TTL_MIN, Table, Wish, addition, review};
 use serde_json::{Value, json};
 
 use super::ledger::{self, Entry};
@@ -39,6 +40,22 @@ pub enum Approval {
 }
 
 impl Narrowing {
+    /// For how long and how often what is no route is granted.
+    fn terms(&self, view: &View) -> Result<(u32, Option<NonZeroU32>), Fault> {
+        if !self.methods.is_empty() || !self.paths.is_empty() {
+            return Err(Fault::refused("only a route has methods and paths"));
+        }
+        let decided = view.decision.as_ref().filter(|decision| decision.is_approval());
+        let ttl = self.ttl.or(decided.and_then(|decision| decision.ttl_seconds));
+        let ttl = ttl.unwrap_or(view.proposal.ttl_seconds());
+        check_ttl(ttl)?;
+        let uses = self.max_uses.or(decided.and_then(|decision| decision.max_uses));
+        if uses.is_some() && !is_counted(&view.proposal) {
+            return Err(Fault::refused("the uses of that are not counted: give it a term with --ttl"));
+        }
+        Ok((ttl, uses))
+    }
+
     /// The part of `view` that is granted.
     pub(super) fn of(&self, view: &View, asked: &Proposal) -> Result<Proposal, Fault> {
         let decided = view.decision.as_ref().filter(|decision| decision.is_approval());
@@ -62,11 +79,7 @@ impl Narrowing {
         };
         let ttl =
             self.ttl.or(decided.and_then(|decision| decision.ttl_seconds)).unwrap_or(scope.ttl_seconds());
-        if !(TTL_MIN..=TTL_MAX).contains(&ttl) {
-            return Err(Fault::refused(format!(
-                "a grant lasts from {TTL_MIN} to {TTL_MAX} seconds, not {ttl}"
-            )));
-        }
+        check_ttl(ttl)?;
         let uses = self.max_uses.or(decided.and_then(|decision| decision.max_uses)).or(scope.max_uses());
         let scope = scope.limited(ttl, uses);
         // A longer term is the person's to give, and is shown; another place, method or path is an edit.
@@ -79,28 +92,108 @@ impl Narrowing {
     }
 }
 
-/// A change of the routes that a person is shown, and says yes to.
+fn check_ttl(ttl: u32) -> Result<(), Fault> {
+    if (TTL_MIN..=TTL_MAX).contains(&ttl) {
+        return Ok(());
+    }
+    Err(Fault::refused(format!("a grant lasts from {TTL_MIN} to {TTL_MAX} seconds, not {ttl}")))
+}
+
+/// A change of a file that a person is shown, and says yes to.
 pub(super) struct Offer {
     pub(super) view: View,
-    pub(super) scope: Proposal,
     pub(super) base: Base,
-    pub(super) review: Review,
+    pub(super) what: What,
+}
+
+/// What is granted, and what that changes.
+pub(super) enum What {
+    Route { scope: Box<Proposal>, review: Box<Review> },
+    Addition(Box<Addition>),
+}
+
+impl Offer {
+    pub(super) fn token(&self) -> &str {
+        match &self.what {
+            What::Route { review, .. } => &review.token,
+            What::Addition(addition) => &addition.token,
+        }
+    }
+
+    fn text(&self) -> &str {
+        match &self.what {
+            What::Route { review, .. } => &review.text,
+            What::Addition(addition) => &addition.text,
+        }
+    }
+
+    fn digests(&self) -> (String, String) {
+        match &self.what {
+            What::Route { review, .. } => (review.base_digest().to_owned(), review.digest()),
+            What::Addition(addition) => (addition.base_digest().to_owned(), addition.digest()),
+        }
+    }
+
+    fn expires_at(&self) -> Timestamp {
+        match &self.what {
+            What::Route { review, .. } => review.grant.expires_at,
+            What::Addition(addition) => addition.expires_at,
+        }
+    }
+
+    /// The host that has to be typed.
+    pub(super) fn typed(&self) -> Option<&str> {
+        match &self.what {
+            What::Route { scope, review } => review.needs_typing.then(|| scope.host().as_str()),
+            What::Addition(_) => None,
+        }
+    }
+
+    /// For how long, for how many uses, and what in place of what was asked.
+    fn terms(&self) -> (u32, Option<NonZeroU32>, Option<Proposal>) {
+        match &self.what {
+            What::Route { scope, .. } => {
+                let is_as_asked = self.view.proposal.route().is_some_and(|asked| {
+                    asked.clone().limited(scope.ttl_seconds(), scope.max_uses()).is_same_as(scope)
+                });
+                let other = (!is_as_asked).then(|| (**scope).clone());
+                (scope.ttl_seconds(), scope.max_uses(), other)
+            }
+            What::Addition(addition) => (addition.ttl_seconds, addition.max_uses, None),
+        }
+    }
+
+    /// What the ledger remembers.
+    fn scope(&self) -> Ask {
+        match &self.what {
+            What::Route { scope, .. } => Ask::Route((**scope).clone()),
+            What::Addition(_) => self.view.proposal.clone(),
+        }
+    }
 }
 
 impl Desk {
     /// What granting the request, or that part of it, would change.
     pub(super) fn offer(&self, view: View, narrowing: &Narrowing) -> Result<Offer, Fault> {
-        let Ask::Route(asked) = &view.proposal else {
-            return Err(by_hand(&view.id));
-        };
-        let scope = narrowing.of(&view, asked)?;
-        self.offer_of(view, scope)
+        if let Ask::Route(asked) = &view.proposal {
+            let scope = narrowing.of(&view, asked)?;
+            return self.offer_of(view, scope);
+        }
+        let table = view.proposal.table().ok_or_else(|| by_hand(&view.id))?;
+        let terms = narrowing.terms(&view)?;
+        let base = self.base(&view.id, table)?;
+        let in_force = apply::in_force(table, &self.run_dir);
+        let addition = addition(&base.without, &view.id, &view.proposal, terms, &in_force, Timestamp::now())
+            .refusing(|| format!("the request {} cannot be granted", view.id))?;
+        Ok(Offer { view, base, what: What::Addition(Box::new(addition)) })
     }
 
     pub(super) fn offer_of(&self, view: View, scope: Proposal) -> Result<Offer, Fault> {
-        let base = self.base(&view.id)?;
-        let review = base.review(&view.id, &scope, &apply::in_force(&self.run_dir))?;
-        Ok(Offer { view, scope, base, review })
+        let base = self.base(&view.id, Table::Routes)?;
+        let in_force = apply::in_force(Table::Routes, &self.run_dir);
+        let review = review(&base.without, &view.id, &scope, &in_force, Timestamp::now())
+            .refusing(|| format!("the request {} cannot be granted", view.id))?;
+        Ok(Offer { view, base, what: What::Route { scope: Box::new(scope), review: Box::new(review) } })
     }
 
     /// Shows the change, asks, records the yes, writes exactly what was shown, and waits until egress has it.
@@ -161,43 +254,40 @@ impl Desk {
             print(out, &self.shown(offer))?;
         }
         confirmed(offer, confirm, out)?;
-        let Offer { view, scope, base, review } = offer;
+        let Offer { view, base, .. } = offer;
         let id = &view.id;
-        let is_as_asked = view.proposal.route().is_some_and(|asked| {
-            asked.clone().limited(scope.ttl_seconds(), scope.max_uses()).is_same_as(scope)
-        });
+        let table = base.place.table;
+        let (ttl_seconds, max_uses, scope) = offer.terms();
+        let (base_digest, digest) = offer.digests();
         // Also of what was approved before: in between, somebody else may have decided otherwise.
-        let _: View = self.ask(&Request::Approve {
-            id: id.clone(),
-            ttl_seconds: Some(scope.ttl_seconds()),
-            max_uses: scope.max_uses(),
-            scope: (!is_as_asked).then(|| scope.clone()),
-        })?;
+        let _: View =
+            self.ask(&Request::Approve { id: id.clone(), ttl_seconds: Some(ttl_seconds), max_uses, scope })?;
         self.keep(&Entry::Decided {
             id: id.clone(),
             by: ledger::by(),
-            scope: Box::new(scope.clone()),
-            expires_at: review.grant.expires_at,
-            base: review.base_digest().to_owned(),
-            digest: review.digest(),
-            token: review.token.clone(),
+            scope: Box::new(offer.scope()),
+            max_uses,
+            expires_at: offer.expires_at(),
+            base: base_digest,
+            digest: digest.clone(),
+            token: offer.token().to_owned(),
             heads: self.home.as_ref().map(refusals::tips).unwrap_or_default(),
         })?;
-        let _: View = self.ask(&Request::Applying { id: id.clone(), digest: review.digest() })?;
-        let change = apply::Change { from: &base.present, to: &review.text, fallback: &base.without };
-        match self.apply(&change) {
+        let _: View = self.ask(&Request::Applying { id: id.clone(), digest: digest.clone() })?;
+        let change = apply::Change { from: &base.present, to: offer.text(), fallback: &base.without };
+        match self.apply(table, &change) {
             Ok(generation) => {
-                let until = review.grant.expires_at;
-                let applied = self.keep_applied(id, generation, review).map_err(|fault| {
+                let (until, daemon) = (offer.expires_at(), table.daemon());
+                let applied = self.keep_applied(id, generation, digest, until).map_err(|fault| {
                     Fault::failed(format!(
-                        "egress has the grant until {until}, but that could not be recorded: {fault}"
+                        "{daemon} has the grant until {until}, but that could not be recorded: {fault}"
                     ))
                 })?;
                 match form {
                     Form::Json => print_json(out, &applied),
                     Form::Text => print(
                         out,
-                        &format!("approved; egress has it as generation {generation}, until {until}\n"),
+                        &format!("approved; {daemon} has it as generation {generation}, until {until}\n"),
                     ),
                 }
             }
@@ -208,11 +298,15 @@ impl Desk {
         }
     }
 
-    fn keep_applied(&self, id: &Id, generation: u64, review: &Review) -> Result<View, Fault> {
-        let digest = review.digest();
+    fn keep_applied(
+        &self,
+        id: &Id,
+        generation: u64,
+        digest: String,
+        until: Timestamp,
+    ) -> Result<View, Fault> {
         self.keep(&Entry::Applied { id: id.clone(), digest: digest.clone(), generation })?;
-        let expires_at = Some(review.grant.expires_at);
-        self.ask(&Request::Applied { id: id.clone(), generation, digest, expires_at })
+        self.ask(&Request::Applied { id: id.clone(), generation, digest, expires_at: Some(until) })
     }
 
     fn keep_failed(&self, id: &Id, error: &str) -> Result<(), Fault> {
@@ -222,23 +316,37 @@ impl Desk {
     }
 }
 
+fn is_counted(ask: &Ask) -> bool {
+    match ask {
+        Ask::Route(_) | Ask::Held(_) => true,
+        Ask::Capability(capability) => match capability.wish() {
+            Wish::GitRef { .. } => true,
+            Wish::GitRepo { .. }
+            | Wish::DlpException { .. }
+            | Wish::EgressLimit { .. }
+            | Wish::Other { .. } => false,
+        },
+    }
+}
+
 fn by_hand(id: &Id) -> Fault {
-    Fault::refused(format!("request {id} is for a capability: no program can grant it")).with_hint(
+    Fault::refused(format!("request {id} is for something that no program can grant")).with_hint(
         "make the change by hand, and tell the agent with `supervise approve` or `bottlecap requests reject`",
     )
 }
 
 /// Whether the answer is a yes to exactly this.
 fn confirmed(offer: &Offer, confirm: &Approval, out: &mut impl Write) -> Result<(), Fault> {
-    let host = offer.scope.host().as_str();
     match confirm {
         Approval::Token { token, host: typed } => {
-            if *token != offer.review.token {
+            if token != offer.token() {
                 return Err(Fault::NotGranted(
                     "the token is of something else: the request, the routes or what is in force changed since it was shown; look at it again".to_owned(),
                 ));
             }
-            if offer.review.needs_typing && typed.as_deref() != Some(host) {
+            if let Some(host) = offer.typed()
+                && typed.as_deref() != Some(host)
+            {
                 return Err(Fault::refused("this gives write access to a host that no route leads to yet")
                     .with_hint(format!("name the host as well: --host {host}")));
             }
@@ -250,10 +358,11 @@ fn confirmed(offer: &Offer, confirm: &Approval, out: &mut impl Write) -> Result<
                     "look at the change with `bottlecap requests show ID`, then add --token with the token that it prints",
                 ));
             }
-            let yes = if offer.review.needs_typing {
-                answer(out, "This gives write access to a new host. Type its name to approve: ")? == host
-            } else {
-                matches!(answer(out, "Approve this? [y/N] ")?.as_str(), "y" | "Y" | "yes")
+            let yes = match offer.typed() {
+                Some(host) => {
+                    answer(out, "This gives write access to a new host. Type its name to approve: ")? == host
+                }
+                None => matches!(answer(out, "Approve this? [y/N] ")?.as_str(), "y" | "Y" | "yes"),
             };
             if yes { Ok(()) } else { Err(Fault::NotGranted("not approved; the request waits".to_owned())) }
         }

@@ -3,11 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use policy::{Policy, append_route};
-use proposal::{Id, Proposal};
+use proposal::{Ask, Id, Table, Terms};
 use serde::{Deserialize, Serialize};
 
 use crate::fault::{Attempted, Fault, chain};
@@ -23,20 +23,23 @@ pub(crate) enum Entry {
         id: Id,
         /// Who.
         by: String,
-        /// To what: the term and the uses are in it.
-        scope: Box<Proposal>,
+        /// To what.
+        scope: Box<Ask>,
+        /// How often it can be used, where that is not in the scope itself.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        max_uses: Option<NonZeroU32>,
         /// When it ends.
         expires_at: Timestamp,
-        /// The routes that it was added to.
+        /// The file that it was added to.
         base: String,
-        /// The routes with it.
+        /// The file with it.
         digest: String,
         /// What the answer was tied to.
         token: String,
         /// Where the journals of the bundle ended.
         heads: BTreeMap<String, Tip>,
     },
-    /// Routes with a grant are in force.
+    /// A file with a grant is in force.
     Applied {
         /// The request.
         id: Id,
@@ -84,8 +87,8 @@ pub(crate) struct Tip {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Active {
     pub(crate) id: Id,
-    pub(crate) scope: Proposal,
-    pub(crate) expires_at: Timestamp,
+    pub(crate) scope: Ask,
+    pub(crate) terms: Terms,
 }
 
 /// Where the ledger of a bottle is.
@@ -127,54 +130,70 @@ fn in_force(entries: Vec<Entry>, now: Timestamp) -> Vec<Active> {
     let mut applied: Vec<Active> = Vec::new();
     for entry in entries {
         match entry {
-            Entry::Decided { id, scope, expires_at, .. } => {
-                decided.insert(id.clone(), Active { id, scope: *scope, expires_at });
+            Entry::Decided { id, scope, max_uses, expires_at, .. } => {
+                let terms = Terms { expires_at, max_uses };
+                decided.insert(id.clone(), Active { id, scope: *scope, terms });
             }
             Entry::Applied { id, .. } => {
                 applied.retain(|active| active.id != id);
                 applied.extend(decided.remove(&id));
             }
-            Entry::Replaced { grants, .. } => applied.retain(|active| grants.contains(&active.id)),
+            // The table of routes: it says nothing of repositories.
+            Entry::Replaced { grants, .. } => applied
+                .retain(|active| active.scope.table() == Some(Table::Repos) || grants.contains(&active.id)),
             Entry::Failed { id, .. } | Entry::Revoked { id, .. } => {
                 decided.remove(&id);
                 applied.retain(|active| active.id != id);
             }
         }
     }
-    applied.retain(|active| active.expires_at > now);
+    applied.retain(|active| active.terms.expires_at > now);
     applied
 }
 
-/// The routes that a bottle starts with: `base`, and what is still granted. Also what was granted and does not fit `base` any more.
-pub(crate) fn routes_with_grants(
-    base: &str,
+/// The files that a bottle starts with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Files {
+    pub(crate) routes: String,
+    pub(crate) repos: String,
+}
+
+/// `base`, and what is still granted. Also what was granted and does not fit `base` any more.
+pub(crate) fn with_grants(
+    mut base: Files,
     home: &Home,
     now: Timestamp,
-) -> Result<(String, Vec<String>), Fault> {
-    let (mut text, mut left_out) = (base.to_owned(), Vec::new());
-    for Active { id, scope, expires_at } in active(&path(home), now)? {
-        match append_route(&text, &scope.to_grant(&id, expires_at)) {
-            Ok(with) => text = with,
+) -> Result<(Files, Vec<String>), Fault> {
+    let mut left_out = Vec::new();
+    for Active { id, scope, terms } in active(&path(home), now)? {
+        let text = match scope.table() {
+            Some(Table::Repos) => &mut base.repos,
+            Some(Table::Routes) | None => &mut base.routes,
+        };
+        match proposal::added(text, &id, &scope, terms) {
+            Ok(with) => *text = with,
             Err(error) => {
                 let error = chain(&error);
                 keep(Some(&path(home)), &Entry::Failed { id: id.clone(), error: error.clone() })?;
-                left_out.push(format!("the grant {id} does not fit the routes any more: {error}"));
+                left_out.push(format!("the grant {id} does not fit the configuration any more: {error}"));
             }
         }
     }
-    Ok((text, left_out))
+    Ok((base, left_out))
 }
 
-/// The routes without the grants that have ended.
-pub(crate) fn without_ended(text: &str, now: Timestamp) -> String {
-    let Ok(policy) = Policy::parse("routes.yaml", text) else { return text.to_owned() };
-    let ended = policy.routes().iter().filter(|route| route.expired(now)).filter_map(|route| route.grant());
-    ended.fold(text.to_owned(), |text, grant| policy::remove_grant(&text, grant).unwrap_or(text))
+/// The file without the grants that have ended.
+pub(crate) fn without_ended(text: &str, table: Table, now: Timestamp) -> String {
+    proposal::ended(text, table, now)
+        .iter()
+        .fold(text.to_owned(), |text, id| proposal::removed(&text, table, id).ok().flatten().unwrap_or(text))
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use policy::append_route;
+    use proposal::Proposal;
     use serde_json::json;
 
     use super::*;
@@ -191,9 +210,8 @@ mod tests {
         Entry::Decided {
             id: id(name),
             by: "uid:0".to_owned(),
-            scope: Box::new(
-                Proposal::parse(&json!({"host": format!("{name}.example"), "reason": "r"})).unwrap(),
-            ),
+            scope: Box::new(Ask::parse(&json!({"host": format!("{name}.example"), "reason": "r"})).unwrap()),
+            max_uses: None,
             expires_at: at(until),
             base: String::new(),
             digest: String::new(),
@@ -249,8 +267,11 @@ mod tests {
                 .to_grant(&id(name), at(until))
         };
         let with = append_route(&append_route(base, &grant("x", 100)).unwrap(), &grant("y", 200)).unwrap();
-        assert_eq!(without_ended(&with, at(50)), with);
-        assert_eq!(without_ended(&with, at(150)), append_route(base, &grant("y", 200)).unwrap());
-        assert_eq!(without_ended(&with, at(2_000_000_000)), base);
+        assert_eq!(without_ended(&with, Table::Routes, at(50)), with);
+        assert_eq!(
+            without_ended(&with, Table::Routes, at(150)),
+            append_route(base, &grant("y", 200)).unwrap()
+        );
+        assert_eq!(without_ended(&with, Table::Routes, at(2_000_000_000)), base);
     }
 }

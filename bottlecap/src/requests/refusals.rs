@@ -1,9 +1,10 @@
 //! What egress refused lately, from its journal. It is egress' own word: shown to a person, and nothing is decided on it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use audit::{Decision, Event};
+use audit::RequestEvent;
+use jiff::Timestamp;
 use proposal::peer::Refusal;
 
 use super::ledger::Tip;
@@ -21,27 +22,17 @@ pub(crate) fn journal(home: &Home, daemon: &str) -> PathBuf {
 
 /// The newest refusals, newest last; none when the journal cannot be read.
 pub(crate) fn newest(journal: &Path) -> Vec<Refusal> {
-    let Ok(records) = audit::replay::<Event>(journal) else { return Vec::new() };
-    let mut kept = VecDeque::with_capacity(KEPT);
-    for record in records.map_while(Result::ok) {
-        let Event::Request(request) = record.event else { continue };
-        if request.decision == Decision::Deny && !request.host.is_empty() {
-            if kept.len() == KEPT {
-                kept.pop_front();
-            }
-            kept.push_back(Refusal {
-                block_id: request.block_id.unwrap_or_default(),
-                code: request.code.unwrap_or_default(),
-                at: record.time,
-                scheme: request.scheme,
-                host: request.host,
-                port: request.port,
-                method: request.method,
-                path: request.path,
-            });
-        }
-    }
-    kept.into()
+    let refusal = |(at, request): (Timestamp, RequestEvent)| Refusal {
+        block_id: request.block_id.unwrap_or_default(),
+        code: request.code.unwrap_or_default(),
+        at,
+        scheme: request.scheme,
+        host: request.host,
+        port: request.port,
+        method: request.method,
+        path: request.path,
+    };
+    audit::newest_refusals(journal, KEPT).into_iter().map(refusal).collect()
 }
 
 /// Where the journals of the bundle end; those that hold.

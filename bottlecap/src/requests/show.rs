@@ -1,6 +1,6 @@
 //! What a person reads before deciding.
 
-use proposal::{Review, WouldPass};
+use proposal::{Addition, Review, WouldPass};
 use similar::TextDiff;
 
 /// Said before the change when the file holds this grant already.
@@ -8,16 +8,15 @@ pub(super) const LEFTOVER: &str = "\nan earlier attempt was interrupted: the gra
 
 /// The change in words, what it would have changed lately, and as it will stand in the file.
 pub(super) fn change(base: &str, review: &Review, would: &WouldPass) -> String {
-    let mut words = format!("\n{}\n", review.difference);
-    if would.of > 0 {
-        words.push_str(&format!("{} of the last {} refusals would pass\n", would.passing.len(), would.of));
-    }
-    words.push_str(&format!("breadth  {}\n", review.breadth));
-    for flag in &review.flags {
-        words.push_str(&format!("careful  {flag}\n"));
-    }
-    let diff = TextDiff::from_lines(base, &review.text);
-    let unified =
-        diff.unified_diff().context_radius(2).header("routes.yaml", "routes.yaml with the grant").to_string();
-    format!("{words}\n{unified}\n")
+    format!("\n{}\n{}\n", review.told(would), unified("routes.yaml", base, &review.text))
+}
+
+/// The same of what is no route.
+pub(super) fn addition(base: &str, addition: &Addition) -> String {
+    format!("\n{}\n{}\n", addition.told(), unified(addition.table.file(), base, &addition.text))
+}
+
+fn unified(file: &str, base: &str, text: &str) -> String {
+    let with = format!("{file} with the grant");
+    TextDiff::from_lines(base, text).unified_diff().context_radius(2).header(file, &with).to_string()
 }

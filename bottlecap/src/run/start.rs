@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::SignalFd;
 use nix::unistd::geteuid;
+use repos::{Allow, Repos};
 
 use super::prepare::Checked;
 use crate::backend::{Backend, Order};
@@ -17,7 +18,7 @@ use crate::life::ATTACH;
 use crate::manifest::Name;
 use crate::plan::Layer;
 use crate::provision;
-use crate::requests::ledger;
+use crate::requests::ledger::{self, Files};
 use crate::state::{self, End, Held, Record};
 
 /// Signals that are for the command, and the one that is for its terminal.
@@ -111,19 +112,22 @@ impl Bottle {
 
     /// What the daemons are given: the manifest's, and what was granted meanwhile.
     fn provisions(&self, checked: &mut Checked) -> Result<Provisions, Fault> {
+        let base = Files { routes: checked.routes.clone(), repos: checked.repos_text.clone() };
+        let (files, left_out) = ledger::with_grants(base, self.held.home(), Timestamp::now())?;
+        for grant in left_out {
+            tracing::warn!("{grant}");
+        }
+        checked.repos = Repos::parse("repos.yaml", &files.repos, Allow::SshUpstream)
+            .failing(|| "the repositories cannot be read again".to_owned())?;
+        checked.repos_text = files.repos;
         let identities = if geteuid().is_root() {
             let seen = self.backend.daemons_root(self.held.home(), &self.run_dir);
             Identities::placed(&checked.repos_text, &checked.repos, &seen)?
         } else {
             Identities::in_place(checked.repos_text.clone(), &checked.repos)
         };
-        let (routes, left_out) =
-            ledger::routes_with_grants(&checked.routes, self.held.home(), Timestamp::now())?;
-        for grant in left_out {
-            tracing::warn!("{grant}");
-        }
         Ok(Provisions {
-            routes,
+            routes: files.routes,
             identities,
             secrets: std::mem::take(&mut checked.secrets),
             upstream_ca: checked.manifest.upstream_ca.clone(),

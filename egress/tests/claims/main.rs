@@ -4,6 +4,7 @@
 mod credentials;
 mod forwarding;
 mod front;
+mod held;
 mod hidden_name;
 mod http2;
 mod inspection;

@@ -18,7 +18,7 @@ use supervise::client;
 use supervise::desk::Desk;
 use supervise::mcp::{Patience, Server};
 use supervise::peer::Peer;
-use supervise::{http, operator};
+use supervise::{holds, http, operator};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
@@ -65,6 +65,15 @@ impl Bundle {
         Bundle::of(PATIENT, Some(ours))
     }
 
+    /// With an egress of which the test itself is the voice.
+    pub fn with_voice() -> (Bundle, UnixDatagram) {
+        let kind = (SockType::SeqPacket, SockFlag::SOCK_CLOEXEC);
+        let (ours, theirs) = socketpair(AddressFamily::Unix, kind.0, None, kind.1).unwrap();
+        let voice = UnixDatagram::from(theirs);
+        voice.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        (Bundle::of(PATIENT, Some(ours)), voice)
+    }
+
     fn of(patience: Patience, egress: Option<OwnedFd>) -> Bundle {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("routes.yaml"), ROUTES).unwrap();
@@ -79,10 +88,12 @@ impl Bundle {
         let egress = egress.map(|socket| {
             let _inside = runtime.enter();
             let link = Peer::new("egress", socket).unwrap();
+            let (words, heard) = tokio::sync::mpsc::channel(holds::WORDS_MAX);
             runtime.spawn({
                 let link = link.clone();
-                async move { link.listen().await }
+                async move { link.listen(words).await }
             });
+            runtime.spawn(holds::attend(link.clone(), Arc::clone(&desk), heard));
             link
         });
         let server = Server::new(Arc::clone(&desk), sources, patience).with_egress(egress);

@@ -1,0 +1,94 @@
+//! A request that a person is asked about before it goes out, when there is a secret in it.
+
+use std::sync::Arc;
+
+use http::Method;
+use hudsucker::Body;
+use hyper::body::Incoming;
+use proposal::peer::Held;
+
+use super::upgrade::Upgrade;
+use super::{Judged, Plan, WITHHELD, too_large};
+use crate::body::{self, Gathered, Meter, Progress};
+use crate::hold::{self, Suspect};
+use crate::inspect::{Format, Suspicion};
+use crate::refusal::{Code, Refusal};
+
+/// Where a request's body comes from.
+pub(super) enum Source {
+    /// From the agent, as it is.
+    Agent(Incoming),
+    /// What was read of it already, and the rest; metered.
+    Begun(Body, Arc<Progress>),
+}
+
+impl Judged {
+    /// Reads the request as a whole and searches it; with a secret in it, it waits for a person. What is too long to be held, comes too
+    /// slowly, or is a conversation goes on under search, and is cut where a secret stands.
+    pub(super) async fn ask_about(
+        &mut self,
+        plan: &mut Plan<'_>,
+        method: &Method,
+        incoming: Incoming,
+    ) -> Result<Source, Refusal> {
+        let (Some(mut suspicion), Some((inspection, format))) =
+            (plan.watch.suspicion.take(), plan.watch.inspection.clone())
+        else {
+            return Ok(Source::Agent(incoming));
+        };
+        if plan.upgrade != Upgrade::None || matches!(format, Format::Grpc(_)) {
+            return clean(&suspicion).map(|()| Source::Agent(incoming));
+        }
+        let progress = Progress::new();
+        let body = body::metered(incoming, Meter::Up(Arc::clone(&progress)), &plan.limits);
+        let whole = match body::gathered(body, hold::BODY_MAX).await {
+            Ok(Gathered::Whole(whole)) => whole,
+            Ok(Gathered::Part(body)) => return clean(&suspicion).map(|()| Source::Begun(body, progress)),
+            Err(_) if progress.is_too_large() => {
+                return Err(too_large(plan.limits.request_body.unwrap_or_default()));
+            }
+            Err(error) => {
+                return Err(Refusal::new(Code::MalformedTarget, "the body broke off").because(&error));
+            }
+        };
+        suspicion.body(&whole, &inspection, format)?;
+        if suspicion.count > 0 {
+            let suspect = self.suspect(plan, method, suspicion, whole.len());
+            let lease = Arc::clone(&plan.limits.lease);
+            self.entry.event.grant = Some(hold::released(&self.proxy, suspect, lease).await?);
+            // What was let pass passes as a whole.
+            plan.watch.inspection = None;
+            progress.note(0);
+        }
+        let body = if whole.is_empty() { Body::empty() } else { Body::from(whole) };
+        Ok(Source::Begun(body, progress))
+    }
+
+    /// What a person is told. Where the secret may stand in the target, its place in the routes is told in place of it.
+    fn suspect(&self, plan: &Plan<'_>, method: &Method, suspicion: Suspicion, body: usize) -> Suspect {
+        let (host, method, path) = if suspicion.in_target {
+            (plan.route.host().to_string(), WITHHELD.to_owned(), WITHHELD.to_owned())
+        } else {
+            (self.subject.host.clone(), method.to_string(), self.subject.path.clone())
+        };
+        let (scheme, port) = (self.subject.scheme.to_owned(), self.subject.port);
+        let body = u64::try_from(body).unwrap_or(u64::MAX);
+        Suspect {
+            digest: suspicion.finish(),
+            what: Held::Request { scheme, host, port, method, path, body },
+            found: suspicion.count,
+            findings: suspicion.findings,
+        }
+    }
+}
+
+/// For what cannot be held as a whole: refused, when something was found in its head.
+fn clean(suspicion: &Suspicion) -> Result<(), Refusal> {
+    let Some(found) = suspicion.findings.first() else { return Ok(()) };
+    let (rule, place) = (&found.rule, &found.position);
+    let hint = format!(
+        "the request's {place} holds what looks like a secret (rule `{rule}`), and the request cannot be held for the operator as a \
+         whole: leave it out"
+    );
+    Err(Refusal::new(Code::SecretDetected, hint))
+}

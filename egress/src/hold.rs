@@ -1,0 +1,185 @@
+//! Requests that wait for the operator because there is a secret in them. A yes is a release of the exact bytes in the routes, which the host
+//! alone writes; supervise is told what waits, and its word can only refuse.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use policy::Denial;
+use proposal::peer::{HOLD_ID_CHARS, Held, Hold, Verdict, Word};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep_until};
+use tracing::{info, warn};
+
+use crate::lease::Lease;
+use crate::proxy::Proxy;
+use crate::refusal::{Code, Refusal};
+use crate::tls::{hex, random};
+use crate::uses::NoUse;
+
+/// How long a request may wait.
+const PATIENCE: Duration = Duration::from_secs(10 * 60);
+/// How many may wait at once. With [`BODY_MAX`] it bounds the memory that they take.
+const HELD_MAX: usize = 8;
+/// The longest body that is held.
+pub(crate) const BODY_MAX: usize = 1 << 20;
+/// How many words to supervise may wait to be sent.
+const WORDS_MAX: usize = 64;
+
+/// What waits.
+pub(crate) struct Holds {
+    open: Mutex<HashMap<String, Open>>,
+    words: mpsc::Sender<Word>,
+    /// Until supervise is spoken to.
+    unsent: Mutex<Option<mpsc::Receiver<Word>>>,
+}
+
+struct Open {
+    hold: Hold,
+    /// Refuses it, with the reason.
+    refuse: Option<oneshot::Sender<String>>,
+}
+
+/// A place among what waits; given back when it is dropped.
+struct Place<'h> {
+    holds: &'h Holds,
+    id: String,
+}
+
+impl Default for Holds {
+    fn default() -> Holds {
+        let (words, unsent) = mpsc::channel(WORDS_MAX);
+        Holds { open: Mutex::default(), words, unsent: Mutex::new(Some(unsent)) }
+    }
+}
+
+impl Holds {
+    /// What is to be said to supervise. There is one who says it.
+    pub(crate) fn words(&self) -> Option<mpsc::Receiver<Word>> {
+        self.unsent.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Says that a grant is used up. Said again when it is asked for again, so it may be lost.
+    pub(crate) fn exhausted(&self, grant: &str) {
+        let _ = self.words.try_send(Word::Exhausted { grant: grant.to_owned() });
+    }
+
+    /// The names of all that wait, oldest first; a word about each is said again.
+    pub(crate) fn ids(&self) -> Vec<String> {
+        let open = self.open();
+        let mut holds: Vec<&Hold> = open.values().map(|open| &open.hold).collect();
+        holds.sort_by_key(|hold| hold.at);
+        for hold in &holds {
+            let _ = self.words.try_send(Word::Held { hold: (*hold).clone() });
+        }
+        holds.into_iter().map(|hold| hold.id.clone()).collect()
+    }
+
+    /// Takes what supervise says was decided; whether it waited. A yes is none until the routes have it.
+    pub(crate) fn decide(&self, id: &str, digest: &str, verdict: Verdict, reason: String) -> bool {
+        let mut open = self.open();
+        let Some(open) = open.get_mut(id).filter(|open| open.hold.digest == digest) else { return false };
+        match verdict {
+            Verdict::Approve => true,
+            Verdict::Reject => open.refuse.take().is_some_and(|refuse| refuse.send(reason).is_ok()),
+        }
+    }
+
+    fn take(&self, hold: Hold) -> Option<(Place<'_>, oneshot::Receiver<String>)> {
+        let (refuse, refused) = oneshot::channel();
+        let mut open = self.open();
+        if open.len() >= HELD_MAX {
+            return None;
+        }
+        let id = hold.id.clone();
+        open.insert(id.clone(), Open { hold: hold.clone(), refuse: Some(refuse) });
+        // What is lost is asked for.
+        let _ = self.words.try_send(Word::Held { hold });
+        Some((Place { holds: self, id }, refused))
+    }
+
+    fn open(&self) -> MutexGuard<'_, HashMap<String, Open>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.holds.open().remove(&self.id);
+        let _ = self.holds.words.try_send(Word::Dropped { id: self.id.clone() });
+    }
+}
+
+/// A request that has something in it that may not leave unasked.
+pub(crate) struct Suspect {
+    /// Of everything that would go out, `sha256:…`.
+    pub(crate) digest: String,
+    /// What it is.
+    pub(crate) what: Held,
+    /// What was found; at least one, at most as many as are told.
+    pub(crate) findings: Vec<proposal::peer::Found>,
+    /// How much was found.
+    pub(crate) found: u64,
+}
+
+/// Waits until the routes in force release the request; the grant that does. A use of it is then taken, durably.
+pub(crate) async fn released(proxy: &Proxy, suspect: Suspect, lease: Arc<Lease>) -> Result<String, Refusal> {
+    let Suspect { digest, what, findings, found } = suspect;
+    let rule = findings.first().map_or_else(String::new, |found| found.rule.clone());
+    let mut snapshots = proxy.snapshots.watch();
+    let mut place = None;
+    let end = Instant::now() + PATIENCE;
+    let refuse = |why: String| {
+        let hint = format!("the request holds what looks like a secret (rule `{rule}`): {why}");
+        Err(Refusal::new(Code::SecretDetected, hint))
+    };
+    loop {
+        let newest = Arc::clone(&snapshots.borrow_and_update());
+        let spent = |release: &policy::Release| proxy.uses.is_release_spent(release);
+        if let Some(release) = newest.policy.released(&digest, proxy.now(), spent) {
+            match proxy.uses.take_release(release).await {
+                Ok(()) => {
+                    info!(grant = %release.grant, digest, "what was held goes out");
+                    if proxy.uses.is_release_spent(release) {
+                        proxy.holds.exhausted(release.grant.as_str());
+                    }
+                    return Ok(release.grant.to_string());
+                }
+                // Somebody else took the last one.
+                Err(NoUse::UsedUp) => continue,
+                Err(NoUse::Write(error)) => {
+                    let hint = "uses cannot be counted now; try again later";
+                    return Err(Refusal::new(Code::AuditUnavailable, hint).because(&error));
+                }
+            }
+        }
+        drop(newest);
+        if place.is_none() {
+            let name: [u8; HOLD_ID_CHARS / 2] = random();
+            let (at, until) = (Timestamp::now(), Timestamp::now() + PATIENCE);
+            warn!(digest, rule, "held for the operator");
+            let (digest, what, findings) = (digest.clone(), what.clone(), findings.clone());
+            let hold = Hold { id: hex(&name), digest, at, until, what, findings, found };
+            place = proxy.holds.take(hold);
+            if place.is_none() {
+                return refuse(
+                    "too many wait for the operator already; leave it out, or try later".to_owned(),
+                );
+            }
+        }
+        let Some((_, refused)) = &mut place else { continue };
+        tokio::select! {
+            Ok(()) = snapshots.changed() => {}
+            reason = refused => {
+                let reason = reason.unwrap_or_default();
+                let because = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+                return refuse(format!("the operator did not let it pass{because}"));
+            }
+            () = sleep_until(end) => {
+                return refuse("nobody let it pass in time; leave it out, or ask the operator to watch".to_owned());
+            }
+            denial = Arc::clone(&lease).ended_after_a_moment() => return Err(Denial::into(denial)),
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! What is told of a request that a person is asked about: where the secrets stand, and what stands around them, masked.
+
+use http::{HeaderMap, HeaderValue};
+use proposal::peer::{Found, HELD_MAX};
+use scan::{Finding, Report};
+use sha2::{Digest, Sha256};
+
+use super::{Format, Inspection, MASK, place};
+use crate::refusal::Refusal;
+use crate::tls::hex;
+
+/// What stands before and behind a secret and is shown.
+const AROUND: usize = 40;
+
+/// The head of a request, and what was found in it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Suspicion {
+    pub(crate) findings: Vec<Found>,
+    pub(crate) count: u64,
+    /// Whether it may stand in the method, the host or the path, which then are not shown.
+    pub(crate) in_target: bool,
+    hash: Sha256,
+}
+
+impl Suspicion {
+    /// Of the head that goes out, without the credential that is ours.
+    pub(super) fn of(first: [&str; 3], query: Option<&str>, headers: &HeaderMap<HeaderValue>) -> Suspicion {
+        let mut suspicion = Suspicion::default();
+        first.iter().for_each(|part| suspicion.digest(part.as_bytes()));
+        suspicion.digest(&[u8::from(query.is_some())]);
+        suspicion.digest(query.unwrap_or_default().as_bytes());
+        let mut names: Vec<&str> = headers.keys().map(http::HeaderName::as_str).collect();
+        names.sort_unstable();
+        for name in names {
+            for value in headers.get_all(name) {
+                suspicion.digest(name.as_bytes());
+                suspicion.digest(value.as_bytes());
+            }
+        }
+        suspicion.digest(b"");
+        suspicion
+    }
+
+    pub(super) fn head(
+        &mut self,
+        report: &Report,
+        text: &[u8],
+        inspection: &Inspection,
+        headers: &HeaderMap,
+    ) {
+        let masked = inspection.mask_all(text);
+        for finding in &report.findings {
+            self.in_target |= finding.line <= 3 || !finding.through.is_nothing();
+            self.add(finding, place(finding, headers), 0, masked.as_deref());
+        }
+    }
+
+    /// Searches the body as a whole.
+    pub(crate) fn body(
+        &mut self,
+        body: &[u8],
+        inspection: &Inspection,
+        format: Format,
+    ) -> Result<(), Refusal> {
+        let mut scanner = match format {
+            Format::Encoded(encoding) => inspection.scanner().encoded(encoding),
+            Format::Plain | Format::Grpc(_) => inspection.scanner(),
+        };
+        scanner.feed(body);
+        let report = scanner.finish();
+        inspection.readable(report.uninspectable).map_err(|objection| objection.refusal("body"))?;
+        let masked = if format == Format::Plain { inspection.mask_all(body) } else { None };
+        for finding in &report.findings {
+            self.add(finding, "body".to_owned(), finding.line, masked.as_deref());
+        }
+        self.digest(body);
+        Ok(())
+    }
+
+    /// The digest of everything that was looked at.
+    pub(crate) fn finish(&self) -> String {
+        format!("sha256:{}", hex(&self.hash.clone().finalize()))
+    }
+
+    fn digest(&mut self, part: &[u8]) {
+        self.hash.update((part.len() as u64).to_be_bytes());
+        self.hash.update(part);
+    }
+
+    fn add(&mut self, finding: &Finding, position: String, line: u32, masked: Option<&[u8]>) {
+        self.count += 1;
+        if self.findings.len() < HELD_MAX {
+            let excerpt =
+                masked.filter(|_| finding.through.is_nothing()).map(|text| around(text, finding.offset));
+            let excerpt = excerpt.unwrap_or_default();
+            self.findings.push(Found {
+                rule: finding.rule.to_owned(),
+                position,
+                commit: None,
+                line,
+                excerpt,
+            });
+        }
+    }
+}
+
+impl Inspection {
+    /// The text with all secrets masked; nothing when one is hidden in something, so that it cannot be told where it stands.
+    fn mask_all(&self, text: &[u8]) -> Option<Vec<u8>> {
+        let mut scanner = self.scanner();
+        scanner.feed(text);
+        scanner.end();
+        let spans = scanner.take_spans()?;
+        let mut text = text.to_vec();
+        for span in spans {
+            let index = |position| usize::try_from(position).unwrap_or(usize::MAX).min(text.len());
+            let span = index(span.start)..index(span.end);
+            text[span].fill(MASK);
+        }
+        Some(text)
+    }
+}
+
+/// What stands around a place, on one line.
+fn around(text: &[u8], offset: usize) -> String {
+    let start = offset.saturating_sub(AROUND).min(text.len());
+    let end = offset.saturating_add(AROUND).min(text.len());
+    let shown = String::from_utf8_lossy(&text[start..end]).into_owned();
+    shown.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::Arc;
+
+    use policy::{Detector, Dlp, OnMatch};
+
+    use super::*;
+
+    /// Made at run time, so that no scanner trips over this file.
+    fn key() -> String {
+        format!("glpat{}q8Zr2LkT0vWcN5mYx1Jd", "-")
+    }
+
+    fn inspection() -> Inspection {
+        let outbound = vec![Detector::TokenPatterns];
+        let dlp = Dlp { outbound, inbound: Vec::new(), on_match: OnMatch::Supervise };
+        Inspection::of(&dlp, &Arc::default(), Arc::default()).unwrap()
+    }
+
+    fn suspicion(headers: &[(&'static str, &str)], body: &str) -> Suspicion {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(*name, HeaderValue::from_str(value).unwrap());
+        }
+        let first = ["POST", "api.example.com", "/v1"];
+        let mut suspicion = inspection().head(first, &mut Some("a=1".to_owned()), &mut map).unwrap().unwrap();
+        suspicion.body(body.as_bytes(), &inspection(), Format::Plain).unwrap();
+        suspicion
+    }
+
+    #[test]
+    fn what_is_told_has_the_place_and_never_the_value() {
+        let told = suspicion(&[("x-note", &key())], &format!("first\nkey = {} # ours\n", key()));
+        let lines: Vec<String> = told
+            .findings
+            .iter()
+            .map(|found| format!("{} {} {} [{}]", found.rule, found.position, found.line, found.excerpt))
+            .collect();
+        assert_eq!(told.count, 2);
+        assert!(lines[0].contains("header `x-note`") && lines[1].contains("body 2"), "{lines:?}");
+        assert!(lines[1].contains("key = ****"), "{lines:?}");
+        assert!(!lines.concat().contains(&key()[8..]), "{lines:?}");
+        assert!(!told.in_target);
+    }
+
+    #[test]
+    fn the_digest_is_of_every_byte_that_goes_out_and_not_of_the_order_of_headers() {
+        let key = key();
+        let first = suspicion(&[("x-a", "1"), ("x-b", "2")], &key).finish();
+        assert_eq!(first, suspicion(&[("x-b", "2"), ("x-a", "1")], &key).finish());
+        let other = [
+            suspicion(&[("x-a", "1"), ("x-b", "3")], &key),
+            suspicion(&[("x-a", "1")], &key),
+            suspicion(&[("x-a", "1"), ("x-b", "2")], &format!("{key} ")),
+            suspicion(&[("x-a", "1"), ("x-b", "2"), ("x-b", "2")], &key),
+        ];
+        assert!(other.iter().all(|other| other.finish() != first));
+    }
+}

@@ -1,0 +1,231 @@
+//! A request with a secret in it waits for the operator: it goes out, as exactly those bytes and once, when the routes release it.
+
+use std::os::unix::net::UnixDatagram;
+use std::sync::Arc;
+
+use http::{Method, Request};
+use hudsucker::Body;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use proposal::peer::{Answer, Held, Hold, Question, Verdict, Word, datagram, message};
+use serde_json::json;
+
+use crate::support::{Bench, Transport, get, request};
+
+const ASKS: &str = "dlp: {outbound_detectors: [token_patterns], outbound_on_match: supervise}";
+
+/// A secret, made at run time so that no scanner trips over this file.
+fn token() -> String {
+    format!("glpat{}q8Zr2LkT0vWcN5mYx1Jd", "-")
+}
+
+fn body() -> String {
+    format!("{{\"note\": \"ours\", \"key\": \"{}\"}}", token())
+}
+
+fn post(headers: &[(&str, &str)], body: impl Into<Body>) -> Request<Body> {
+    let mut request = request(Method::POST, "/v1/upload?a=1", headers);
+    *request.body_mut() = body.into();
+    request
+}
+
+/// Supervise's end of the socket.
+struct Supervise(tokio::net::UnixDatagram);
+
+impl Supervise {
+    fn of(bench: &Bench) -> Supervise {
+        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+        let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).unwrap();
+        tokio::spawn(egress::peer::serve(theirs, Arc::clone(&bench.proxy)));
+        Supervise(tokio::net::UnixDatagram::from_std(UnixDatagram::from(ours)).unwrap())
+    }
+
+    async fn hear<T: serde::de::DeserializeOwned>(&self) -> T {
+        let mut buffer = vec![0; proposal::peer::DATAGRAM_MAX];
+        let length = self.0.recv(&mut buffer).await.unwrap();
+        let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
+        message(&buffer[..length]).unwrap_or_else(|| panic!("{text}"))
+    }
+
+    async fn held(&self) -> Hold {
+        match self.hear().await {
+            Word::Held { hold } => hold,
+            word => panic!("{word:?}"),
+        }
+    }
+
+    async fn ask(&self, question: &Question) -> Answer {
+        self.0.send(&datagram(question).unwrap()).await.unwrap();
+        self.hear().await
+    }
+
+    async fn decide(&self, hold: &Hold, verdict: Verdict, reason: &str) -> bool {
+        let (id, digest, reason) = (hold.id.clone(), hold.digest.clone(), reason.to_owned());
+        let answer = self.ask(&Question::Decide { seq: 9, id, digest, verdict, reason }).await;
+        answer == Answer::Decided { seq: 9, waited: true }
+    }
+}
+
+fn releasing(bench: &Bench, digest: &str, grant: &str) -> String {
+    let routes = bench.upstream.routes(ASKS);
+    format!(
+        "{routes}\nreleases:\n  - {{digest: \"{digest}\", expires_at: 2999-01-01T00:00:00Z, grant: {grant}}}\n"
+    )
+}
+
+#[tokio::test]
+async fn a_held_request_goes_out_when_the_routes_release_it_once_and_byte_for_byte() {
+    for transport in Transport::ALL {
+        let bench = Bench::allowing(ASKS).await;
+        let supervise = Supervise::of(&bench);
+        let sending = tokio::spawn({
+            let agent = bench.agent();
+            async move { agent.send(transport, post(&[("x-a", "1")], body())).await }
+        });
+        let hold = supervise.held().await;
+        assert_eq!(hold.check(), Ok(()));
+        let Held::Request { host, method, path, body: length, .. } = &hold.what else { panic!("{hold:?}") };
+        let told = (host.as_str(), method.as_str(), path.as_str(), *length);
+        assert_eq!(told, (crate::support::HOST, "POST", "/v1/upload", body().len() as u64));
+        assert_eq!(hold.findings[0].position, "body");
+        assert!(hold.findings[0].excerpt.contains("\"key\": \"****"), "{hold:?}");
+        assert!(!serde_json::to_string(&hold).unwrap().contains(&token()[8..]));
+
+        // Supervise cannot let it pass, by no word of its own, nor can a release of something else.
+        assert!(supervise.decide(&hold, Verdict::Approve, "").await);
+        let other = releasing(&bench, &format!("sha256:{}", "0".repeat(64)), "g1");
+        bench.proxy.reload(&other).await.unwrap();
+        let waiting = supervise.ask(&Question::Holds { seq: 3 }).await;
+        assert_eq!(waiting, Answer::Holds { seq: 3, ids: vec![hold.id.clone()] });
+        assert_eq!(supervise.held().await, hold);
+        assert_eq!(bench.upstream.requests().len(), 0, "{transport:?}");
+
+        bench.proxy.reload(&releasing(&bench, &hold.digest, "g2")).await.unwrap();
+        assert_eq!(sending.await.unwrap().text(), body().len().to_string(), "{transport:?}");
+        assert_eq!(supervise.hear::<Word>().await, Word::Exhausted { grant: "g2".to_owned() });
+        assert_eq!(supervise.hear::<Word>().await, Word::Dropped { id: hold.id.clone() });
+        let events = bench.events().await;
+        assert_eq!(events.last().unwrap()["grant"], "g2", "{events:?}");
+
+        // It was for once.
+        let again = tokio::spawn({
+            let agent = bench.agent();
+            async move { agent.send(transport, post(&[("x-a", "1")], body())).await }
+        });
+        let second = supervise.held().await;
+        assert_eq!(second.digest, hold.digest);
+        assert!(supervise.decide(&second, Verdict::Reject, "not twice").await);
+        let refused = again.await.unwrap();
+        assert_eq!(refused.refusal(), "secret-detected");
+        assert!(refused.text().contains("not twice"), "{}", refused.text());
+        assert_eq!(bench.upstream.requests().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_release_is_of_every_byte_that_goes_out() {
+    let bench = Bench::allowing(ASKS).await;
+    let supervise = Supervise::of(&bench);
+    let agent = bench.agent();
+    let first = tokio::spawn({
+        let agent = agent.clone();
+        async move { agent.send(Transport::Plain, post(&[], body())).await }
+    });
+    let hold = supervise.held().await;
+    // Whoever waited goes away, and comes again.
+    first.abort();
+    assert!(first.await.unwrap_err().is_cancelled());
+    assert_eq!(supervise.hear::<Word>().await, Word::Dropped { id: hold.id.clone() });
+    assert!(!supervise.decide(&hold, Verdict::Reject, "").await, "nobody waits");
+    bench.proxy.reload(&releasing(&bench, &hold.digest, "g1")).await.unwrap();
+    for other in [
+        post(&[("x-more", "1")], body()),
+        post(&[], format!("{} ", body())),
+        request(Method::POST, &format!("/v1/upload?a=1&key={}", token()), &[]),
+        get(&format!("/v1/{}", token())),
+    ] {
+        let sending = tokio::spawn({
+            let agent = agent.clone();
+            async move { agent.send(Transport::Plain, other).await }
+        });
+        let held = supervise.held().await;
+        assert_ne!(held.digest, hold.digest);
+        assert!(!serde_json::to_string(&held).unwrap().contains(&token()[8..]), "{held:?}");
+        assert!(supervise.decide(&held, Verdict::Reject, "").await);
+        assert_eq!(sending.await.unwrap().refusal(), "secret-detected");
+        assert_eq!(supervise.hear::<Word>().await, Word::Dropped { id: held.id });
+    }
+    assert_eq!(bench.upstream.requests().len(), 0);
+    assert_eq!(agent.send(Transport::Plain, post(&[], body())).await.status, 200, "without waiting");
+    assert_eq!(bench.upstream.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn what_has_no_secret_in_it_or_cannot_be_held_does_not_wait() {
+    let bench = Bench::allowing(ASKS).await;
+    let supervise = Supervise::of(&bench);
+    let agent = bench.agent();
+    assert_eq!(agent.send(Transport::TunnelHttp2, get("/v1/models")).await.status, 200);
+    let long = "long text, ".repeat(200_000);
+    let answer = agent.send(Transport::TunnelHttp1, post(&[], long.clone())).await;
+    assert_eq!(answer.text(), long.len().to_string());
+    let with_secret = agent.send(Transport::TunnelHttp1, post(&[], format!("{long}{}", body()))).await;
+    assert_eq!(with_secret.refusal(), "secret-detected");
+    let in_head = agent.send(Transport::TunnelHttp1, post(&[("x-key", &token())], long.clone())).await;
+    assert_eq!(in_head.refusal(), "secret-detected");
+    let rpc = [("content-type", "application/grpc"), ("x-key", &*token())];
+    let refused = agent.send(Transport::TunnelHttp2, post(&rpc, "")).await;
+    assert_ne!(refused.status, 200, "{}", refused.text());
+    let asked = supervise.ask(&Question::Holds { seq: 3 }).await;
+    assert_eq!(asked, Answer::Holds { seq: 3, ids: Vec::new() });
+}
+
+#[tokio::test]
+async fn only_so_many_wait_and_what_waits_ends_with_its_route() {
+    let bench = Bench::allowing(ASKS).await;
+    let supervise = Supervise::of(&bench);
+    let mut waiting = tokio::task::JoinSet::new();
+    for number in 0..8 {
+        let agent = bench.agent();
+        let body = format!("{number} {}", body());
+        waiting.spawn(async move { agent.send(Transport::Plain, post(&[], body)).await });
+        supervise.held().await;
+    }
+    let ninth = bench.agent().send(Transport::Plain, post(&[], body())).await;
+    assert_eq!(ninth.refusal(), "secret-detected");
+    assert!(ninth.text().contains("too many wait"), "{}", ninth.text());
+    bench.proxy.reload("routes: []").await.unwrap();
+    for answer in waiting.join_all().await {
+        assert_eq!(answer.refusal(), "host-not-allowed");
+    }
+    assert_eq!(bench.upstream.requests().len(), 0);
+}
+
+#[tokio::test]
+async fn a_grant_that_is_used_up_is_told() {
+    let bench = Bench::allowing("max_uses: 1\ngrant: g1").await;
+    let supervise = Supervise::of(&bench);
+    assert_eq!(bench.agent().send(Transport::Plain, get("/v1/models")).await.status, 200);
+    assert_eq!(supervise.hear::<Word>().await, Word::Exhausted { grant: "g1".to_owned() });
+}
+
+#[tokio::test]
+async fn a_raised_limit_holds_for_its_host_and_ends() {
+    let bench = Bench::allowing("limits: {requests_per_minute: 1}").await;
+    let routes = bench.upstream.routes("limits: {requests_per_minute: 1}");
+    let raised = |host: &str, until: &str| {
+        let entry = json!({"host": host, "limit": "requests_per_minute", "value": 3, "expires_at": until, "grant": "g"});
+        format!("{routes}\nraised:\n  - {entry}\n")
+    };
+    let over = async || bench.agent().send(Transport::Plain, get("/v1/models")).await.status == 429;
+    assert!(!over().await && over().await);
+    for without in
+        [raised("other.test", "2999-01-01T00:00:00Z"), raised(crate::support::HOST, "2020-01-01T00:00:00Z")]
+    {
+        bench.proxy.reload(&without).await.unwrap();
+        assert!(over().await);
+    }
+    bench.proxy.reload(&raised(crate::support::HOST, "2999-01-01T00:00:00Z")).await.unwrap();
+    assert!(!over().await && !over().await && over().await);
+    bench.proxy.reload(&routes).await.unwrap();
+    assert!(over().await);
+}
