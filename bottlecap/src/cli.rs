@@ -305,6 +305,12 @@ enum Requests {
         /// Run this program for each new request, with the request as JSON on its standard input; split at spaces, no shell
         #[arg(long, value_name = "CMD")]
         command: Option<String>,
+        /// Post each new request there, signed
+        #[arg(long, value_name = "URL", env = "BOTTLECAP_WEBHOOK", requires = "webhook_secret")]
+        webhook: Option<String>,
+        /// The file with the secret it is signed with
+        #[arg(long, value_name = "FILE", env = "BOTTLECAP_WEBHOOK_SECRET_FILE")]
+        webhook_secret: Option<PathBuf>,
         #[command(flatten)]
         at: At,
     },
@@ -515,8 +521,9 @@ impl Requests {
             Requests::Revoke { id, reason, at } => at.desk()?.revoke(&id, &reason, form(at.json), out),
             Requests::Pause { at } => at.desk()?.pause(&wire::Request::Pause, form(at.json), out),
             Requests::Resume { at } => at.desk()?.pause(&wire::Request::Resume, form(at.json), out),
-            Requests::Tail { bell, desktop, command, at } => {
-                at.desk()?.tail(form(at.json), &Notify { bell, desktop, command }, out)
+            Requests::Tail { bell, desktop, command, webhook, webhook_secret, at } => {
+                let webhook = webhook.zip(webhook_secret);
+                at.desk()?.tail(form(at.json), &Notify { bell, desktop, command, webhook }, out)
             }
             Requests::Reject { id, reason, at } => at.desk()?.reject(&id, &reason, form(at.json), out),
         }

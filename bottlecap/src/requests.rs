@@ -7,6 +7,7 @@ pub(crate) mod apply;
 mod approve;
 pub(crate) mod client;
 pub(crate) mod ledger;
+mod notify;
 pub(crate) mod refusals;
 mod show;
 mod tail;
@@ -30,7 +31,7 @@ use ledger::Entry;
 
 pub use apply::Reload;
 pub use approve::{Approval, Narrowing};
-pub use tail::Notify;
+pub use notify::Notify;
 
 /// Whose requests, and how their routes are changed.
 #[derive(Debug, Clone, Default)]

@@ -395,3 +395,70 @@ fn what_no_program_can_grant_is_said_to_be_for_a_person() {
     assert!(String::from_utf8_lossy(&refused.stderr).contains("no program can grant"));
     assert_eq!((stage.routes().as_str(), stage.told().len()), (BASE, 0));
 }
+
+/// A daemon that tells of one pending request and ends.
+fn telling() -> Stage {
+    let stage = Stage { root: tempfile::tempdir().unwrap(), heard: Arc::default() };
+    fs::create_dir(stage.routes_directory()).unwrap();
+    serve(
+        &stage.root.path().join("supervise.sock"),
+        |_| json!({"ok": true, "result": {"requests": [view(&json!({"op": "show"}))]}}),
+    );
+    stage
+}
+
+#[test]
+fn a_webhook_gets_the_request_signed_and_what_it_answers_is_nothing() {
+    use std::io::Read;
+    let stage = telling();
+    let receiver = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/hook", receiver.local_addr().unwrap());
+    let secret = stage.root.path().join("secret");
+    fs::write(&secret, "0123456789abcdef\n").unwrap();
+    let received = std::thread::spawn(move || {
+        let (mut stream, _) = receiver.accept().unwrap();
+        let mut text = Vec::new();
+        let mut buffer = [0; 4096];
+        while !String::from_utf8_lossy(&text).contains("\"state\":\"pending\"}") && !text.ends_with(b"}") {
+            let length = stream.read(&mut buffer).unwrap();
+            assert!(length > 0);
+            text.extend_from_slice(&buffer[..length]);
+        }
+        let answer = "{\"op\":\"approve\"}";
+        write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{answer}", answer.len()).unwrap();
+        String::from_utf8(text).unwrap()
+    });
+    let output = stage.requests(&["tail", "--webhook", &url, "--webhook-secret", secret.to_str().unwrap()]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = received.join().unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    let header = |name: &str| {
+        let find =
+            |line: &str| line.to_ascii_lowercase().strip_prefix(name).map(|value| value.trim().to_owned());
+        head.lines().find_map(find).unwrap()
+    };
+    let body: Value = serde_json::from_str(body).unwrap();
+    assert_eq!((&body["id"], &body["state"]), (&json!(ID), &json!("pending")));
+    assert!(header("x-bottlecap-timestamp:").parse::<i64>().is_ok());
+    let signature = header("x-bottlecap-signature:");
+    assert_eq!((&signature[..3], signature.len()), ("v1=", 3 + 64));
+    assert!(!head.contains("0123456789abcdef"));
+    assert!(stage.told().is_empty());
+}
+
+#[test]
+fn what_cannot_be_told_holds_nothing_up_and_a_webhook_needs_a_secret() {
+    let stage = telling();
+    let gone = stage.requests(&["tail", "--command", "/nowhere/at/all"]);
+    assert!(gone.status.success() && String::from_utf8_lossy(&gone.stdout).contains(ID));
+    assert!(String::from_utf8_lossy(&gone.stderr).contains("nobody could be told"));
+    let short = stage.root.path().join("short");
+    fs::write(&short, "short").unwrap();
+    for words in [
+        &["tail", "--webhook", "https://hooks.acme.test/"][..],
+        &["tail", "--webhook", "https://hooks.acme.test/", "--webhook-secret", short.to_str().unwrap()],
+        &["tail", "--webhook", "http://hooks.acme.test/", "--webhook-secret", short.to_str().unwrap()],
+    ] {
+        assert!(!stage.requests(words).status.success(), "{words:?}");
+    }
+}

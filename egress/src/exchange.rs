@@ -310,12 +310,12 @@ impl Judged {
         mut parts: request::Parts,
         source: Source,
     ) -> Result<Response<Incoming>, Refusal> {
-        let (mut body, progress) = match source {
+        let (mut body, progress, _turn) = match source {
             Source::Agent(incoming) => {
                 let progress = Progress::new();
-                (body::metered(incoming, Meter::Up(Arc::clone(&progress)), &plan.limits), progress)
+                (body::metered(incoming, Meter::Up(Arc::clone(&progress)), &plan.limits), progress, None)
             }
-            Source::Begun(body, progress) => (body, progress),
+            Source::Begun(body, progress, turn) => (body, progress, Some(turn)),
         };
         self.entry.up = Some(Arc::clone(&progress));
         // From here on bytes may leave, even if the agent does not stay for the answer.

@@ -8,8 +8,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use policy::Denial;
 use proposal::peer::{HOLD_ID_CHARS, Held, Hold, Verdict, Word};
-use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, sleep_until};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{info, warn};
 
 use crate::lease::Lease;
@@ -20,16 +20,21 @@ use crate::uses::NoUse;
 
 /// How long a request may wait.
 const PATIENCE: Duration = Duration::from_secs(10 * 60);
-/// How many may wait at once. With [`BODY_MAX`] it bounds the memory that they take.
+/// How many may wait at once.
 const HELD_MAX: usize = 8;
 /// The longest body that is held.
 pub(crate) const BODY_MAX: usize = 1 << 20;
+/// How many requests may be read whole at once: that bounds the memory that they take, held or not.
+const WHOLE_MAX: usize = 32;
+/// How long one waits for its turn.
+const TURN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How many words to supervise may wait to be sent.
 const WORDS_MAX: usize = 64;
 
 /// What waits.
 pub(crate) struct Holds {
     open: Mutex<HashMap<String, Open>>,
+    turns: Arc<Semaphore>,
     words: mpsc::Sender<Word>,
     /// Until supervise is spoken to.
     unsent: Mutex<Option<mpsc::Receiver<Word>>>,
@@ -50,7 +55,8 @@ struct Place<'h> {
 impl Default for Holds {
     fn default() -> Holds {
         let (words, unsent) = mpsc::channel(WORDS_MAX);
-        Holds { open: Mutex::default(), words, unsent: Mutex::new(Some(unsent)) }
+        let turns = Arc::new(Semaphore::new(WHOLE_MAX));
+        Holds { open: Mutex::default(), turns, words, unsent: Mutex::new(Some(unsent)) }
     }
 }
 
@@ -58,6 +64,15 @@ impl Holds {
     /// What is to be said to supervise. There is one who says it.
     pub(crate) fn words(&self) -> Option<mpsc::Receiver<Word>> {
         self.unsent.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Leave to read a request whole, kept for as long as its bytes are.
+    pub(crate) async fn turn(&self) -> Result<OwnedSemaphorePermit, Refusal> {
+        let turn = timeout(TURN_TIMEOUT, Arc::clone(&self.turns).acquire_owned()).await;
+        turn.ok().and_then(Result::ok).ok_or_else(|| {
+            let hint = "too many requests are searched as a whole at once: wait for one to end";
+            Refusal::new(Code::ConcurrencyLimit, hint).retry_after(TURN_TIMEOUT)
+        })
     }
 
     /// Says that a grant is used up. Said again when it is asked for again, so it may be lost.

@@ -204,3 +204,42 @@ fn states_of(journal: &[u8]) -> Vec<(Id, State)> {
     let desk = Desk::open(&path).unwrap();
     desk.views(None, desk.now()).into_iter().map(|view| (view.id, view.state)).collect()
 }
+
+#[test]
+fn on_a_full_disk_nothing_is_decided_and_what_was_answered_is_there_afterwards() {
+    let directory = tempfile::tempdir().unwrap();
+    let place = directory.path();
+    std::fs::write(place.join("routes.yaml"), ROUTES).unwrap();
+    std::fs::create_dir(place.join("state")).unwrap();
+    // A small file system of its own for the journal, which nobody else sees.
+    let script = "mount -t tmpfs -o size=64k journal \"$1/state\" && exec \"$2\" --listen 127.0.0.1:0 --config \"$1\" --run-dir \"$1/run\" --state-dir \"$1/state\"";
+    let mut child = Command::new("unshare")
+        .args(["--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"])
+        .arg(place)
+        .arg(env!("CARGO_BIN_EXE_supervise"))
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let mut said = String::new();
+    let listening = log.by_ref().inspect(|line| said.push_str(line)).find(|line| line.contains("listening"));
+    let listening = listening.unwrap_or_else(|| panic!("a file system of its own is needed: {said}"));
+    let address = listening.rsplit_once("address=").unwrap().1.parse().unwrap();
+    std::thread::spawn(move || log.for_each(drop));
+    let daemon = Daemon { child, agent: Agent { address } };
+    let operator = common::Operator { socket: place.join("run/supervise.sock") };
+
+    let id = daemon.agent.propose("a.example.com").unwrap()["id"].clone();
+    let full = (0..2000).find_map(|_| {
+        operator.ask(json!({"op": "pause"})).and_then(|_| operator.ask(json!({"op": "resume"}))).err()
+    });
+    assert_eq!(full.expect("the disk is full at last").code, "journal-unavailable");
+    let decided = operator.ask(json!({"op": "reject", "id": id, "reason": "x".repeat(2000)})).unwrap_err();
+    assert_eq!(decided.code, "journal-unavailable");
+    assert_eq!(operator.view(json!({"op": "show", "id": id})).state, State::Pending);
+    let journal = place.join("state/audit/supervise/journal.jsonl");
+    let seen = format!("/proc/{}/root{}", daemon.child.id(), journal.display());
+    let records = audit::verify(&seen).unwrap().seq;
+    assert_eq!(operator.ask(json!({"op": "status"})).unwrap()["records"], json!(records));
+    daemon.kill();
+}

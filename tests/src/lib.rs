@@ -3,6 +3,7 @@
 //! Nothing here knows the other crates: what it starts and asks is what a user starts and asks.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod asking;
 mod binaries;
 mod bundle;
 mod docker;

@@ -1,61 +1,13 @@
 //! From a refusal to a grant and back, through the whole bundle and the host's command.
 #![allow(clippy::unwrap_used)]
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::io::Write;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tests::{Binaries, Bundle, GitHost, HttpsEcho, Run};
+use tests::{Bundle, GitHost, HttpsEcho};
 
 const WANTED: &str = "https://docs.example.com/guide/start";
-
-/// One call of a tool, as an agent without an MCP library would make it.
-fn call(bundle: &Bundle, tool: &str, arguments: &Value) -> Value {
-    let params = json!({"name": tool, "arguments": arguments});
-    let body = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}).to_string();
-    let address = bundle.address(9100);
-    let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-    write!(
-        stream,
-        "POST /mcp HTTP/1.0\r\nHost: {address}\r\nContent-Type: application/json\r\nAccept: application/json, text/event-stream\r\n\
-         MCP-Protocol-Version: 2025-06-18\r\nContent-Length: {}\r\n\r\n{body}",
-        body.len()
-    )
-    .unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).unwrap();
-    let body = text.split_once("\r\n\r\n").unwrap().1;
-    let last = body.lines().filter_map(|line| line.strip_prefix("data:")).next_back().unwrap_or(body);
-    let message: Value = serde_json::from_str(last.trim()).unwrap_or_else(|error| panic!("{error}: {text}"));
-    message["result"]["structuredContent"].clone()
-}
-
-/// `bottlecap` for this bundle.
-fn bottlecap(bundle: &Bundle, words: &[&str]) -> String {
-    let program = Binaries::find().unwrap().program("bottlecap");
-    let mut run = Run::new(program).args(words);
-    if words[0] == "requests" {
-        run = run.args(["--routes"]).args([bundle.root.path("etc/egress")]);
-        run = run.args(["--repos"]).args([bundle.root.path("etc/git-gate")]);
-        run = run.args(["--run-dir"]).args([bundle.root.path("run/sidecars")]);
-    }
-    run.ok().unwrap()
-}
-
-/// What egress would say to a GET. Nothing is looked up or dialled.
-fn outcome(bundle: &Bundle, url: &str) -> Value {
-    let asked = format!("http://_egress.local/explain?url={}", url.replace('/', "%2F").replace(':', "%3A"));
-    let told = bundle.curl([asked]).unwrap().json().unwrap();
-    if told["outcome"] == "deny" { told["code"].clone() } else { told["outcome"].clone() }
-}
-
-fn approve(bundle: &Bundle, id: &str) {
-    let shown: Value = serde_json::from_str(&bottlecap(bundle, &["requests", "show", id, "--json"])).unwrap();
-    let token = shown["review"]["token"].as_str().unwrap();
-    bottlecap(bundle, &["requests", "approve", id, "--token", token]);
-}
 
 #[test]
 fn what_was_refused_is_asked_for_granted_and_taken_back() {
@@ -63,24 +15,24 @@ fn what_was_refused_is_asked_for_granted_and_taken_back() {
     let refused = bundle.curl([WANTED]).unwrap();
     let block_id = refused.json().unwrap()["error"]["block_id"].as_str().unwrap().to_owned();
 
-    let explained = call(&bundle, "explain_block", &json!({"block_id": block_id}));
+    let explained = bundle.tool("explain_block", &json!({"block_id": block_id})).unwrap();
     assert_eq!(
         (&explained["host"], &explained["path"]),
         (&json!("docs.example.com"), &json!("/guide/start"))
     );
-    let filed = call(&bundle, "propose_route", &json!({"block_id": block_id, "reason": "the guide"}));
+    let filed = bundle.tool("propose_route", &json!({"block_id": block_id, "reason": "the guide"})).unwrap();
     let id = filed["id"].as_str().unwrap_or_else(|| panic!("{filed}")).to_owned();
     assert_eq!(filed["proposal"]["paths"], json!([{"type": "exact", "value": "/guide/start"}]));
-    assert_eq!(outcome(&bundle, WANTED), "host-not-allowed", "nothing is allowed by asking");
+    assert_eq!(bundle.outcome(WANTED).unwrap(), "host-not-allowed", "nothing is allowed by asking");
 
-    approve(&bundle, &id);
-    assert_eq!(outcome(&bundle, WANTED), "allow");
-    assert_eq!(outcome(&bundle, "https://docs.example.com/other"), "path-not-allowed");
-    assert_eq!(call(&bundle, "wait_decision", &json!({"id": id}))["state"], "active");
+    bundle.approve(&id, &[]).unwrap();
+    assert_eq!(bundle.outcome(WANTED).unwrap(), "allow");
+    assert_eq!(bundle.outcome("https://docs.example.com/other").unwrap(), "path-not-allowed");
+    assert_eq!(bundle.tool("wait_decision", &json!({"id": id})).unwrap()["state"], "active");
 
-    bottlecap(&bundle, &["requests", "revoke", &id, "--reason", "enough"]);
-    assert_eq!(outcome(&bundle, WANTED), "host-not-allowed");
-    assert_eq!(call(&bundle, "get_request", &json!({"id": id}))["state"], "revoked");
+    bundle.bottlecap(&["requests", "revoke", &id, "--reason", "enough"]).unwrap();
+    assert_eq!(bundle.outcome(WANTED).unwrap(), "host-not-allowed");
+    assert_eq!(bundle.tool("get_request", &json!({"id": id})).unwrap()["state"], "revoked");
 }
 
 #[test]
@@ -91,12 +43,12 @@ fn the_journals_of_a_bundle_hold_and_a_cut_end_shows() {
     }
     let audit = bundle.root.path("var/lib/sidecars/audit");
     let audit = audit.to_str().unwrap();
-    let said = bottlecap(&bundle, &["audit", "verify", "--dir", audit]);
+    let said = bundle.bottlecap(&["audit", "verify", "--dir", audit]).unwrap();
     assert!(
         said.contains("egress") && said.contains("supervise") && said.contains("the chain holds"),
         "{said}"
     );
-    let exported = bottlecap(&bundle, &["audit", "export", "--dir", audit]);
+    let exported = bundle.bottlecap(&["audit", "export", "--dir", audit]).unwrap();
     let anchors = exported.lines().filter(|line| line.contains("\"desk\":\"anchor\"")).count();
     assert!(anchors >= 1, "supervise recorded where egress' journal ended: {exported}");
 }
@@ -140,12 +92,12 @@ fn a_request_with_a_secret_waits_and_goes_out_once_when_a_person_lets_it() {
     let answer = std::thread::scope(|scope| {
         let sending = scope.spawn(send);
         let id = waiting(&bundle);
-        let shown = bottlecap(&bundle, &["requests", "show", &id]);
+        let shown = bundle.bottlecap(&["requests", "show", &id]).unwrap();
         assert!(shown.contains("this lets pass exactly what is held") && !shown.contains(&body), "{shown}");
         assert_eq!(upstream.requests(), 0);
-        approve(&bundle, &id);
+        bundle.approve(&id, &[]).unwrap();
         let answer = sending.join().unwrap();
-        assert!(call(&bundle, "get_request", &json!({"id": id}))["held_until"].is_string());
+        assert!(bundle.tool("get_request", &json!({"id": id})).unwrap()["held_until"].is_string());
         answer
     });
     assert_eq!(
@@ -157,7 +109,7 @@ fn a_request_with_a_secret_waits_and_goes_out_once_when_a_person_lets_it() {
     let refused = std::thread::scope(|scope| {
         let sending = scope.spawn(send);
         let id = waiting(&bundle);
-        bottlecap(&bundle, &["requests", "reject", &id, "--reason", "use the vault"]);
+        bundle.bottlecap(&["requests", "reject", &id, "--reason", "use the vault"]).unwrap();
         sending.join().unwrap()
     });
     assert_eq!((refused.code, refused.denied()), (403, Some("secret-detected")));
@@ -169,12 +121,12 @@ fn a_request_with_a_secret_waits_and_goes_out_once_when_a_person_lets_it() {
 fn a_grant_that_is_used_up_is_told_to_the_agent() {
     let bundle = Bundle::builder().unwrap().start().unwrap();
     let ask = json!({"host": "docs.example.com", "max_uses": 1, "reason": "r"});
-    let id = call(&bundle, "propose_route", &ask)["id"].as_str().unwrap().to_owned();
-    approve(&bundle, &id);
+    let id = bundle.tool("propose_route", &ask).unwrap()["id"].as_str().unwrap().to_owned();
+    bundle.approve(&id, &[]).unwrap();
     bundle.curl([WANTED]).unwrap();
     assert_eq!(bundle.curl([WANTED]).unwrap().denied(), Some("grant-used-up"));
     let state = (0..200).find_map(|_| {
-        let state = call(&bundle, "get_request", &json!({"id": id}))["state"].clone();
+        let state = bundle.tool("get_request", &json!({"id": id})).unwrap()["state"].clone();
         (state == "exhausted").then_some(state)
     });
     assert_eq!(state, Some(json!("exhausted")));
@@ -187,12 +139,12 @@ fn a_limit_is_raised_by_an_approval_and_lowered_when_it_is_taken_back() {
     let ask = json!({
         "capability": "egress_limit", "host": "docs.example.com", "limit": "requests_per_minute", "value": 600, "reason": "r",
     });
-    let id = call(&bundle, "propose_capability", &ask)["id"].as_str().unwrap().to_owned();
+    let id = bundle.tool("propose_capability", &ask).unwrap()["id"].as_str().unwrap().to_owned();
     let limited = || bundle.curl([WANTED]).unwrap().denied() == Some("rate-limit");
     assert!(!limited() && limited());
-    approve(&bundle, &id);
+    bundle.approve(&id, &[]).unwrap();
     assert!(!limited() && !limited());
-    bottlecap(&bundle, &["requests", "revoke", &id, "--reason", "enough"]);
+    bundle.bottlecap(&["requests", "revoke", &id, "--reason", "enough"]).unwrap();
     assert!(limited());
     let written = std::fs::read_to_string(bundle.root.path("etc/egress/routes.yaml")).unwrap();
     assert_eq!(written, routes);
@@ -203,28 +155,24 @@ fn a_ref_may_be_pushed_as_often_as_granted() {
     let host = GitHost::start().unwrap();
     let bundle = Bundle::builder().unwrap().repository("web", &host).unwrap().start().unwrap();
     let work = tempfile::tempdir().unwrap();
-    let url = format!("git://{}/web.git", bundle.address(9418));
-    let git = |words: &[&str]| Run::new("git").args(["-C"]).args([work.path()]).args(words);
-    git(&["clone", "--quiet", &url, "."]).ok().unwrap();
+    let git = |words: &[&str]| bundle.git(work.path()).args(words);
+    git(&["clone", "--quiet", &bundle.git_url("web"), "."]).ok().unwrap();
     git(&["tag", "v1"]).ok().unwrap();
     git(&["tag", "v2"]).ok().unwrap();
     let push = |tag: &str| git(&["push", "--quiet", "origin", tag]).ok();
     assert!(push("v1").is_err(), "tags may not be pushed");
 
     let ask = json!({"capability": "git_ref", "repo": "web", "ref": "refs/tags/*", "access": "push", "reason": "r"});
-    let filed = call(&bundle, "propose_capability", &ask);
+    let filed = bundle.tool("propose_capability", &ask).unwrap();
     let id = filed["id"].as_str().unwrap_or_else(|| panic!("{filed}")).to_owned();
-    let shown = bottlecap(&bundle, &["requests", "show", &id, "--max-uses", "1", "--json"]);
-    let shown: Value = serde_json::from_str(&shown).unwrap();
-    let token = shown["review"]["token"].as_str().unwrap();
-    bottlecap(&bundle, &["requests", "approve", &id, "--max-uses", "1", "--token", token]);
-    assert_eq!(call(&bundle, "get_request", &json!({"id": id}))["state"], "active");
+    bundle.approve(&id, &["--max-uses", "1"]).unwrap();
+    assert_eq!(bundle.tool("get_request", &json!({"id": id})).unwrap()["state"], "active");
     push("v1").unwrap();
     assert!(host.resolve("refs/tags/v1").unwrap().is_some());
     assert!(push("v2").is_err(), "it was for one push");
     assert_eq!(host.resolve("refs/tags/v2").unwrap(), None);
 
-    bottlecap(&bundle, &["requests", "revoke", &id, "--reason", "enough"]);
+    bundle.bottlecap(&["requests", "revoke", &id, "--reason", "enough"]).unwrap();
     let written = std::fs::read_to_string(bundle.root.path("etc/git-gate/repos.yaml")).unwrap();
     assert!(!written.contains("grant"), "{written}");
 }

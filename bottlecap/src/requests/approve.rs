@@ -205,12 +205,18 @@ impl Desk {
         form: Form,
         out: &mut impl Write,
     ) -> Result<(), Fault> {
-        let view = self.view(id)?;
-        if !is_open(view.state) {
-            return Err(Fault::refused(format!("the request {} is {}", view.id, view.state.as_str())));
-        }
-        let offer = self.offer(view, narrowing)?;
+        let offer = self.offer(self.open_view(id)?, narrowing)?;
         self.settle(&offer, confirm, form, out)
+    }
+
+    /// The request, to which a yes can follow.
+    fn open_view(&self, id: &str) -> Result<View, Fault> {
+        let view = self.view(id)?;
+        if is_open(view.state) {
+            Ok(view)
+        } else {
+            Err(Fault::refused(format!("the request {} is {}", view.id, view.state.as_str())))
+        }
     }
 
     /// Grants what a person wrote in place of what was asked for.
@@ -222,10 +228,7 @@ impl Desk {
         form: Form,
         out: &mut impl Write,
     ) -> Result<(), Fault> {
-        let view = self.view(id)?;
-        if !is_open(view.state) {
-            return Err(Fault::refused(format!("the request {} is {}", view.id, view.state.as_str())));
-        }
+        let view = self.open_view(id)?;
         if view.proposal.route().is_none() {
             return Err(by_hand(&view.id));
         }

@@ -6,6 +6,7 @@ use http::Method;
 use hudsucker::Body;
 use hyper::body::Incoming;
 use proposal::peer::Held;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::upgrade::Upgrade;
 use super::{Judged, Plan, WITHHELD, too_large};
@@ -18,8 +19,8 @@ use crate::refusal::{Code, Refusal};
 pub(super) enum Source {
     /// From the agent, as it is.
     Agent(Incoming),
-    /// What was read of it already, and the rest; metered.
-    Begun(Body, Arc<Progress>),
+    /// What was read of it already, and the rest, metered; with the leave to keep it in memory.
+    Begun(Body, Arc<Progress>, OwnedSemaphorePermit),
 }
 
 impl Judged {
@@ -39,11 +40,14 @@ impl Judged {
         if plan.upgrade != Upgrade::None || matches!(format, Format::Grpc(_)) {
             return clean(&suspicion).map(|()| Source::Agent(incoming));
         }
+        let turn = self.proxy.holds.turn().await?;
         let progress = Progress::new();
         let body = body::metered(incoming, Meter::Up(Arc::clone(&progress)), &plan.limits);
         let whole = match body::gathered(body, hold::BODY_MAX).await {
             Ok(Gathered::Whole(whole)) => whole,
-            Ok(Gathered::Part(body)) => return clean(&suspicion).map(|()| Source::Begun(body, progress)),
+            Ok(Gathered::Part(body)) => {
+                return clean(&suspicion).map(|()| Source::Begun(body, progress, turn));
+            }
             Err(_) if progress.is_too_large() => {
                 return Err(too_large(plan.limits.request_body.unwrap_or_default()));
             }
@@ -61,7 +65,7 @@ impl Judged {
             progress.note(0);
         }
         let body = if whole.is_empty() { Body::empty() } else { Body::from(whole) };
-        Ok(Source::Begun(body, progress))
+        Ok(Source::Begun(body, progress, turn))
     }
 
     /// What a person is told. Where the secret may stand in the target, its place in the routes is told in place of it.

@@ -1,13 +1,16 @@
-//! Prints what the bundle costs, as Markdown tables: sizes, memory when idle, time to readiness.
+//! Prints what the bundle costs, as Markdown tables: sizes, memory when idle, time to readiness, time to a grant.
 
 use std::io::Write as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use serde_json::json;
 use tests::{Binaries, Bundle};
 
 /// How many starts the median is taken of.
 const STARTS: usize = 20;
+/// How many grants the median is taken of.
+const GRANTS: usize = 9;
 
 fn main() -> Result<()> {
     let mut out = std::io::stdout();
@@ -47,7 +50,38 @@ fn main() -> Result<()> {
     writeln!(out, "| median | {} |", millis((times[STARTS / 2 - 1] + times[STARTS / 2]) / 2))?;
     writeln!(out, "| slowest | {} |", millis(times[STARTS - 1]))?;
     writeln!(out, "\nEach start is one of a new bottle: it makes the certificate authority too.")?;
+
+    let mut granted = granted(&bundle)?;
+    granted.sort();
+    writeln!(
+        out,
+        "\n| from `requests approve --token` to the first request that passes | {GRANTS} grants |\n|---|---:|"
+    )?;
+    writeln!(out, "| median | {} |", millis(granted[GRANTS / 2]))?;
+    writeln!(out, "| slowest | {} |", millis(granted[GRANTS - 1]))?;
     Ok(())
+}
+
+/// From the start of the host's command, over the reload that it waits for, until egress judges a request as allowed.
+fn granted(bundle: &Bundle) -> Result<Vec<Duration>> {
+    let mut taken = Vec::new();
+    while taken.len() < GRANTS {
+        let host = format!("h{}.example.com", taken.len());
+        let filed = bundle.tool("propose_route", &json!({"host": host, "reason": "to measure"}))?;
+        let Some(id) = filed["id"].as_str() else {
+            // The pace of six a minute is part of the daemon.
+            std::thread::sleep(Duration::from_secs(
+                filed["error"]["retry_after_seconds"].as_u64().unwrap_or(1),
+            ));
+            continue;
+        };
+        let token = bundle.token(id, &[])?;
+        let begun = Instant::now();
+        bundle.bottlecap(&["requests", "approve", id, "--token", &token])?;
+        while bundle.outcome(&format!("https://{host}/"))? != "allow" {}
+        taken.push(begun.elapsed());
+    }
+    Ok(taken)
 }
 
 /// A field of a /proc file that is given in kB.
