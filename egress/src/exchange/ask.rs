@@ -78,7 +78,7 @@ impl Judged {
         let (scheme, port) = (self.subject.scheme.to_owned(), self.subject.port);
         let body = u64::try_from(body).unwrap_or(u64::MAX);
         Suspect {
-            digest: suspicion.finish(),
+            digest: suspicion.finish(&scheme, port),
             what: Held::Request { scheme, host, port, method, path, body },
             found: suspicion.count,
             findings: suspicion.findings,

@@ -77,9 +77,12 @@ impl Suspicion {
         Ok(())
     }
 
-    /// The digest of everything that was looked at.
-    pub(crate) fn finish(&self) -> String {
-        format!("sha256:{}", hex(&self.hash.clone().finalize()))
+    /// The digest of everything that was looked at, on its way to that scheme and port.
+    pub(crate) fn finish(&self, scheme: &str, port: u16) -> String {
+        let mut whole = self.clone();
+        whole.digest(scheme.as_bytes());
+        whole.digest(&port.to_be_bytes());
+        format!("sha256:{}", hex(&whole.hash.finalize()))
     }
 
     fn digest(&mut self, part: &[u8]) {
@@ -178,14 +181,18 @@ mod tests {
     #[test]
     fn the_digest_is_of_every_byte_that_goes_out_and_not_of_the_order_of_headers() {
         let key = key();
-        let first = suspicion(&[("x-a", "1"), ("x-b", "2")], &key).finish();
-        assert_eq!(first, suspicion(&[("x-b", "2"), ("x-a", "1")], &key).finish());
+        let finish = |suspicion: Suspicion| suspicion.finish("https", 443);
+        let asked = suspicion(&[("x-a", "1"), ("x-b", "2")], &key);
+        assert_ne!(asked.finish("https", 443), asked.finish("https", 8443));
+        assert_ne!(asked.finish("https", 443), asked.finish("http", 443));
+        let first = finish(asked);
+        assert_eq!(first, finish(suspicion(&[("x-b", "2"), ("x-a", "1")], &key)));
         let other = [
             suspicion(&[("x-a", "1"), ("x-b", "3")], &key),
             suspicion(&[("x-a", "1")], &key),
             suspicion(&[("x-a", "1"), ("x-b", "2")], &format!("{key} ")),
             suspicion(&[("x-a", "1"), ("x-b", "2"), ("x-b", "2")], &key),
         ];
-        assert!(other.iter().all(|other| other.finish() != first));
+        assert!(other.into_iter().all(|other| finish(other) != first));
     }
 }
