@@ -464,7 +464,7 @@ fn a_capability_is_asked_for_decided_and_applied_by_no_program() {
     let (agent, operator) = (bundle.agent(), bundle.operator());
     let ask = json!({"capability": "other", "what": "a compiler", "reason": "r"});
     let filed = agent.call("capability-block", ask).unwrap();
-    assert_eq!(filed["proposal"]["access"], "fetch");
+    assert_eq!(filed["proposal"]["what"], "a compiler");
     operator.ask(json!({"op": "approve", "id": filed["id"]})).unwrap();
     let told = agent.call("wait_decision", json!({"id": filed["id"]})).unwrap();
     assert_eq!(told["state"], "approved", "there is nothing more to wait for");

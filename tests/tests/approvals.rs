@@ -134,16 +134,19 @@ fn a_grant_that_is_used_up_is_told_to_the_agent() {
 
 #[test]
 fn a_limit_is_raised_by_an_approval_and_lowered_when_it_is_taken_back() {
-    let routes = "routes:\n  - host: docs.example.com\n    limits: {requests_per_minute: 1}\n";
+    let routes = "routes:\n  - host: docs.example.com\n    limits: {request_body: 1KiB}\n";
     let bundle = Bundle::builder().unwrap().routes(routes).unwrap().start().unwrap();
     let ask = json!({
-        "capability": "egress_limit", "host": "docs.example.com", "limit": "requests_per_minute", "value": 600, "reason": "r",
+        "capability": "egress_limit", "host": "docs.example.com", "limit": "request_body", "value": 4096, "reason": "r",
     });
     let id = bundle.tool("propose_capability", &ask).unwrap()["id"].as_str().unwrap().to_owned();
-    let limited = || bundle.curl([WANTED]).unwrap().denied() == Some("rate-limit");
-    assert!(!limited() && limited());
+    let limited = || {
+        let answer = bundle.curl_with(["--data-binary", "@-", WANTED], vec![b'a'; 3000]).unwrap();
+        answer.denied() == Some("body-too-large")
+    };
+    assert!(limited());
     bundle.approve(&id, &[]).unwrap();
-    assert!(!limited() && !limited());
+    assert!(!limited());
     bundle.bottlecap(&["requests", "revoke", &id, "--reason", "enough"]).unwrap();
     assert!(limited());
     let written = std::fs::read_to_string(bundle.root.path("etc/egress/routes.yaml")).unwrap();

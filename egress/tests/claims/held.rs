@@ -174,7 +174,7 @@ async fn what_has_no_secret_in_it_or_cannot_be_held_does_not_wait() {
     assert_eq!(in_head.refusal(), "secret-detected");
     let rpc = [("content-type", "application/grpc"), ("x-key", &*token())];
     let refused = agent.send(Transport::TunnelHttp2, post(&rpc, "")).await;
-    assert_ne!(refused.status, 200, "{}", refused.text());
+    assert_eq!(refused.headers["x-bottlecap-denied"], "secret-detected");
     let asked = supervise.ask(&Question::Holds { seq: 3 }).await;
     assert_eq!(asked, Answer::Holds { seq: 3, ids: Vec::new() });
 }
@@ -210,22 +210,26 @@ async fn a_grant_that_is_used_up_is_told() {
 
 #[tokio::test]
 async fn a_raised_limit_holds_for_its_host_and_ends() {
-    let bench = Bench::allowing("limits: {requests_per_minute: 1}").await;
-    let routes = bench.upstream.routes("limits: {requests_per_minute: 1}");
+    const OWN: &str = "limits: {request_body: 1KiB}";
+    let bench = Bench::allowing(OWN).await;
+    let routes = bench.upstream.routes(OWN);
     let raised = |host: &str, until: &str| {
-        let entry = json!({"host": host, "limit": "requests_per_minute", "value": 3, "expires_at": until, "grant": "g"});
+        let entry =
+            json!({"host": host, "limit": "request_body", "value": 4096, "expires_at": until, "grant": "g"});
         format!("{routes}\nraised:\n  - {entry}\n")
     };
-    let over = async || bench.agent().send(Transport::Plain, get("/v1/models")).await.status == 429;
-    assert!(!over().await && over().await);
-    for without in
-        [raised("other.test", "2999-01-01T00:00:00Z"), raised(crate::support::HOST, "2020-01-01T00:00:00Z")]
-    {
+    let fits = async |bytes: usize| {
+        let answer = bench.agent().send(Transport::Plain, post(&[], vec![b'a'; bytes])).await;
+        answer.status == 200
+    };
+    assert!(fits(1000).await && !fits(3000).await);
+    let (host, never) = (crate::support::HOST, "2999-01-01T00:00:00Z");
+    for without in [raised("other.test", never), raised(host, "2020-01-01T00:00:00Z")] {
         bench.proxy.reload(&without).await.unwrap();
-        assert!(over().await);
+        assert!(!fits(3000).await);
     }
-    bench.proxy.reload(&raised(crate::support::HOST, "2999-01-01T00:00:00Z")).await.unwrap();
-    assert!(!over().await && !over().await && over().await);
+    bench.proxy.reload(&raised(host, never)).await.unwrap();
+    assert!(fits(3000).await && !fits(5000).await);
     bench.proxy.reload(&routes).await.unwrap();
-    assert!(over().await);
+    assert!(!fits(3000).await);
 }
