@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::io::Write;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tests::{Bundle, GitHost, HttpsEcho};
@@ -70,6 +70,14 @@ fn waiting(bundle: &Bundle) -> String {
     panic!("nothing waits");
 }
 
+/// Asks until the request is in that state: what brings it there is told beside the answers.
+fn becomes(bundle: &Bundle, id: &str, state: &str) {
+    let end = Instant::now() + tests::PATIENCE;
+    while bundle.tool("get_request", &json!({"id": id})).unwrap()["state"] != state {
+        assert!(Instant::now() < end, "{id} is never {state}");
+    }
+}
+
 /// A secret, made at run time so that no scanner trips over this file.
 fn token() -> String {
     format!("glpat{}q8Zr2LkT0vWcN5mYx1Jd", "-")
@@ -125,11 +133,7 @@ fn a_grant_that_is_used_up_is_told_to_the_agent() {
     bundle.approve(&id, &[]).unwrap();
     bundle.curl([WANTED]).unwrap();
     assert_eq!(bundle.curl([WANTED]).unwrap().denied(), Some("grant-used-up"));
-    let state = (0..200).find_map(|_| {
-        let state = bundle.tool("get_request", &json!({"id": id})).unwrap()["state"].clone();
-        (state == "exhausted").then_some(state)
-    });
-    assert_eq!(state, Some(json!("exhausted")));
+    becomes(&bundle, &id, "exhausted");
 }
 
 #[test]
@@ -175,6 +179,5 @@ fn a_ref_may_be_pushed_as_often_as_granted() {
     assert!(push("v2").is_err(), "it was for one push");
     assert_eq!(host.resolve("refs/tags/v2").unwrap(), None);
 
-    let state = bundle.tool("get_request", &json!({"id": id})).unwrap()["state"].clone();
-    assert_eq!(state, "exhausted", "git-gate told of it before it answered");
+    becomes(&bundle, &id, "exhausted");
 }
