@@ -13,7 +13,7 @@ use http::header::{
     HeaderMap, HeaderName, HeaderValue, PRAGMA, TE, USER_AGENT,
 };
 use policy::{Detector, Dlp, OnMatch, Unreadable};
-use scan::{Bounds, Encoding, Finding, Known, Report, Rules, Scanner};
+use scan::{Bounds, Encoding, Finding, Known, Rules, Scanner};
 
 pub(crate) use body::examined;
 pub(crate) use messages::Messages;

@@ -137,7 +137,7 @@ fn around(text: &[u8], offset: usize) -> String {
 mod tests {
     use std::sync::Arc;
 
-    use policy::{Detector, Dlp, OnMatch};
+    use policy::{Detector, Dlp, OnMatch, Unreadable};
 
     use super::*;
 
@@ -148,7 +148,12 @@ mod tests {
 
     fn inspection() -> Inspection {
         let outbound = vec![Detector::TokenPatterns];
-        let dlp = Dlp { outbound, inbound: Vec::new(), on_match: OnMatch::Supervise };
+        let dlp = Dlp {
+            outbound,
+            inbound: Vec::new(),
+            on_match: OnMatch::Supervise,
+            unreadable: Unreadable::Refuse,
+        };
         Inspection::of(&dlp, &Arc::default(), Arc::default()).unwrap()
     }
 
