@@ -197,7 +197,8 @@ pub fn render(inputs: &Inputs<'_>) -> String {
         "services": { "sidecars": bundle(inputs, &labels("sidecars")), "agent": bottle(inputs, &labels("agent")) },
         "networks": {
             "bottle": {
-                "name": format!("bottlecap-{name}-bottle"),
+                // The engine takes the gateway of a container on two networks from the one whose name comes first: not this one.
+                "name": format!("bottlecap-{name}-sealed"),
                 "labels": labels("bottle-network"),
                 "driver": "bridge",
                 "internal": true,
