@@ -375,7 +375,10 @@ impl Made {
     /// Starts the bundle, hands it its keys and secrets, and waits until it serves.
     fn start_bundle(&mut self, provisions: &Provisions) -> Result<(), Fault> {
         let container = compose::sidecars(&self.name);
-        self.engine.run(["start", &container])?;
+        // By compose, which joins a container to its second network only when it starts it.
+        let words = ["up", "--detach", "--no-deps", "--no-recreate", "sidecars"];
+        let said = self.engine.compose(&compose::project(&self.name), &self.state.join(FILE), &words)?;
+        said.or_failed("compose")?;
         self.log = Some(self.follow(&container)?);
         let keys = provisions.identities.keys();
         if !keys.is_empty() {
