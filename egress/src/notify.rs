@@ -2,6 +2,7 @@
 
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 use tracing::warn;
@@ -47,6 +48,19 @@ impl Notifier {
     pub(crate) fn reload_failed(&self, generation: u64, digest: &str, error: &str) {
         let error = error.replace(['\n', '\r'], "; ");
         self.send(&format!("READY=1\nX_GENERATION={generation}\nX_DIGEST={digest}\nX_RELOAD_ERROR={error}"));
+    }
+
+    /// Says again and again that we live, three times in the time that `WATCHDOG_USEC` allows. Belongs on the runtime that serves:
+    /// the signs end when it does nothing any more.
+    pub(crate) async fn keep_alive(self) {
+        let allowed = std::env::var("WATCHDOG_USEC").ok().and_then(|micros| micros.parse().ok());
+        let Some(allowed) = allowed.filter(|micros| *micros >= 3) else { return };
+        let mut ticks = tokio::time::interval(Duration::from_micros(allowed) / 3);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            self.send("WATCHDOG=1");
+        }
     }
 
     /// We are on our way out.

@@ -226,6 +226,7 @@ pub async fn run(settings: &Settings, mut inheritance: Inheritance) -> Result<()
     let in_force = proxy.in_force();
     status.write(&in_force, None);
     notifier.ready(in_force.generation, &in_force.digest);
+    beside.spawn(Notifier::from_env().keep_alive());
     info!(generation = in_force.generation, digest = in_force.digest, "routes in force");
 
     let stop = CancellationToken::new();

@@ -7,6 +7,7 @@ use std::os::fd::{OwnedFd, RawFd};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Duration;
 
 use crate::sys;
 
@@ -72,6 +73,18 @@ impl Notifier {
     pub fn reload_failed(&self, generation: u64, digest: &str, error: &str) -> io::Result<()> {
         let error = error.lines().next().unwrap_or_default();
         self.send(&format!("READY=1\nX_GENERATION={generation}\nX_DIGEST={digest}\nX_RELOAD_ERROR={error}\n"))
+    }
+
+    /// Says again and again that we live, three times in the time that `WATCHDOG_USEC` allows; until whoever listens is gone. Belongs on
+    /// the runtime that serves: the signs end when it does nothing any more.
+    pub async fn keep_alive(self) {
+        let allowed = std::env::var("WATCHDOG_USEC").ok().and_then(|micros| micros.parse().ok());
+        let Some(allowed) = allowed.filter(|micros| *micros >= 3) else { return };
+        let mut ticks = tokio::time::interval(Duration::from_micros(allowed) / 3);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        while self.send("WATCHDOG=1").is_ok() {
+            ticks.tick().await;
+        }
     }
 
     fn send(&self, message: &str) -> io::Result<()> {

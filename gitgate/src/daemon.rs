@@ -109,6 +109,7 @@ struct Daemon<'a> {
 impl Daemon<'_> {
     async fn serve(&mut self, listeners: Vec<TcpListener>, metrics: Option<TcpListener>) {
         let mut accepting = JoinSet::new();
+        accepting.spawn(Notifier::from_environment().keep_alive());
         for listener in listeners {
             accepting.spawn(accept(listener, self.front.clone()));
         }

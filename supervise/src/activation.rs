@@ -1,12 +1,17 @@
 //! The two protocols of a supervised service: sockets by descriptor (sd_listen_fds(3)) and readiness (sd_notify(3)).
 
+use std::convert::Infallible;
 use std::env;
+use std::future::pending;
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::{OwnedFd, RawFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::PathBuf;
+use std::time::Duration;
+
+use tracing::debug;
 
 use crate::sys;
 
@@ -109,6 +114,21 @@ impl Notify {
             None => SocketAddr::from_pathname(path)?,
         };
         UnixDatagram::unbound()?.send_to_addr(report.as_bytes(), &address).map(drop)
+    }
+
+    /// Says again and again that we live, three times in the time that `WATCHDOG_USEC` allows. Belongs on the runtime that serves: the
+    /// signs end when it does nothing any more.
+    pub async fn keep_alive(&self) -> Infallible {
+        let allowed = env::var("WATCHDOG_USEC").ok().and_then(|micros| micros.parse().ok());
+        let Some(allowed) = allowed.filter(|micros| *micros >= 3) else { return pending().await };
+        let mut ticks = tokio::time::interval(Duration::from_micros(allowed) / 3);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            if let Err(error) = self.send("WATCHDOG=1") {
+                debug!(%error, "cannot give a sign of life");
+            }
+        }
     }
 }
 

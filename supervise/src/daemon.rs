@@ -81,6 +81,7 @@ async fn serve(places: &Places, args: &DaemonArgs, passed: Passed) -> anyhow::Re
     let signal = tokio::select! {
         signal = signals.stop() => signal,
         _ = tasks.join_next() => return Err(anyhow!("a part of the daemon ended by itself")),
+        never = notify.keep_alive() => match never {},
     };
     info!(signal, "stopping");
     report(&notify, "STOPPING=1");

@@ -49,6 +49,21 @@ impl Paths {
         self.root.join("git")
     }
 
+    /// The directory that secret files lie in or below.
+    pub(crate) fn all_secrets(&self) -> PathBuf {
+        self.root.join("run/secrets")
+    }
+
+    /// The directory of the secret files of `daemon`: one of its own as soon as any daemon has one, and else the same for all.
+    pub(crate) fn secrets(&self, daemon: Daemon) -> PathBuf {
+        let all = self.all_secrets();
+        if Daemon::ALL.iter().any(|other| all.join(other.name()).is_dir()) {
+            all.join(daemon.name())
+        } else {
+            all
+        }
+    }
+
     /// The directory that `daemon` has for its sockets and its status, and that it alone writes to.
     pub(crate) fn run_of(&self, daemon: Daemon) -> PathBuf {
         self.run.join(daemon.name())
@@ -232,12 +247,12 @@ impl Daemon {
             Self::Egress => {
                 flag("--config", &paths.root.join("etc/egress"));
                 flag("--ca-dir", &paths.ca());
-                flag("--secrets-dir", &paths.root.join("run/secrets"));
+                flag("--secrets-dir", &paths.secrets(self));
             }
             Self::GitGate => {
                 flag("--config", &paths.root.join("etc/git-gate"));
                 flag("--repo-dir", &paths.mirrors());
-                flag("--secrets-dir", &paths.root.join("run/secrets"));
+                flag("--secrets-dir", &paths.secrets(self));
             }
             Self::Supervise => flag("--config", &paths.root.join("etc/egress")),
         }

@@ -27,6 +27,8 @@ pub(crate) const START_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) const RELOAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a daemon that gives signs of life may be without one. One that never gave any is not watched.
 pub(crate) const ALIVE_TIMEOUT: Duration = Duration::from_secs(30);
+/// So long after a sign of life was due it is our own absence that is seen: the whole bundle was frozen, or this process did not run.
+const ABSENCE: Duration = Duration::from_secs(2);
 /// How long a stop may take before SIGKILL.
 pub(crate) const STOP_GRACE: Duration = Duration::from_secs(8);
 /// How long a stop waits for one daemon before it asks the next.
@@ -525,6 +527,9 @@ impl Plan {
                     member.phase = Phase::Ending { pid, since: now, kill: Kill::Sent(now), then: Then::Fail };
                     out.push(Action::Say(Notice::NotReady { daemon }));
                     out.push(Action::Kill(daemon));
+                }
+                Phase::Up { .. } if member.alive_until().is_some_and(|until| until + ABSENCE <= now) => {
+                    member.last_alive = Some(now);
                 }
                 Phase::Up { pid, .. } if member.alive_until().is_some_and(|until| until <= now) => {
                     member.phase = Phase::Ending { pid, since: now, kill: Kill::Sent(now), then: Then::Fail };

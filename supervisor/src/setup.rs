@@ -57,6 +57,18 @@ pub(crate) enum SetupError {
     Peers(#[source] io::Error),
     #[error("without root the daemons share a uid, and this kernel has no Landlock to keep them apart")]
     NothingBetween,
+    #[error(
+        "without root the daemons share a uid: egress and git-gate could each read the other's secrets in {0}"
+    )]
+    SharedSecrets(PathBuf),
+    #[error("{0} has files beside the directories of the daemons, and no daemon would read them")]
+    StraySecrets(PathBuf),
+    #[error("cannot look into {path}")]
+    Secrets {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("another supervisor runs on {0}")]
     AlreadyRunning(PathBuf),
 }
@@ -83,11 +95,16 @@ impl SetupError {
                  started by root, each daemon gets a uid of its own"
                     .to_owned(),
             ),
+            Self::SharedSecrets(path) | Self::StraySecrets(path) => Some(format!(
+                "move each file to {0}/egress or {0}/git-gate, or hand the secrets over with --secrets-fd",
+                path.display()
+            )),
             Self::AlreadyRunning(_) => {
                 Some("stop it with `supervisor stop`, or use another --run-dir".to_owned())
             }
             Self::Place(_)
             | Self::Peers(_)
+            | Self::Secrets { .. }
             | Self::NotExecutable { .. }
             | Self::ListenTwice(_)
             | Self::LocalAddresses(_)
@@ -198,11 +215,13 @@ impl Setup {
             });
         }
         refuse_same_address(&members)?;
+        let reach = if root { Reach::EveryUid } else { Reach::OwnUid };
+        refuse_shared_secrets(&paths, &members, reach)?;
         Ok(Self {
             paths,
             log: cli.log,
             members,
-            reach: if root { Reach::EveryUid } else { Reach::OwnUid },
+            reach,
             ca_init: cli.ca_init,
             strength,
             readable: cli.readable.clone(),
@@ -314,6 +333,33 @@ fn refuse_same_address(members: &[Member]) -> Result<(), SetupError> {
         }
     }
     Ok(())
+}
+
+/// A secret file is for one daemon. Where they share a uid, the directory it lies in has to say for which.
+fn refuse_shared_secrets(paths: &Paths, members: &[Member], reach: Reach) -> Result<(), SetupError> {
+    let all = paths.all_secrets();
+    let failed = |source| SetupError::Secrets { path: all.clone(), source };
+    let entries = match std::fs::read_dir(&all) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        // Of several uids, each opens what is its own; we need not be able to look.
+        Err(_) if reach == Reach::EveryUid => return Ok(()),
+        entries => entries.map_err(failed)?,
+    };
+    let mut files = false;
+    for entry in entries {
+        // A directory is none of ours (Kubernetes keeps the files that its links lead to in one), or a daemon's.
+        files |= !entry.and_then(|entry| entry.file_type()).map_err(failed)?.is_dir();
+    }
+    let readers = members.iter().filter(|member| matches!(member.daemon, Daemon::Egress | Daemon::GitGate));
+    if !files {
+        Ok(())
+    } else if Daemon::ALL.iter().any(|daemon| paths.secrets(*daemon) != all) {
+        Err(SetupError::StraySecrets(all))
+    } else if reach == Reach::OwnUid && readers.count() > 1 {
+        Err(SetupError::SharedSecrets(all))
+    } else {
+        Ok(())
+    }
 }
 
 /// Whether a supervisor answers on this socket.

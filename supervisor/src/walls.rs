@@ -92,10 +92,7 @@ pub(crate) fn files(daemon: Daemon, purpose: Purpose, around: &Surroundings<'_>)
             // What may be seen of other processes there is bounded by the domain itself.
             grants.add(Access::Read, ["/proc", "/etc"]);
             grants.add(Access::Read, resolver_directories());
-            grants.add(
-                Access::Read,
-                [paths.root.join("etc/egress"), paths.ca(), paths.root.join("run/secrets")],
-            );
+            grants.add(Access::Read, [paths.root.join("etc/egress"), paths.ca(), paths.secrets(daemon)]);
             grants.add(Access::Own, [paths.run_of(daemon), paths.journal(daemon)]);
         }
         (Daemon::GitGate, Purpose::Serve | Purpose::MakeCa) => {
@@ -107,7 +104,7 @@ pub(crate) fn files(daemon: Daemon, purpose: Purpose, around: &Surroundings<'_>)
             grants.add(Access::Run, git_programs(around.search));
             grants.add(
                 Access::Read,
-                ["etc/git-gate", "git-gate", "run/secrets"].map(|name| paths.root.join(name)),
+                [paths.root.join("etc/git-gate"), paths.root.join("git-gate"), paths.secrets(daemon)],
             );
             grants.add(Access::Own, [paths.run_of(daemon), paths.journal(daemon), paths.mirrors()]);
         }

@@ -257,6 +257,25 @@ fn a_crashed_egress_comes_back_while_its_port_keeps_accepting() {
 }
 
 #[test]
+fn daemons_that_run_and_do_nothing_any_more_are_killed_and_come_back() {
+    const NAMES: [&str; 3] = ["egress", "git-gate", "supervise"];
+    let upstream = HttpsEcho::start(&[]).unwrap();
+    let bundle = builder(&upstream).start().unwrap();
+    let stopped = NAMES.map(|name| bundle.pid(name).unwrap());
+    for pid in stopped {
+        kill(Pid::from_raw(pid), Signal::SIGSTOP).unwrap();
+    }
+    let mark = bundle.supervisor.stderr.mark();
+    for name in NAMES {
+        for said in [format!("{name} gave no sign of life"), format!("{name} is ready")] {
+            bundle.supervisor.stderr.wait_after(mark, |line| line.contains(&said)).unwrap();
+        }
+    }
+    assert!(stopped.iter().all(|pid| !exists(*pid)));
+    assert_eq!(bundle.curl([url(&upstream, "/v1/after")]).unwrap().code, 200);
+}
+
+#[test]
 fn stopping_ends_every_daemon_and_exits_with_zero() {
     let upstream = HttpsEcho::start(&[]).unwrap();
     let mut bundle = builder(&upstream).start().unwrap();

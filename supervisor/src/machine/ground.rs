@@ -57,13 +57,14 @@ pub(super) fn mount_kernel_views() -> Result<(), MachineError> {
     attach("devtmpfs", "/dev", MsFlags::MS_NOSUID, Some("mode=0755"))?;
     attach("devpts", "/dev/pts", MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC, Some("mode=0620,ptmxmode=0666"))?;
     attach("tmpfs", "/dev/shm", HIDDEN, Some("mode=1777,size=16m"))?;
-    let secrets = take_files("/run/secrets");
+    let secrets = take_files(Path::new("/run/secrets"));
     attach("tmpfs", "/run", HIDDEN, Some("mode=0755,size=32m"))?;
     attach("tmpfs", "/tmp", HIDDEN, Some("mode=1777,size=64m"))?;
     attach("cgroup2", "/sys/fs/cgroup", HIDDEN, None)?;
     directory("/run/secrets")?;
     for file in secrets {
         let path = Path::new("/run/secrets").join(&file.name);
+        path.parent().and_then(Path::to_str).map_or(Ok(()), directory)?;
         step(file.put(&path), || format!("keep {}", path.display()))?;
     }
     Ok(())
@@ -87,10 +88,16 @@ impl Taken {
     }
 }
 
-/// The plain files of a directory of the start image, which loses them.
-fn take_files(directory: &str) -> Vec<Taken> {
+/// The plain files of a directory of the start image, and of the directories of the daemons in it. The image loses them.
+fn take_files(directory: &Path) -> Vec<Taken> {
     let mut taken = Vec::new();
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            let name = PathBuf::from(entry.file_name());
+            let below = take_files(&entry.path()).into_iter();
+            taken.extend(below.map(|file| Taken { name: name.join(&file.name), ..file }));
+            continue;
+        }
         let (Ok(found), Ok(bytes)) = (entry.metadata(), fs::read(entry.path())) else { continue };
         let owner = (found.uid(), found.gid());
         taken.push(Taken { name: entry.file_name().into(), bytes, mode: found.mode(), owner });
@@ -253,13 +260,15 @@ mod tests {
     fn what_is_taken_is_gone_and_put_as_it_was() {
         let home = tempfile::tempdir().unwrap();
         let (from, to) = (home.path().join("from"), home.path().join("to"));
-        fs::create_dir(&from).unwrap();
-        fs::write(from.join("KEY"), "hunter2").unwrap();
-        fs::set_permissions(from.join("KEY"), Permissions::from_mode(0o400)).unwrap();
-        for file in take_files(from.to_str().unwrap()) {
+        fs::create_dir_all(from.join("egress")).unwrap();
+        let key = from.join("egress/KEY");
+        fs::write(&key, "hunter2").unwrap();
+        fs::set_permissions(&key, Permissions::from_mode(0o400)).unwrap();
+        for file in take_files(&from) {
+            assert_eq!(file.name, Path::new("egress/KEY"));
             file.put(&to).unwrap();
         }
-        assert!(!from.join("KEY").exists());
+        assert!(!key.exists());
         assert_eq!(fs::read_to_string(&to).unwrap(), "hunter2");
         assert_eq!(fs::metadata(&to).unwrap().mode() & 0o777, 0o400);
     }

@@ -352,6 +352,19 @@ fn a_daemon_that_gave_signs_of_life_and_gives_no_more_is_killed_and_restarted() 
 }
 
 #[test]
+fn signs_of_life_that_are_overdue_because_we_did_not_run_ourselves_kill_nobody() {
+    let mut world = World::started();
+    world.feed(Event::Alive(Daemon::Egress));
+    world.log.clear();
+    world.advance(20 * ALIVE_TIMEOUT);
+    assert_eq!(world.log, [""; 0]);
+    world.advance(ALIVE_TIMEOUT - Duration::from_secs(1));
+    assert!(world.plan.is_healthy());
+    world.advance(Duration::from_secs(1));
+    assert_eq!(world.log, ["kill egress", "gone egress"]);
+}
+
+#[test]
 fn a_reload_before_ready_is_held_and_sent_once() {
     let mut world = World::new(everyone());
     world.feed(Event::Start);

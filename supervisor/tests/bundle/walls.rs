@@ -36,8 +36,10 @@ impl Uids {
     }
 }
 
-/// A secret file of each daemon, below the root.
-const SECRETS: [(&str, &str); 3] = [
+/// Secret files of the daemons, below the root.
+const SECRETS: [(&str, &str); 5] = [
+    ("egress", "root/run/secrets/egress/TOKEN"),
+    ("git-gate", "root/run/secrets/git-gate/TOKEN"),
     ("egress", "root/var/lib/sidecars/egress/ca/ca-key.pem"),
     ("git-gate", "root/git-gate/creds/web.key"),
     ("supervise", "root/var/lib/sidecars/audit/supervise/journal.jsonl"),
@@ -133,6 +135,43 @@ fn a_daemon_reaches_its_own_files_and_not_those_of_its_siblings() {
             }
             assert!(asked("list /".to_owned()).starts_with("refused"), "{uids:?} {attacker}");
         }
+    }
+}
+
+#[test]
+fn secret_files_that_two_daemons_of_one_uid_could_read_are_refused() {
+    let said = |uids: Uids, files: &[&str], daemons: &str| {
+        let ground = Ground::new();
+        for file in files {
+            let path = ground.path("root/run/secrets").join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "t0ps3cret").unwrap();
+        }
+        let mut command = command(&ground, uids);
+        let output = command.args(["--check", "--daemons", daemons]).output().unwrap();
+        let said =
+            text(&output.stderr).replace(&ground.path("root/run/secrets").display().to_string(), "DIR");
+        (output.status.code(), said)
+    };
+    let good = (Some(0), String::new());
+    assert_eq!(
+        said(Uids::Shared, &["TOKEN"], "egress,git-gate"),
+        (
+            Some(64),
+            "error: without root the daemons share a uid: egress and git-gate could each read the other's secrets in DIR\n\
+             hint: move each file to DIR/egress or DIR/git-gate, or hand the secrets over with --secrets-fd\n"
+                .to_owned()
+        )
+    );
+    assert_eq!(said(Uids::Shared, &["TOKEN"], "egress,supervise"), good);
+    assert_eq!(said(Uids::Shared, &["egress/TOKEN", "git-gate/KEY"], "egress,git-gate"), good);
+    if is_root() {
+        assert_eq!(said(Uids::Own, &["TOKEN", "..data/TOKEN"], "egress,git-gate"), good);
+    }
+    for uids in Uids::here() {
+        let (code, said) = said(uids, &["TOKEN", "git-gate/KEY"], "egress,git-gate");
+        assert_eq!(code, Some(64));
+        assert!(said.starts_with("error: DIR has files beside the directories of the daemons"), "{said}");
     }
 }
 
