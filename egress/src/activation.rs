@@ -39,6 +39,7 @@ const KEPT: &[&str] = &[
     "TMPDIR",
     "NO_COLOR",
     "NOTIFY_SOCKET",
+    "WATCHDOG_USEC",
     "EGRESS_UPSTREAM_CA",
     "EGRESS_UPSTREAM_PROXY",
 ];
