@@ -50,16 +50,22 @@ impl Notifier {
         self.send(&format!("READY=1\nX_GENERATION={generation}\nX_DIGEST={digest}\nX_RELOAD_ERROR={error}"));
     }
 
-    /// Says again and again that we live, three times in the time that `WATCHDOG_USEC` allows. Belongs on the runtime that serves:
-    /// the signs end when it does nothing any more.
+    /// A sign of life, where `WATCHDOG_USEC` asks for some. The first goes out before `READY=1`, so that who serves is watched.
+    pub(crate) fn alive(&self) {
+        if silence_allowed().is_some() {
+            self.send("WATCHDOG=1");
+        }
+    }
+
+    /// Gives signs of life, three in the time that `WATCHDOG_USEC` allows. Belongs on the runtime that serves: they end when it does
+    /// nothing any more.
     pub(crate) async fn keep_alive(self) {
-        let allowed = std::env::var("WATCHDOG_USEC").ok().and_then(|micros| micros.parse().ok());
-        let Some(allowed) = allowed.filter(|micros| *micros >= 3) else { return };
-        let mut ticks = tokio::time::interval(Duration::from_micros(allowed) / 3);
+        let Some(allowed) = silence_allowed() else { return };
+        let mut ticks = tokio::time::interval(allowed / 3);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            self.send("WATCHDOG=1");
+            self.alive();
         }
     }
 
@@ -113,4 +119,10 @@ mod tests {
             "READY=1\nX_GENERATION=3\nX_DIGEST=sha256:ab\nX_RELOAD_ERROR=routes.yaml:1:1: a; routes.yaml:2:1: b"
         );
     }
+}
+
+/// How long we may be silent; nobody watches without the variable (sd_watchdog_enabled(3)).
+fn silence_allowed() -> Option<Duration> {
+    let micros = std::env::var("WATCHDOG_USEC").ok()?.parse().ok()?;
+    (micros >= 3).then(|| Duration::from_micros(micros))
 }

@@ -225,6 +225,7 @@ pub async fn run(settings: &Settings, mut inheritance: Inheritance) -> Result<()
     let status = StatusFile::new(&settings.run_dir);
     let in_force = proxy.in_force();
     status.write(&in_force, None);
+    notifier.alive();
     notifier.ready(in_force.generation, &in_force.digest);
     beside.spawn(Notifier::from_env().keep_alive());
     info!(generation = in_force.generation, digest = in_force.digest, "routes in force");

@@ -75,14 +75,21 @@ impl Notifier {
         self.send(&format!("READY=1\nX_GENERATION={generation}\nX_DIGEST={digest}\nX_RELOAD_ERROR={error}\n"))
     }
 
-    /// Says again and again that we live, three times in the time that `WATCHDOG_USEC` allows; until whoever listens is gone. Belongs on
-    /// the runtime that serves: the signs end when it does nothing any more.
+    /// A sign of life, where `WATCHDOG_USEC` asks for some. The first goes out before `READY=1`, so that who serves is watched.
+    pub fn alive(&self) -> io::Result<()> {
+        match silence_allowed() {
+            Some(_) => self.send("WATCHDOG=1"),
+            None => Ok(()),
+        }
+    }
+
+    /// Gives signs of life, three in the time that `WATCHDOG_USEC` allows; until whoever listens is gone. Belongs on the runtime that
+    /// serves: they end when it does nothing any more.
     pub async fn keep_alive(self) {
-        let allowed = std::env::var("WATCHDOG_USEC").ok().and_then(|micros| micros.parse().ok());
-        let Some(allowed) = allowed.filter(|micros| *micros >= 3) else { return };
-        let mut ticks = tokio::time::interval(Duration::from_micros(allowed) / 3);
+        let Some(allowed) = silence_allowed() else { return };
+        let mut ticks = tokio::time::interval(allowed / 3);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        while self.send("WATCHDOG=1").is_ok() {
+        while self.alive().is_ok() {
             ticks.tick().await;
         }
     }
@@ -97,6 +104,12 @@ impl Notifier {
         };
         UnixDatagram::unbound()?.send_to_addr(message.as_bytes(), &address).map(drop)
     }
+}
+
+/// How long we may be silent; nobody watches without the variable (sd_watchdog_enabled(3)).
+fn silence_allowed() -> Option<Duration> {
+    let micros = std::env::var("WATCHDOG_USEC").ok()?.parse().ok()?;
+    (micros >= 3).then(|| Duration::from_micros(micros))
 }
 
 #[cfg(test)]

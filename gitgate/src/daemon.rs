@@ -78,6 +78,7 @@ pub async fn run(options: &Serve, sockets: Inherited, signals: Signals) -> Resul
     let notifier = Notifier::from_environment();
     let front = Arc::new(Front::new(state, ledger, holds));
     let force = Arc::new(RwLock::new(InForce { generation: 1, digest, error: None }));
+    tell(notifier.alive());
     tell(notifier.ready(1, &in_force(&force).digest));
     let mut daemon = Daemon { front, options, allow, notifier, force, signals };
     daemon.serve(listeners, metrics).await;

@@ -116,20 +116,32 @@ impl Notify {
         UnixDatagram::unbound()?.send_to_addr(report.as_bytes(), &address).map(drop)
     }
 
-    /// Says again and again that we live, three times in the time that `WATCHDOG_USEC` allows. Belongs on the runtime that serves: the
-    /// signs end when it does nothing any more.
+    /// A sign of life, where `WATCHDOG_USEC` asks for some. The first goes out before `READY=1`, so that who serves is watched.
+    pub fn alive(&self) {
+        if silence_allowed().is_some()
+            && let Err(error) = self.send("WATCHDOG=1")
+        {
+            debug!(%error, "cannot give a sign of life");
+        }
+    }
+
+    /// Gives signs of life, three in the time that `WATCHDOG_USEC` allows. Belongs on the runtime that serves: they end when it does
+    /// nothing any more.
     pub async fn keep_alive(&self) -> Infallible {
-        let allowed = env::var("WATCHDOG_USEC").ok().and_then(|micros| micros.parse().ok());
-        let Some(allowed) = allowed.filter(|micros| *micros >= 3) else { return pending().await };
-        let mut ticks = tokio::time::interval(Duration::from_micros(allowed) / 3);
+        let Some(allowed) = silence_allowed() else { return pending().await };
+        let mut ticks = tokio::time::interval(allowed / 3);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            if let Err(error) = self.send("WATCHDOG=1") {
-                debug!(%error, "cannot give a sign of life");
-            }
+            self.alive();
         }
     }
+}
+
+/// How long we may be silent; nobody watches without the variable (sd_watchdog_enabled(3)).
+fn silence_allowed() -> Option<Duration> {
+    let micros = env::var("WATCHDOG_USEC").ok()?.parse().ok()?;
+    (micros >= 3).then(|| Duration::from_micros(micros))
 }
 
 #[cfg(test)]

@@ -77,6 +77,7 @@ async fn serve(places: &Places, args: &DaemonArgs, passed: Passed) -> anyhow::Re
     for address in &addresses {
         info!(%address, "listening");
     }
+    notify.alive();
     report(&notify, "READY=1");
     let signal = tokio::select! {
         signal = signals.stop() => signal,
