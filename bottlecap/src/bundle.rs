@@ -6,6 +6,7 @@ mod identities;
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
@@ -24,7 +25,7 @@ use zeroize::Zeroizing;
 pub use identities::Identities;
 
 use crate::fault::{Attempted, Fault};
-use crate::plan::LISTENERS;
+use crate::plan::doors;
 use crate::state::{self, Home};
 use crate::sys::descriptors::duplicate_above;
 use crate::sys::process::{self, ListeningImage, Setup, prepare};
@@ -42,9 +43,7 @@ const READY_TIMEOUT: Duration = Duration::from_secs(10);
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 const LOG_TAIL: u64 = 4096;
 /// Numbers from here on are free for what a child gets at fixed numbers.
-const HIGH: i32 = 32;
-/// The number after the listening sockets.
-const SECRETS_FD: i32 = 3 + LISTENERS.len() as i32;
+const HIGH: i32 = 128;
 
 /// A value that is never shown and is wiped when dropped.
 pub struct Secret(Zeroizing<Vec<u8>>);
@@ -78,6 +77,8 @@ pub struct Provisions {
     pub secrets: Vec<(String, Secret)>,
     /// More roots for upstream.
     pub upstream_ca: Option<PathBuf>,
+    /// Where clients that ignore proxy variables are served, if they are.
+    pub direct: Vec<SocketAddr>,
 }
 
 /// Where the daemons of one bottle have their things.
@@ -221,7 +222,9 @@ impl Bundle {
     }
 
     fn image(&self, program: &Path, ready: &Path, provisions: &Provisions) -> Result<ListeningImage, Fault> {
-        let descriptor = SECRETS_FD.to_string();
+        let doors = doors(&provisions.direct);
+        // The number after the sockets.
+        let descriptor = (3 + doors.len()).to_string();
         let mut arguments: Vec<Vec<u8>> = [
             program.as_os_str().as_bytes(),
             b"--root",
@@ -237,9 +240,9 @@ impl Bundle {
             arguments.push(b"--readable".to_vec());
             arguments.push([b"git-gate=", key.as_os_str().as_bytes()].concat());
         }
-        let names: Vec<&str> = LISTENERS.iter().map(|(name, _)| *name).collect();
+        let names: Vec<&str> = doors.iter().map(|door| door.name).collect();
         let mut environment = vec![
-            format!("LISTEN_FDS={}", LISTENERS.len()).into_bytes(),
+            format!("LISTEN_FDS={}", doors.len()).into_bytes(),
             format!("LISTEN_FDNAMES={}", names.join(":")).into_bytes(),
             [b"NOTIFY_SOCKET=", ready.as_os_str().as_bytes()].concat(),
         ];

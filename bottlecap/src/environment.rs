@@ -166,6 +166,7 @@ mod tests {
             ca: None,
             java: None,
             luggage: Vec::new(),
+            names: crate::etc::Names::Files,
             addresses,
         };
         told.extend(crate::etc::own_files(&identity).into_iter().map(|(_, text)| text));

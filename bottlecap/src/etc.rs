@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::addresses::Addresses;
 use crate::layout::{HOME, OURS};
+use crate::plan::DIRECT_V4;
 
 /// The user that the agent is inside.
 pub const USER: &str = "agent";
@@ -27,6 +28,17 @@ pub struct Identity {
     pub java: Option<Vec<u8>>,
     /// Where the daemons are reached.
     pub addresses: Addresses,
+    /// Who answers for names.
+    pub names: Names,
+}
+
+/// Who answers for names inside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Names {
+    /// /etc/hosts alone.
+    Files,
+    /// After it egress, which knows allowed names.
+    Egress,
 }
 
 /// Path and text of each file of /etc that is ours.
@@ -35,8 +47,8 @@ pub fn files(identity: &Identity) -> Vec<(PathBuf, String)> {
     let mut files = vec![
         etc("hosts", hosts()),
         etc("hostname", format!("{HOSTNAME}\n")),
-        etc("resolv.conf", RESOLV_CONF.to_owned()),
-        etc("nsswitch.conf", NSSWITCH_CONF.to_owned()),
+        etc("resolv.conf", resolv_conf(identity.names)),
+        etc("nsswitch.conf", nsswitch_conf(identity.names)),
         etc("passwd", passwd((UID, UID))),
         etc("group", group((UID, UID))),
         etc("gitconfig", identity.gitconfig.clone()),
@@ -83,12 +95,24 @@ fn hosts() -> String {
     format!("127.0.0.1 localhost egress git-gate supervise {HOSTNAME}\n::1 localhost\n")
 }
 
-/// No resolver answers there: a name is for egress to look up.
-const RESOLV_CONF: &str =
-    "# names are looked up by the proxy, outside\nnameserver 127.0.0.1\noptions timeout:1 attempts:1\n";
+fn resolv_conf(names: Names) -> String {
+    match names {
+        // No resolver answers there.
+        Names::Files => "# names are looked up by the proxy, outside\nnameserver 127.0.0.1\noptions timeout:1 attempts:1\n".into(),
+        Names::Egress => format!("# egress knows allowed names, and asks no one\nnameserver {DIRECT_V4}\n"),
+    }
+}
 
-const NSSWITCH_CONF: &str = "passwd: files\ngroup: files\nshadow: files\nhosts: files\nnetworks: files\n\
-                             protocols: files\nservices: files\nethers: files\nrpc: files\n";
+fn nsswitch_conf(names: Names) -> String {
+    let hosts = match names {
+        Names::Files => "files",
+        Names::Egress => "files dns",
+    };
+    format!(
+        "passwd: files\ngroup: files\nshadow: files\nhosts: {hosts}\nnetworks: files\nprotocols: files\nservices: files\n\
+         ethers: files\nrpc: files\n"
+    )
+}
 
 /// /etc/passwd with the agent as that user and group.
 #[must_use]

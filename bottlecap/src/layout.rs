@@ -340,6 +340,7 @@ mod tests {
             luggage: Vec::new(),
             java: Some(vec![0xfe]),
             addresses: crate::addresses::Addresses::names(),
+            names: crate::etc::Names::Files,
         };
         let steps = steps(&Inputs {
             host: &host,

@@ -35,6 +35,8 @@ pub struct Manifest {
     pub mounts: Vec<PathBuf>,
     /// More roots that egress trusts upstream.
     pub upstream_ca: Option<PathBuf>,
+    /// Whether clients that ignore proxy variables are served too.
+    pub transparent: Option<bool>,
     /// What the command runs in, where that is an image.
     pub image: Option<String>,
     /// The command, where none is given.
@@ -217,7 +219,7 @@ mod tests {
     #[test]
     fn a_whole_manifest_is_read() {
         let text = "name: web\nroutes: routes.yaml\nrepos: /etc/repos.yaml\nsecrets:\n  EGRESS_TOKEN_0: {env: TOKEN}\n  \
-                    deploy: {file: keys/deploy}\nenv: {EDITOR: vi}\nmounts: [{path: tools}]\nupstream_ca: ca.pem\n";
+                    deploy: {file: keys/deploy}\nenv: {EDITOR: vi}\nmounts: [{path: tools}]\nupstream_ca: ca.pem\ntransparent: true\n";
         let manifest = Manifest::parse("bottle.yaml", text, Path::new("/srv/bottle")).expect("valid");
         let wanted = Manifest {
             name: Some("web".parse().expect("a name")),
@@ -230,6 +232,7 @@ mod tests {
             env: BTreeMap::from([("EDITOR".into(), "vi".into())]),
             mounts: vec!["/srv/bottle/tools".into()],
             upstream_ca: Some("/srv/bottle/ca.pem".into()),
+            transparent: Some(true),
             ..Manifest::default()
         };
         assert_eq!(manifest, wanted);
@@ -238,7 +241,7 @@ mod tests {
     #[test]
     fn an_unknown_field_is_named_with_what_may_have_been_meant() {
         insta::assert_snapshot!(findings("name: web\nroute: routes.yaml\n"), @"bottle.yaml:2:1: unknown field `route`: did you mean `routes`?");
-        insta::assert_snapshot!(findings("name: web\nvolumes: []\n"), @"bottle.yaml:2:1: unknown field `volumes`, expected one of `name`, `extends`, `routes`, `repos`, `secrets`, `env`, `mounts`, `upstream_ca`, `image`, `command`, `limits`, `agent`");
+        insta::assert_snapshot!(findings("name: web\nvolumes: []\n"), @"bottle.yaml:2:1: unknown field `volumes`, expected one of `name`, `extends`, `routes`, `repos`, `secrets`, `env`, `mounts`, `upstream_ca`, `transparent`, `image`, `command`, `limits`, `agent`");
         insta::assert_snapshot!(findings("agent: {preset: claude_code}\n"), @"bottle.yaml:1:17: unknown word `claude_code`: did you mean `claude-code`?");
     }
 

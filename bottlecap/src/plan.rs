@@ -1,6 +1,8 @@
 //! What the host hands to the wall process: everything it needs to know, as one JSON value.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -10,6 +12,48 @@ use crate::layout::Step;
 /// Ports of the bundle inside, each with the name that its socket is handed over under.
 pub const LISTENERS: [(&str, u16); 4] =
     [("egress", 9099), ("git-gate", 9418), ("git-gate", 9420), ("supervise", 9100)];
+
+/// The address inside that DNS gives for every allowed name, for clients that ignore proxy variables.
+pub const DIRECT_V4: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+/// The same, for IPv6: one that is the bottle's own.
+pub const DIRECT_V6: Ipv6Addr = Ipv6Addr::new(0xfd62, 0x6f74, 0x746c, 0x6563, 0, 0, 0, 1);
+const DNS_PORT: u16 = 53;
+
+/// A socket of the bundle inside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Door {
+    /// The name that it is handed over under.
+    pub name: &'static str,
+    /// What it takes.
+    pub kind: Kind,
+    /// Where it is.
+    pub address: SocketAddr,
+}
+
+/// What a socket takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Connections.
+    Stream,
+    /// Datagrams.
+    Datagram,
+}
+
+/// Every socket of the bundle inside, in the order in which they are handed over. `direct` is where clients that ignore proxy
+/// variables are served; where they are, there is DNS too.
+#[must_use]
+pub fn doors(direct: &[SocketAddr]) -> Vec<Door> {
+    let door =
+        |name, kind, address: IpAddr, port| Door { name, kind, address: SocketAddr::new(address, port) };
+    let own =
+        LISTENERS.into_iter().map(|(name, port)| door(name, Kind::Stream, Ipv4Addr::LOCALHOST.into(), port));
+    let by_name = direct.iter().map(|at| door("egress-direct", Kind::Stream, at.ip(), at.port()));
+    let addresses: BTreeSet<IpAddr> = direct.iter().map(SocketAddr::ip).collect();
+    let names = addresses
+        .into_iter()
+        .flat_map(|ip| [Kind::Stream, Kind::Datagram].map(|kind| door("egress-dns", kind, ip, DNS_PORT)));
+    own.chain(by_name).chain(names).collect()
+}
 
 /// A bottle to be built.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -26,6 +70,8 @@ pub struct Plan {
     pub environment: Vec<(OsString, OsString)>,
     /// How it is connected.
     pub stdio: Stdio,
+    /// Where clients that ignore proxy variables are served, if they are.
+    pub direct: Vec<SocketAddr>,
     /// Walls that are left out, to show what each is for.
     #[cfg(feature = "test-walls")]
     pub without: Vec<Layer>,
@@ -95,7 +141,7 @@ impl Plan {
 pub enum FromWall {
     /// It is in its namespaces, and its users have to be mapped.
     Apart,
-    /// The sockets of [`LISTENERS`], in order, are beside this.
+    /// The sockets of [`doors`], in order, are beside this.
     Listening,
     /// The mounts stand; the caller's ends of the command's terminal or pipes are beside this.
     Built,

@@ -117,7 +117,8 @@ pub fn identity(
     let mut luggage = checked.luggage.files.clone();
     let registration = checked.luggage.preset.and_then(|preset| preset.registration(addresses));
     luggage.extend(registration.map(|(path, text)| (Path::new(HOME).join(path), text)));
-    Ok((Identity { gitconfig, roots, ca, java, luggage, addresses: addresses.clone() }, items))
+    let names = checked.names();
+    Ok((Identity { gitconfig, roots, ca, java, luggage, names, addresses: addresses.clone() }, items))
 }
 
 /// The digest of a certificate as people compare it.

@@ -35,6 +35,9 @@ pub struct Request {
     /// Whether the command works in it, or in a clone.
     #[serde(default)]
     pub copy: Copy,
+    /// Whether clients that ignore proxy variables are served too, whatever the manifest says.
+    #[serde(default)]
+    pub transparent: bool,
     /// The command; empty for that of the manifest.
     pub command: Vec<OsString>,
     /// What walls are made of.

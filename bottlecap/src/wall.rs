@@ -8,13 +8,13 @@ mod relay;
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{Gid, Uid};
 
-use crate::plan::{FromWall, LISTENERS, Layer, Plan, ToWall};
+use crate::plan::{DIRECT_V6, Door, FromWall, Layer, Plan, ToWall, doors};
 use crate::sys::socket::Channel;
 use crate::sys::{descriptors, network, process};
 
@@ -78,7 +78,7 @@ fn run(open: &mut Option<Channel>) -> Result<i32, Setback> {
     let handed = expect(channel, ToWall::Mapped)?;
     nix::sys::prctl::set_dumpable(false).to("hide from other processes")?;
     nix::unistd::sethostname(crate::etc::HOSTNAME).to("set the host name")?;
-    let listeners = if plan.has(Layer::Network) { listen()? } else { Vec::new() };
+    let listeners = if plan.has(Layer::Network) { listen(&plan.direct)? } else { Vec::new() };
     let borrowed: Vec<_> = listeners.iter().map(AsFd::as_fd).collect();
     channel.send(&FromWall::Listening, &borrowed).to("hand out the sockets")?;
     drop(listeners);
@@ -129,10 +129,14 @@ fn expect(channel: &Channel, wanted: ToWall) -> Result<Vec<OwnedFd>, Setback> {
     }
 }
 
-fn listen() -> Result<Vec<TcpListener>, Setback> {
+fn listen(direct: &[SocketAddr]) -> Result<Vec<OwnedFd>, Setback> {
     network::bring_up_loopback().to("bring the loopback interface up")?;
-    let open = |(name, port): (&str, u16)| {
-        TcpListener::bind((Ipv4Addr::LOCALHOST, port)).to(format!("listen for {name} on port {port}"))
+    if direct.iter().any(|address| address.ip() == DIRECT_V6) {
+        network::add_to_loopback(DIRECT_V6)
+            .to(format!("give the loopback interface the address {DIRECT_V6}"))?;
+    }
+    let open = |Door { name, kind, address }| {
+        network::open(kind, address).to(format!("listen for {name} on {address}"))
     };
-    LISTENERS.into_iter().map(open).collect()
+    doors(direct).into_iter().map(open).collect()
 }

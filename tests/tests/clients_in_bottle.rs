@@ -103,14 +103,15 @@ impl Stage {
         )
     }
 
-    /// A command in a bottle of its own. No secret comes out of it.
-    fn bottle(&self, command: &[&str]) -> Finished {
+    /// A command in a bottle of its own; `options` are those of `bottlecap run`. No secret comes out of it.
+    fn bottle(&self, options: &[&str], command: &[&str]) -> Finished {
         let program = Binaries::find().unwrap().program("bottlecap");
         let finished = Run::bare("unshare")
             .args(["--mount", "--propagation", "private", "sh", "-c", APART, "sh"])
             .args([self.path("hosts"), program])
             .args(["run", "--bottle"])
             .args([self.path("bottle.yaml")])
+            .args(options)
             .args(["--"])
             .args(command)
             .env("HOME", self.path("home"))
@@ -127,7 +128,7 @@ impl Stage {
 
     /// What a command in a bottle prints; it succeeds.
     fn said(&self, command: &[&str]) -> String {
-        self.bottle(command).ok().unwrap()
+        self.bottle(&[], command).ok().unwrap()
     }
 
     /// The same, of a script for the shell.
@@ -348,4 +349,22 @@ fn claude_code_in_a_bottle_streams_from_its_api_and_never_had_the_key() {
         assert_eq!(call["headers"]["x-api-key"], SECRETS[1]);
         assert!(!call["headers"].to_string().contains("placeholder"), "{call}");
     }
+}
+
+#[test]
+fn a_program_without_proxy_variables_is_served_in_a_bottle_that_is_transparent_and_in_no_other() {
+    let stage = Stage::start();
+    let url = format!("{}/v1/echo", stage.url());
+    let direct = ["curl", "-sS", "--noproxy", "*", &url];
+    let port = stage.port.to_string();
+    assert_eq!(stage.bottle(&["--transparent"], &direct).ok().unwrap(), "nothing");
+    assert_eq!(stage.seen().len(), 1);
+    let (python, program) = (stage.python(), script("direct.py"));
+    let said = stage.bottle(&["--transparent"], &[&python, &program, HOST, &port]).ok().unwrap();
+    let expected = "allowed 200\nipv4 200\nipv6 200\npath 403 path-not-allowed\nlying name 403 host-not-allowed\n\
+                    lying host 403 authority-mismatch\nunknown name gaierror\naddress OSError\nother port ConnectionRefusedError";
+    assert_eq!(said, expected);
+    assert_eq!(stage.seen().len(), 4);
+    let without = stage.bottle(&[], &direct);
+    assert!(without.code != 0 && without.stderr.contains("Could not resolve host"), "{without:?}");
 }

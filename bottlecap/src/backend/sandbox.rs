@@ -20,7 +20,7 @@ use crate::etc::Identity;
 use crate::fault::{Attempted, Fault};
 use crate::layout::{Inputs, Shared, steps};
 use crate::owners::{BOTTLE_USER, mapped_tree, plain_tree};
-use crate::plan::{FromWall, LISTENERS, Layer, Plan, ToWall};
+use crate::plan::{FromWall, Layer, Plan, ToWall};
 use crate::provision::{self, Item};
 use crate::run::Checked;
 use crate::state::{Directories, Home};
@@ -129,6 +129,7 @@ fn plan(order: &Order<'_>, identity: &Identity) -> Plan {
         command: checked.command.clone(),
         environment,
         stdio: terminal::wanted(),
+        direct: checked.direct.clone(),
         #[cfg(feature = "test-walls")]
         without: checked.without.clone(),
     }
@@ -344,6 +345,3 @@ fn wall_fault(said: FromWall) -> Fault {
         }
     }
 }
-
-const _: () =
-    assert!(LISTENERS.len() == 4, "the supervisor is handed one socket for each daemon, and git-gate two");

@@ -39,6 +39,9 @@ pub(super) struct Run {
     /// Say what the bottle was provided with
     #[arg(long)]
     report: bool,
+    /// Serve clients that ignore proxy variables too: DNS inside knows allowed names, and they lead to egress
+    #[arg(long)]
+    transparent: bool,
     /// Say what would be made, and make nothing
     #[arg(long)]
     dry_run: bool,
@@ -86,6 +89,7 @@ impl Run {
         let copy = if self.cwd.is_some() { Copy::Clone } else { Copy::Live };
         let workdir = self.cwd.or(self.mount);
         Ok(Request {
+            transparent: self.transparent,
             copy,
             manifest: manifest.map(|path| if path.is_absolute() { path } else { here.join(path) }),
             name: self.name,

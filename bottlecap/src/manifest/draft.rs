@@ -42,6 +42,7 @@ impl Draft {
             env: raw.env.iter().filter_map(|(name, value)| reader.variable(name, value)).collect(),
             mounts: raw.mounts.iter().filter_map(|mount| reader.path("path", &mount.path)).collect(),
             upstream_ca: raw.upstream_ca.as_ref().and_then(|path| reader.path("upstream_ca", path)),
+            transparent: raw.transparent,
             image: raw.image.as_ref().and_then(|image| reader.image(image)),
             command: raw.command.as_deref().map(|words| reader.command(words)).unwrap_or_default(),
             limits: raw.limits.as_ref().map(|limits| reader.limits(limits)).unwrap_or_default(),

@@ -45,6 +45,8 @@ pub(super) struct RawManifest {
     /// A PEM file of further certificate authorities for what egress connects to.
     #[schemars(with = "Option<String>")]
     pub(super) upstream_ca: Option<Text>,
+    /// Whether programs that ignore proxy variables are served too, by DNS that knows allowed names only.
+    pub(super) transparent: Option<bool>,
     /// The image that the command runs in; for `--backend docker` alone.
     #[schemars(with = "Option<String>")]
     pub(super) image: Option<Text>,

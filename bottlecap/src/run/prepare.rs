@@ -1,10 +1,11 @@
 //! Everything that can be refused is looked at here, before anything is made or started.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Write};
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -23,6 +24,7 @@ use crate::host;
 use crate::init::Shelf;
 use crate::layout::{self, HostTree, Inputs, Shared, Source};
 use crate::manifest::{Limits, Manifest, Name, SecretSource};
+use crate::plan::{DIRECT_V4, DIRECT_V6};
 use crate::preset::Preset;
 use crate::provision::{self, Report};
 use crate::run::Request;
@@ -33,6 +35,8 @@ use crate::{environment, etc, secrets};
 /// Directories of a home that hold credentials.
 const CREDENTIALS: [&str; 7] =
     [".ssh", ".gnupg", ".aws", ".kube", ".docker", ".password-store", ".config/gcloud"];
+/// Each is a socket or two, of the 64 that are handed over.
+const DIRECT_PORTS_MAX: usize = 16;
 /// What egress knows the bottle's placeholder by.
 const PLACEHOLDER: &str = "EGRESS_PLACEHOLDER";
 /// What the agent knows it by.
@@ -64,6 +68,8 @@ pub struct Checked {
     pub(crate) backend: Kind,
     pub(crate) image: Option<String>,
     pub(crate) report: Report,
+    /// Where clients that ignore proxy variables are served, if they are.
+    pub(crate) direct: Vec<SocketAddr>,
 }
 
 /// How far it is looked.
@@ -158,6 +164,7 @@ pub fn check(request: &Request, extent: Look<'_>) -> Result<Checked, Fault> {
         backend: request.backend,
         image: request.image.clone().or_else(|| manifest.image.clone()),
         report: request.report,
+        direct: direct(request.transparent || manifest.transparent == Some(true), request.backend, &policy)?,
         workdir,
         found,
         manifest,
@@ -183,6 +190,31 @@ pub(super) fn check_manifest(file: &Path, out: &mut impl Write) -> Result<(), Fa
         writeln!(out, "warning: {warning}").failing(told)?;
     }
     Ok(())
+}
+
+/// On which addresses egress serves clients that ignore proxy variables: those of every port that a route names, and the two that
+/// clients try without being told.
+fn direct(wanted: bool, backend: Kind, policy: &Policy) -> Result<Vec<SocketAddr>, Fault> {
+    if !wanted {
+        return Ok(Vec::new());
+    }
+    if backend != Kind::Sandbox {
+        return Err(Fault::refused("`transparent` is not supported with containers by this version")
+            .with_hint("use --backend sandbox, or programs that know a proxy"));
+    }
+    let named = policy.routes().iter().flat_map(|route| route.ports()).copied();
+    let ports: BTreeSet<u16> = named.chain([80, 443]).collect();
+    if ports.len() > DIRECT_PORTS_MAX || ports.contains(&53) {
+        return Err(Fault::refused(format!(
+            "`transparent` is for routes with at most {DIRECT_PORTS_MAX} ports in all, and not with port 53"
+        )));
+    }
+    let mut addresses = vec![IpAddr::V4(DIRECT_V4)];
+    if Path::new("/proc/net/if_inet6").exists() {
+        addresses.push(DIRECT_V6.into());
+    }
+    let at = |ip: &IpAddr| ports.iter().map(|port| SocketAddr::new(*ip, *port)).collect::<Vec<_>>();
+    Ok(addresses.iter().flat_map(at).collect())
 }
 
 #[cfg(not(feature = "test-walls"))]
@@ -367,6 +399,11 @@ fn guarded(manifest: &Manifest, repos: &Repos, directories: &Directories) -> Res
 }
 
 impl Checked {
+    /// Who answers for names inside.
+    pub(crate) fn names(&self) -> etc::Names {
+        if self.direct.is_empty() { etc::Names::Files } else { etc::Names::Egress }
+    }
+
     /// The working directory or a mount as a layout needs it; `handed` says at which place the wall gets it, if it does.
     pub(crate) fn shared(&self, place: &Place, found: &Found, handed: Option<usize>) -> Shared {
         let path = place.path.clone();
@@ -391,6 +428,7 @@ impl Checked {
             luggage: self.luggage.files.clone(),
             java: None,
             addresses: Addresses::names(),
+            names: self.names(),
         };
         let inputs = Inputs {
             host: &self.host,
@@ -414,6 +452,7 @@ impl Checked {
             manifest: self.manifest.files.clone(),
             agent: self.luggage.preset,
             may_reach: policy.routes().iter().map(policy::describe).collect(),
+            without_proxy: self.direct.clone(),
             repositories: self.repos.iter().map(|repo| repo.name.to_string()).collect(),
             secrets: self
                 .manifest
@@ -439,6 +478,8 @@ pub(super) struct Planned {
     manifest: Vec<PathBuf>,
     agent: Option<Preset>,
     may_reach: Vec<String>,
+    /// Where programs that ignore proxy variables find it.
+    without_proxy: Vec<SocketAddr>,
     repositories: Vec<String>,
     /// Name, and where it comes from.
     secrets: BTreeMap<String, String>,
@@ -460,7 +501,8 @@ impl Planned {
             lines.iter().try_for_each(|line| writeln!(out, "  {line}"))
         };
         let repositories = self.repositories.iter().map(|name| format!("git {name}"));
-        part("may reach", self.may_reach.iter().cloned().chain(repositories).collect())?;
+        let at = self.without_proxy.iter().map(|at| format!("also without proxy variables at {at}"));
+        part("may reach", self.may_reach.iter().cloned().chain(repositories).chain(at).collect())?;
         let secret = |(name, from): (&String, &String)| format!("{name}, from {from}");
         part("secrets, for egress alone", self.secrets.iter().map(secret).collect())?;
         part("files", self.files.clone())?;

@@ -131,6 +131,7 @@ impl Bottle {
             identities,
             secrets: std::mem::take(&mut checked.secrets),
             upstream_ca: checked.manifest.upstream_ca.clone(),
+            direct: checked.direct.clone(),
         })
     }
 
