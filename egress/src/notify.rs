@@ -83,6 +83,12 @@ impl Notifier {
     }
 }
 
+/// How long we may be silent; nobody watches without the variable (sd_watchdog_enabled(3)).
+fn silence_allowed() -> Option<Duration> {
+    let micros = std::env::var("WATCHDOG_USEC").ok()?.parse().ok()?;
+    (micros >= 3).then(|| Duration::from_micros(micros))
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -119,10 +125,4 @@ mod tests {
             "READY=1\nX_GENERATION=3\nX_DIGEST=sha256:ab\nX_RELOAD_ERROR=routes.yaml:1:1: a; routes.yaml:2:1: b"
         );
     }
-}
-
-/// How long we may be silent; nobody watches without the variable (sd_watchdog_enabled(3)).
-fn silence_allowed() -> Option<Duration> {
-    let micros = std::env::var("WATCHDOG_USEC").ok()?.parse().ok()?;
-    (micros >= 3).then(|| Duration::from_micros(micros))
 }

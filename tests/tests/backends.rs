@@ -126,7 +126,6 @@ impl Drop for Stage {
 fn for_each(story: impl Fn(&Stage)) {
     for kind in [Kind::Sandbox, Kind::Docker] {
         let Some(docker) = Docker::connect().unwrap() else { return };
-        eprintln!("as {kind:?}");
         story(&Stage::new(kind, docker));
     }
 }
