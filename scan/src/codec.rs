@@ -49,9 +49,11 @@ pub(crate) struct Step {
     pub(crate) ended: bool,
 }
 
-/// The compressed data is damaged.
+/// The compressed data is damaged. So much of the output was written before it.
 #[derive(Debug)]
-pub(crate) struct Damaged;
+pub(crate) struct Damaged {
+    pub(crate) written: usize,
+}
 
 /// Something compressed, on its way.
 pub(crate) enum Codec {
@@ -62,16 +64,53 @@ pub(crate) enum Codec {
     Unsure(Vec<u8>),
     /// The same, with the bytes that were looked at still to come.
     Replay(Vec<u8>, Decompress),
-    Zstd(Box<raw::Decoder<'static>>),
+    Zstd(Box<Zstd>),
     Brotli(Box<BrotliState<StandardAlloc, StandardAlloc, StandardAlloc>>),
 }
 
+/// Zstandard, on its way.
+pub(crate) struct Zstd {
+    decoder: raw::Decoder<'static>,
+    read: usize,
+    /// How much the decoder asks for.
+    wanted: usize,
+}
+
+impl Zstd {
+    /// No header of a frame is longer.
+    const HEADER_BYTES: usize = 18;
+    /// The header of the next block, which the decoder asks for with the one before it.
+    const AHEAD_BYTES: usize = 3;
+
+    /// What is no more than one block: with damage behind it in the same step, it would be lost. The header of a frame comes byte
+    /// by byte, as a whole frame is judged by other rules.
+    fn portion(&self) -> usize {
+        if self.read < Self::HEADER_BYTES {
+            return 1;
+        }
+        self.wanted.saturating_sub(Self::AHEAD_BYTES).max(1)
+    }
+}
+
 impl Codec {
+    /// What deflate is given at once ends at a multiple of this.
+    pub(crate) const CELL_BYTES: u64 = 16;
+
+    /// How much to give at once from the position `at` on, so that it does not depend on the pieces what comes out before damage.
+    pub(crate) fn portion(&self, at: u64) -> usize {
+        match self {
+            Self::Zstd(zstd) => zstd.portion(),
+            _ => (Self::CELL_BYTES - at % Self::CELL_BYTES) as usize,
+        }
+    }
+
     pub(crate) fn new(encoding: Encoding) -> Option<Self> {
         Some(match encoding {
             Encoding::Gzip => Self::Gzip(GzipHeader::default(), Decompress::new(false)),
             Encoding::Deflate => Self::Unsure(Vec::new()),
-            Encoding::Zstd => Self::Zstd(Box::new(raw::Decoder::new().ok()?)),
+            Encoding::Zstd => {
+                Self::Zstd(Box::new(Zstd { decoder: raw::Decoder::new().ok()?, read: 0, wanted: 0 }))
+            }
             Encoding::Brotli => {
                 let alloc = StandardAlloc::default;
                 Self::Brotli(Box::new(BrotliState::new(alloc(), alloc(), alloc())))
@@ -112,10 +151,12 @@ impl Codec {
                 };
                 Ok(Step { read: 0, ..step })
             }
-            Self::Zstd(decoder) => {
+            Self::Zstd(zstd) => {
                 let mut from = InBuffer::around(input);
                 let mut to = OutBuffer::around(output);
-                let hint = decoder.run(&mut from, &mut to).map_err(|_| Damaged)?;
+                let hint = zstd.decoder.run(&mut from, &mut to).map_err(|_| Damaged { written: 0 })?;
+                zstd.read = zstd.read.saturating_add(from.pos());
+                zstd.wanted = hint;
                 Ok(Step { read: from.pos(), written: to.pos(), ended: hint == 0 })
             }
             Self::Brotli(state) => {
@@ -133,7 +174,7 @@ impl Codec {
                     state,
                 );
                 match result {
-                    BrotliResult::ResultFailure => Err(Damaged),
+                    BrotliResult::ResultFailure => Err(Damaged { written }),
                     BrotliResult::ResultSuccess => Ok(Step { read, written, ended: true }),
                     BrotliResult::NeedsMoreInput | BrotliResult::NeedsMoreOutput => {
                         Ok(Step { read, written, ended: false })
@@ -151,8 +192,9 @@ impl Codec {
 
 fn inflated(inflate: &mut Decompress, input: &[u8], output: &mut [u8]) -> Result<Step, Damaged> {
     let (read, written) = (inflate.total_in(), inflate.total_out());
-    let status = inflate.decompress(input, output, FlushDecompress::None).map_err(|_| Damaged)?;
+    let status = inflate.decompress(input, output, FlushDecompress::None);
     let moved = |now: u64, before: u64| usize::try_from(now - before).expect("no more than the buffers hold");
+    let status = status.map_err(|_| Damaged { written: moved(inflate.total_out(), written) })?;
     Ok(Step {
         read: moved(inflate.total_in(), read),
         written: moved(inflate.total_out(), written),
@@ -266,7 +308,7 @@ impl GzipHeader {
             Part::Fixed => {
                 let expected = [0x1f, 0x8b, 8].get(self.seen);
                 if expected.is_some_and(|expected| *expected != byte) {
-                    return Err(Damaged);
+                    return Err(Damaged { written: 0 });
                 }
                 if self.seen == 3 {
                     self.flags = byte;

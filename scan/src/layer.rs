@@ -57,8 +57,9 @@ pub(crate) struct State {
 }
 
 impl State {
+    /// Of several reasons the first in their order is kept: which one is met first may depend on the pieces.
     pub(crate) fn cannot(&mut self, reason: Uninspectable) {
-        self.uninspectable.get_or_insert(reason);
+        self.uninspectable = Some(self.uninspectable.map_or(reason, |known| known.min(reason)));
     }
 
     /// Whether so many more bytes may come out of what is compressed.

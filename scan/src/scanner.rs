@@ -31,7 +31,7 @@ impl Default for Bounds {
 }
 
 /// Why some of the input could not be looked into.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub enum Uninspectable {
     /// A content coding that cannot be undone here.
     #[error("its encoding is not one that can be undone")]

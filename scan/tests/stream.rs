@@ -89,6 +89,8 @@ fn a_secret_is_seen_through_each_coding_and_not_without_it() {
         .chunks(60)
         .map(|line| format!("  {}\n", std::str::from_utf8(line).unwrap()))
         .collect();
+    // So many that they are not stored as they are: then they would be seen without the one around.
+    let many = gzip(text.as_bytes()).repeat(20);
     let tar_like = [&[b'x'; 512][..], &gzip(text.as_bytes()), &[0; 512]].concat();
     for (way, input) in [
         ("base64", format!("data: {base64}\n").into_bytes()),
@@ -108,7 +110,7 @@ fn a_secret_is_seen_through_each_coding_and_not_without_it() {
         ("zstd", zstd(text.as_bytes())),
         ("zip", zip_member(8, 8, &deflate(text.as_bytes()))),
         ("base64/gzip", STANDARD.encode(gzip(text.as_bytes())).into_bytes()),
-        ("base64/zip/gzip", STANDARD.encode(zip_member(0, 8, &deflate(&gzip(text.as_bytes())))).into_bytes()),
+        ("base64/zip/gzip", STANDARD.encode(zip_member(0, 8, &deflate(&many))).into_bytes()),
         ("gzip/utf-16", gzip(&text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<_>>())),
     ] {
         // Short texts may stand in compressed data as they are.
@@ -355,6 +357,128 @@ proptest! {
         let whole = Scrubber::new(known()).whole(&input).unwrap_or_else(|| input.clone());
         prop_assert_eq!(out, whole);
     }
+}
+
+/// The same report whole and byte by byte.
+fn scan_both_ways(input: &[u8]) -> Report {
+    let whole = scan_in_pieces([input]);
+    assert_eq!(scan_in_pieces(input.chunks(1)), whole, "{input:02x?}");
+    whole
+}
+
+/// A gzip header whose extra field takes what follows.
+fn gzip_with_extra(bytes: u16) -> Vec<u8> {
+    [&[0x1f, 0x8b, 8, 4, 0, 0, 0, 0, 0, 0xff][..], &bytes.to_le_bytes()].concat()
+}
+
+#[test]
+fn false_starts_hide_no_packed_secret_however_they_are_cut() {
+    let text = format!("key: {} and words\n", token());
+    let gzip_start = b"\x1f\x8b\x08".to_vec();
+    let zstd_start = b"\x28\xb5\x2f\xfd".to_vec();
+    let zip_start = zip_member(0, 8, b"");
+    // Far enough in that something comes out before the damage.
+    let mut damaged = gzip(&b"some words before it, and more ".repeat(40));
+    let middle = damaged.len() / 2;
+    damaged.truncate(middle);
+    let false_starts = [
+        gzip_start.clone(),
+        [gzip_start.clone(), gzip_start.clone()].concat(),
+        [gzip_start.clone(), gzip(text.as_bytes())[..30].to_vec()].concat(),
+        zstd_start.clone(),
+        zip_start.clone(),
+        damaged.clone(),
+        gzip(b"text")[..10].to_vec(),
+        zlib(text.as_bytes())[..6].to_vec(),
+        gzip_with_extra(u16::MAX),
+        // A name that does not end.
+        b"\x1f\x8b\x08\x08\0\0\0\0\0\xffname".to_vec(),
+        // A stored block that takes all of it, but is too short.
+        b"\x1f\x8b\x08\0\0\0\0\0\0\xff\x01\xff\xff\0\0".to_vec(),
+        [gzip_start, zstd_start, zip_start, damaged].concat(),
+    ];
+    for start in &false_starts {
+        for packed in
+            [gzip(text.as_bytes()), zstd(text.as_bytes()), zip_member(0, 8, &deflate(text.as_bytes()))]
+        {
+            for between in [0, 1, 2, 3, 7, 20, 100] {
+                let input = [&start[..], &vec![0x55; between], &packed].concat();
+                let report = scan_both_ways(&input);
+                let last = (start.len() + between, "gitlab-pat");
+                let found = report.findings.iter().any(|one| {
+                    (one.offset, one.rule) == last
+                        && matches!(&*one.through.to_string(), "gzip" | "zstd" | "zip")
+                });
+                assert!(found, "{between} bytes after {start:02x?}: {report:?}");
+                assert_eq!(report.uninspectable, None);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_came_out_before_the_damage_is_looked_at_however_it_is_cut() {
+    let text = format!("key: {} and words\n", token());
+    for packed in [gzip(text.as_bytes()), zlib(text.as_bytes())] {
+        // A reserved kind of block follows the one with the text.
+        let mut encoder = flate2::Compress::new(flate2::Compression::default(), false);
+        let mut body = Vec::with_capacity(1000);
+        encoder.compress_vec(text.as_bytes(), &mut body, flate2::FlushCompress::Sync).unwrap();
+        let header = if packed[0] == 0x78 { &packed[..2] } else { &packed[..10] };
+        let report = scan_both_ways(&[header, &body, &[0xff; 100]].concat());
+        assert!(!report.findings.iter().all(|one| one.through.is_nothing()), "{report:?}");
+    }
+}
+
+#[test]
+fn damage_anywhere_says_the_same_however_it_is_cut() {
+    let text = format!("{}key: {} and words\n", "some text before\n".repeat(8), token());
+    for packed in [
+        gzip(text.as_bytes()),
+        zlib(text.as_bytes()),
+        zstd(text.as_bytes()),
+        zip_member(0, 8, &deflate(text.as_bytes())),
+    ] {
+        for at in 0..packed.len() {
+            for flipped in [1, 0x80, 0xff] {
+                let mut input = [&packed[..], &zstd(text.as_bytes())].concat();
+                input[at] ^= flipped;
+                let found = scan_both_ways(&input).findings;
+                assert!(found.iter().any(|one| one.offset == packed.len()), "{flipped} at {at}");
+            }
+        }
+    }
+    // Damage in a later block, of which the first has more than comes out at once.
+    let lines: String =
+        (0..30_000_u64).map(|n| format!("{:x}\n", n.wrapping_mul(0x9e37_79b9_7f4a_7c15))).collect();
+    let text = format!("key: {} and words\n{lines}", token());
+    for mut packed in [gzip(text.as_bytes()), zstd(text.as_bytes())] {
+        let end = packed.len();
+        packed[end - 20_000..end - 19_000].fill(0xff);
+        let whole = scan_in_pieces([&packed[..]]);
+        assert!(whole.findings.iter().any(|one| !one.through.is_nothing()), "{whole:?}");
+        for size in [100, 1001, 16 * 1024] {
+            assert_eq!(scan_in_pieces(packed.chunks(size)), whole, "{size}");
+        }
+    }
+}
+
+#[test]
+fn more_false_starts_than_are_followed_cannot_be_inspected() {
+    let text = format!("key: {} and words\n", token());
+    for (count, uninspectable) in
+        [(7, None), (8, Some(Uninspectable::Depth)), (500, Some(Uninspectable::Depth))]
+    {
+        let input = [gzip_with_extra(u16::MAX).repeat(count), zstd(text.as_bytes())].concat();
+        let report = scan_both_ways(&input);
+        assert_eq!(report.uninspectable, uninspectable, "{count}");
+        assert_eq!(report.findings.iter().any(|one| one.through.to_string() == "zstd"), count < 8);
+    }
+    // Those that end make room for others.
+    let input = [[gzip_with_extra(1), vec![7; 40]].concat().repeat(500), zstd(text.as_bytes())].concat();
+    let report = scan_both_ways(&input);
+    assert_eq!(report.uninspectable, None);
+    assert!(report.findings.iter().any(|one| one.through.to_string() == "zstd"));
 }
 
 #[test]

@@ -10,7 +10,13 @@ use crate::layer::{Layer, Shared, stand_at};
 use crate::scanner::Uninspectable;
 
 /// What comes out at once.
-const OUT_BYTES: usize = 16 * 1024;
+const OUT_BYTES: usize = 32 * 1024;
+/// More than deflate can give of one portion, at most 1032 times as much, so that all of it comes out before damage.
+const OUT_ROOM_BYTES: usize = 20 * 1024;
+/// How many that begin inside one another are followed at once; a further one cannot be inspected.
+const OPEN_MAX: usize = 8;
+/// Each layer further in follows half as many, as all of them could be open in each of those around, but no fewer than this.
+const OPEN_INSIDE: usize = 3;
 const ZIP_HEADER_BYTES: usize = 30;
 const ZIP_MAGIC: &[u8] = b"PK\x03\x04";
 const MAGIC_MAX_BYTES: usize = 6;
@@ -32,11 +38,17 @@ enum Start {
     ZipMember,
 }
 
-/// The packed parts of a text, one at a time.
+/// The packed parts of a text.
+///
+/// Each start is followed on its own, also those inside what another decoder eats: a false start, damage or a long header then
+/// hides nothing that lies behind it, and no byte has to be looked at twice.
 #[derive(Default)]
 pub(super) struct Packed {
     at: u64,
-    open: Option<Unpacking>,
+    head_seen: bool,
+    open: Vec<Unpacking>,
+    /// Where those ended that were still open at `at`.
+    ended: Vec<u64>,
     /// A bound was reached: nothing more is unpacked.
     over: bool,
 }
@@ -45,17 +57,33 @@ struct Unpacking {
     codec: Codec,
     child: Box<Layer>,
     place: Place,
+    at: u64,
     settled: u64,
+}
+
+/// What has become of a decoder.
+enum Went {
+    /// It waits for more.
+    On,
+    /// It is through, or its input is damaged.
+    Ended,
+    /// More has come out than may.
+    Over,
 }
 
 impl Packed {
     pub(super) fn held_from(&self) -> Option<u64> {
-        let open = self.open.as_ref()?;
-        open.child.is_held().then_some(open.settled)
+        self.open.iter().filter(|open| open.child.is_held()).map(|open| open.settled).min()
     }
 
     pub(super) fn needs(&self) -> u64 {
-        self.at
+        self.open.iter().map(|open| open.at).fold(self.at, u64::min)
+    }
+
+    /// How many are open at a position, however far they have been followed.
+    fn open_at(&mut self, position: u64) -> usize {
+        self.ended.retain(|end| *end > position);
+        self.open.len() + self.ended.len()
     }
 }
 
@@ -66,38 +94,29 @@ enum Member {
     /// It is none after all, or stored as it is.
     Plain,
     /// Data of this kind, so many bytes further.
-    Data(Codec, usize),
+    Data(Option<Codec>, usize),
     Closed(Uninspectable),
 }
 
 impl Layer {
     pub(super) fn unpack(&mut self, shared: &mut Shared<'_>, complete: bool) {
         let mut packed = std::mem::take(&mut self.packed);
-        if packed.at == 0 && self.base == 0 && packed.open.is_none() {
-            if self.bytes.len() < MAGIC_MAX_BYTES && !complete {
-                self.packed = packed;
-                return;
-            }
+        if !packed.head_seen && (complete || self.bytes.len() >= MAGIC_MAX_BYTES) {
+            packed.head_seen = true;
             self.look_at_head(&mut packed, shared);
         }
-        while !packed.over {
-            match packed.open.take() {
-                Some(open) => self.go_on(&mut packed, open, shared),
-                None => {
-                    if !self.find_start(&mut packed, shared, complete) {
-                        break;
-                    }
-                }
-            }
-            if packed.open.is_some() && self.index(packed.at) >= self.bytes.len() {
+        while packed.head_seen && !packed.over {
+            self.go_on(&mut packed, shared);
+            if packed.over || !self.find_start(&mut packed, shared, complete) {
                 break;
             }
         }
         if packed.over {
+            packed.open.clear();
             packed.at = self.end();
         }
-        if complete && let Some(open) = packed.open.take() {
-            close(open, shared);
+        if complete {
+            packed.open.drain(..).for_each(|open| close(open, shared));
         }
         self.packed = packed;
     }
@@ -107,21 +126,30 @@ impl Layer {
             shared.state.cannot(Uninspectable::Archive);
         }
         if let [0x78, 0x01 | 0x5e | 0x9c | 0xda, ..] = self.bytes[..] {
-            self.open(packed, shared, Encoding::Deflate, 0);
+            self.open(packed, shared, Coding::Deflate, Codec::new(Encoding::Deflate), 0, 0);
         }
     }
 
-    fn open(&mut self, packed: &mut Packed, shared: &mut Shared<'_>, encoding: Encoding, start: u64) {
-        match (self.inner(encoding.coding(), shared.bounds), Codec::new(encoding)) {
-            (Some(child), Some(codec)) => {
-                let (place, _) = self.locate(&(start..start));
-                packed.open = Some(Unpacking { codec, child, place, settled: start });
-            }
-            _ => shared.state.cannot(Uninspectable::Depth),
-        }
+    /// Follows what begins at `start`, with its data `header` bytes further.
+    fn open(
+        &mut self,
+        packed: &mut Packed,
+        shared: &mut Shared<'_>,
+        coding: Coding,
+        codec: Option<Codec>,
+        start: u64,
+        header: u64,
+    ) {
+        let most = (OPEN_MAX >> self.through.depth()).max(OPEN_INSIDE);
+        let child = if packed.open_at(start) < most { self.inner(coding, shared.bounds) } else { None };
+        let (Some(child), Some(codec)) = (child, codec) else {
+            return shared.state.cannot(Uninspectable::Depth);
+        };
+        let (place, _) = self.locate(&(start..start));
+        packed.open.push(Unpacking { codec, child, place, at: start + header, settled: start });
     }
 
-    /// Looks for the next beginning; whether something was opened or passed over.
+    /// Looks for the next beginning; whether there was one.
     fn find_start(&mut self, packed: &mut Packed, shared: &mut Shared<'_>, complete: bool) -> bool {
         let from = self.index(packed.at);
         let rest = &self.bytes[from..];
@@ -136,73 +164,105 @@ impl Layer {
             // The beginning of a magic number may stand at the end.
             let seen = self.bytes.len().saturating_sub(ZIP_MAGIC.len() - 1).max(from);
             packed.at = if complete { self.end() } else { self.position(seen) };
+            packed.open_at(packed.at);
             return false;
         };
         let at = self.position(from + offset);
         packed.at = at;
         match start {
             Start::Compressed(encoding) => {
-                self.open(packed, shared, encoding, at);
-                packed.at += u64::from(packed.open.is_none());
+                self.open(packed, shared, encoding.coding(), Codec::new(encoding), at, 0);
             }
             Start::ZipMember => match member(&self.bytes[from + offset..]) {
                 Member::Waits if !complete => return false,
-                Member::Waits | Member::Plain => packed.at += ZIP_MAGIC.len() as u64,
-                Member::Closed(reason) => {
-                    shared.state.cannot(reason);
-                    packed.at += ZIP_MAGIC.len() as u64;
+                Member::Waits | Member::Plain => {}
+                Member::Closed(reason) => shared.state.cannot(reason),
+                Member::Data(codec, header) => {
+                    self.open(packed, shared, Coding::Zip, codec, at, header as u64);
                 }
-                Member::Data(codec, header) => match self.inner(Coding::Zip, shared.bounds) {
-                    Some(child) => {
-                        let (place, _) = self.locate(&(at..at));
-                        packed.open = Some(Unpacking { codec, child, place, settled: at });
-                        packed.at += header as u64;
-                    }
-                    None => {
-                        shared.state.cannot(Uninspectable::Depth);
-                        packed.at += ZIP_MAGIC.len() as u64;
-                    }
-                },
             },
         }
+        packed.at += 1;
         true
     }
 
-    fn go_on(&mut self, packed: &mut Packed, mut open: Unpacking, shared: &mut Shared<'_>) {
+    /// Follows all that are open through the bytes that are there.
+    fn go_on(&self, packed: &mut Packed, shared: &mut Shared<'_>) {
+        let is_ready = |open: &Unpacking| open.at < self.end();
+        if !packed.open.iter().any(is_ready) {
+            return;
+        }
         let mut out = vec![0; OUT_BYTES];
-        loop {
-            let input = &self.bytes[self.index(packed.at)..];
-            if input.is_empty() && !open.codec.replays() {
-                break;
-            }
-            let replayed = open.codec.replays();
-            let Ok(step) = open.codec.step(input, &mut out) else {
-                // What came out before the damage has been looked at; the rest is no more than bytes.
-                let start = open.place.offset;
-                close(open, shared);
-                packed.at = packed.at.max(start + 1);
-                return;
-            };
-            packed.at += step.read as u64;
-            if !shared.state.expand(step.written, shared.bounds) {
-                packed.over = true;
-                return;
-            }
-            let first = shared.state.hits.len();
-            open.child.feed(shared, &out[..step.written]);
-            stand_at(shared.state, first, open.place);
-            if !open.child.is_held() {
-                open.settled = packed.at;
-            }
-            if step.ended {
-                close(open, shared);
-                return;
-            }
-            if step.read == 0 && step.written == 0 && !replayed {
-                break;
+        for mut open in std::mem::take(&mut packed.open) {
+            match self.follow(&mut open, &mut out, shared) {
+                Went::On => packed.open.push(open),
+                Went::Ended => {
+                    packed.ended.push(open.at);
+                    close(open, shared);
+                }
+                Went::Over => {
+                    packed.over = true;
+                    return;
+                }
             }
         }
-        packed.open = Some(open);
+    }
+
+    /// Follows one through the bytes that are there. It is given small
+    /// portions and emptied after each: where it stands and what came out then depend on the bytes alone, not on the pieces.
+    fn follow(&self, open: &mut Unpacking, out: &mut [u8], shared: &mut Shared<'_>) -> Went {
+        let (mut filled, mut given) = (0, false);
+        let went = loop {
+            if out.len() - filled < OUT_ROOM_BYTES {
+                if !open.pass_on(&out[..filled], shared) {
+                    return Went::Over;
+                }
+                filled = 0;
+            }
+            let replays = open.codec.replays();
+            let rest = &self.bytes[self.index(open.at)..];
+            let portion =
+                if given || replays { &[] } else { &rest[..rest.len().min(open.codec.portion(open.at))] };
+            if portion.is_empty() && !given && !replays {
+                break Went::On;
+            }
+            let step = match open.codec.step(portion, &mut out[filled..]) {
+                Ok(step) => step,
+                Err(damaged) => {
+                    filled += damaged.written;
+                    // Of a portion it is not known which of its bytes is at fault.
+                    open.at = (open.at + portion.len() as u64).next_multiple_of(Codec::CELL_BYTES);
+                    break Went::Ended;
+                }
+            };
+            open.at += step.read as u64;
+            filled += step.written;
+            let stalls = step.read == 0 && step.written == 0;
+            if step.ended || stalls && !given && !replays {
+                break Went::Ended;
+            }
+            given = !stalls;
+        };
+        if !open.pass_on(&out[..filled], shared) {
+            return Went::Over;
+        }
+        went
+    }
+}
+
+impl Unpacking {
+    /// Passes on what came out; whether so much may.
+    fn pass_on(&mut self, bytes: &[u8], shared: &mut Shared<'_>) -> bool {
+        if !shared.state.expand(bytes.len(), shared.bounds) {
+            return false;
+        }
+        let first = shared.state.hits.len();
+        self.child.feed(shared, bytes);
+        stand_at(shared.state, first, self.place);
+        if !self.child.is_held() {
+            self.settled = self.at;
+        }
+        true
     }
 }
 
@@ -225,8 +285,8 @@ fn member(bytes: &[u8]) -> Member {
     match method {
         _ if flags & ENCRYPTED != 0 => Member::Closed(Uninspectable::Encrypted),
         0 => Member::Plain,
-        8 => Member::Data(Codec::bare(), length),
-        93 => Codec::new(Encoding::Zstd).map_or(Member::Plain, |codec| Member::Data(codec, length)),
+        8 => Member::Data(Some(Codec::bare()), length),
+        93 => Member::Data(Codec::new(Encoding::Zstd), length),
         99 => Member::Closed(Uninspectable::Encrypted),
         1..=20 | 94..=98 => Member::Closed(Uninspectable::Archive),
         _ => Member::Plain,
