@@ -25,6 +25,10 @@ use crate::request::{Protocol, Shape};
 use crate::session::{self, Client, Hangup, SessionError};
 use crate::state::{Served, State};
 
+mod arguments;
+
+use arguments::Arguments;
+
 /// How much one command may hold.
 const COMMAND_MAX_BYTES: usize = 64 << 20;
 /// How long a client may take for its first command, and for each one after that.
@@ -116,17 +120,6 @@ struct Command {
     bytes: Vec<u8>,
     name: Vec<u8>,
     arguments: Arguments,
-}
-
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Arguments {
-    /// Whether the whole answer is in bands, so that words can come before it.
-    banded: bool,
-    wants: BTreeSet<Oid>,
-    peel: bool,
-    symrefs: bool,
-    unborn: bool,
-    prefixes: Vec<String>,
 }
 
 impl Conversation<'_> {
@@ -226,7 +219,7 @@ impl Conversation<'_> {
         };
         let banded = command.arguments.banded;
         self.follow(seen.listed.clone(), banded, writer).await?;
-        self.reachable(&command.arguments.wants, &seen.listed.listing).await?;
+        self.reachable(&command.arguments.sources(), &seen.listed.listing).await?;
         if let (true, Freshness::Stale { age, reason }) = (banded, &seen.freshness) {
             let words = format!(
                 "git-gate: upstream does not answer ({reason}); this is what it had {} s ago\n",
@@ -423,35 +416,12 @@ async fn read(client: &mut (impl AsyncRead + Unpin)) -> Result<Option<Command>, 
         }
         let Some(line) = packet.text() else { continue };
         if in_arguments {
-            command.arguments.understand(line);
+            command.arguments.understand(line)?;
         } else if let Some(name) = line.strip_prefix(b"command=") {
             if !command.name.is_empty() {
                 return Err(MALFORMED);
             }
             command.name = name.to_vec();
-        }
-    }
-}
-
-impl Arguments {
-    fn understand(&mut self, line: &[u8]) {
-        match line {
-            b"sideband-all" => self.banded = true,
-            b"peel" => self.peel = true,
-            b"symrefs" => self.symrefs = true,
-            b"unborn" => self.unborn = true,
-            _ => {}
-        }
-        if let Some(prefix) = line.strip_prefix(b"ref-prefix ")
-            && let Ok(prefix) = std::str::from_utf8(prefix)
-        {
-            self.prefixes.push(prefix.to_owned());
-        }
-        // What is no name of an object is for git to refuse.
-        if let Some(want) = line.strip_prefix(b"want ")
-            && let Ok(want) = Oid::from_str(&String::from_utf8_lossy(want))
-        {
-            self.wants.insert(want);
         }
     }
 }

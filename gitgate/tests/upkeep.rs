@@ -61,6 +61,10 @@ fn what_upstream_purged_cannot_be_read_and_goes_away() {
     for oid in [&secret, &blob] {
         let answer = want(&world, oid);
         assert!(answer.contains("not our ref") && !answer.contains("PACK"), "{answer}");
+        for rest in [" x", "zz", "\0"] {
+            let answer = want(&world, &format!("{oid}{rest}"));
+            assert!(answer.contains("not a command") && !answer.contains("PACK"), "{rest:?}: {answer}");
+        }
     }
     let main = world.upstream.rev("main");
     assert!(want(&world, &main).contains("PACK"));
