@@ -14,6 +14,7 @@ pub mod cli;
 pub mod clone;
 pub mod doctor;
 pub mod environment;
+pub mod errand;
 pub mod etc;
 pub mod fault;
 pub mod git;

@@ -55,6 +55,8 @@ const FILE: &str = "compose.json";
 const EGRESS_USER: u32 = 64101;
 const GIT_GATE_USER: u32 = 64102;
 const SUPERVISE_USER: u32 = 64103;
+/// The agent's container has no say in how long a signal takes.
+const SIGNAL_PATIENCE: Duration = Duration::from_secs(2);
 const READY_TIMEOUT: Duration = Duration::from_secs(20);
 const LOOK_INTERVAL_MS: u16 = 20;
 const LOG_TAIL: u64 = 4096;
@@ -254,17 +256,18 @@ impl Object {
     }
 }
 
-/// Removes all that the engine keeps of the bottle `name` whose state is in `state`.
-fn remove_all(engine: &Engine, name: &str, state: &Path) -> Result<(), Fault> {
-    let mut failure = Ok(());
+/// Removes all that the engine keeps of the bottle `name` whose state is in `state`; how much that was.
+fn remove_all(engine: &Engine, name: &str, state: &Path) -> Result<usize, Fault> {
+    let (mut found, mut failure) = (0, Ok(()));
     for kind in OBJECTS {
         for (_, of, object) in kind.list(engine, Some(name))? {
             if Path::new(&of) == state {
+                found += 1;
                 failure = failure.and(kind.remove(engine, &object));
             }
         }
     }
-    failure
+    failure.map(|()| found)
 }
 
 /// Removes what an earlier bottle of that name left, which nobody holds any more. One of somebody else is left alone.
@@ -511,9 +514,10 @@ impl Made {
             (Some(Signal::SIGWINCH), Some(relay)) => relay.resize(),
             (Some(Signal::SIGWINCH) | None, _) => {}
             (Some(signal), _) => {
-                let number = (signal as i32).to_string();
+                let (container, number) = (compose::agent(&self.name), (signal as i32).to_string());
+                let words = ["exec", &container, PROGRAM, "__signal", &number];
                 // The command may have ended just now; then the loop sees it.
-                let _ = self.engine.ask(["exec", &compose::agent(&self.name), PROGRAM, "__signal", &number]);
+                let _ = self.engine.ask_within(SIGNAL_PATIENCE, words);
             }
         }
         Ok(())

@@ -1,18 +1,16 @@
 //! Docker by its command line, and what of it a bottle can use.
 
 use std::ffi::{OsStr, OsString};
-use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use serde::Deserialize;
 
+use crate::errand::{Said, finish};
 use crate::fault::{Attempted, Fault};
 use crate::sys::process;
 
@@ -59,24 +57,21 @@ struct Information {
     server_errors: Option<Vec<String>>,
 }
 
-/// What a command of the client said.
-#[derive(Debug)]
-pub struct Said {
-    /// Its standard output, trimmed.
-    pub output: String,
-    /// Its standard error, trimmed.
-    pub errors: String,
-    /// Whether it succeeded.
-    pub good: bool,
-}
-
 impl Engine {
     /// The engine of this host.
     ///
     /// # Errors
     /// When there is none, or one that a bottle cannot be made with.
     pub fn find() -> Result<Engine, Fault> {
-        is_local(std::env::var("DOCKER_HOST").ok().as_deref())?;
+        let variable = |name: &str| std::env::var(name).ok();
+        is_local(variable("DOCKER_HOST").as_deref())?;
+        if variable("DOCKER_HOST").is_none_or(|host| host.is_empty()) {
+            let directory = variable("DOCKER_CONFIG").map(PathBuf::from);
+            let home = variable("HOME").map(|home| Path::new(&home).join(".docker"));
+            let file = directory.or(home).map(|directory| directory.join("config.json"));
+            let configured = file.and_then(|file| std::fs::read(file).ok());
+            is_default(variable("DOCKER_CONTEXT").as_deref(), configured.as_deref())?;
+        }
         let client = match std::env::var_os("BOTTLECAP_DOCKER") {
             Some(client) => PathBuf::from(client),
             None if Path::new(DISTRIBUTIONS).exists() => PathBuf::from(DISTRIBUTIONS),
@@ -135,7 +130,16 @@ impl Engine {
 
     /// Runs a command of the client to its end, whatever that is.
     pub fn ask<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Result<Said, Fault> {
-        finish(self.command(arguments), Vec::new(), PATIENCE)
+        self.ask_within(PATIENCE, arguments)
+    }
+
+    /// The same, with another patience.
+    pub fn ask_within<A: AsRef<OsStr>>(
+        &self,
+        patience: Duration,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Result<Said, Fault> {
+        finish(self.command(arguments), Vec::new(), patience)
     }
 
     /// Runs a command of the client that has to succeed; its standard output.
@@ -171,24 +175,33 @@ impl Engine {
     }
 }
 
-impl Said {
-    /// Standard output, or the failure in the client's own words.
-    pub fn or_failed(self, attempt: &str) -> Result<String, Fault> {
-        if self.good {
-            return Ok(self.output);
-        }
-        let last: Vec<&str> = self.errors.lines().rev().take(6).collect();
-        let last: Vec<&str> = last.into_iter().rev().collect();
-        Err(Fault::failed(format!("{attempt} failed: {}", proposal::escaped(&last.join("; ")))))
-    }
-}
-
 fn is_local(host: Option<&str>) -> Result<(), Fault> {
     match host {
         Some(host) if !host.is_empty() && !host.starts_with("unix://") => Err(Fault::refused(
             "DOCKER_HOST names an engine elsewhere: it cannot see this host's directories",
         )
         .with_hint("unset DOCKER_HOST, or run bottlecap on that machine")),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// What the client takes for the engine, where nothing names its address: `configured` is its configuration.
+fn is_default(context: Option<&str>, configured: Option<&[u8]>) -> Result<(), Fault> {
+    #[derive(Deserialize)]
+    struct Configured {
+        #[serde(rename = "currentContext")]
+        context: Option<String>,
+    }
+    let named = context.filter(|name| !name.is_empty()).map(str::to_owned).or_else(|| {
+        // One that the client cannot read either is its own to complain of.
+        configured.and_then(|text| serde_json::from_slice::<Configured>(text).ok())?.context
+    });
+    match named {
+        Some(name) if !name.is_empty() && name != "default" => Err(Fault::refused(format!(
+            "the Docker context {} may be an engine elsewhere, which cannot see this host's directories",
+            proposal::escaped(&name)
+        ))
+        .with_hint("docker context use default; or DOCKER_HOST=unix:///run/docker.sock for this command")),
         Some(_) | None => Ok(()),
     }
 }
@@ -223,54 +236,6 @@ impl Information {
             Some(_) | None => refused("it is older than 20.10, or none of Docker's"),
         }
     }
-}
-
-/// Runs `command` with `input` to its end, or until `patience` is over.
-fn finish(mut command: Command, input: Vec<u8>, patience: Duration) -> Result<Said, Fault> {
-    let name = command.get_program().to_string_lossy().into_owned();
-    let told = || format!("cannot run {name}");
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().refusing(told)?;
-    let ended = process::watch(Pid::from_raw(child.id() as i32)).failing(told)?;
-    let mut pipe = child.stdin.take();
-    let writer = thread::spawn(move || {
-        // A client that does not want its input says why by its exit code.
-        let _ = pipe.take().map(|mut pipe| pipe.write_all(&input));
-    });
-    let (output, errors) = (gather(child.stdout.take()), gather(child.stderr.take()));
-    let deadline = Instant::now() + patience;
-    let in_time = loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        match poll(&mut [PollFd::new(ended.as_fd(), PollFlags::POLLIN)], timeout) {
-            Err(nix::errno::Errno::EINTR) => {}
-            polled => break polled.failing(told)? > 0,
-        }
-    };
-    if !in_time {
-        let _ = process::signal(ended.as_fd(), Signal::SIGKILL);
-    }
-    let status = child.wait().failing(told)?;
-    // None of them panics.
-    let _ = writer.join();
-    let text = |thread: JoinHandle<Vec<u8>>| {
-        String::from_utf8_lossy(&thread.join().unwrap_or_default()).trim().to_owned()
-    };
-    let said = Said { output: text(output), errors: text(errors), good: status.success() };
-    if in_time {
-        Ok(said)
-    } else {
-        Err(Fault::failed(format!("{name} did not end within {} s: {}", patience.as_secs(), said.errors)))
-    }
-}
-
-fn gather(pipe: Option<impl Read + Send + 'static>) -> JoinHandle<Vec<u8>> {
-    thread::spawn(move || {
-        let mut bytes = Vec::new();
-        // What could be read counts.
-        let _ = pipe.map(|mut pipe| pipe.read_to_end(&mut bytes));
-        bytes
-    })
 }
 
 /// A client that runs beside us.
@@ -355,10 +320,15 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_does_not_end_is_not_waited_for() {
-        let mut command = Command::new("sleep");
-        command.arg("600");
-        let fault = finish(command, Vec::new(), Duration::from_millis(50)).expect_err("ended");
-        assert!(fault.to_string().contains("did not end"), "{fault}");
+    fn a_context_that_is_not_the_default_is_refused() {
+        let configured = br#"{"auths":{},"currentContext":"far"}"#;
+        assert!(is_default(None, Some(configured)).is_err());
+        assert!(is_default(Some("far"), None).is_err());
+        assert!(is_default(Some(""), Some(configured)).is_err());
+        // The variable goes before the file.
+        assert!(is_default(Some("default"), Some(configured)).is_ok());
+        assert!(is_default(None, Some(b"{}")).is_ok());
+        assert!(is_default(None, Some(br#"{"currentContext":"default"}"#)).is_ok());
+        assert!(is_default(None, None).is_ok());
     }
 }

@@ -6,6 +6,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::thread;
+use std::time::Duration;
 
 use nix::sys::signal::{SigSet, Signal};
 
@@ -16,6 +18,11 @@ use crate::manifest::Name;
 
 /// What it is told when there is nothing to do.
 const DISMISSED: u8 = b'.';
+
+/// Between two looks: what a client had asked for when it was killed, the engine may still make.
+const INTERVAL: Duration = Duration::from_secs(2);
+/// How often an engine that fails, or goes on making things, is asked.
+const LOOKS_MAX: u32 = 60;
 
 /// The guard, seen from who holds the bottle.
 #[derive(Debug)]
@@ -70,5 +77,42 @@ fn watch(words: &[String]) -> io::Result<()> {
     if io::stdin().lock().read(&mut word)? == 1 && word[0] == DISMISSED {
         return Ok(());
     }
-    remove_all(&Engine::at(client), name, Path::new(state)).map_err(io::Error::other)
+    let (engine, state) = (Engine::at(client), Path::new(state));
+    until_gone(|| remove_all(&engine, name, state), || thread::sleep(INTERVAL)).map_err(io::Error::other)
+}
+
+/// Looks until two looks in a row have found nothing.
+fn until_gone(mut look: impl FnMut() -> Result<usize, Fault>, mut wait: impl FnMut()) -> Result<(), Fault> {
+    let (mut last, mut empty) = (Ok(()), 0);
+    for _ in 0..LOOKS_MAX {
+        let found = look();
+        empty = if matches!(found, Ok(0)) { empty + 1 } else { 0 };
+        if empty == 2 {
+            return Ok(());
+        }
+        last = found.map(drop);
+        wait();
+    }
+    last.and_then(|()| Err(Fault::failed("the engine goes on making things of the bottle")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_engine_makes_after_a_look_is_removed_too() {
+        let mut found = vec![Ok(2), Ok(0), Ok(1), Err(Fault::failed("no")), Ok(0), Ok(0), Ok(9)].into_iter();
+        let mut waits = 0;
+        let gone = until_gone(|| found.next().unwrap_or(Ok(0)), || waits += 1);
+        assert!(gone.is_ok());
+        assert_eq!((waits, found.len()), (5, 1), "not before two in a row, and not after");
+        let mut looks = 0;
+        let failing = || {
+            looks += 1;
+            Err(Fault::failed("the engine is gone"))
+        };
+        let told = until_gone(failing, || ()).expect_err("never").to_string();
+        assert_eq!((told.as_str(), looks), ("the engine is gone", LOOKS_MAX));
+    }
 }

@@ -1,10 +1,10 @@
 //! This program inside the agent's container: what holds the container open, and what the command comes out of.
 
 use std::ffi::{CString, OsStr, OsString};
-use std::fs;
-use std::io::{self, Write};
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::sys::signal::{SigSet, Signal};
@@ -18,6 +18,8 @@ use crate::sys::{descriptors, identity};
 
 /// Where the command's number is, for [`signal`].
 const PID: &str = "/run/bottlecap.pid";
+/// The longest that it can be.
+const PID_MAX: u64 = 16;
 /// What the home starts with.
 const SKELETON: &str = "home";
 /// The exit codes of a shell for a command that is not there, and for one that cannot be run.
@@ -52,13 +54,25 @@ pub fn stay() -> i32 {
 /// Sends the command the signal of that number.
 #[must_use]
 pub fn signal(number: &str) -> i32 {
-    let pid = fs::read_to_string(PID).ok().and_then(|text| text.trim().parse().ok());
+    let pid = written_at(Path::new(PID)).ok().flatten();
     let signal = number.parse().ok().and_then(|number: i32| Signal::try_from(number).ok());
     match (pid, signal) {
         // Never a group, and never everybody.
         (Some(pid @ 2..), Some(signal)) if nix::sys::signal::kill(Pid::from_raw(pid), signal).is_ok() => 0,
         _ => 1,
     }
+}
+
+/// The number in the file. The agent can write there: it may be anything, and must not be waited for.
+fn written_at(path: &Path) -> io::Result<Option<i32>> {
+    let flags = libc::O_NONBLOCK | libc::O_NOFOLLOW;
+    let file = File::options().read(true).custom_flags(flags).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Ok(None);
+    }
+    let mut text = String::new();
+    file.take(PID_MAX).read_to_string(&mut text)?;
+    Ok(text.trim().parse().ok())
 }
 
 /// Puts the home's first files in place and becomes the command behind the walls that the engine does not build. Comes
@@ -159,4 +173,28 @@ fn execute(word: Option<&OsString>, image: &Image) -> io::Error {
         }
     }
     last
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_number_is_taken_from_a_short_plain_file_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pid");
+        fs::write(&path, "4711\n").unwrap();
+        assert_eq!(written_at(&path).unwrap(), Some(4711));
+        let link = directory.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        assert!(written_at(&link).is_err());
+        fs::write(&path, format!("{}4711", " ".repeat(20))).unwrap();
+        assert_eq!(written_at(&path).unwrap(), None);
+        // Opened otherwise, it would be waited for until somebody writes.
+        let pipe = directory.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert_eq!(written_at(&pipe).unwrap(), None);
+        assert!(written_at(Path::new("/dev/null")).unwrap().is_none());
+    }
 }
