@@ -1,21 +1,31 @@
 //! A working copy of a bottle's own: a clone of a repository of the host, kept in the bottle's state.
 //!
 //! The host's git reads the repository and writes the clone before anything in the bottle lives. It runs nothing that either
-//! of them brings: no hook, no file system monitor, no filter, no other transport than reading files.
+//! of them brings: no hook, no file system monitor, no filter, no other transport than reading files. It follows nothing out
+//! of the repository ([`contained`]).
 
+use std::fmt::Write;
 use std::fs;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, lchown};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
+use std::time::Duration;
 
 use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
 
+use crate::errand::{self, Said};
 use crate::fault::{Attempted, Fault};
 use crate::state::Home;
 use crate::workdir::shown;
 
+mod contained;
+mod origin;
+
+/// The longest that git may take.
+const PATIENCE: Duration = Duration::from_secs(10 * 60);
 /// Where a clone is kept in a bottle's state.
 const WORK: &str = "work";
 /// What is known about it, where the bottle cannot write.
@@ -58,7 +68,7 @@ impl Origin {
     #[must_use]
     pub fn way_back(&self, bottle: &str) -> String {
         format!(
-            "git -C {} fetch {} '+refs/heads/*:refs/remotes/{bottle}/*'",
+            "GIT_NO_LAZY_FETCH=1 git -C {} fetch --no-tags --no-recurse-submodules {} '+refs/heads/*:refs/remotes/{bottle}/*'",
             quoted(&self.source),
             quoted(&self.clone)
         )
@@ -87,10 +97,8 @@ pub fn make(home: &Home, source: &Path) -> Result<Origin, Fault> {
         }
         Some(_) | None => {}
     }
-    if !source.join(".git").exists() {
-        return Err(Fault::refused(format!("{} is not a git working copy", shown(source)))
-            .with_hint("--mount DIR gives the bottle the directory itself"));
-    }
+    // No bottle that works in the repository changes it meanwhile.
+    let _held = contained::hold(source)?;
     let told = || format!("cannot make {}", shown(&wanted.clone));
     crate::state::own_directory(home.path(), 0o700)?;
     let parent = home.path().join(WORK);
@@ -98,12 +106,17 @@ pub fn make(home: &Home, source: &Path) -> Result<Origin, Fault> {
     let new = tempfile::Builder::new().prefix(".new-").tempdir_in(&parent).failing(told)?;
     let clone = new.path().join("clone");
     let git = Git::new(new.path(), source).failing(told)?;
-    git.run(&["clone", "--quiet", "--no-local", "--template=", "--", path(source)?, path(&clone)?])?;
-    match git.say(&["-C", path(source)?, "config", "--local", "--get", "remote.origin.url"])? {
-        Some(url) if !url.starts_with('-') => {
-            git.run(&["-C", path(&clone)?, "remote", "set-url", "origin", &url])?;
-        }
-        Some(_) | None => git.run(&["-C", path(&clone)?, "remote", "remove", "origin"])?,
+    // By its whole address, and strictly: git would try other names beside a path, in it and next to it.
+    let strictly = "--upload-pack=git upload-pack --strict";
+    let dot_git = source.join(".git");
+    let words = ["clone", "--quiet", "--no-local", strictly, "--template=", "--"];
+    git.run(&[&words[..], &[&address(&dot_git), path(&clone)?]].concat())?;
+    let config = dot_git.join("config");
+    let url = git.say(&["config", "--file", path(&config)?, "--get", "remote.origin.url"])?;
+    match url.and_then(|url| origin::without_credentials(&url)) {
+        // What the bottle, and whoever sees our arguments, may know of it.
+        Some(url) => git.run(&["-C", path(&clone)?, "remote", "set-url", "origin", &url])?,
+        None => git.run(&["-C", path(&clone)?, "remote", "remove", "origin"])?,
     }
     if geteuid().is_root() {
         let owner = fs::metadata(source).failing(told)?;
@@ -118,6 +131,20 @@ pub fn make(home: &Home, source: &Path) -> Result<Origin, Fault> {
 
 fn path(path: &Path) -> Result<&str, Fault> {
     path.to_str().ok_or_else(|| Fault::refused(format!("{} is not text", shown(path))))
+}
+
+/// `path` as git reads an address.
+fn address(path: &Path) -> String {
+    let mut text = "file://".to_owned();
+    for byte in path.as_os_str().as_bytes() {
+        if byte.is_ascii_alphanumeric() || b"/._-".contains(byte) {
+            text.push(char::from(*byte));
+        } else {
+            // Writing to a text does not fail.
+            let _ = write!(text, "%{byte:02X}");
+        }
+    }
+    text
 }
 
 /// Nobody else has had it yet; links are given away themselves.
@@ -157,26 +184,28 @@ impl Git {
             .env("GIT_ALLOW_PROTOCOL", "file")
             .env("GIT_NO_LAZY_FETCH", "1")
             .env("GIT_TERMINAL_PROMPT", "0");
-        command.env("HOME", "/nonexistent").env("LC_ALL", "C").current_dir("/").stdin(Stdio::null());
+        command.env("HOME", "/nonexistent").env("LC_ALL", "C").current_dir("/");
         command.args(["-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null"]).args(words);
         command
     }
 
+    fn ask(&self, words: &[&str]) -> Result<Said, Fault> {
+        errand::finish(self.command(words), Vec::new(), PATIENCE)
+    }
+
     fn run(&self, words: &[&str]) -> Result<(), Fault> {
-        let output = self.command(words).output().failing(|| "cannot run git".to_owned())?;
-        if output.status.success() {
+        let said = self.ask(words)?;
+        if said.good {
             return Ok(());
         }
-        let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        Err(Fault::refused(format!("the working copy cannot be cloned: {}", proposal::escaped(&said)))
+        Err(Fault::refused(format!("the working copy cannot be cloned: {}", proposal::escaped(&said.errors)))
             .with_hint("--mount DIR gives the bottle the directory itself"))
     }
 
-    /// What git prints; nothing where it ends with 1.
+    /// What git prints, where it succeeds.
     fn say(&self, words: &[&str]) -> Result<Option<String>, Fault> {
-        let output = self.command(words).output().failing(|| "cannot run git".to_owned())?;
-        let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-        Ok((output.status.success() && !text.is_empty()).then_some(text))
+        let said = self.ask(words)?;
+        Ok((said.good && !said.output.is_empty()).then_some(said.output))
     }
 }
 
@@ -276,6 +305,126 @@ mod tests {
         // The same repository makes an ordinary git run it.
         git(&source, &["status"]);
         assert!(mark.exists());
+    }
+
+    #[test]
+    fn a_repository_that_leads_to_another_is_refused_and_nothing_of_that_is_copied() {
+        let other = Stage::new();
+        let git_of = other.source().join(".git");
+        let head = git(&other.source(), &["rev-parse", "HEAD"]);
+        let whole = |name: &str| git_of.join(name).display().to_string();
+        let link = |from: &Path, to: &Path| std::os::unix::fs::symlink(from, to).unwrap();
+        let replace = |source: &Path, name: &str| {
+            fs::remove_dir_all(source.join(".git").join(name)).unwrap();
+            link(&git_of.join(name), &source.join(".git").join(name));
+        };
+        let ways: [(&str, &dyn Fn(&Path)); 10] = [
+            (".git", &|source| {
+                fs::remove_dir_all(source.join(".git")).unwrap();
+                link(&git_of, &source.join(".git"));
+            }),
+            (".git", &|source| {
+                fs::remove_dir_all(source.join(".git")).unwrap();
+                fs::write(source.join(".git"), format!("gitdir: {}\n", git_of.display())).unwrap();
+            }),
+            (".git/commondir", &|source| {
+                fs::write(source.join(".git/commondir"), git_of.to_str().unwrap()).unwrap();
+            }),
+            (".git/objects/info/alternates", &|source| {
+                fs::write(source.join(".git/objects/info/alternates"), whole("objects")).unwrap();
+                fs::write(source.join(".git/refs/heads/theirs"), &head).unwrap();
+            }),
+            (".git/objects/info/http-alternates", &|source| {
+                fs::write(source.join(".git/objects/info/http-alternates"), "https://a.test").unwrap();
+            }),
+            (".git/objects", &|source| replace(source, "objects")),
+            (".git/refs", &|source| replace(source, "refs")),
+            (".git/objects/zz", &|source| link(&git_of.join("objects"), &source.join(".git/objects/zz"))),
+            (".git/packed-refs", &|source| {
+                nix::unistd::mkfifo(&source.join(".git/packed-refs"), nix::sys::stat::Mode::S_IRUSR).unwrap();
+            }),
+            (".git/s", &|source| {
+                std::os::unix::net::UnixListener::bind(source.join(".git/s")).unwrap();
+            }),
+        ];
+        for (place, way) in ways {
+            let stage = Stage::new();
+            way(&stage.source());
+            let fault = make(&stage.home, &stage.source()).unwrap_err();
+            let told = fault.to_string();
+            let wanted = format!("leads out of itself, by {}:", stage.source().join(place).display());
+            assert!(told.contains(&wanted), "{place}: {told}");
+            assert!(fault.hint().unwrap().contains("--mount DIR"), "{fault}");
+            assert!(!place_of_clone(&stage).exists(), "{place}");
+        }
+        // What a bottle leaves there itself, and what git does: a linked worktree elsewhere.
+        let stage = Stage::new();
+        fs::write(stage.source().join(".git/commondir"), ".\n").unwrap();
+        let linked = stage.root.path().join("linked");
+        git(&stage.source(), &["worktree", "add", "-q", linked.to_str().unwrap()]);
+        make(&stage.home, &stage.source()).unwrap();
+    }
+
+    fn place_of_clone(stage: &Stage) -> PathBuf {
+        place(&stage.home, &stage.source())
+    }
+
+    #[test]
+    fn git_takes_no_other_repository_than_the_one_that_was_looked_at() {
+        // A repository whose name git would try as well: bare, beside it, and in it.
+        let decoy = |at: &Path| {
+            let made = Command::new("git").args(["init", "-q", "--bare"]).arg(at).status().unwrap();
+            assert!(made.success());
+        };
+        let places: [fn(&Path) -> PathBuf; 3] =
+            [Path::to_path_buf, |source| source.with_extension("git"), |source| source.join(".git/.git")];
+        for place in places {
+            let stage = Stage::new();
+            decoy(&place(&stage.source()));
+            let clone = make(&stage.home, &stage.source()).unwrap().clone;
+            assert!(clone.join("a").exists(), "the one that was asked for");
+            let stage = Stage::new();
+            decoy(&place(&stage.source()));
+            fs::write(stage.source().join(".git/HEAD"), "nothing\n").unwrap();
+            let told = make(&stage.home, &stage.source()).unwrap_err().to_string();
+            assert!(told.starts_with("the working copy cannot be cloned"), "{told}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_git_could_read_otherwise_is_only_a_name() {
+        let stage = Stage::new();
+        let odd = stage.root.path().join("a b%20c'd:$(x)\u{fc}");
+        fs::rename(stage.source(), &odd).unwrap();
+        let origin = make(&stage.home, &odd).unwrap();
+        assert!(origin.clone.join("a").exists());
+    }
+
+    #[test]
+    fn a_password_in_the_address_of_the_original_is_not_in_the_clone() {
+        let stage = Stage::new();
+        git(&stage.source(), &["remote", "add", "origin", "https://me:S3CRET@git.example.com/acme/web.git"]);
+        let origin = make(&stage.home, &stage.source()).unwrap();
+        let kept = git(&origin.clone, &["config", "remote.origin.url"]);
+        assert_eq!(kept, "https://git.example.com/acme/web.git");
+        let found = Command::new("grep").args(["-r", "S3CRET"]).arg(stage.home.path()).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&found.stdout), "");
+    }
+
+    #[test]
+    fn what_comes_back_are_branches_alone() {
+        let stage = Stage::new();
+        let origin = make(&stage.home, &stage.source()).unwrap();
+        git(&origin.clone, &["tag", "v1"]);
+        let back = origin.way_back("b");
+        assert!(Command::new("sh").arg("-c").arg(&back).status().unwrap().success(), "{back}");
+        assert_eq!(git(&stage.source(), &["tag", "--list"]), "");
+        let git_runs = Command::new("sh")
+            .arg("-c")
+            .arg(back.replace("git -C", "printenv GIT_NO_LAZY_FETCH; : "))
+            .output()
+            .unwrap();
+        assert_eq!(String::from_utf8_lossy(&git_runs.stdout), "1\n", "{back}");
     }
 
     #[test]

@@ -1,0 +1,117 @@
+//! A repository that leads nowhere: git reads what is in its directory, and follows nothing out of it.
+//!
+//! What the host's git may read is more than the bottle may: a link, a `commondir` or an alternate that an earlier bottle
+//! left in a repository would have the host's git put another repository into the clone.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+
+use crate::fault::{Attempted, Fault};
+use crate::workdir::shown;
+
+/// How long another bottle that is starting on the repository, or cloning it, is waited for.
+const PATIENCE: Duration = Duration::from_secs(10);
+const INTERVAL: Duration = Duration::from_millis(50);
+/// More than this is no `commondir` that says "here".
+const COMMONDIR_MAX: u64 = 16;
+
+/// Holds the git directory of `source`, so that no bottle works in it meanwhile, and looks whether it leads out of itself.
+///
+/// # Errors
+/// When it does, or when a bottle has it.
+pub(super) fn hold(source: &Path) -> Result<Flock<File>, Fault> {
+    let git = source.join(".git");
+    let told = || format!("cannot look at {}", shown(&git));
+    match fs::symlink_metadata(&git) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(Fault::refused(format!("{} is not a git working copy", shown(source)))
+                .with_hint("--mount DIR gives the bottle the directory itself"));
+        }
+        found => {
+            if !found.refusing(told)?.is_dir() {
+                return Err(leads_out(source, &git));
+            }
+        }
+    }
+    let flags = libc::O_DIRECTORY | libc::O_NOFOLLOW;
+    let open = File::options().read(true).custom_flags(flags).open(&git).refusing(told)?;
+    let held = lock(open, source)?;
+    match first_way_out(&git).refusing(told)? {
+        Some(way) => Err(leads_out(source, &way)),
+        None => Ok(held),
+    }
+}
+
+fn leads_out(source: &Path, way: &Path) -> Fault {
+    Fault::refused(format!(
+        "the repository {} leads out of itself, by {}: linked worktrees, submodules and what `git clone --shared` made \
+         are not cloned",
+        shown(source),
+        shown(way)
+    ))
+    .with_hint("--mount DIR gives the bottle the directory itself; or clone it yourself, and give the bottle that")
+}
+
+fn lock(mut file: File, source: &Path) -> Result<Flock<File>, Fault> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(held) => return Ok(held),
+            Err((back, Errno::EWOULDBLOCK)) if Instant::now() < deadline => {
+                file = back;
+                thread::sleep(INTERVAL);
+            }
+            Err((_, Errno::EWOULDBLOCK)) => {
+                return Err(Fault::refused(format!("a bottle is at work in {}", shown(source)))
+                    .with_hint("stop it first: what it writes while git reads could lead git elsewhere"));
+            }
+            Err((_, errno)) => return Err(errno).failing(|| format!("cannot lock {}", shown(source))),
+        }
+    }
+}
+
+/// What in the git directory could send git elsewhere.
+fn first_way_out(git: &Path) -> io::Result<Option<PathBuf>> {
+    let mut left = vec![git.to_path_buf()];
+    while let Some(directory) = left.pop() {
+        for entry in fs::read_dir(&directory)? {
+            let entry = entry?;
+            let (kind, path) = (entry.file_type()?, entry.path());
+            if kind.is_dir() {
+                left.push(path);
+            } else if !kind.is_file() {
+                return Ok(Some(path));
+            }
+        }
+    }
+    for name in ["objects/info/alternates", "objects/info/http-alternates"] {
+        let path = git.join(name);
+        if is_there(&path)? {
+            return Ok(Some(path));
+        }
+    }
+    let commondir = git.join("commondir");
+    if is_there(&commondir)? {
+        let mut text = String::new();
+        File::open(&commondir)?.take(COMMONDIR_MAX).read_to_string(&mut text)?;
+        if text.trim_end_matches(['\r', '\n']) != "." {
+            return Ok(Some(commondir));
+        }
+    }
+    Ok(None)
+}
+
+fn is_there(path: &Path) -> io::Result<bool> {
+    match fs::symlink_metadata(path) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
