@@ -85,7 +85,7 @@ fn attend(
             Err(mpsc::RecvTimeoutError::Disconnected) => return Ok(()),
         };
         // What came together is drawn together.
-        for moved in first.into_iter().chain(receiver.try_iter()) {
+        for moved in answerable(first.into_iter().chain(receiver.try_iter())) {
             let event = match moved {
                 Moved::By(event) => event,
                 Moved::Resized => continue,
@@ -100,6 +100,19 @@ fn attend(
             }
         }
     }
+}
+
+/// Without the keys behind a review that is not drawn yet: they were typed at something else. One may leave at any time.
+fn answerable(batch: impl Iterator<Item = Moved>) -> impl Iterator<Item = Moved> {
+    let mut undrawn = false;
+    batch.filter(move |moved| match moved {
+        Moved::By(Event::Looked(..)) => {
+            undrawn = true;
+            true
+        }
+        Moved::By(Event::Key(key)) => !undrawn || *key == Key::Interrupt,
+        Moved::By(_) | Moved::Resized | Moved::Gone => true,
+    })
 }
 
 /// Reads keys until the terminal is gone. The thread is left behind at the end: it waits for somebody to type.
@@ -332,4 +345,29 @@ fn line(passage: &Passage) -> String {
     let time = passage.at.strftime("%H:%M:%S");
     let (method, url) = (text::plain(&passage.method), text::plain(&passage.url()));
     format!("{time} {word} {method} {url}  {}\n", text::plain(&why.unwrap_or_default()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::requests::Narrowing;
+
+    #[test]
+    fn keys_that_came_with_a_review_are_no_answer_to_it() {
+        let key = |key| Moved::By(Event::Key(key));
+        let looked = Moved::By(Event::Looked(Narrowing::default(), Err("not there".to_owned())));
+        let batch = [key(Key::Down), looked, key(Key::Char('y')), Moved::Resized, key(Key::Interrupt)];
+        let left: Vec<String> = answerable(batch.into_iter())
+            .map(|moved| match moved {
+                Moved::By(Event::Key(key)) => format!("{key:?}"),
+                Moved::By(Event::Looked(..)) => "looked".to_owned(),
+                Moved::By(_) => "other".to_owned(),
+                Moved::Resized => "resized".to_owned(),
+                Moved::Gone => "gone".to_owned(),
+            })
+            .collect();
+        assert_eq!(left, ["Down", "looked", "resized", "Interrupt"]);
+        let next = answerable([key(Key::Char('y'))].into_iter());
+        assert_eq!(next.count(), 1, "what is typed after it was drawn");
+    }
 }

@@ -245,6 +245,24 @@ fn leaving_a_request_decides_nothing() {
 }
 
 #[test]
+fn a_review_does_not_come_under_what_is_being_written() {
+    let mut screen = screen();
+    press(&mut screen, "\n");
+    // The reason for a no has a y in it.
+    assert_eq!(press(&mut screen, "rwh"), []);
+    screen.on(Event::Looked(Narrowing::default(), Ok(look(false))));
+    assert!(shown(&mut screen).contains("the review came while you were writing; ask for it again"));
+    assert_eq!(press(&mut screen, "y"), []);
+    let rejected = press(&mut screen, "\n");
+    assert_eq!(rejected, [Action::Reject(ID.to_owned(), "why".to_owned())]);
+    // Asked for again, it is shown.
+    screen.on(Event::Done(Ok("rejected".to_owned())));
+    press(&mut screen, "\n");
+    screen.on(Event::Looked(Narrowing::default(), Ok(look(false))));
+    assert!(matches!(&press(&mut screen, "y")[..], [Action::Approve { .. }]));
+}
+
+#[test]
 fn write_access_to_a_new_host_wants_its_name_typed() {
     let mut screen = screen();
     press(&mut screen, "\n");

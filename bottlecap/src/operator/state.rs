@@ -229,6 +229,11 @@ impl Screen {
             Event::Looked(narrowing, looked) => {
                 self.busy = false;
                 match looked {
+                    // Keys that are meant for a line would be an answer to what came under them.
+                    Ok(_) if self.mode != Mode::Browse => {
+                        let text = "the review came while you were writing; ask for it again";
+                        self.said = Said::Failed(text.to_owned());
+                    }
                     Ok(look) => {
                         self.said = Said::Nothing;
                         self.mode = Mode::Review { look, narrowing, scroll: 0 };
