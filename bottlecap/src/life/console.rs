@@ -42,6 +42,8 @@ pub(crate) struct Console {
 struct Shared {
     past: VecDeque<u8>,
     watchers: Vec<Watcher>,
+    /// How many have come.
+    came: u64,
     log: File,
     logged: u64,
     ended: bool,
@@ -49,6 +51,7 @@ struct Shared {
 
 #[derive(Debug)]
 struct Watcher {
+    number: u64,
     queue: SyncSender<Frame>,
     stream: UnixStream,
     writer: JoinHandle<()>,
@@ -59,7 +62,8 @@ impl Console {
     pub(crate) fn start(master: OwnedFd, socket: &Path, log: &Path) -> io::Result<Console> {
         let listener = listener(socket)?;
         let log = File::options().create(true).write(true).truncate(true).mode(0o600).open(log)?;
-        let shared = Shared { past: VecDeque::new(), watchers: Vec::new(), log, logged: 0, ended: false };
+        let (past, watchers) = (VecDeque::new(), Vec::new());
+        let shared = Shared { past, watchers, came: 0, log, logged: 0, ended: false };
         let shared = Arc::new(Mutex::new(shared));
         let master = Arc::new(File::from(master));
         let (kept, from) = (Arc::clone(&shared), Arc::clone(&master));
@@ -84,7 +88,7 @@ impl Console {
             shared.ended = true;
             std::mem::take(&mut shared.watchers)
         };
-        for Watcher { queue, writer, stream } in watchers {
+        for Watcher { queue, writer, stream, .. } in watchers {
             // Who does not take it sees the end of the stream.
             let _ = queue.try_send(Frame::End(code));
             drop(queue);
@@ -140,7 +144,7 @@ impl Shared {
 }
 
 /// Shows a person the past, and then carries both ways. Only the owner of the bottle, and root, are let in.
-fn welcome(stream: UnixStream, shared: &Mutex<Shared>, master: &Arc<File>) -> io::Result<()> {
+fn welcome(stream: UnixStream, shared: &Arc<Mutex<Shared>>, master: &Arc<File>) -> io::Result<()> {
     let peer = getsockopt(&stream, PeerCredentials)?.uid();
     if peer != 0 && peer != geteuid().as_raw() {
         return Ok(());
@@ -150,7 +154,7 @@ fn welcome(stream: UnixStream, shared: &Mutex<Shared>, master: &Arc<File>) -> io
     let to = stream.try_clone()?;
     let writer = thread::Builder::new().name("to a visitor".into()).spawn(move || write(&frames, to))?;
     let from = stream.try_clone()?;
-    {
+    let number = {
         let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
         if shared.ended || shared.watchers.len() == WATCHERS_MAX {
             return Ok(());
@@ -160,11 +164,27 @@ fn welcome(stream: UnixStream, shared: &Mutex<Shared>, master: &Arc<File>) -> io
             // The queue is empty and longer than the past.
             let _ = queue.try_send(Frame::Bytes(piece.to_vec()));
         }
-        shared.watchers.push(Watcher { queue, stream, writer });
+        shared.came += 1;
+        let number = shared.came;
+        shared.watchers.push(Watcher { number, queue, stream, writer });
+        number
+    };
+    let (master, held) = (Arc::clone(master), Arc::clone(shared));
+    let hearing = move || {
+        hear(from, &master);
+        // The place is for somebody else, though nothing more be written.
+        forget(&held, number);
+    };
+    let spawned = thread::Builder::new().name("from a visitor".into()).spawn(hearing);
+    if spawned.is_err() {
+        forget(shared, number);
     }
-    let master = Arc::clone(master);
-    thread::Builder::new().name("from a visitor".into()).spawn(move || hear(from, &master))?;
-    Ok(())
+    spawned.map(drop)
+}
+
+fn forget(shared: &Mutex<Shared>, number: u64) {
+    let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
+    shared.watchers.retain(|watcher| watcher.number != number);
 }
 
 fn write(frames: &Receiver<Frame>, mut to: UnixStream) {
@@ -188,4 +208,40 @@ fn hear(mut from: UnixStream, mut master: &File) {
         }
     }
     let _ = from.shutdown(Shutdown::Both);
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::sys::terminal::open_pair;
+
+    #[test]
+    fn who_left_takes_no_place() {
+        let directory = tempfile::tempdir().unwrap();
+        let (socket, log) = (directory.path().join("s"), directory.path().join("log"));
+        let (master, mut end) = open_pair(Path::new("/dev")).map(|(a, b)| (a, File::from(b))).unwrap();
+        let console = Console::start(master, &socket, &log).unwrap();
+        end.write_all(b"hello").unwrap();
+        // Whether one that comes is shown the past; who is not let in sees the end.
+        let come = || {
+            let mut stream = UnixStream::connect(&socket).unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            matches!(Frame::read(&mut stream), Ok(Some(Frame::Bytes(_)))).then_some(stream)
+        };
+        let mut there: Vec<UnixStream> = (0..WATCHERS_MAX).map(|_| come().unwrap()).collect();
+        assert!(come().is_none(), "as many as there may be");
+        // Nothing is written meanwhile.
+        there.pop();
+        let places = || {
+            (0..500).find_map(|_| {
+                thread::sleep(Duration::from_millis(10));
+                come()
+            })
+        };
+        there.push(places().unwrap());
+        assert!(come().is_none(), "one place, not more");
+        drop(end);
+        console.finish(0);
+    }
 }
