@@ -412,6 +412,7 @@ mod tests {
             ended: None,
             backend: Kind::Sandbox,
             request: None,
+            workdir: None,
         })
         .expect("written");
         held

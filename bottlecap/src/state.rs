@@ -69,6 +69,9 @@ pub struct Record {
     /// What was asked for, to start it again.
     #[serde(default)]
     pub request: Option<Request>,
+    /// The directory that it works in.
+    #[serde(default)]
+    pub workdir: Option<PathBuf>,
 }
 
 /// How a bottle ended.
@@ -415,6 +418,7 @@ mod tests {
             boot: None,
             ended: None,
             request: None,
+            workdir: None,
         };
         held.write(&record).expect("written");
         let second = directories.home(&name).hold().expect_err("refused");

@@ -9,6 +9,7 @@ pub mod engine;
 mod furnish;
 pub mod guard;
 pub mod inner;
+mod neighbours;
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -137,6 +138,9 @@ impl Backend for Docker {
         };
         let home = order.held.home();
         let checked = order.checked;
+        // Where this bottle is written down already: of two that start together, one at least sees the other.
+        let others = checked.directories.list().failing(|| "cannot list the bottles".to_owned())?;
+        neighbours::refuse_shared(order.name, &others, checked)?;
         clear(&engine, order.name, home.path())?;
         let bundle = Bundle::new(home, order.run_dir)?;
         let ca = bundle.provide(&order.provisions)?;

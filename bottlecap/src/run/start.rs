@@ -89,6 +89,7 @@ impl Bottle {
             boot: state::boot(),
             ended: None,
             request: (!self.unnamed).then(|| checked.request.clone()),
+            workdir: Some(checked.workdir.path.clone()),
         };
         self.held.write(&record)?;
         self.record = Some(record);
