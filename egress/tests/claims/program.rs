@@ -338,8 +338,10 @@ fn a_process_that_is_killed_in_any_way_leaves_no_core() {
     std::fs::write(root.path().join("secrets/TOKEN"), secret).unwrap();
     // As large a core as there can be, for egress and for the control.
     let with_core = |program: &OsStr| {
-        let mut command = Command::new("sh");
-        command.args(["-c", "ulimit -c unlimited; exec \"$0\" \"$@\""]).arg(program).current_dir(root.path());
+        // Whoever runs us in the background may have had QUIT ignored, and a shell cannot take that back.
+        let mut command = Command::new("env");
+        command.args(["--default-signal", "sh", "-c", "ulimit -c unlimited; exec \"$0\" \"$@\""]);
+        command.arg(program).current_dir(root.path());
         command
     };
     for signal in [Signal::SIGQUIT, Signal::SIGABRT, Signal::SIGILL] {
