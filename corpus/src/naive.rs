@@ -24,6 +24,8 @@ use crate::{
 /// How long one side is listened to before the other is.
 const TURN: Duration = Duration::from_millis(5);
 const ORIGINS: usize = 12;
+/// How long a client may take until it says something.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(2);
 
 #[derive(Clone)]
 enum Naive {
@@ -51,7 +53,7 @@ fn start(naive: &Naive, origins: &[SocketAddr]) -> SocketAddr {
 
 fn serve(naive: &Naive, mut client: TcpStream, origins: &[SocketAddr]) -> io::Result<()> {
     client.set_nodelay(true)?;
-    client.set_read_timeout(Some(Duration::from_millis(200)))?;
+    client.set_read_timeout(Some(HEAD_TIMEOUT))?;
     let mut head = vec![0; 64 * 1024];
     let count = client.read(&mut head)?;
     head.truncate(count);
@@ -81,8 +83,13 @@ fn serve(naive: &Naive, mut client: TcpStream, origins: &[SocketAddr]) -> io::Re
                 Trust::new(None, &Identity::new(None, "localhost", "127.0.0.1").map_err(io::Error::other)?);
             let onward = trust.and_then(|trust| trust.client("http/1.1", false)).map_err(io::Error::other)?;
             let name = ServerName::IpAddress(origin.ip().into());
-            let onward = ClientConnection::new(onward.config, name).map_err(io::Error::other)?;
-            copy(StreamOwned::new(tls, client), StreamOwned::new(onward, TcpStream::connect(origin)?))
+            let mut onward = ClientConnection::new(onward.config, name).map_err(io::Error::other)?;
+            let mut upstream = TcpStream::connect(origin)?;
+            // Here and not within a turn, in which a slow machine would not get to its end.
+            while onward.is_handshaking() {
+                onward.complete_io(&mut upstream)?;
+            }
+            copy(StreamOwned::new(tls, client), StreamOwned::new(onward, upstream))
         }
     }
 }
