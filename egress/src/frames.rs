@@ -287,6 +287,9 @@ impl Direction {
                 }
                 scrub.count(scrubber.hits() - *counted);
                 *counted = scrubber.hits();
+                if scrub.is_over() {
+                    return Err(Objection::Reflected);
+                }
             }
         }
         Ok(())

@@ -24,6 +24,7 @@ use verdict::Verdict;
 pub(crate) use verdict::ended_by;
 
 use crate::refusal::{Code, Refusal};
+use crate::scrub;
 
 /// The search of one request.
 #[derive(Debug, Clone)]
@@ -62,6 +63,8 @@ pub(crate) enum Objection {
     Held,
     /// The frames of a WebSocket do not follow each other as the protocol has it.
     Disordered,
+    /// Answers held a secret too often.
+    Reflected,
 }
 
 impl Inspection {
@@ -101,16 +104,7 @@ impl Inspection {
         query: &mut Option<String>,
         headers: &mut HeaderMap,
     ) -> Result<Option<Suspicion>, Refusal> {
-        let mut text = Vec::with_capacity(1024);
-        let mut line = |parts: &[&[u8]]| {
-            parts.iter().for_each(|part| text.extend_from_slice(part));
-            text.push(b'\n');
-        };
-        first.iter().for_each(|part| line(&[part.as_bytes()]));
-        line(&[query.as_deref().unwrap_or_default().as_bytes()]);
-        for (name, value) in &*headers {
-            line(&[name.as_str().as_bytes(), b": ", value.as_bytes()]);
-        }
+        let text = lines(first, query.as_deref(), headers);
         let mut scanner = self.scanner();
         scanner.feed(&text);
         let report = scanner.finish();
@@ -131,6 +125,13 @@ impl Inspection {
                 return Err(Objection::Secret(found.rule).refusal(&place));
             }
             self.mask(query, headers)?;
+            // A secret in a header's name, or one over several lines, has no place of its own to be masked in.
+            let mut left = self.scanner();
+            left.feed(&lines(first, query.as_deref(), headers));
+            left.end();
+            if let Some(rule) = left.found() {
+                return Err(Objection::Secret(rule).refusal("head"));
+            }
         }
         self.pieces(first[2], query.as_deref(), headers).map(|()| None)
     }
@@ -172,7 +173,7 @@ impl Inspection {
             if let Some(masked) = self.masked(&line)? {
                 let masked = masked.get(name.as_str().len() + 2..).unwrap_or_default();
                 *value = HeaderValue::from_bytes(masked)
-                    .map_err(|_| Objection::Secret("header").refusal(name.as_str()))?;
+                    .map_err(|_| Objection::Secret("header").refusal("header"))?;
             }
         }
         Ok(())
@@ -268,8 +269,24 @@ impl Objection {
                 Code::ContentUninspectable,
                 format!("the frames of the {place} do not follow each other as WebSocket has it (RFC 6455)"),
             ),
+            Objection::Reflected => scrub::reflected(),
         }
     }
+}
+
+/// What of a request stands before its body, as lines.
+fn lines(first: [&str; 3], query: Option<&str>, headers: &HeaderMap) -> Vec<u8> {
+    let mut text = Vec::with_capacity(1024);
+    let mut line = |parts: &[&[u8]]| {
+        parts.iter().for_each(|part| text.extend_from_slice(part));
+        text.push(b'\n');
+    };
+    first.iter().for_each(|part| line(&[part.as_bytes()]));
+    line(&[query.unwrap_or_default().as_bytes()]);
+    for (name, value) in headers {
+        line(&[name.as_str().as_bytes(), b": ", value.as_bytes()]);
+    }
+    text
 }
 
 fn split_pair(pair: &str) -> (&str, &str) {
@@ -294,10 +311,14 @@ fn place(finding: &Finding, headers: &HeaderMap) -> String {
         4 => "query".to_owned(),
         line => {
             let number = usize::try_from(line - 5).unwrap_or(usize::MAX);
-            headers
-                .iter()
-                .nth(number)
-                .map_or_else(|| "head".to_owned(), |(name, _)| format!("header `{name}`"))
+            headers.iter().nth(number).map_or_else(
+                || "head".to_owned(),
+                |(name, _)| match usize::try_from(finding.column) {
+                    // The name is what was found, or part of it.
+                    Ok(column) if column <= name.as_str().len() => "header names".to_owned(),
+                    Ok(_) | Err(_) => format!("header `{name}`"),
+                },
+            )
         }
     }
 }

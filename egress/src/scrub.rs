@@ -32,13 +32,18 @@ impl Hits {
         if self.0.load(Ordering::Relaxed) < HITS_MAX {
             return Ok(());
         }
-        let hint = "answers of this route held a secret too often; the operator has to look at it and reload";
-        Err(Refusal::new(Code::SecretReflected, hint))
+        Err(reflected())
     }
 
     fn add(&self, hits: u64) {
         self.0.fetch_add(hits, Ordering::Relaxed);
     }
+}
+
+/// What a route says that sent secrets back too often.
+pub(crate) fn reflected() -> Refusal {
+    let hint = "answers of this route held a secret too often; the operator has to look at it and reload";
+    Refusal::new(Code::SecretReflected, hint)
 }
 
 /// The scrub of one answer.
@@ -73,6 +78,12 @@ impl Scrub {
         let kept = if kept.is_empty() { "identity".to_owned() } else { kept.join(", ") };
         let kept = HeaderValue::try_from(kept).unwrap_or(HeaderValue::from_static("identity"));
         headers.insert(ACCEPT_ENCODING, kept);
+    }
+
+    /// Whether secrets came back too often. An answer that has already begun ends then too: a stream that lives on is as good for guessing
+    /// as many answers.
+    pub(crate) fn is_over(&self) -> bool {
+        self.hits.0.load(Ordering::Relaxed) > HITS_MAX
     }
 
     /// Counts what was replaced.

@@ -63,7 +63,9 @@ impl Knowns {
     /// Looks for this secret from now on; an error when it cannot be told from other text.
     pub(crate) fn learn(&self, secret: &Secret, scheme: Option<&AuthScheme>) -> Result<(), KnownError> {
         let mut members = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(member) = members.secrets.iter().find(|member| member.secret == *secret) {
+        // Another scheme may look for a part of it by itself, as `basic` does for the password.
+        let same = |member: &&Member| member.secret == *secret && member.scheme.as_ref() == scheme;
+        if let Some(member) = members.secrets.iter().find(same) {
             return member.outcome;
         }
         let outcome = add(Arc::make_mut(&mut members.known), secret, scheme);

@@ -104,6 +104,10 @@ fn broken() -> Error {
     Error::Io(io::Error::new(io::ErrorKind::InvalidData, "the answer is not encoded as it says"))
 }
 
+fn closed() -> Error {
+    Error::Io(io::Error::other("answers of this route held a secret too often"))
+}
+
 impl HttpBody for Scrubbed {
     type Data = Bytes;
     type Error = Error;
@@ -122,6 +126,9 @@ impl HttpBody for Scrubbed {
                     this.phase = Phase::Over;
                     let rest = Bytes::from(this.scrubber.finish());
                     this.count();
+                    if this.scrub.is_over() {
+                        return Poll::Ready(Some(Err(closed())));
+                    }
                     if !rest.is_empty() {
                         return Poll::Ready(Some(Ok(Frame::data(rest))));
                     }
@@ -132,6 +139,9 @@ impl HttpBody for Scrubbed {
             match this.decode() {
                 Ok(Some(data)) => {
                     let data = this.scrub(data);
+                    if this.scrub.is_over() {
+                        return Poll::Ready(Some(Err(closed())));
+                    }
                     if !data.is_empty() {
                         return Poll::Ready(Some(Ok(Frame::data(data))));
                     }

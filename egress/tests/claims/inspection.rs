@@ -228,6 +228,11 @@ async fn a_secret_is_masked_where_the_route_says_so() {
     assert_eq!(seen.headers["x-note"], format!("is {} it", "*".repeat(token.len())));
     let body = format!("{{\"k\": \"{token}\"}}");
     assert_eq!(agent.send(Transport::Plain, post(&[], body.clone())).await.text(), body.len().to_string());
+    // In a name there is no place to mask it in, and what is told does not repeat it.
+    let name = token.to_lowercase();
+    let named = agent.send(Transport::Plain, request(Method::GET, "/v1/x", &[(&name, "1")])).await;
+    assert_eq!(named.refusal(), "secret-detected");
+    assert!(!String::from_utf8_lossy(&named.body).contains(&name));
     // Hidden in something, it cannot be masked.
     let hidden = BASE64_STANDARD.encode(format!("say {token} to them"));
     assert_eq!(agent.send(Transport::Plain, post(&[], hidden)).await.refusal(), "secret-detected");

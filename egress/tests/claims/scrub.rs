@@ -169,6 +169,31 @@ async fn who_guesses_how_a_secret_begins_by_what_is_held_back_is_refused_soon() 
 }
 
 #[tokio::test]
+async fn who_guesses_again_and_again_in_one_answer_is_cut_off() {
+    for (guess, guesses) in [(&SECRET[..8], true), ("aV9/xQ+2", false)] {
+        let bench = bench("").await;
+        let agent = bench.agent();
+        let (parts, body) = tokio::sync::mpsc::channel::<Result<Bytes, hudsucker::Error>>(1);
+        let body = stream::unfold(body, async |mut body| Some((body.recv().await?, body)));
+        let mut asked = request(Method::POST, "/v1/echo", &[]);
+        *asked.body_mut() = Body::from_stream(Box::pin(body));
+        parts.send(Ok(Bytes::from(format!("is it {guess}")))).await.unwrap();
+        let mut body = agent.open(Transport::TunnelHttp1, HOST, asked).await.into_body();
+        let mut came = 0;
+        while let Some(Ok(_)) = body.frame().await {
+            came += 1;
+            // What upstream does with it after the answer was cut off is its own business.
+            if came == 20 || parts.send(Ok(Bytes::from(format!("? is it {guess}")))).await.is_err() {
+                break;
+            }
+        }
+        assert_eq!(came < 20, guesses, "{came}");
+        let after = agent.send(Transport::TunnelHttp1, get("/v1/x")).await;
+        assert_eq!(after.status.is_success(), !guesses);
+    }
+}
+
+#[tokio::test]
 async fn an_event_stream_is_not_held_back() {
     let bench = bench("").await;
     let response = bench.agent().open(Transport::TunnelHttp1, HOST, get("/v1/stream")).await;
