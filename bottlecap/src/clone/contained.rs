@@ -42,7 +42,7 @@ pub(super) fn hold(source: &Path) -> Result<Flock<File>, Fault> {
     }
     let flags = libc::O_DIRECTORY | libc::O_NOFOLLOW;
     let open = File::options().read(true).custom_flags(flags).open(&git).refusing(told)?;
-    let held = lock(open, source)?;
+    let held = lock(open, source, PATIENCE)?;
     match first_way_out(&git).refusing(told)? {
         Some(way) => Err(leads_out(source, &way)),
         None => Ok(held),
@@ -59,8 +59,8 @@ fn leads_out(source: &Path, way: &Path) -> Fault {
     .with_hint("--mount DIR gives the bottle the directory itself; or clone it yourself, and give the bottle that")
 }
 
-fn lock(mut file: File, source: &Path) -> Result<Flock<File>, Fault> {
-    let deadline = Instant::now() + PATIENCE;
+fn lock(mut file: File, source: &Path, patience: Duration) -> Result<Flock<File>, Fault> {
+    let deadline = Instant::now() + patience;
     loop {
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(held) => return Ok(held),
@@ -113,5 +113,35 @@ fn is_there(path: &Path) -> io::Result<bool> {
         Ok(_) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::git::WorkingCopy;
+
+    #[test]
+    fn a_repository_that_a_bottle_works_in_is_not_read() {
+        let root = tempfile::tempdir().unwrap();
+        let git = root.path().join(".git");
+        fs::create_dir(&git).unwrap();
+        let open = || File::open(&git).unwrap();
+        let bottle = WorkingCopy::prepare(root.path(), &[]).unwrap();
+        let fault = lock(open(), root.path(), Duration::ZERO).unwrap_err();
+        assert!(fault.to_string().starts_with("a bottle is at work in "), "{fault}");
+        assert_eq!(bottle.close(), Vec::<String>::new());
+        let held = hold(root.path()).unwrap();
+        // Nor does one start meanwhile.
+        assert!(WorkingCopy::prepare(root.path(), &[]).is_err());
+        // One that is cloning is waited for.
+        let waiting = thread::spawn({
+            let (file, path) = (open(), root.path().to_path_buf());
+            move || lock(file, &path, Duration::from_secs(60)).is_ok()
+        });
+        thread::sleep(2 * INTERVAL);
+        drop(held);
+        assert!(waiting.join().unwrap());
     }
 }
