@@ -7,18 +7,18 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use nix::poll::{PollTimeout, poll};
 
 use crate::fault::{Attempted, Fault};
 use crate::workdir::shown;
 
 /// How long another bottle that is starting on the repository, or cloning it, is waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
-const INTERVAL: Duration = Duration::from_millis(50);
+const INTERVAL_MS: u16 = 50;
 /// More than this is no `commondir` that says "here".
 const COMMONDIR_MAX: u64 = 16;
 
@@ -66,7 +66,7 @@ fn lock(mut file: File, source: &Path, patience: Duration) -> Result<Flock<File>
             Ok(held) => return Ok(held),
             Err((back, Errno::EWOULDBLOCK)) if Instant::now() < deadline => {
                 file = back;
-                thread::sleep(INTERVAL);
+                let _ = poll(&mut [], PollTimeout::from(INTERVAL_MS));
             }
             Err((_, Errno::EWOULDBLOCK)) => {
                 return Err(Fault::refused(format!("a bottle is at work in {}", shown(source)))
@@ -136,11 +136,11 @@ mod tests {
         // Nor does one start meanwhile.
         assert!(WorkingCopy::prepare(root.path(), &[]).is_err());
         // One that is cloning is waited for.
-        let waiting = thread::spawn({
+        let waiting = std::thread::spawn({
             let (file, path) = (open(), root.path().to_path_buf());
             move || lock(file, &path, Duration::from_secs(60)).is_ok()
         });
-        thread::sleep(2 * INTERVAL);
+        let _ = poll(&mut [], PollTimeout::from(2 * INTERVAL_MS));
         drop(held);
         assert!(waiting.join().unwrap());
     }

@@ -15,7 +15,8 @@ WORD = os.environ["BOTTLECAP_PLACEHOLDER"]
 
 
 async def main():
-    async with connect(f"{sys.argv[1]}/v1/told", ssl=ssl.create_default_context()) as socket:
+    trust = ssl.create_default_context()
+    async with connect(f"{sys.argv[1]}/v1/told", ssl=trust, subprotocols=["chat"]) as socket:
         await socket.send(json.dumps({"auth": {"token": WORD}, "text": WORD}))
         answer = json.loads(await socket.recv())
     print(answer["auth"]["token"], answer["text"] == WORD, flush=True)

@@ -6,9 +6,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::thread;
-use std::time::Duration;
 
+use nix::poll::{PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 
 use super::engine::Engine;
@@ -20,7 +19,7 @@ use crate::manifest::Name;
 const DISMISSED: u8 = b'.';
 
 /// Between two looks: what a client had asked for when it was killed, the engine may still make.
-const INTERVAL: Duration = Duration::from_secs(2);
+const INTERVAL_MS: u16 = 2000;
 /// How often an engine that fails, or goes on making things, is asked.
 const LOOKS_MAX: u32 = 60;
 
@@ -78,7 +77,8 @@ fn watch(words: &[String]) -> io::Result<()> {
         return Ok(());
     }
     let (engine, state) = (Engine::at(client), Path::new(state));
-    until_gone(|| remove_all(&engine, name, state), || thread::sleep(INTERVAL)).map_err(io::Error::other)
+    until_gone(|| remove_all(&engine, name, state), || drop(poll(&mut [], PollTimeout::from(INTERVAL_MS))))
+        .map_err(io::Error::other)
 }
 
 /// Looks until two looks in a row have found nothing.
