@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 use git2::{Oid, Repository};
+use proposal::peer::HELD_MAX;
 use sha2::{Digest as _, Sha256};
 
 use crate::door::Door;
@@ -26,6 +27,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(360);
 const STDIN_MAX_BYTES: u64 = 8 << 20;
 const WORDS_MAX_BYTES: u64 = 64 << 10;
 const OPTIONS_MAX: usize = 64;
+const REMOVED: &str = "upstream removed something meanwhile; push again";
 
 /// Runs the hook: exit 0 lets git take the push into the mirror, anything else refuses it.
 pub fn run() -> ExitCode {
@@ -58,7 +60,8 @@ fn judge() -> anyhow::Result<Verdict> {
         ToHook::Forward { .. } | ToHook::Wait { .. } => bail!("the daemon answered out of turn"),
     };
     let options = scene.options(&bounds)?;
-    let judgement = match scene.inspect(&updates, &options, &bounds) {
+    let known = scene.upstream_tips()?;
+    let judgement = match scene.inspect(&updates, &options, &bounds, &known) {
         Ok(judgement) => judgement,
         Err(error) => {
             let reason = format!("{error:#}");
@@ -67,7 +70,11 @@ fn judge() -> anyhow::Result<Verdict> {
         }
     };
     let Judgement { places, objections, objects, content, .. } = judgement;
-    let held = bounds.on_secret == OnSecret::Supervise && objections.is_empty();
+    // What the operator cannot see all of is not held.
+    let held = bounds.on_secret == OnSecret::Supervise
+        && objections.is_empty()
+        && places.len() <= HELD_MAX
+        && updates.len() <= HELD_MAX;
     if !places.is_empty() && !held {
         daemon.say(&FromHook::Found { findings: places.clone() })?;
         return Ok(Verdict::Refuse(report::secrets(&places)));
@@ -86,6 +93,11 @@ fn judge() -> anyhow::Result<Verdict> {
         match daemon.hear()? {
             ToHook::Wait { words } => say(&words),
             ToHook::Forward { url, gate_dir, door } => {
+                if !scene.still_has(&known)? {
+                    let words = "git-gate: upstream removed something meanwhile; push again\n".to_owned();
+                    let refs = updates.iter().map(|u| (u.name.clone(), REMOVED.to_owned())).collect();
+                    break Answer { accepted: false, words, refs };
+                }
                 break scene.forward(&updates, &options, &url, &GateDir::new(gate_dir), &door)?;
             }
             ToHook::Deny { reasons } if places.is_empty() => {
@@ -203,7 +215,13 @@ impl Scene {
             .collect()
     }
 
-    fn inspect(&self, updates: &[Update], options: &[String], bounds: &Bounds) -> anyhow::Result<Judgement> {
+    fn inspect(
+        &self,
+        updates: &[Update],
+        options: &[String],
+        bounds: &Bounds,
+        known: &[Oid],
+    ) -> anyhow::Result<Judgement> {
         let asked = Asked {
             max_file: bounds.max_file,
             author_domains: bounds.author_domains.clone(),
@@ -215,10 +233,9 @@ impl Scene {
         for update in updates.iter().filter(|u| u.change != Change::Delete) {
             tips.push(Oid::from_str(&update.new)?);
         }
-        let known = self.upstream_tips()?;
         let mut judgement = match &self.quarantine {
-            Some(path) => inspect::quarantined(&self.repo, path, &tips, &known, &asked)?,
-            None => inspect::new_objects(&self.repo, &tips, &known, &asked)?,
+            Some(path) => inspect::quarantined(&self.repo, path, &tips, known, &asked)?,
+            None => inspect::new_objects(&self.repo, &tips, known, &asked)?,
         };
         let names = updates.iter().flat_map(|u| inspect::name(&u.name, "(ref name)"));
         judgement.places.extend(names);
@@ -267,6 +284,25 @@ impl Scene {
             tips.extend(reference?.target());
         }
         Ok(tips)
+    }
+
+    /// Whether upstream still reaches what counted as known. The lock is held.
+    fn still_has(&self, known: &[Oid]) -> anyhow::Result<bool> {
+        let now = self.upstream_tips()?;
+        let set: BTreeSet<&Oid> = now.iter().collect();
+        let mut walk = self.repo.revwalk()?;
+        for old in known.iter().filter(|oid| !set.contains(oid)) {
+            if self.repo.find_commit(*old).is_err() {
+                return Ok(false);
+            }
+            walk.push(*old)?;
+        }
+        for tip in &now {
+            if let Ok(commit) = self.repo.find_object(*tip, None).and_then(|o| o.peel_to_commit()) {
+                walk.hide(commit.id())?;
+            }
+        }
+        Ok(walk.next().is_none())
     }
 
     /// Pushes upstream under lease. The lock is held: the mirror's refs are upstream's as last seen.

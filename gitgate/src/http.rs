@@ -23,7 +23,6 @@ use tokio_util::io::{ReaderStream, StreamReader};
 use tracing::debug;
 
 use crate::front::{Front, Since};
-use crate::mirror::CONTINUES;
 use crate::pktline;
 use crate::request::{Asked, Protocol, Service, Shape};
 use crate::session::Client;
@@ -109,7 +108,8 @@ async fn answer(front: Arc<Front>, request: Request<Incoming>, shown: Memory) ->
             let kind = format!("application/x-git-{service}-result");
             let since = match service {
                 Service::UploadPack if by_command(protocol, service) => Since::Later,
-                Service::UploadPack => Since::Within(CONTINUES),
+                // It is asked again: what was shown before may be gone since.
+                Service::UploadPack => Since::Now,
                 // What upstream has is looked at again before anything is forwarded.
                 Service::ReceivePack => Since::Within(PUSH_CONTINUES),
             };

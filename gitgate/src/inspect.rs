@@ -118,7 +118,7 @@ pub(crate) fn quarantined(
         true
     })?;
     let judgement = inspection.judgement();
-    if strays > 0 && judgement.places.is_empty() { Err(InspectError::Strays(strays)) } else { Ok(judgement) }
+    if strays > 0 { Err(InspectError::Strays(strays)) } else { Ok(judgement) }
 }
 
 fn inspect<'r>(

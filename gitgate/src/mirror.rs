@@ -29,7 +29,7 @@ const REFRESH_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long the first copy of a repository may take.
 const FIRST_TIMEOUT: Duration = Duration::from_secs(900);
 /// How long what a client was shown counts for what it asks for next in the same conversation.
-pub(crate) const CONTINUES: Duration = Duration::from_secs(30);
+const CONTINUES: Duration = Duration::from_secs(30);
 /// How many may wait for the mirror to follow.
 const WORK_MAX: usize = 128;
 /// How often upstream may move while it is copied.
@@ -415,7 +415,7 @@ impl Mirror {
         let known = self.known();
         known.synced.as_ref().is_some_and(|(listed, moved)| {
             let same = Arc::ptr_eq(&listed.listing, &wanted.listing) || listed.listing == wanted.listing;
-            *moved == self.moved() && (listed.number >= wanted.number || same)
+            listed.scope == wanted.scope && *moved == self.moved() && (listed.number >= wanted.number || same)
         })
     }
 
@@ -451,7 +451,7 @@ impl Mirror {
         let now = self.moved();
         let mut known = self.known();
         match &mut known.synced {
-            Some((listed, moved)) if *moved == now => {
+            Some((listed, moved)) if *moved == now && listed.scope == seen.scope => {
                 if listed.number < seen.number && listed.listing == seen.listing {
                     *listed = seen;
                 }

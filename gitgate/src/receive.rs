@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::process::Command;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -29,7 +29,7 @@ use crate::request::{Asked, Shape};
 use crate::session::{self, Client, Hangup, Moved, SessionError};
 use crate::state::{Served, State};
 use crate::verdict::{self, Reasons};
-use crate::wire::{Bounds, FromHook, HOOK_FD, LINE_MAX_BYTES, Place, ToHook, Update};
+use crate::wire::{Bounds, Change, FromHook, HOOK_FD, LINE_MAX_BYTES, Place, ToHook, Update};
 use crate::{door, proof, report, sys};
 
 /// How long a push waits for its turn.
@@ -143,8 +143,8 @@ fn command(
 }
 
 /// The conversation with the hook.
-struct Talk<'a> {
-    served: &'a Served,
+struct Talk<'a, 's> {
+    served: &'s Served,
     state: &'a State,
     ledger: &'a Ledger,
     holds: &'a Holds,
@@ -214,7 +214,7 @@ impl From<String> for No {
     }
 }
 
-impl Talk<'_> {
+impl<'s> Talk<'_, 's> {
     /// Answers until the hook and `git receive-pack` are both gone; the lock is held as long.
     async fn run(mut self, socket: tokio::net::UnixStream) {
         let (reader, mut writer) = socket.into_split();
@@ -222,15 +222,16 @@ impl Talk<'_> {
         let mut lock = None;
         while let Some(message) = hear(&mut reader).await {
             let answer = match message {
-                FromHook::Updates { updates } => Some(self.updates(updates)),
+                FromHook::Updates { updates } => Some(self.updates(updates).await),
                 FromHook::Held { findings, objects, digest } => {
                     self.pushed.objects = objects;
                     match self.await_release(&mut reader, &mut writer, &findings, &digest).await {
                         Ok(()) => {
                             self.pushed.released = findings;
                             self.release = Some(digest);
-                            lock = timeout(LOCK_TIMEOUT, self.served.mirror.lock_for_push()).await.ok();
-                            Some(self.go(lock.as_ref()).await)
+                            let (answer, turn) = self.forward(Duration::ZERO).await;
+                            lock = turn;
+                            Some(answer)
                         }
                         Err(reason) => {
                             self.tell(BTreeMap::new(), report::brief(&findings));
@@ -241,8 +242,9 @@ impl Talk<'_> {
                 }
                 FromHook::Clean { objects } => {
                     self.pushed.objects = objects;
-                    lock = timeout(LOCK_TIMEOUT, self.served.mirror.lock_for_push()).await.ok();
-                    Some(self.go(lock.as_ref()).await)
+                    let (answer, turn) = self.forward(PROOF_MAX).await;
+                    lock = turn;
+                    Some(answer)
                 }
                 FromHook::Found { findings } => {
                     self.tell(BTreeMap::new(), report::brief(&findings));
@@ -260,6 +262,7 @@ impl Talk<'_> {
                     None
                 }
                 FromHook::Answered { accepted: true, words, .. } => {
+                    self.left_behind();
                     self.pushed.outcome = PushOutcome::Forwarded(words);
                     None
                 }
@@ -278,6 +281,36 @@ impl Talk<'_> {
             }
         }
         drop(lock);
+    }
+
+    /// What is to happen to a push whose objects may pass, and the turn in which it does. It is judged by what upstream
+    /// had before; the hook looks whether that is still there.
+    async fn forward(&mut self, age: Duration) -> (ToHook, Option<PushLock<'s>>) {
+        if let Err(no) = self.refreshed(age).await {
+            return (no, None);
+        }
+        let lock = timeout(LOCK_TIMEOUT, self.served.mirror.lock_for_push()).await.ok();
+        (self.go(lock.as_ref()).await, lock)
+    }
+
+    /// Sees to it that the mirror shows what upstream had at most this long ago.
+    async fn refreshed(&mut self, age: Duration) -> Result<(), ToHook> {
+        let Served { repo, mirror } = self.served;
+        if !age.is_zero() && mirror.seen_within(age) {
+            return Ok(());
+        }
+        let Err(error) = mirror.refresh(repo, &self.state.tools()).await else { return Ok(()) };
+        self.pushed.outcome = PushOutcome::Refused("refresh-failed");
+        Err(self.deny(crate::front::unrefreshed(&repo.upstream, &error).into()))
+    }
+
+    /// Takes note that the mirror keeps objects that the push took its refs away from.
+    fn left_behind(&self) {
+        let mut changes = self.pushed.updates.iter().map(|update| update.change);
+        if changes.any(|change| matches!(change, Change::Rewrite | Change::Delete)) {
+            self.served.mirror.torn();
+            self.served.mirror.tidy();
+        }
     }
 
     async fn go(&mut self, lock: Option<&PushLock<'_>>) -> ToHook {
@@ -348,10 +381,16 @@ impl Talk<'_> {
         self.state.released(digest, &Moment { now: Timestamp::now(), used: &used }).is_some()
     }
 
-    fn updates(&mut self, updates: Vec<Update>) -> ToHook {
+    async fn updates(&mut self, updates: Vec<Update>) -> ToHook {
         let judged = self.judge(&updates);
         self.pushed.updates = updates;
         self.pushed.updates.truncate(REFS_MAX);
+        // The session may be old. What upstream removed since does not count as known.
+        if judged.is_ok()
+            && let Err(no) = self.refreshed(Duration::ZERO).await
+        {
+            return no;
+        }
         match judged {
             Ok(Permit { bounds, .. }) => {
                 let mut asked = lock(self.proof);
@@ -427,7 +466,10 @@ impl Talk<'_> {
             return Err(format!("a push changes at most {REFS_MAX} refs; push in smaller parts").into());
         }
         let now = self.state.find(&self.served.repo.name);
-        let Some(now) = now.filter(|now| now.repo.upstream == self.served.repo.upstream) else {
+        let same = |now: &Served| {
+            Arc::ptr_eq(&now.mirror, &self.served.mirror) && now.repo.upstream == self.served.repo.upstream
+        };
+        let Some(now) = now.filter(|now| same(now)) else {
             return Err("the operator changed this repository in the meantime; push again".to_owned().into());
         };
         let used = self.ledger.used();

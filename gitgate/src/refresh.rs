@@ -109,22 +109,22 @@ impl Refresh<'_> {
         if lacks.missing {
             self.fetch(listing.len()).await?;
         }
-        if !leftovers && !removed {
-            let (path, replaced) = (self.mirror.path().to_owned(), lacks.replaced);
-            if on_thread(move || contained(&path, &replaced)).await? {
-                self.mirror.whole();
-            }
+        let (path, replaced) = (self.mirror.path().to_owned(), lacks.replaced);
+        let (brought, contained) = on_thread(move || {
+            set_head(&path, &listing)?;
+            let lacks = if lacks.missing { compare(&path, &listing)? } else { Lacks::default() };
+            let brought = !lacks.missing && lacks.gone.is_empty();
+            Ok((brought, brought && contained(&path, &replaced)?))
+        })
+        .await?;
+        // Refs that moved once more may have left something that was not looked at.
+        if !leftovers && !removed && contained {
+            self.mirror.whole();
         }
         if removed || lacks.missing {
             self.mirror.tidy();
         }
-        let path = self.mirror.path().to_owned();
-        on_thread(move || {
-            set_head(&path, &listing)?;
-            let lacks = if lacks.missing { compare(&path, &listing)? } else { Lacks::default() };
-            Ok(!lacks.missing && lacks.gone.is_empty())
-        })
-        .await
+        Ok(brought)
     }
 
     async fn make(&self) -> Result<(), RefreshError> {

@@ -147,6 +147,7 @@ impl Conversation<'_> {
             if self.served.repo.grant.expires_at().is_some_and(over) {
                 return Err(Ended::Refused("expired", "this permission ended; ask for a new one".to_owned()));
             }
+            self.in_force()?;
             match command.name.as_slice() {
                 b"ls-refs" => self.show(&command.arguments, &mut writer).await?,
                 b"fetch" => self.fetch(&command, &mut reader, &mut writer).await?,
@@ -161,6 +162,20 @@ impl Conversation<'_> {
         }
         writer.shutdown().await?;
         Ok(())
+    }
+
+    /// Refuses where the repository is not the one that was connected to: its rules were others then.
+    fn in_force(&self) -> Result<(), Ended> {
+        let Served { repo, mirror } = self.served;
+        let same = |now: &Served| {
+            Arc::ptr_eq(&now.mirror, mirror)
+                && now.repo.upstream == repo.upstream
+                && now.repo.fetch == repo.fetch
+        };
+        if self.state.find(&repo.name).is_some_and(|now| same(&now)) {
+            return Ok(());
+        }
+        Err(Ended::refused("the operator changed this repository in the meantime; connect again"))
     }
 
     async fn send(&mut self, writer: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> Result<(), Ended> {

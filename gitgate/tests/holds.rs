@@ -5,6 +5,7 @@ mod common;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::process::{Child, ChildStderr, Stdio};
 use std::time::Duration;
@@ -175,4 +176,56 @@ fn supervise_is_told_what_waits_and_where_the_journal_ends() {
     );
     world.decide(&hold, Verdict::Reject, "");
     assert!(!push.end().0);
+}
+
+/// Takes the newest commit off upstream's branch.
+fn purge(upstream: &Upstream) -> String {
+    format!("git --git-dir={} update-ref refs/heads/main main^", upstream.repository.display())
+}
+
+#[test]
+fn a_held_push_does_not_bring_back_what_upstream_removed_meanwhile() {
+    let world = World::new();
+    world.upstream.commit("theirs");
+    let (work, _) = world.work_with_secret();
+    let push = Push::begin(&work, "HEAD:refs/heads/agent/x");
+    let hold = world.held();
+    git(&world.upstream.repository, &["update-ref", "refs/heads/main", "main^"]).succeed();
+    world.release(&hold.digest);
+    let (passed, said) = push.end();
+    assert!(!passed && said.contains("upstream removed something meanwhile"), "{said}");
+    assert!(!world.upstream.refs().contains("agent/x"));
+}
+
+#[test]
+fn what_upstream_removed_during_a_session_is_judged_again() {
+    let dir = TempDir::new().unwrap();
+    let upstream = Upstream::start(dir.path());
+    let seed = dir.path().join("upstream/seed");
+    Work { path: seed.clone() }.write("config", &format!("token = {}\n", github_token())).commit("leak");
+    git(&seed, &["push", "-q", "origin", "main"]).succeed();
+    let gate = Gate::start(dir.path(), &upstream.entry("web", "push: {allow: [refs/heads/agent/*]}"));
+    git(dir.path(), &["clone", "-q", &gate.url("web"), "work"]).succeed();
+    let work = Work { path: dir.path().join("work") };
+    // It runs after the refs were shown.
+    let hook = work.path.join(".git/hooks/pre-push");
+    fs::create_dir_all(hook.parent().unwrap()).unwrap();
+    fs::write(&hook, format!("#!/bin/sh\n{}\n", purge(&upstream))).unwrap();
+    fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).unwrap();
+    let said = work.push("HEAD:refs/heads/agent/x").fail();
+    assert!(said.contains("github-pat"), "{said}");
+    assert!(!upstream.refs().contains("agent/x"));
+}
+
+#[test]
+fn more_than_the_operator_can_be_shown_is_refused_and_not_held() {
+    let world = World::new();
+    let (work, _) = world.work_with_secret();
+    for n in 0..proposal::peer::HELD_MAX {
+        work.write(&format!("config{n}"), &format!("{n}\ntoken = {}\n", github_token()));
+    }
+    work.commit("many");
+    let (passed, said) = Push::begin(&work, "HEAD:refs/heads/agent/x").end();
+    assert!(!passed && said.contains("github-pat"), "{said}");
+    assert!(!said.contains("waits for the operator"), "{said}");
 }

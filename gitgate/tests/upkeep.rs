@@ -222,3 +222,16 @@ fn the_session_ends_when_the_gate_is_killed() {
     };
     eventually("no session is left", || !masters.iter().any(alive));
 }
+
+#[test]
+fn what_a_push_through_the_gate_took_away_cannot_be_read() {
+    let world = World::with_rules("push: {allow: [refs/heads/agent/*], delete: true}");
+    let work = world.clone_web();
+    eventually("the first packing", || has_bitmap(&world));
+    let gone = work.write("new", "new\n").commit("new");
+    work.push("HEAD:refs/heads/agent/x").succeed();
+    assert!(want(&world, &gone).contains("PACK"));
+    work.push(":refs/heads/agent/x").succeed();
+    let answer = want(&world, &gone);
+    assert!(!answer.contains("PACK"), "{answer}");
+}

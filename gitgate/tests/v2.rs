@@ -74,3 +74,16 @@ fn tags_are_peeled_and_an_empty_upstream_names_its_branch() {
     let shown = world.gate.talk(&[hello, command].concat());
     assert!(shown.contains("unborn HEAD symref-target:refs/heads/trunk"), "{shown}");
 }
+
+#[test]
+fn an_open_conversation_does_not_outlive_what_the_operator_put_in_force() {
+    let world = World::new();
+    let mut stream = world.gate.connect();
+    common::exchange(&mut stream, &pkt(b"git-upload-pack /web.git\0host=h\0\0version=2\0"));
+    let listing = [&pkt(b"command=ls-refs\n")[..], b"0000"].concat();
+    assert!(common::exchange(&mut stream, &listing).contains("refs/heads/main"));
+    let entry = world.upstream.entry("web", "fetch: {allow: [refs/tags/*]}");
+    world.gate.forbid_pushes(&entry);
+    let answer = common::rest(stream, &listing);
+    assert!(answer.contains("connect again") && !answer.contains("refs/heads/main"), "{answer}");
+}
