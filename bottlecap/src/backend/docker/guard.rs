@@ -77,8 +77,10 @@ fn watch(words: &[String]) -> io::Result<()> {
         return Ok(());
     }
     let (engine, state) = (Engine::at(client), Path::new(state));
-    until_gone(|| remove_all(&engine, name, state), || drop(poll(&mut [], PollTimeout::from(INTERVAL_MS))))
-        .map_err(io::Error::other)
+    let pause = || {
+        let _ = poll(&mut [], PollTimeout::from(INTERVAL_MS));
+    };
+    until_gone(|| remove_all(&engine, name, state), pause).map_err(io::Error::other)
 }
 
 /// Looks until two looks in a row have found nothing.
