@@ -219,6 +219,8 @@ fn a_read_that_is_refused_is_on_the_record() {
     let mut world = World::new();
     world.upstream.stop();
     git(world.dir.path(), &["ls-remote", &world.gate.url("web")]).fail();
+    // The client is told before the conversation is over, which is when it is recorded.
+    world.gate.terminate();
     let events = world.gate.journal();
     assert_eq!(events.len(), 1, "{events:?}");
     assert_eq!((&events[0]["type"], &events[0]["outcome"]), (&"fetch".into(), &"refresh-failed".into()));
