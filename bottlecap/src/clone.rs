@@ -2,7 +2,7 @@
 //!
 //! The host's git reads the repository and writes the clone before anything in the bottle lives. It runs nothing that either
 //! of them brings: no hook, no file system monitor, no filter, no other transport than reading files. It follows nothing out
-//! of the repository ([`contained`]).
+//! of the repository (`contained.rs`).
 
 use std::fmt::Write;
 use std::fs;
