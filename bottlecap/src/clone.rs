@@ -216,6 +216,9 @@ mod tests {
     use crate::state::Directories;
     use std::os::unix::fs::PermissionsExt;
 
+    /// A way out of a repository, and how it is laid there.
+    type Way<'a> = (&'a str, &'a dyn Fn(&Path));
+
     struct Stage {
         root: tempfile::TempDir,
         home: Home,
@@ -318,7 +321,7 @@ mod tests {
             fs::remove_dir_all(source.join(".git").join(name)).unwrap();
             link(&git_of.join(name), &source.join(".git").join(name));
         };
-        let ways: [(&str, &dyn Fn(&Path)); 10] = [
+        let ways: [Way<'_>; 10] = [
             (".git", &|source| {
                 fs::remove_dir_all(source.join(".git")).unwrap();
                 link(&git_of, &source.join(".git"));
