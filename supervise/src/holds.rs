@@ -1,5 +1,6 @@
 //! What another daemon holds for the operator, as requests on the desk; and what became of them, told back.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,15 +25,27 @@ pub async fn attend(peer: Peer, desk: Arc<Desk>, mut words: mpsc::Receiver<Word>
     let mut news = desk.news();
     let mut looks = interval(LOOK_INTERVAL);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // Grants that were used up before the host had said that they are in force.
+    let mut early = BTreeSet::new();
     loop {
         tokio::select! {
             word = words.recv() => match word {
-                Some(word) => hear(&peer, &desk, word).await,
+                Some(word) => hear(&peer, &desk, word, &mut early).await,
                 None => std::future::pending().await,
             },
             news = news.recv() => match news {
-                Ok(view) => tell(&peer, &view).await,
-                Err(RecvError::Lagged(_)) => look(&peer, &desk).await,
+                Ok(view) => {
+                    if early.contains(&view.id) {
+                        used_up(&desk, view.id.as_str(), &mut early).await;
+                    }
+                    tell(&peer, &view).await;
+                }
+                Err(RecvError::Lagged(_)) => {
+                    for id in early.clone() {
+                        used_up(&desk, id.as_str(), &mut early).await;
+                    }
+                    look(&peer, &desk).await;
+                }
                 Err(RecvError::Closed) => std::future::pending().await,
             },
             _ = looks.tick() => look(&peer, &desk).await,
@@ -40,7 +53,7 @@ pub async fn attend(peer: Peer, desk: Arc<Desk>, mut words: mpsc::Receiver<Word>
     }
 }
 
-async fn hear(peer: &Peer, desk: &Arc<Desk>, word: Word) {
+async fn hear(peer: &Peer, desk: &Arc<Desk>, word: Word, early: &mut BTreeSet<Id>) {
     match word {
         Word::Held { hold } => {
             if let Err(error) = hold.check() {
@@ -67,12 +80,21 @@ async fn hear(peer: &Peer, desk: &Arc<Desk>, word: Word) {
                 withdraw(desk, view).await;
             }
         }
-        Word::Exhausted { grant } => {
-            let Ok(id) = Id::parse(&grant) else { return };
-            if desk.view(&id, desk.now()).is_some_and(|view| view.state == State::Active) {
-                file(desk, id, Change::Exhausted).await;
-            }
-        }
+        Word::Exhausted { grant } => used_up(desk, &grant, early).await,
+    }
+}
+
+/// Takes in that a grant is used up. A daemon may use it up before the host has said that it is in force: then it waits in `early`.
+async fn used_up(desk: &Arc<Desk>, grant: &str, early: &mut BTreeSet<Id>) {
+    let Ok(id) = Id::parse(grant) else { return };
+    let state = desk.view(&id, desk.now()).map(|view| view.state);
+    if matches!(state, Some(State::Approved | State::Applying)) {
+        early.insert(id);
+        return;
+    }
+    early.remove(&id);
+    if state == Some(State::Active) {
+        file(desk, id, Change::Exhausted).await;
     }
 }
 

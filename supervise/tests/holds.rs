@@ -130,6 +130,29 @@ fn a_yes_is_told_when_the_host_has_put_it_in_force_and_not_before() {
     }
 }
 
+/// The daemon sees its new table before the host has said that it is in force.
+#[test]
+fn what_is_used_up_before_it_is_said_to_be_in_force_ends_all_the_same() {
+    let (bundle, voice) = start();
+    let operator = bundle.operator();
+    let mut watch = operator.watch();
+    voice.hold(2);
+    let id = watch.next_pending();
+    operator.view(json!({"op": "approve", "id": id, "max_uses": 1}));
+    operator.view(json!({"op": "applying", "id": id, "digest": "sha256:00"}));
+    voice.say(&Word::Exhausted { grant: id.as_str().unwrap().to_owned() });
+    // Said after that, so that it was heard.
+    voice.hold(3);
+    watch.next_pending();
+    operator.view(json!({"op": "applied", "id": id, "generation": 2, "digest": "sha256:00"}));
+    while !watch.next().iter().any(|view| view["id"] == id && view["state"] == "exhausted") {}
+    // The same content is asked about anew.
+    let mut again = hold(2);
+    again.id = "ff".repeat(16);
+    voice.say(&Word::Held { hold: again });
+    assert_ne!(watch.next_pending(), id);
+}
+
 #[test]
 fn whoever_waits_no_more_is_taken_off_the_desk() {
     let (bundle, voice) = start();
