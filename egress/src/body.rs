@@ -152,9 +152,9 @@ pub(crate) async fn rewritten(
 /// What was read of a body.
 pub(crate) enum Gathered {
     /// All of it.
-    Whole(Bytes),
-    /// Its beginning, with the rest behind it: it is too long, or comes too slowly.
-    Part(Body),
+    Whole(Vec<u8>),
+    /// Its beginning, with what is still to come: it is too long, or comes too slowly.
+    Part(Vec<u8>, Body),
 }
 
 /// Reads up to `most` bytes, for a while.
@@ -164,7 +164,7 @@ pub(crate) async fn gathered(mut body: Body, most: usize) -> Result<Gathered, Er
     while begun.len() <= most {
         let Ok(frame) = tokio::time::timeout_at(end, body.frame()).await else { break };
         match frame {
-            None => return Ok(Gathered::Whole(begun.into())),
+            None => return Ok(Gathered::Whole(begun)),
             Some(frame) => {
                 if let Ok(data) = frame?.into_data() {
                     begun.extend_from_slice(&data);
@@ -172,7 +172,12 @@ pub(crate) async fn gathered(mut body: Body, most: usize) -> Result<Gathered, Er
             }
         }
     }
-    Ok(Gathered::Part(Body::from(BoxBody::new(Resumed { begun: Some(begun.into()), rest: body }))))
+    Ok(Gathered::Part(begun, body))
+}
+
+/// `rest`, with what was read before in front of it.
+pub(crate) fn resumed(begun: Bytes, rest: Body) -> Body {
+    Body::from(BoxBody::new(Resumed { begun: Some(begun), rest }))
 }
 
 struct Resumed {

@@ -176,15 +176,12 @@ impl Judged {
             Ok(source) => source,
             Err(refusal) => return self.refuse(&refusal),
         };
-        let mut plan = match self.count(plan).await {
-            Ok(plan) => plan,
-            Err(refusal) => {
-                if let (Source::Agent(incoming), false) = (source, waits_for_leave) {
-                    body::pass_over(incoming).await;
-                }
-                return self.refuse(&refusal);
+        if let Err(refusal) = self.count(&plan).await {
+            if let (Source::Agent(incoming), false) = (source, waits_for_leave) {
+                body::pass_over(incoming).await;
             }
-        };
+            return self.refuse(&refusal);
+        }
         let limits = plan.limits.clone();
         let watch = plan.watch.clone();
         let messages = plan.messages.take();
@@ -237,6 +234,7 @@ impl Judged {
         self.entry.event.grant = route.grant().map(ToString::to_string);
         let upgrade = upgrade::judge(wanted.as_deref(), parts, incoming)?;
         let bounds = snapshot.policy.limits(route.limits(), &asked.endpoint.host, self.proxy.now());
+        snapshot.gauge(route).bound_for(&asked.endpoint.host, &bounds);
         let request_body = bounds.request_body;
         if let Some(most) = request_body
             && incoming.size_hint().lower() > most
@@ -275,10 +273,12 @@ impl Judged {
         Ok(Plan { route, client, uri, limits, bounds, upgrade, rewriter, messages, watch })
     }
 
-    /// Counts the request, as the last thing before it goes out: against the route's bounds, then as a use.
-    async fn count<'s>(&mut self, plan: Plan<'s>) -> Result<Plan<'s>, Refusal> {
+    /// Counts the request, once, as the last thing before it goes out: against the route's bounds, then as a use.
+    async fn count(&mut self, plan: &Plan<'_>) -> Result<(), Refusal> {
+        if self.entry.held.is_some() {
+            return Ok(());
+        }
         let gauge = self.snapshot.gauge(plan.route);
-        gauge.bound(&plan.bounds);
         self.entry.held = Some(gauge.request(&plan.bounds, Instant::now())?);
         let exhausted = || {
             if let Some(grant) = plan.route.grant() {
@@ -290,7 +290,7 @@ impl Judged {
                 if self.proxy.uses.is_spent(plan.route) {
                     exhausted();
                 }
-                Ok(plan)
+                Ok(())
             }
             Err(NoUse::UsedUp) => {
                 exhausted();
@@ -310,12 +310,12 @@ impl Judged {
         mut parts: request::Parts,
         source: Source,
     ) -> Result<Response<Incoming>, Refusal> {
-        let (mut body, progress, _turn) = match source {
+        let (mut body, progress) = match source {
             Source::Agent(incoming) => {
                 let progress = Progress::new();
-                (body::metered(incoming, Meter::Up(Arc::clone(&progress)), &plan.limits), progress, None)
+                (body::metered(incoming, Meter::Up(Arc::clone(&progress)), &plan.limits), progress)
             }
-            Source::Begun(body, progress, turn) => (body, progress, Some(turn)),
+            Source::Begun(body, progress) => (body, progress),
         };
         self.entry.up = Some(Arc::clone(&progress));
         // From here on bytes may leave, even if the agent does not stay for the answer.

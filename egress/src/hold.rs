@@ -5,16 +5,18 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use jiff::Timestamp;
-use policy::Denial;
+use policy::{Denial, Release};
 use proposal::peer::{HOLD_ID_CHARS, Held, Hold, Verdict, Word};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{info, warn};
 
 use crate::lease::Lease;
 use crate::proxy::Proxy;
 use crate::refusal::{Code, Refusal};
+use crate::snapshot::Snapshot;
 use crate::tls::{hex, random};
 use crate::uses::NoUse;
 
@@ -38,6 +40,30 @@ pub(crate) struct Holds {
     words: mpsc::Sender<Word>,
     /// Until supervise is spoken to.
     unsent: Mutex<Option<mpsc::Receiver<Word>>>,
+}
+
+/// Leave to keep a body in memory; given back when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Turn {
+    /// `bytes`, which give the turn back when the last of them are sent or dropped.
+    pub(crate) fn keep(self, bytes: Vec<u8>) -> Bytes {
+        Bytes::from_owner(Kept { bytes, _turn: self })
+    }
+}
+
+struct Kept {
+    bytes: Vec<u8>,
+    _turn: Turn,
+}
+
+impl AsRef<[u8]> for Kept {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 struct Open {
@@ -66,10 +92,10 @@ impl Holds {
         self.unsent.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// Leave to read a request whole, kept for as long as its bytes are.
-    pub(crate) async fn turn(&self) -> Result<OwnedSemaphorePermit, Refusal> {
+    /// Leave to keep a request's body in memory.
+    pub(crate) async fn turn(&self) -> Result<Turn, Refusal> {
         let turn = timeout(TURN_TIMEOUT, Arc::clone(&self.turns).acquire_owned()).await;
-        turn.ok().and_then(Result::ok).ok_or_else(|| {
+        turn.ok().and_then(Result::ok).map(|permit| Turn { _permit: permit }).ok_or_else(|| {
             let hint = "too many requests are searched as a whole at once: wait for one to end";
             Refusal::new(Code::ConcurrencyLimit, hint).retry_after(TURN_TIMEOUT)
         })
@@ -138,63 +164,108 @@ pub(crate) struct Suspect {
     pub(crate) found: u64,
 }
 
-/// Waits until the routes in force release the request; the grant that does. A use of it is then taken, durably.
-pub(crate) async fn released(proxy: &Proxy, suspect: Suspect, lease: Arc<Lease>) -> Result<String, Refusal> {
-    let Suspect { digest, what, findings, found } = suspect;
-    let rule = findings.first().map_or_else(String::new, |found| found.rule.clone());
-    let mut snapshots = proxy.snapshots.watch();
-    let mut place = None;
-    let end = Instant::now() + PATIENCE;
-    let refuse = |why: String| {
+/// A request on its way through the operator's hands.
+pub(crate) struct Asking<'p> {
+    proxy: &'p Proxy,
+    suspect: Suspect,
+    lease: Arc<Lease>,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    place: Option<(Place<'p>, oneshot::Receiver<String>)>,
+    end: Instant,
+}
+
+impl<'p> Asking<'p> {
+    pub(crate) fn new(proxy: &'p Proxy, suspect: Suspect, lease: Arc<Lease>) -> Asking<'p> {
+        let snapshots = proxy.snapshots.watch();
+        Asking { proxy, suspect, lease, snapshots, place: None, end: Instant::now() + PATIENCE }
+    }
+
+    /// Waits until the routes in force release the request.
+    pub(crate) async fn wait(&mut self) -> Result<(), Refusal> {
+        while self.release().is_none() {
+            if self.place.is_none() {
+                self.place = self.hold();
+            }
+            let Some((_, refused)) = &mut self.place else {
+                let why = "too many wait for the operator already; leave it out, or try later";
+                return Err(self.refusal(why));
+            };
+            tokio::select! {
+                Ok(()) = self.snapshots.changed() => {}
+                reason = refused => {
+                    let reason = reason.unwrap_or_default();
+                    let because = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+                    return Err(self.refusal(&format!("the operator did not let it pass{because}")));
+                }
+                () = sleep_until(self.end) => {
+                    let why = "nobody let it pass in time; leave it out, or ask the operator to watch";
+                    return Err(self.refusal(why));
+                }
+                denial = Arc::clone(&self.lease).ended_after_a_moment() => return Err(Denial::into(denial)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a use of the release, durably, and gives its grant; nothing when somebody else took the last one.
+    pub(crate) async fn take(&mut self) -> Result<Option<String>, Refusal> {
+        let Some(release) = self.release() else { return Ok(None) };
+        let Asking { proxy, suspect: Suspect { digest, .. }, .. } = self;
+        match proxy.uses.take_release(&release).await {
+            Ok(()) => {
+                info!(grant = %release.grant, digest, "what was held goes out");
+                if proxy.uses.is_release_spent(&release) {
+                    proxy.holds.exhausted(release.grant.as_str());
+                }
+                Ok(Some(release.grant.to_string()))
+            }
+            Err(NoUse::UsedUp) => Ok(None),
+            Err(NoUse::Write(error)) => {
+                let hint = "uses cannot be counted now; try again later";
+                Err(Refusal::new(Code::AuditUnavailable, hint).because(&error))
+            }
+        }
+    }
+
+    fn release(&mut self) -> Option<Release> {
+        let newest = Arc::clone(&self.snapshots.borrow_and_update());
+        let spent = |release: &Release| self.proxy.uses.is_release_spent(release);
+        newest.policy.released(&self.suspect.digest, self.proxy.now(), spent).cloned()
+    }
+
+    fn hold(&self) -> Option<(Place<'p>, oneshot::Receiver<String>)> {
+        let Suspect { digest, what, findings, found } = &self.suspect;
+        let name: [u8; HOLD_ID_CHARS / 2] = random();
+        let (at, until) = (Timestamp::now(), Timestamp::now() + PATIENCE);
+        warn!(digest, rule = self.rule(), "held for the operator");
+        let (digest, what, findings) = (digest.clone(), what.clone(), findings.clone());
+        self.proxy.holds.take(Hold { id: hex(&name), digest, at, until, what, findings, found: *found })
+    }
+
+    fn rule(&self) -> &str {
+        self.suspect.findings.first().map_or("", |found| &found.rule)
+    }
+
+    fn refusal(&self, why: &str) -> Refusal {
+        let rule = self.rule();
         let hint = format!("the request holds what looks like a secret (rule `{rule}`): {why}");
-        Err(Refusal::new(Code::SecretDetected, hint))
-    };
-    loop {
-        let newest = Arc::clone(&snapshots.borrow_and_update());
-        let spent = |release: &policy::Release| proxy.uses.is_release_spent(release);
-        if let Some(release) = newest.policy.released(&digest, proxy.now(), spent) {
-            match proxy.uses.take_release(release).await {
-                Ok(()) => {
-                    info!(grant = %release.grant, digest, "what was held goes out");
-                    if proxy.uses.is_release_spent(release) {
-                        proxy.holds.exhausted(release.grant.as_str());
-                    }
-                    return Ok(release.grant.to_string());
-                }
-                // Somebody else took the last one.
-                Err(NoUse::UsedUp) => continue,
-                Err(NoUse::Write(error)) => {
-                    let hint = "uses cannot be counted now; try again later";
-                    return Err(Refusal::new(Code::AuditUnavailable, hint).because(&error));
-                }
-            }
-        }
-        drop(newest);
-        if place.is_none() {
-            let name: [u8; HOLD_ID_CHARS / 2] = random();
-            let (at, until) = (Timestamp::now(), Timestamp::now() + PATIENCE);
-            warn!(digest, rule, "held for the operator");
-            let (digest, what, findings) = (digest.clone(), what.clone(), findings.clone());
-            let hold = Hold { id: hex(&name), digest, at, until, what, findings, found };
-            place = proxy.holds.take(hold);
-            if place.is_none() {
-                return refuse(
-                    "too many wait for the operator already; leave it out, or try later".to_owned(),
-                );
-            }
-        }
-        let Some((_, refused)) = &mut place else { continue };
-        tokio::select! {
-            Ok(()) = snapshots.changed() => {}
-            reason = refused => {
-                let reason = reason.unwrap_or_default();
-                let because = if reason.is_empty() { String::new() } else { format!(": {reason}") };
-                return refuse(format!("the operator did not let it pass{because}"));
-            }
-            () = sleep_until(end) => {
-                return refuse("nobody let it pass in time; leave it out, or ask the operator to watch".to_owned());
-            }
-            denial = Arc::clone(&lease).ended_after_a_moment() => return Err(Denial::into(denial)),
-        }
+        Refusal::new(Code::SecretDetected, hint)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[tokio::test]
+    async fn a_turn_lasts_as_long_as_the_last_byte_of_what_it_is_for() {
+        let holds = Holds::default();
+        let mut kept = holds.turn().await.unwrap().keep(b"held".to_vec());
+        let first = kept.split_to(2);
+        drop(kept);
+        assert_eq!(holds.turns.available_permits(), WHOLE_MAX - 1);
+        drop(first);
+        assert_eq!(holds.turns.available_permits(), WHOLE_MAX);
     }
 }

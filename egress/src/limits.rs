@@ -1,11 +1,12 @@
 //! How much a route does right now, held against its bounds. What is taken is given back when it is dropped.
 
+use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use policy::RouteLimits;
+use policy::{Host, RouteLimits};
 
 use crate::refusal::{Code, Refusal};
 
@@ -21,6 +22,8 @@ pub(crate) struct Gauge {
     connections: AtomicU32,
     /// 0 for no bound.
     connections_max: AtomicU32,
+    /// The bounds of the hosts for which they were raised.
+    raised: Mutex<HashMap<Host, NonZeroU32>>,
 }
 
 /// What is left of a minute's worth of requests.
@@ -79,12 +82,24 @@ impl Gauge {
             requests: AtomicU32::new(0),
             connections: AtomicU32::new(0),
             connections_max: AtomicU32::new(0),
+            raised: Mutex::default(),
         })
     }
 
-    /// Puts the bound of connections in force, for the next one.
+    /// Puts the route's bound of connections in force, for the next one.
     pub(crate) fn bound(&self, limits: &RouteLimits) {
         self.connections_max.store(limits.connections.map_or(0, NonZeroU32::get), Ordering::Relaxed);
+    }
+
+    /// Puts the bound of connections to `host` in force, where that may be another than the route's.
+    pub(crate) fn bound_for(&self, host: &Host, limits: &RouteLimits) {
+        let Some(most) = limits.connections else { return };
+        let mut raised = self.raised.lock().unwrap_or_else(PoisonError::into_inner);
+        if most.get() == self.connections_max.load(Ordering::Relaxed) {
+            raised.remove(host);
+        } else {
+            raised.insert(host.clone(), most);
+        }
     }
 
     /// Counts a request, or refuses it.
@@ -104,11 +119,12 @@ impl Gauge {
         Ok(held)
     }
 
-    /// Counts a connection to upstream, or refuses it.
-    pub(crate) fn connection(self: &Arc<Self>) -> Result<Held, TooManyConnections> {
+    /// Counts a connection to `host`, or refuses it.
+    pub(crate) fn connection(self: &Arc<Self>, host: &Host) -> Result<Held, TooManyConnections> {
+        let raised = self.raised.lock().unwrap_or_else(PoisonError::into_inner).get(host).copied();
         let most = match self.connections_max.load(Ordering::Relaxed) {
             0 => u32::MAX,
-            most => most,
+            most => raised.map_or(most, NonZeroU32::get),
         };
         self.hold(&self.connections, most, Kind::Connection).ok_or(TooManyConnections)
     }
@@ -195,9 +211,29 @@ mod tests {
         gauge.request(&limits, Instant::now()).unwrap();
 
         gauge.bound(&RouteLimits { connections: Some(1.try_into().unwrap()), ..RouteLimits::default() });
-        let held = gauge.connection().unwrap();
-        assert_eq!(gauge.connection().unwrap_err(), TooManyConnections);
+        let host = Host::parse("a.test").unwrap();
+        let held = gauge.connection(&host).unwrap();
+        assert_eq!(gauge.connection(&host).unwrap_err(), TooManyConnections);
         drop(held);
-        gauge.connection().unwrap();
+        gauge.connection(&host).unwrap();
+    }
+
+    #[test]
+    fn what_is_raised_for_one_host_of_a_route_is_not_for_the_others() {
+        let gauge = Gauge::new();
+        let connections =
+            |most: u32| RouteLimits { connections: Some(most.try_into().unwrap()), ..RouteLimits::default() };
+        gauge.bound(&connections(1));
+        let (raised, other) = (Host::parse("a.test").unwrap(), Host::parse("b.test").unwrap());
+        gauge.bound_for(&raised, &connections(3));
+        gauge.bound_for(&other, &connections(1));
+        let _first = gauge.connection(&other).unwrap();
+        assert_eq!(gauge.connection(&other).unwrap_err(), TooManyConnections);
+        let _second = gauge.connection(&raised).unwrap();
+        assert_eq!(gauge.connection(&other).unwrap_err(), TooManyConnections);
+        let _third = gauge.connection(&raised).unwrap();
+        // Until then.
+        gauge.bound_for(&raised, &connections(1));
+        assert_eq!(gauge.connection(&raised).unwrap_err(), TooManyConnections);
     }
 }

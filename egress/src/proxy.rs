@@ -12,6 +12,7 @@ use crate::explain::{Explanation, Question};
 use crate::hold::Holds;
 use crate::inspect::Tails;
 use crate::journal::Recorder;
+use crate::scrub::Counts;
 use crate::snapshot::{OpenSide, Snapshot, Snapshots};
 use crate::tasks::Tasks;
 use crate::tls::ca::CertificateAuthority;
@@ -65,6 +66,7 @@ pub struct Proxy {
     pub(crate) secrets: SecretStore,
     pub(crate) knowns: Knowns,
     pub(crate) tails: Tails,
+    reflected: Counts,
     pub(crate) open: OpenSide,
     pub(crate) recorder: Recorder,
     pub(crate) uses: Uses,
@@ -79,13 +81,16 @@ impl Proxy {
     pub fn new(parts: Parts, text: &str) -> Result<Proxy, Error> {
         let open = OpenSide { dialer: Arc::new(parts.dialer), tls: parts.tls, tasks: Tasks::default() };
         let leaves = LeafAuthority::new(parts.authority).map_err(|error| Error::Tls(error.to_string()))?;
-        let first = Snapshot::parse(text, None, &open).map_err(Error::Routes)?;
+        let mut first = Snapshot::parse(text, None, &open).map_err(Error::Routes)?;
         refuse_weak(&first.policy, &parts.secrets).map_err(Error::Routes)?;
+        let reflected = Counts::default();
+        first.enforce(&reflected, &parts.secrets);
         let proxy = Proxy {
             leaves,
             secrets: parts.secrets,
             knowns: Knowns::default(),
             tails: Tails::default(),
+            reflected,
             open,
             recorder: parts.recorder,
             uses: parts.uses,
@@ -109,9 +114,10 @@ impl Proxy {
 
     fn replace(&self, text: &str) -> Result<(), Diagnostics> {
         let _one_at_a_time = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
-        let next = Snapshot::parse(text, Some(&self.snapshot()), &self.open)?;
+        let mut next = Snapshot::parse(text, Some(&self.snapshot()), &self.open)?;
         self.secrets.refresh();
         refuse_weak(&next.policy, &self.secrets)?;
+        next.enforce(&self.reflected, &self.secrets);
         self.open.dialer.look_around();
         self.snapshots.replace(next);
         self.warn();

@@ -1,9 +1,9 @@
 //! What comes back is freed of the secrets that went out, before the bottle sees it.
 
 mod body;
+mod hits;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use http::header::{
     ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, IF_RANGE, RANGE,
@@ -11,38 +11,19 @@ use http::header::{
 use scan::{Encoding, Known, Scrubber};
 
 pub(crate) use body::scrubbed;
+pub(crate) use hits::{Counts, Hits};
 
 use crate::headers;
 use crate::refusal::{Code, Refusal};
 
-/// An upstream that sends secrets back more often is asked no more: whoever watches the masks could use it to guess.
-const HITS_MAX: u64 = 1000;
 /// What RPC messages are compressed with, each by itself: asked for, and told.
 const MESSAGE_CODINGS: [(&str, &str); 2] =
     [("grpc-accept-encoding", "grpc-encoding"), ("connect-accept-encoding", "connect-content-encoding")];
 const CODINGS: [&str; 6] = ["gzip", "x-gzip", "deflate", "br", "zstd", "identity"];
 
-/// How often a route's answers had a secret in them.
-#[derive(Debug, Default)]
-pub(crate) struct Hits(AtomicU64);
-
-impl Hits {
-    /// Refuses once it was too often.
-    pub(crate) fn judge(&self) -> Result<(), Refusal> {
-        if self.0.load(Ordering::Relaxed) < HITS_MAX {
-            return Ok(());
-        }
-        Err(reflected())
-    }
-
-    fn add(&self, hits: u64) {
-        self.0.fetch_add(hits, Ordering::Relaxed);
-    }
-}
-
-/// What a route says that sent secrets back too often.
+/// What is said of an upstream that sent secrets back too often.
 pub(crate) fn reflected() -> Refusal {
-    let hint = "answers of this route held a secret too often; the operator has to look at it and reload";
+    let hint = "answers of this host held a secret too often; the operator has to look at it, and replace the secret or restart egress";
     Refusal::new(Code::SecretReflected, hint)
 }
 
@@ -83,7 +64,7 @@ impl Scrub {
     /// Whether secrets came back too often. An answer that has already begun ends then too: a stream that lives on is as good for guessing
     /// as many answers.
     pub(crate) fn is_over(&self) -> bool {
-        self.hits.0.load(Ordering::Relaxed) > HITS_MAX
+        self.hits.is_over()
     }
 
     /// Counts what was replaced.

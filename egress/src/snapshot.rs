@@ -11,8 +11,9 @@ use policy::{
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
+use crate::credential::SecretStore;
 use crate::limits::Gauge;
-use crate::scrub::Hits;
+use crate::scrub::{Counts, Hits};
 use crate::tasks::Tasks;
 use crate::tls::hex;
 use crate::upstream::{Dialer, RouteClient, UpstreamTls};
@@ -94,18 +95,23 @@ impl Snapshot {
                 let place = lanes.iter().position(|lane| lane.upstream == upstream)?;
                 lanes.remove(place).cloned()
             });
-            let lane = lane.unwrap_or_else(|| {
+            lane.unwrap_or_else(|| {
                 let gauge = Gauge::new();
                 let client = RouteClient::new(route, policy.defaults(), open, &gauge);
                 Lane { upstream, client, gauge, hits: Arc::default() }
-            });
-            lane.gauge.bound(route.limits());
-            // A reload is the operator's word that the route may go on.
-            Lane { hits: Arc::default(), ..lane }
+            })
         });
         let lanes = lanes.collect();
         let generation = previous.map_or(1, |previous| previous.generation + 1);
         Ok(Snapshot { lanes, policy, generation, digest: digest(text), loaded_at: Timestamp::now() })
+    }
+
+    /// Takes over what is shared with the routes before: to be called once nothing speaks against these any more.
+    pub(crate) fn enforce(&mut self, counts: &Counts, secrets: &SecretStore) {
+        for (route, lane) in self.policy.routes().iter().zip(&mut self.lanes) {
+            lane.gauge.bound(route.limits());
+            lane.hits = counts.of(route, secrets);
+        }
     }
 
     pub(crate) fn client(&self, route: &Route) -> &RouteClient {

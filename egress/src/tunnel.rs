@@ -280,7 +280,10 @@ impl Tunnel {
         let asked = Asked::Tunnel(endpoint.host.clone(), endpoint.port);
         let limits =
             Limits { idle: defaults.idle_timeout, request_body: None, lease: judged.lease(asked, route) };
-        let _place = match snapshot.gauge(route).connection() {
+        let gauge = snapshot.gauge(route);
+        let bounds = snapshot.policy.limits(route.limits(), &endpoint.host, self.connection.proxy.now());
+        gauge.bound_for(&endpoint.host, &bounds);
+        let _place = match gauge.connection(&endpoint.host) {
             Ok(place) => place,
             Err(error) => {
                 judged.refuse(&error.into());

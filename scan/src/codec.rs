@@ -53,6 +53,14 @@ pub(crate) struct Step {
 #[derive(Debug)]
 pub(crate) struct Damaged {
     pub(crate) written: usize,
+    /// It is not damaged at all: others may well undo it, but not what is here.
+    pub(crate) is_closed: bool,
+}
+
+impl Damaged {
+    fn at(written: usize) -> Damaged {
+        Damaged { written, is_closed: false }
+    }
 }
 
 /// Something compressed, on its way.
@@ -72,6 +80,8 @@ pub(crate) enum Codec {
 pub(crate) struct Zstd {
     decoder: raw::Decoder<'static>,
     read: usize,
+    /// What came first.
+    head: [u8; Zstd::HEADER_BYTES],
     /// How much the decoder asks for.
     wanted: usize,
 }
@@ -82,6 +92,11 @@ impl Zstd {
     /// The header of the next block, which the decoder asks for with the one before it.
     const AHEAD_BYTES: usize = 3;
 
+    fn new() -> Option<Box<Zstd>> {
+        let decoder = raw::Decoder::new().ok()?;
+        Some(Box::new(Zstd { decoder, read: 0, head: [0; Self::HEADER_BYTES], wanted: 0 }))
+    }
+
     /// What is no more than one block: with damage behind it in the same step, it would be lost. The header of a frame comes byte
     /// by byte, as a whole frame is judged by other rules.
     fn portion(&self) -> usize {
@@ -90,6 +105,32 @@ impl Zstd {
         }
         self.wanted.saturating_sub(Self::AHEAD_BYTES).max(1)
     }
+
+    fn step(&mut self, input: &[u8], output: &mut [u8]) -> Result<Step, Damaged> {
+        let before = self.read.min(Self::HEADER_BYTES);
+        let known = (Self::HEADER_BYTES - before).min(input.len());
+        self.head[before..before + known].copy_from_slice(&input[..known]);
+        let mut from = InBuffer::around(input);
+        let mut to = OutBuffer::around(output);
+        let Ok(hint) = self.decoder.run(&mut from, &mut to) else {
+            let is_closed = self.read < Self::HEADER_BYTES && is_closed(&self.head[..before + known]);
+            return Err(Damaged { written: 0, is_closed });
+        };
+        self.read = self.read.saturating_add(from.pos());
+        self.wanted = hint;
+        Ok(Step { read: from.pos(), written: to.pos(), ended: hint == 0 })
+    }
+}
+
+/// Whether the head of a frame that was not accepted as far as it goes is sound, as encoders write it (RFC 8878): then it names a
+/// dictionary, or asks for more memory than is given.
+fn is_closed(head: &[u8]) -> bool {
+    const RESERVED: u8 = 0b11000;
+    let Some(descriptor) = head.get(4) else { return false };
+    let single = descriptor >> 5 & 1;
+    let dictionary = [0, 1, 2, 4][usize::from(descriptor & 3)];
+    let size = [usize::from(single), 2, 4, 8][usize::from(descriptor >> 6)];
+    descriptor & RESERVED == 0 && head.len() <= 5 + usize::from(1 - single) + dictionary + size
 }
 
 impl Codec {
@@ -108,9 +149,7 @@ impl Codec {
         Some(match encoding {
             Encoding::Gzip => Self::Gzip(GzipHeader::default(), Decompress::new(false)),
             Encoding::Deflate => Self::Unsure(Vec::new()),
-            Encoding::Zstd => {
-                Self::Zstd(Box::new(Zstd { decoder: raw::Decoder::new().ok()?, read: 0, wanted: 0 }))
-            }
+            Encoding::Zstd => Self::Zstd(Zstd::new()?),
             Encoding::Brotli => {
                 let alloc = StandardAlloc::default;
                 Self::Brotli(Box::new(BrotliState::new(alloc(), alloc(), alloc())))
@@ -151,14 +190,7 @@ impl Codec {
                 };
                 Ok(Step { read: 0, ..step })
             }
-            Self::Zstd(zstd) => {
-                let mut from = InBuffer::around(input);
-                let mut to = OutBuffer::around(output);
-                let hint = zstd.decoder.run(&mut from, &mut to).map_err(|_| Damaged { written: 0 })?;
-                zstd.read = zstd.read.saturating_add(from.pos());
-                zstd.wanted = hint;
-                Ok(Step { read: from.pos(), written: to.pos(), ended: hint == 0 })
-            }
+            Self::Zstd(zstd) => zstd.step(input, output),
             Self::Brotli(state) => {
                 let (mut available_in, mut read) = (input.len(), 0);
                 let (mut available_out, mut written) = (output.len(), 0);
@@ -174,7 +206,7 @@ impl Codec {
                     state,
                 );
                 match result {
-                    BrotliResult::ResultFailure => Err(Damaged { written }),
+                    BrotliResult::ResultFailure => Err(Damaged::at(written)),
                     BrotliResult::ResultSuccess => Ok(Step { read, written, ended: true }),
                     BrotliResult::NeedsMoreInput | BrotliResult::NeedsMoreOutput => {
                         Ok(Step { read, written, ended: false })
@@ -194,7 +226,7 @@ fn inflated(inflate: &mut Decompress, input: &[u8], output: &mut [u8]) -> Result
     let (read, written) = (inflate.total_in(), inflate.total_out());
     let status = inflate.decompress(input, output, FlushDecompress::None);
     let moved = |now: u64, before: u64| usize::try_from(now - before).expect("no more than the buffers hold");
-    let status = status.map_err(|_| Damaged { written: moved(inflate.total_out(), written) })?;
+    let status = status.map_err(|_| Damaged::at(moved(inflate.total_out(), written)))?;
     Ok(Step {
         read: moved(inflate.total_in(), read),
         written: moved(inflate.total_out(), written),
@@ -297,6 +329,8 @@ enum Part {
 
 impl GzipHeader {
     const FIXED: usize = 10;
+    /// No decoder accepts one of them.
+    const RESERVED_FLAGS: u8 = 0xe0;
 
     /// Takes one byte of the header; nothing when it is over.
     fn take(&mut self, input: &[u8]) -> Result<Option<usize>, Damaged> {
@@ -308,10 +342,13 @@ impl GzipHeader {
             Part::Fixed => {
                 let expected = [0x1f, 0x8b, 8].get(self.seen);
                 if expected.is_some_and(|expected| *expected != byte) {
-                    return Err(Damaged { written: 0 });
+                    return Err(Damaged::at(0));
                 }
                 if self.seen == 3 {
                     self.flags = byte;
+                    if byte & Self::RESERVED_FLAGS != 0 {
+                        return Err(Damaged::at(0));
+                    }
                 }
                 self.seen += 1;
                 if self.seen == Self::FIXED {

@@ -463,6 +463,38 @@ fn damage_anywhere_says_the_same_however_it_is_cut() {
     }
 }
 
+/// A Zstandard frame of one block that is not compressed, behind this header.
+fn zstd_frame(header: &[u8], text: &[u8]) -> Vec<u8> {
+    let block = u32::try_from(text.len()).unwrap() << 3 | 1;
+    [b"\x28\xb5\x2f\xfd", header, &block.to_le_bytes()[..3], text].concat()
+}
+
+#[test]
+fn a_sound_zstandard_frame_that_is_not_undone_here_cannot_be_inspected() {
+    let text = format!("key: {} and words\n", token());
+    let report = |header: &[u8]| {
+        scan_both_ways(&[b"before ", &zstd_frame(header, text.as_bytes())[..], b" behind"].concat())
+    };
+    let whole = report(&[0, 17 << 3]);
+    assert_eq!(whole.uninspectable, None);
+    assert!(whole.findings.iter().any(|one| one.through.to_string() == "zstd"), "{whole:?}");
+    let gibibyte = (1_u32 << 30).to_le_bytes();
+    let closed: [&[u8]; 5] = [
+        &[0, 17 << 3 | 1],
+        &[4, 21 << 3],
+        &[1, 0x50, 7],
+        &[3, 0x50, 7, 0, 0, 0],
+        &[&[0xa0][..], &gibibyte].concat(),
+    ];
+    for header in closed {
+        assert_eq!(report(header).uninspectable, Some(Uninspectable::Encoding), "{header:x?}");
+    }
+    // What no encoder writes is no frame: the number stands in programs too.
+    for header in [[8, 0x50], [0x74, 0x50], [0x75, 7]] {
+        assert_eq!(report(&header).uninspectable, None, "{header:x?}");
+    }
+}
+
 #[test]
 fn more_false_starts_than_are_followed_cannot_be_inspected() {
     let text = format!("key: {} and words\n", token());

@@ -2,16 +2,17 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::Method;
+use http_body::Body as _;
 use hudsucker::Body;
 use hyper::body::Incoming;
 use proposal::peer::Held;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::upgrade::Upgrade;
 use super::{Judged, Plan, WITHHELD, too_large};
 use crate::body::{self, Gathered, Meter, Progress};
-use crate::hold::{self, Suspect};
+use crate::hold::{self, Asking, Suspect};
 use crate::inspect::{Format, Suspicion};
 use crate::refusal::{Code, Refusal};
 
@@ -19,8 +20,8 @@ use crate::refusal::{Code, Refusal};
 pub(super) enum Source {
     /// From the agent, as it is.
     Agent(Incoming),
-    /// What was read of it already, and the rest, metered; with the leave to keep it in memory.
-    Begun(Body, Arc<Progress>, OwnedSemaphorePermit),
+    /// What was read of it already, and the rest, metered.
+    Begun(Body, Arc<Progress>),
 }
 
 impl Judged {
@@ -40,13 +41,18 @@ impl Judged {
         if plan.upgrade != Upgrade::None || matches!(format, Format::Grpc(_)) {
             return clean(&suspicion).map(|()| Source::Agent(incoming));
         }
-        let turn = self.proxy.holds.turn().await?;
+        let turn = if incoming.is_end_stream() { None } else { Some(self.proxy.holds.turn().await?) };
+        let keep = |bytes: Vec<u8>| match turn {
+            Some(turn) => turn.keep(bytes),
+            None => Bytes::from(bytes),
+        };
         let progress = Progress::new();
         let body = body::metered(incoming, Meter::Up(Arc::clone(&progress)), &plan.limits);
         let whole = match body::gathered(body, hold::BODY_MAX).await {
             Ok(Gathered::Whole(whole)) => whole,
-            Ok(Gathered::Part(body)) => {
-                return clean(&suspicion).map(|()| Source::Begun(body, progress, turn));
+            Ok(Gathered::Part(begun, rest)) => {
+                let body = body::resumed(keep(begun), rest);
+                return clean(&suspicion).map(|()| Source::Begun(body, progress));
             }
             Err(_) if progress.is_too_large() => {
                 return Err(too_large(plan.limits.request_body.unwrap_or_default()));
@@ -59,13 +65,23 @@ impl Judged {
         if suspicion.count > 0 {
             let suspect = self.suspect(plan, method, suspicion, whole.len());
             let lease = Arc::clone(&plan.limits.lease);
-            self.entry.event.grant = Some(hold::released(&self.proxy, suspect, lease).await?);
+            let proxy = Arc::clone(&self.proxy);
+            let mut asking = Asking::new(&proxy, suspect, lease);
+            let grant = loop {
+                asking.wait().await?;
+                // A request that may not go out now takes nothing of what the operator gave.
+                self.count(plan).await?;
+                if let Some(grant) = asking.take().await? {
+                    break grant;
+                }
+            };
+            self.entry.event.grant = Some(grant);
             // What was let pass passes as a whole.
             plan.watch.inspection = None;
             progress.note(0);
         }
-        let body = if whole.is_empty() { Body::empty() } else { Body::from(whole) };
-        Ok(Source::Begun(body, progress, turn))
+        let body = if whole.is_empty() { Body::empty() } else { Body::from(keep(whole)) };
+        Ok(Source::Begun(body, progress))
     }
 
     /// What a person is told. Where the secret may stand in the target, its place in the routes is told in place of it.

@@ -4,13 +4,13 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::Error;
 
 /// A file of routes larger than this is a mistake.
 const LIMIT: u64 = 8 * 1024 * 1024;
-/// A file that is changed in its place must stay as it is for so long.
+/// What was written a shorter time ago may be in the middle of being written.
 const QUIET: Duration = Duration::from_millis(50);
 /// How often it is looked at before it is given up.
 const ATTEMPTS: usize = 20;
@@ -27,7 +27,7 @@ struct Stamp {
     device: u64,
     inode: u64,
     size: u64,
-    modified: (i64, i64),
+    modified: SystemTime,
 }
 
 impl Stamp {
@@ -37,12 +37,23 @@ impl Stamp {
             device: metadata.dev(),
             inode: metadata.ino(),
             size: metadata.size(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            modified: metadata.modified()?,
         })
     }
 
     fn is_same_file(&self, other: &Stamp) -> bool {
         (self.device, self.inode) == (other.device, other.inode)
+    }
+
+    /// How long it still has to stay as it is; `last` is what was read before. A file that was changed in its place is waited for whatever
+    /// its time says: the clock that wrote it may be another.
+    fn unsettled(&self, last: Option<&Stamp>) -> Option<Duration> {
+        if last == Some(self) {
+            return None;
+        }
+        let is_rewritten = last.is_some_and(|last| last.is_same_file(self));
+        let age = self.modified.elapsed().ok().filter(|_| !is_rewritten);
+        QUIET.checked_sub(age.unwrap_or_default()).filter(|rest| !rest.is_zero())
     }
 }
 
@@ -55,18 +66,18 @@ impl RoutesFile {
         &self.path
     }
 
-    /// The text. What was renamed into place is whole; what is the same file as before may be in the middle of being written,
-    /// and is read again until it stays the same.
+    /// The text, once it stays the same: what was written a moment ago may be in the middle of it. A file that was renamed into place
+    /// cannot be told from a new one that is being written, so it is waited for too, if it is that young.
     pub(super) async fn read(&mut self) -> Result<String, Error> {
-        self.read_with(async || tokio::time::sleep(QUIET).await).await
+        self.read_with(async |rest| tokio::time::sleep(rest).await).await
     }
 
-    async fn read_with(&mut self, mut pause: impl AsyncFnMut()) -> Result<String, Error> {
+    async fn read_with(&mut self, mut pause: impl AsyncFnMut(Duration)) -> Result<String, Error> {
         let mut before = read(&self.path)?;
         for _ in 0..ATTEMPTS {
             let (_, stamp) = &before;
-            if self.last.is_some_and(|last| last.is_same_file(stamp) && last != *stamp) {
-                pause().await;
+            if let Some(rest) = stamp.unsettled(self.last.as_ref()) {
+                pause(rest).await;
             }
             let after = read(&self.path)?;
             if after == before {
@@ -110,38 +121,75 @@ mod tests {
     const WHOLE: &str = "routes:\n  - {host: a.test}\n  - {host: a.test, deny: true}\n";
     const HALF: &str = "routes:\n  - {host: a.test}\n";
 
+    /// Writes `text` as if it had been a while ago.
+    fn write_long_ago(path: &Path, text: &str) {
+        fs::write(path, text).unwrap();
+        let then = SystemTime::now() - 2 * QUIET;
+        File::options().write(true).open(path).unwrap().set_modified(then).unwrap();
+    }
+
     /// A file that was read once, with `text` in it.
     async fn known(text: &str) -> (tempfile::TempDir, RoutesFile) {
         let directory = tempfile::tempdir().unwrap();
         let mut file = RoutesFile::new(directory.path().join("routes.yaml"));
-        fs::write(&file.path, text).unwrap();
-        assert_eq!(file.read_with(async || panic!("nothing to wait for")).await.unwrap(), text);
+        write_long_ago(&file.path, text);
+        assert_eq!(file.read_with(async |_| panic!("nothing to wait for")).await.unwrap(), text);
         (directory, file)
+    }
+
+    /// What is read when the first half of it is there now, and the rest comes within the first pause.
+    async fn read_while_written(file: &mut RoutesFile) -> (String, usize) {
+        let path = file.path.clone();
+        let mut pauses = 0;
+        let text = file.read_with(async |rest| {
+            assert!(rest <= QUIET);
+            pauses += 1;
+            if pauses == 1 {
+                fs::write(&path, WHOLE).unwrap();
+            }
+        });
+        (text.await.unwrap(), pauses)
     }
 
     #[tokio::test]
     async fn a_file_that_is_written_in_its_place_is_read_once_it_stays_the_same() {
         let (_directory, mut file) = known("routes: []\n").await;
         fs::write(&file.path, HALF).unwrap();
-        let path = file.path.clone();
-        let mut pauses = 0;
-        let text = file.read_with(async || {
-            pauses += 1;
-            if pauses == 1 {
-                fs::write(&path, WHOLE).unwrap();
-            }
-        });
-        assert_eq!(text.await.unwrap(), WHOLE);
-        assert_eq!(pauses, 2);
+        assert_eq!(read_while_written(&mut file).await, (WHOLE.to_owned(), 2));
+        // Whatever the clock says that it was written by.
+        write_long_ago(&file.path, HALF);
+        assert_eq!(read_while_written(&mut file).await, (WHOLE.to_owned(), 2));
     }
 
     #[tokio::test]
-    async fn a_file_that_is_renamed_into_place_is_not_waited_for() {
+    async fn a_new_file_that_is_being_written_is_read_once_it_stays_the_same() {
+        let (_directory, mut file) = known("routes: []\n").await;
+        fs::remove_file(&file.path).unwrap();
+        fs::write(&file.path, HALF).unwrap();
+        assert_eq!(read_while_written(&mut file).await, (WHOLE.to_owned(), 2));
+
+        let directory = tempfile::tempdir().unwrap();
+        let mut first = RoutesFile::new(directory.path().join("routes.yaml"));
+        fs::write(&first.path, HALF).unwrap();
+        assert_eq!(read_while_written(&mut first).await, (WHOLE.to_owned(), 2));
+    }
+
+    #[tokio::test]
+    async fn a_file_is_waited_for_no_longer_than_it_is_young() {
         let (directory, mut file) = known("routes: []\n").await;
         let new = directory.path().join("new");
-        fs::write(&new, WHOLE).unwrap();
+        write_long_ago(&new, WHOLE);
         fs::rename(&new, &file.path).unwrap();
-        assert_eq!(file.read_with(async || panic!("nothing to wait for")).await.unwrap(), WHOLE);
+        assert_eq!(file.read_with(async |_| panic!("nothing to wait for")).await.unwrap(), WHOLE);
+
+        fs::write(&new, HALF).unwrap();
+        fs::rename(&new, &file.path).unwrap();
+        let mut paused = Duration::ZERO;
+        let text = file.read_with(async |rest| paused += rest);
+        assert_eq!(text.await.unwrap(), HALF);
+        assert!(paused <= QUIET);
+        // What was read is not waited for again.
+        assert_eq!(file.read_with(async |_| panic!("nothing to wait for")).await.unwrap(), HALF);
     }
 
     #[tokio::test]
@@ -150,7 +198,7 @@ mod tests {
         fs::write(&file.path, HALF).unwrap();
         let path = file.path.clone();
         let mut length = 0;
-        let text = file.read_with(async || {
+        let text = file.read_with(async |_| {
             length += 1;
             fs::write(&path, format!("{HALF}{}", "#".repeat(length))).unwrap();
         });

@@ -52,8 +52,8 @@ impl Connector {
 
     async fn connect(self, uri: Uri) -> Result<UpstreamStream, DialError> {
         let deadline = Instant::now() + self.time_limit;
-        let place = (self.gauge.connection()?, self.dialer.place(deadline).await?);
         let host = uri.host().and_then(|host| Host::parse(host).ok()).ok_or(DialError::Name)?;
+        let place = (self.gauge.connection(&host)?, self.dialer.place(deadline).await?);
         let tls = uri.scheme() == Some(&Scheme::HTTPS);
         let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
         let stream = self.dialer.dial(&host, port, (&self.allow_private, self.resolves), deadline).await?;

@@ -201,6 +201,49 @@ async fn only_so_many_wait_and_what_waits_ends_with_its_route() {
 }
 
 #[tokio::test]
+async fn what_has_left_or_is_nothing_takes_no_turn_of_what_is_searched_as_a_whole() {
+    const MORE_THAN_TURNS: usize = 40;
+    let bench = Bench::allowing(ASKS).await;
+    let mut waiting = tokio::task::JoinSet::new();
+    for (method, body) in [(Method::GET, ""), (Method::POST, "a few words")] {
+        for _ in 0..MORE_THAN_TURNS {
+            let (agent, mut asked) = (bench.agent(), request(method.clone(), "/v1/gate/kept", &[]));
+            *asked.body_mut() = Body::from(body);
+            waiting.spawn(async move { agent.send(Transport::TunnelHttp2, asked).await.status.as_u16() });
+        }
+        while bench.upstream.requests().len() < MORE_THAN_TURNS && waiting.try_join_next().is_none() {
+            tokio::task::yield_now().await;
+        }
+        bench.upstream.memory.requests.lock().unwrap().clear();
+    }
+    bench.upstream.memory.gate.0.close();
+    let statuses = waiting.join_all().await;
+    assert_eq!(statuses, [200; 2 * MORE_THAN_TURNS]);
+}
+
+#[tokio::test]
+async fn a_request_over_its_routes_limit_spends_no_release() {
+    let rules = format!("{ASKS}\nlimits: {{requests_per_minute: 1}}");
+    let bench = Bench::allowing(&rules).await;
+    let supervise = Supervise::of(&bench);
+    let agent = bench.agent();
+    let first = tokio::spawn({
+        let agent = agent.clone();
+        async move { agent.send(Transport::Plain, post(&[], body())).await }
+    });
+    let hold = supervise.held().await;
+    first.abort();
+    assert_eq!(supervise.hear::<Word>().await, Word::Dropped { id: hold.id.clone() });
+    assert_eq!(agent.send(Transport::Plain, get("/v1/models")).await.status, 200);
+    let released = releasing(&bench, &hold.digest, "g1");
+    let limited = released.replace(&bench.upstream.routes(ASKS), &bench.upstream.routes(&rules));
+    bench.proxy.reload(&limited).await.unwrap();
+    assert_eq!(agent.send(Transport::Plain, post(&[], body())).await.status, 429);
+    bench.proxy.reload(&released).await.unwrap();
+    assert_eq!(agent.send(Transport::Plain, post(&[], body())).await.status, 200, "without waiting");
+}
+
+#[tokio::test]
 async fn a_grant_that_is_used_up_is_told() {
     let bench = Bench::allowing("max_uses: 1\ngrant: g1").await;
     let supervise = Supervise::of(&bench);

@@ -93,6 +93,21 @@ async fn no_more_connections_to_upstream_are_open_than_the_route_allows() {
 }
 
 #[tokio::test]
+async fn routes_that_are_refused_leave_the_bounds_as_they_are() {
+    let bench = Bench::allowing("limits: {connections: 1}").await;
+    std::fs::write(bench.secrets.join("WEAK"), "short").unwrap();
+    let wider = bench.upstream.routes("limits: {connections: 9}");
+    let weak = "  - {host: weak.test, auth_scheme: bearer, token_file: WEAK, dlp: {inbound_detectors: [known_secrets]}}\n";
+    bench.proxy.reload(&format!("{wider}{weak}")).await.unwrap_err();
+    let mut first = bench.agent().open(Transport::Plain, HOST, get("/v1/stream")).await.into_body();
+    assert!(first.frame().await.unwrap().is_ok());
+    let second = bench.agent().send(Transport::Plain, get("/v1/models")).await;
+    assert_eq!(limited(&second, StatusCode::TOO_MANY_REQUESTS), "connection-limit");
+    bench.proxy.reload(&wider).await.unwrap();
+    assert_eq!(bench.agent().send(Transport::Plain, get("/v1/models")).await.status, 200);
+}
+
+#[tokio::test]
 async fn a_grant_that_is_used_up_refuses_and_a_reload_gives_nothing_back() {
     for transport in Transport::ALL {
         let bench = Bench::allowing("max_uses: 2\ngrant: g1").await;

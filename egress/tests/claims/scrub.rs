@@ -237,7 +237,7 @@ async fn routes_that_ask_for_a_weak_secret_to_be_looked_for_are_refused_where_th
 }
 
 #[tokio::test]
-async fn a_route_whose_answers_hold_a_secret_too_often_is_closed_until_a_reload() {
+async fn a_host_whose_answers_hold_a_secret_too_often_is_closed_until_the_secret_is_another() {
     let bench = bench("").await;
     let agent = bench.agent();
     let text = bench.upstream.routes("auth_scheme: bearer\ntoken_file: LONG\n");
@@ -252,6 +252,16 @@ async fn a_route_whose_answers_hold_a_secret_too_often_is_closed_until_a_reload(
         response.into_body().collect().await.unwrap();
     }
     assert_eq!(refused, 5);
+    // A reload for something else gives no more guesses, nor does a grant, nor a while without the route.
+    let granted =
+        text.replace("token_file: LONG", "token_file: LONG\n    matches: [{methods: [GET]}]\n    grant: g1");
+    for routes in [&text, &granted, "routes: []", &text] {
+        bench.proxy.reload(routes).await.unwrap();
+        if routes != "routes: []" {
+            assert_eq!(agent.send(Transport::TunnelHttp1, get("/v1/x")).await.refusal(), "secret-reflected");
+        }
+    }
+    std::fs::write(bench.secrets.join("LONG"), SECRET.chars().rev().collect::<String>()).unwrap();
     bench.proxy.reload(&text).await.unwrap();
-    assert_eq!(agent.send(Transport::Plain, get("/v1/x")).await.text(), "hello");
+    assert_eq!(agent.send(Transport::TunnelHttp1, get("/v1/x")).await.text(), "hello");
 }

@@ -230,6 +230,9 @@ impl Layer {
                 Ok(step) => step,
                 Err(damaged) => {
                     filled += damaged.written;
+                    if damaged.is_closed {
+                        shared.state.cannot(Uninspectable::Encoding);
+                    }
                     // Of a portion it is not known which of its bytes is at fault.
                     open.at = (open.at + portion.len() as u64).next_multiple_of(Codec::CELL_BYTES);
                     break Went::Ended;
