@@ -1,5 +1,7 @@
 //! What the daemons record. Names, positions and counts; never a secret, a body or a query string.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +21,8 @@ pub enum Event {
     PushBegun(PushBegunEvent),
     /// A push through the git gate.
     Push(PushEvent),
+    /// How often grants were used, where a file of the journal begins.
+    Uses(UsesEvent),
 }
 
 /// What was decided.
@@ -152,6 +156,14 @@ pub struct PushEvent {
     pub upstream_answer: Option<String>,
     /// From the request to its end.
     pub millis: u64,
+}
+
+/// How often each grant was used up to here: the sum of what stands in the files before, which may be dropped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename = "uses")]
+pub struct UsesEvent {
+    /// The uses by grant.
+    pub grants: BTreeMap<String, u64>,
 }
 
 /// A reference that a push changes.

@@ -123,6 +123,24 @@ impl Journal {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner).append(event, durability)
     }
 
+    /// The same. Where a new file is begun for the event, `carried` is the first record of it, so that what it sums up is not lost with
+    /// the files that go.
+    ///
+    /// # Errors
+    /// As [`Journal::append`], for either.
+    pub fn append_carrying<C: Serialize + ?Sized, E: Serialize + ?Sized>(
+        &self,
+        carried: &C,
+        event: &E,
+        durability: Durability,
+    ) -> Result<Record, Error> {
+        let carried = encode(carried)?;
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let event = encode(event)?;
+        writer.make_room(event.len() as u64, Some(&carried)).map_err(Error::Append)?;
+        writer.add(&event, durability)
+    }
+
     /// Appends these events, in this order, with one write: all of them, or none.
     ///
     /// # Errors
@@ -210,21 +228,21 @@ struct Writer {
 impl Writer {
     fn append<E: Serialize + ?Sized>(&mut self, event: &E, durability: Durability) -> Result<Record, Error> {
         let event = encode(event)?;
-        self.make_room(event.len() as u64).map_err(Error::Append)?;
+        self.make_room(event.len() as u64, None).map_err(Error::Append)?;
         self.add(&event, durability)
     }
 
     fn append_all<E: Serialize>(&mut self, events: &[E], durability: Durability) -> Result<(), Error> {
         let events = events.iter().map(encode).collect::<Result<Vec<String>, Error>>()?;
-        self.make_room(events.iter().map(|event| event.len() as u64).sum()).map_err(Error::Append)?;
+        self.make_room(events.iter().map(|event| event.len() as u64).sum(), None).map_err(Error::Append)?;
         let time = Timestamp::now().to_string();
         let mut lines = String::new();
         let link = events.iter().fold(self.link, |link, event| link.seal(&mut lines, &time, event));
         self.put(&lines, link, durability)
     }
 
-    /// Begins a new file when the present one is full. What is closed is durable before.
-    fn make_room(&mut self, bytes: u64) -> io::Result<()> {
+    /// Begins a new file when the present one is full. What is closed is durable before; what is carried over comes first.
+    fn make_room(&mut self, bytes: u64, carried: Option<&str>) -> io::Result<()> {
         let Some(rotation) = &self.rotation else { return Ok(()) };
         if self.length == 0 || self.length + bytes <= rotation.bound.segment_bytes {
             return Ok(());
@@ -239,12 +257,21 @@ impl Writer {
             self.length = 0;
             excess
         };
+        if let Some(carried) = carried {
+            self.own(carried)?;
+        }
         // Said durably before it is gone.
         let Some(last) = excess.last() else { return Ok(()) };
         let Some(end) = segment::end(last) else { return Ok(()) };
         let dropped = serde_json::to_string(&Dropped::new(end.seq, end.hash.to_string()))?;
-        match self.add(&dropped, Durability::Synced) {
-            Ok(_) => excess.iter().try_for_each(fs::remove_file),
+        self.own(&dropped)?;
+        excess.iter().try_for_each(fs::remove_file)
+    }
+
+    /// Appends a record about the journal itself, durably.
+    fn own(&mut self, event: &str) -> io::Result<()> {
+        match self.add(event, Durability::Synced) {
+            Ok(_) => Ok(()),
             Err(Error::Append(error)) => Err(error),
             Err(_) => Err(io::ErrorKind::InvalidData.into()),
         }

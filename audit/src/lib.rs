@@ -27,7 +27,7 @@ mod storage;
 pub use chain::{Broken, Fault, Hash};
 pub use event::{
     Decision, Dropped, Event, FetchEvent, Finding, PushBegunEvent, PushEvent, Recovered, RefUpdate,
-    ReloadEvent, RepeatedEvent, RequestEvent,
+    ReloadEvent, RepeatedEvent, RequestEvent, UsesEvent,
 };
 pub use journal::{Bound, Durability, Journal, Record, Recovery};
 pub use read::{Head, Replay, Replayed, hashes, newest_refusals, replay, verify};

@@ -1,4 +1,5 @@
-//! Which files a git may touch: its mirror, what every program needs, and what leads to upstream where it goes there.
+//! Which files a git may touch: its mirror, what every program needs, and what leads to upstream where it goes there; and which
+//! an ssh of our own may: those that lead to its upstream.
 //!
 //! Landlock holds it to that, whatever a mistake in git or in a repository makes it try. Where the
 //! kernel has no Landlock there is no fence, and a warning says so once.
@@ -14,7 +15,7 @@ use landlock::{
     ABI, Access as _, AccessFs, BitFlags, CompatLevel, Compatible as _, PathBeneath, Ruleset,
     RulesetAttr as _, RulesetCreatedAttr as _,
 };
-use repos::{Repo, Upstream};
+use repos::{Repo, Ssh, Upstream};
 use tracing::warn;
 
 use crate::door::Keyring;
@@ -49,6 +50,8 @@ enum Right {
     Run,
     Use,
     Own,
+    /// To make sockets in a directory.
+    Listen,
 }
 
 /// How far a git goes.
@@ -80,6 +83,18 @@ pub(crate) fn around(
 pub(crate) fn around_mirror(mirror: &Path) -> io::Result<Option<OwnedFd>> {
     let mut places = common();
     places.push((Right::Own, mirror.to_owned()));
+    fence(&places)
+}
+
+/// The fence around an ssh of our own: what says where it goes and who it is, and the directory of the kept sessions.
+pub(crate) fn around_ssh(ssh: &Ssh, gate: &GateDir) -> io::Result<Option<OwnedFd>> {
+    let mut places = common();
+    places.extend([
+        (Right::Read, gate.path().to_owned()),
+        (Right::Run, gate.ssh_program()),
+        (Right::Read, ssh.identity.clone()),
+        (Right::Listen, gate.sockets()),
+    ]);
     fence(&places)
 }
 
@@ -145,6 +160,7 @@ fn rights(right: Right) -> BitFlags<AccessFs> {
         Right::Read => read,
         Right::Run => read | AccessFs::Execute,
         Right::Use => read | write | AccessFs::IoctlDev,
+        Right::Listen => read | write | AccessFs::MakeSock | AccessFs::RemoveFile,
         Right::Own => {
             let names = AccessFs::MakeReg | AccessFs::MakeDir | AccessFs::MakeSym | AccessFs::Refer;
             read | write | names | AccessFs::RemoveFile | AccessFs::RemoveDir

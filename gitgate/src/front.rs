@@ -16,7 +16,6 @@ use tracing::{debug, info, warn};
 use crate::fence::Reach;
 use crate::git::Objects;
 use crate::hold::Holds;
-use crate::http;
 use crate::journal::{AUDIT_UNAVAILABLE, Ledger, PushOutcome, Pushed, Read, UNRECORDED};
 use crate::mirror::{Freshness, RefreshError};
 use crate::pktline::{self, PktError};
@@ -24,7 +23,9 @@ use crate::receive::{self, Received};
 use crate::request::{Asked, Protocol, Request, Service, Shape};
 use crate::session::{self, Client, Hangup, SessionError};
 use crate::state::{Served, State};
+use crate::v0::{Beginning, Unread};
 use crate::v2::{Conversation, Ended, Memory};
+use crate::{http, reach, v0};
 
 /// How many connections may be between accept and their request line.
 const GREETINGS_MAX: usize = 256;
@@ -32,6 +33,7 @@ const GREETINGS_MAX: usize = 256;
 const SESSIONS_MAX: usize = 64;
 /// How many of them may be pushes, each of which may fill memory and disk up to its bounds.
 const PUSHES_MAX: usize = 8;
+const PIPE_BYTES: usize = 64 << 10;
 /// What a client sends that has nothing to push.
 const NOTHING_BYTES: u64 = 4;
 /// How reads end, for the record.
@@ -317,9 +319,24 @@ impl Front {
         let mut command = self.state.gate.git(path, Objects::Own);
         command.args(["upload-pack", "--strict"]).args(asked.shape.arguments()).arg(path);
         command.envs(asked.protocol.variable().map(|value| ("GIT_PROTOCOL", value)));
-        let ran = match self.state.confine(&mut command, served, Reach::Mirror) {
-            Ok(()) => session::run(client, command, Hangup::Kills).await,
-            Err(error) => Err(SessionError::Spawn(error)),
+        if let Err(error) = self.state.confine(&mut command, served, Reach::Mirror) {
+            warn!(repo, %error, "read failed");
+            return (FAILED, 0);
+        }
+        let Client { reader, mut writer } = client;
+        let (to_git, from_client) = tokio::io::duplex(PIPE_BYTES);
+        let git = Client { reader: from_client, writer: &mut writer };
+        let ran = tokio::select! {
+            ran = session::run(git, command, Hangup::Kills) => ran,
+            ended = self.pass_on(reader, to_git, served) => match ended {
+                Ended::Refused(word, message) => {
+                    warn!(repo, outcome = word, "read refused");
+                    farewell(&mut writer, repo, &message).await;
+                    return (word, 0);
+                }
+                Ended::Hangup => Err(SessionError::Hangup),
+                Ended::Git(error) => Err(error),
+            },
         };
         match ran {
             Ok(moved) => {
@@ -332,6 +349,45 @@ impl Front {
                 (FAILED, 0)
             }
         }
+    }
+
+    /// Hands to git what a reader says, once it is known that its beginning leads to nothing that no ref reaches. It returns only
+    /// where it does not hand on.
+    async fn pass_on(
+        &self,
+        mut reader: impl AsyncRead + Unpin,
+        mut git: impl AsyncWrite + Unpin,
+        served: &Served,
+    ) -> Ended {
+        let beginning = match self.beginning(&mut reader, served).await {
+            Ok(beginning) => beginning,
+            Err(ended) => return ended,
+        };
+        // Where git wants no more, its own end is what counts.
+        let mut wanted = git.write_all(&beginning).await.is_ok();
+        let mut buffer = vec![0; PIPE_BYTES];
+        while wanted {
+            let Ok(length) = reader.read(&mut buffer).await else { return Ended::Hangup };
+            wanted = length > 0 && git.write_all(&buffer[..length]).await.is_ok();
+        }
+        drop(git);
+        std::future::pending().await
+    }
+
+    async fn beginning(
+        &self,
+        reader: &mut (impl AsyncRead + Unpin),
+        served: &Served,
+    ) -> Result<Vec<u8>, Ended> {
+        let Beginning { bytes, arguments } = v0::read(reader).await.map_err(|reason| match reason {
+            Unread::Hangup => Ended::Hangup,
+            Unread::Malformed(words) => Ended::Refused("refused", words.to_owned()),
+        })?;
+        if arguments.whole_history {
+            let looked = reach::look(served, &self.state, arguments.sources(), std::iter::empty()).await;
+            looked.map_err(|words| Ended::Refused("refused", words))?;
+        }
+        Ok(bytes)
     }
 
     /// The version whose commands are looked at one by one.
@@ -356,12 +412,7 @@ impl Front {
             Err(Ended::Hangup) => (HANGUP, down),
             Err(Ended::Refused(word, message)) => {
                 warn!(repo, outcome = word, "read refused");
-                let told = pktline::error(&format!("git-gate: {repo}: {message}"));
-                let farewell = async {
-                    writer.write_all(&told).await?;
-                    writer.shutdown().await
-                };
-                let _ = timeout(FAREWELL_TIMEOUT, farewell).await;
+                farewell(&mut writer, repo, &message).await;
                 (word, down)
             }
             Err(Ended::Git(error)) => {
@@ -490,6 +541,16 @@ pub(crate) fn shown(upstream: &Upstream) -> String {
         Upstream::Ssh(_) | Upstream::Https(_) => upstream.url(),
         Upstream::File(_) => "its local upstream".to_owned(),
     }
+}
+
+/// Tells a reader why, in the place where git looks for it.
+async fn farewell(writer: &mut (impl AsyncWrite + Unpin), repo: &str, message: &str) {
+    let told = pktline::error(&format!("git-gate: {repo}: {message}"));
+    let farewell = async {
+        writer.write_all(&told).await?;
+        writer.shutdown().await
+    };
+    let _ = timeout(FAREWELL_TIMEOUT, farewell).await;
 }
 
 /// Tells the client why, in the one form that git shows, and lets it read that before the end.

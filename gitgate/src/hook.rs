@@ -19,7 +19,9 @@ use sha2::{Digest as _, Sha256};
 use crate::door::Door;
 use crate::git::{GateDir, Objects, printable};
 use crate::inspect::{self, Asked, Judgement};
-use crate::wire::{Bounds, Change, FromHook, HOOK_FD, LINE_MAX_BYTES, OnSecret, Options, ToHook, Update};
+use crate::wire::{
+    Bounds, Change, End, FromHook, HOOK_FD, LINE_MAX_BYTES, OnSecret, Options, ToHook, Update,
+};
 use crate::{configuring, report, ssh, sys};
 
 /// How long the daemon may take for an answer: the lock may be held by another push.
@@ -96,7 +98,7 @@ fn judge() -> anyhow::Result<Verdict> {
                 if !scene.still_has(&known)? {
                     let words = "git-gate: upstream removed something meanwhile; push again\n".to_owned();
                     let refs = updates.iter().map(|u| (u.name.clone(), REMOVED.to_owned())).collect();
-                    break Answer { accepted: false, words, refs };
+                    break Answer { end: End::Refused, words, refs };
                 }
                 break scene.forward(&updates, &options, &url, &GateDir::new(gate_dir), &door)?;
             }
@@ -107,13 +109,16 @@ fn judge() -> anyhow::Result<Verdict> {
             ToHook::Inspect { .. } => bail!("the daemon answered out of turn"),
         }
     };
-    let Answer { accepted, words, refs } = answer;
-    daemon.say(&FromHook::Answered { accepted, words: words.clone(), refs })?;
-    if accepted {
-        say(&words);
-        return Ok(Verdict::Take);
-    }
-    Ok(Verdict::Refuse(format!("{words}git-gate: push refused by upstream; nothing was changed\n")))
+    let Answer { end, words, refs } = answer;
+    daemon.say(&FromHook::Answered { end, words: words.clone(), refs })?;
+    Ok(match end {
+        End::Taken => {
+            say(&words);
+            Verdict::Take
+        }
+        End::Refused => Verdict::Refuse(report::refused(&words)),
+        End::Unknown => Verdict::Refuse(report::unanswered(&words)),
+    })
 }
 
 /// The socket to the daemon.
@@ -322,7 +327,7 @@ impl Scene {
                     printable(&update.name)
                 );
                 let refs = vec![(update.name.clone(), "moved upstream; fetch first".to_owned())];
-                return Ok(Answer { accepted: false, words, refs });
+                return Ok(Answer { end: End::Refused, words, refs });
             }
         }
         let objects = self.quarantine.as_deref().map_or(Objects::Own, Objects::Quarantine);
@@ -350,16 +355,17 @@ impl Scene {
         let words = relay(stderr);
         let porcelain = porcelain.join().unwrap_or_default();
         if child.wait()?.success() {
-            return Ok(Answer { accepted: true, words: words.upstream, refs: Vec::new() });
+            return Ok(Answer { end: End::Taken, words: words.upstream, refs: Vec::new() });
         }
         let refs = refused(&porcelain);
-        Ok(Answer { accepted: false, words: refusal(&words, &refs), refs })
+        let end = if said_no_to_all(updates, &refs) { End::Refused } else { End::Unknown };
+        Ok(Answer { end, words: refusal(&words, &refs), refs })
     }
 }
 
 /// What upstream made of a push.
 struct Answer {
-    accepted: bool,
+    end: End,
     words: String,
     /// Its word on each ref that it refused.
     refs: Vec<(String, String)>,
@@ -396,6 +402,12 @@ fn refused(porcelain: &str) -> Vec<(String, String)> {
         (name.to_owned(), fields.next().unwrap_or_default().to_owned())
     });
     parts.collect()
+}
+
+/// Whether upstream itself refused each of the refs. Where it ended without a report git says something else.
+fn said_no_to_all(updates: &[Update], refs: &[(String, String)]) -> bool {
+    let no = |verdict: &str| verdict.starts_with("[remote rejected]") || verdict.starts_with("[rejected]");
+    updates.iter().all(|update| refs.iter().any(|(name, verdict)| *name == update.name && no(verdict)))
 }
 
 /// Upstream's own words, and its verdict on each ref.

@@ -19,6 +19,8 @@ use crate::ssh::{self, Fault, FaultKind};
 /// How long an upstream may take to end after its last word.
 const END_TIMEOUT: Duration = Duration::from_secs(5);
 const WORDS_MAX_BYTES: u64 = 64 << 10;
+/// How much an upstream may say, also of what is not taken.
+const SAID_MAX_BYTES: u64 = 1 << 30;
 /// The name of an object in a repository of the newer format.
 const SHA256_DIGITS: usize = 64;
 const BUFFER_BYTES: usize = 64 << 10;
@@ -34,6 +36,8 @@ pub(crate) enum NoListing {
     Run(std::io::Error),
     /// It has more refs than are taken.
     Refs,
+    /// It has a ref with a longer name than is taken.
+    RefName,
     /// Its objects are named by SHA-256.
     ObjectFormat,
 }
@@ -42,6 +46,7 @@ impl From<Unlisted> for NoListing {
     fn from(reason: Unlisted) -> Self {
         match reason {
             Unlisted::Much => Self::Refs,
+            Unlisted::Name => Self::RefName,
             Unlisted::Malformed => Self::Upstream(strange()),
         }
     }
@@ -54,7 +59,7 @@ pub(crate) async fn ask(
     name: &repos::RepoName,
     rules: &FetchRules,
 ) -> Result<Listing, NoListing> {
-    let mut command = ssh::command(gate, &gate.ssh_config(name));
+    let mut command = ssh::command(gate, ssh, &gate.ssh_config(name)).map_err(NoListing::Run)?;
     command.env("GIT_PROTOCOL", "version=2").args(["-T", "-p"]);
     command.arg(ssh.port.to_string()).arg("--").arg(format!("{}@{}", ssh.user, ssh.host));
     command.arg(format!("git-upload-pack '{}'", path(ssh)));
@@ -66,7 +71,7 @@ pub(crate) async fn ask(
     else {
         return Err(NoListing::Run(std::io::Error::other("ssh has no output")));
     };
-    let mut stdout = BufReader::with_capacity(BUFFER_BYTES, stdout);
+    let mut stdout = BufReader::with_capacity(BUFFER_BYTES, stdout.take(SAID_MAX_BYTES));
     match converse(&mut stdout, &mut stdin, rules).await {
         Ok(listing) => {
             drop((stdin, stdout));
@@ -78,6 +83,7 @@ pub(crate) async fn ask(
             Ok(listing)
         }
         Err(Broken::Told(reason)) => Err(reason),
+        Err(Broken::Off) if stdout.get_ref().limit() == 0 => Err(NoListing::Refs),
         Err(Broken::Off) => {
             drop((stdin, stdout));
             Err(NoListing::Upstream(ssh::explain(&words(child, stderr).await)))

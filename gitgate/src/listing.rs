@@ -7,6 +7,13 @@ use repos::FetchRules;
 
 /// How many refs are taken.
 pub(crate) const REFS_MAX: usize = 2_000_000;
+/// How long a name may be, and all of them together.
+pub(crate) const NAME_MAX_BYTES: usize = 1024;
+const NAMES_MAX_BYTES: usize = 160 << 20;
+/// The names that the gate keeps for itself, and the one of them to which HEAD leads where it leads nowhere. No ref that an
+/// upstream shows is taken under them.
+const OWN: &str = "refs/git-gate/";
+pub(crate) const NOWHERE: &str = "refs/git-gate/nowhere";
 
 /// Where HEAD leads.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -61,6 +68,11 @@ impl Listing {
         self.refs.get(at).map(|entry| self.shown(entry))
     }
 
+    /// Whether some ref leads to this object, at once or as a tag.
+    pub(crate) fn shows(&self, oid: Oid) -> bool {
+        self.iter().any(|shown| shown.oid == oid || shown.peeled == Some(oid))
+    }
+
     fn shown(&self, entry: &Entry) -> Shown<'_> {
         let (start, end) = (entry.start as usize, entry.start as usize + entry.length as usize);
         Shown { name: &self.names[start..end], oid: entry.oid, peeled: entry.peeled }
@@ -72,6 +84,8 @@ impl Listing {
 pub(crate) enum Unlisted {
     /// There is more than is taken.
     Much,
+    /// A name is longer than is taken.
+    Name,
     /// It is not what it should be.
     Malformed,
 }
@@ -101,11 +115,14 @@ impl<'r> Gathering<'r> {
         if !self.allowed(name) || !git2::Reference::is_valid_name(name) {
             return Ok(());
         }
+        if name.len() > NAME_MAX_BYTES {
+            return Err(Unlisted::Name);
+        }
         let Listing { names, refs, .. } = &mut self.listing;
         let (Ok(start), Ok(length)) = (u32::try_from(names.len()), u32::try_from(name.len())) else {
             return Err(Unlisted::Much);
         };
-        if refs.len() >= REFS_MAX || start.checked_add(length).is_none() {
+        if refs.len() >= REFS_MAX || names.len() + name.len() > NAMES_MAX_BYTES {
             return Err(Unlisted::Much);
         }
         names.push_str(name);
@@ -126,7 +143,8 @@ impl<'r> Gathering<'r> {
     /// Takes note of the branch that HEAD leads to.
     pub(crate) fn head(&mut self, target: &str) {
         self.led = true;
-        self.listing.head = if self.allowed(target) { Head::Branch(target.to_owned()) } else { Head::Hidden };
+        let taken = self.allowed(target) && target.len() <= NAME_MAX_BYTES;
+        self.listing.head = if taken { Head::Branch(target.to_owned()) } else { Head::Hidden };
     }
 
     /// Takes a line of `git ls-remote --symref`.
@@ -178,7 +196,7 @@ impl<'r> Gathering<'r> {
     }
 
     fn allowed(&self, name: &str) -> bool {
-        self.rules.allow.iter().any(|pattern| pattern.matches(name))
+        !name.starts_with(OWN) && self.rules.allow.iter().any(|pattern| pattern.matches(name))
     }
 }
 
@@ -244,5 +262,28 @@ mod tests {
         let twice = [format!("{A}\trefs/heads/a"), format!("{B}\trefs/heads/a")];
         assert_eq!(listing(&["refs/heads/*"], &twice), Err(Unlisted::Malformed));
         assert_eq!(listing(&["refs/heads/*"], &["xyz\trefs/heads/a".into()]), Err(Unlisted::Malformed));
+    }
+
+    #[test]
+    fn names_are_bounded_one_by_one_and_together() {
+        let named = |length: usize| format!("{A}\trefs/heads/{}", "x".repeat(length - "refs/heads/".len()));
+        let all = ["refs/heads/*"];
+        assert_eq!(listing(&all, &[named(NAME_MAX_BYTES)]).map(|listing| listing.len()), Ok(1));
+        assert_eq!(listing(&all, &[named(NAME_MAX_BYTES + 1)]), Err(Unlisted::Name));
+        assert_eq!(listing(&["refs/tags/*"], &[named(5000)]).map(|listing| listing.len()), Ok(0));
+        let rules = rules(&all);
+        let mut gathering = Gathering::new(&rules);
+        let oid = oid(A);
+        let most = NAMES_MAX_BYTES / NAME_MAX_BYTES;
+        let name = |n: usize| format!("refs/heads/{n:0width$}", width = NAME_MAX_BYTES - "refs/heads/".len());
+        assert!((0..most).all(|n| gathering.add(&name(n), oid, None).is_ok()));
+        assert_eq!(gathering.add(&name(most), oid, None), Err(Unlisted::Much));
+    }
+
+    #[test]
+    fn what_the_gate_names_itself_is_not_taken_from_upstream() {
+        let lines = [format!("{A}\t{NOWHERE}"), format!("{A}\trefs/heads/main")];
+        let listing = listing(&["refs/*"], &lines).expect("a listing");
+        assert_eq!(listing.iter().map(|shown| shown.name).collect::<Vec<_>>(), ["refs/heads/main"]);
     }
 }

@@ -19,7 +19,7 @@ use tracing::warn;
 
 use crate::door::{Keyring, TokenError};
 use crate::git::GateDir;
-use crate::listing::{Listing, REFS_MAX};
+use crate::listing::{Listing, NAME_MAX_BYTES, REFS_MAX};
 use crate::refresh::Refresh;
 use crate::ssh::{Fault, FaultKind};
 use crate::warm::Warm;
@@ -50,6 +50,8 @@ pub(crate) enum RefreshError {
     ObjectFormat,
     #[error("it shows more than {REFS_MAX} refs, or too much of them; narrow `fetch.allow`")]
     Refs,
+    #[error("it has a ref with a name of more than {NAME_MAX_BYTES} bytes; narrow `fetch.allow`")]
+    RefName,
     #[error(transparent)]
     Token(#[from] TokenError),
 }
@@ -60,7 +62,7 @@ impl RefreshError {
         match self {
             Self::Upstream(fault) => fault.kind == FaultKind::Unreachable,
             Self::Timeout(_) => true,
-            Self::Mirror(_) | Self::ObjectFormat | Self::Refs | Self::Token(_) => false,
+            Self::Mirror(_) | Self::ObjectFormat | Self::Refs | Self::RefName | Self::Token(_) => false,
         }
     }
 }

@@ -32,7 +32,7 @@ pub(crate) enum Proof {
 
 /// Logs in to an upstream past its session.
 pub(crate) async fn ask(gate: &GateDir, ssh: &Ssh, config: &Path) -> Proof {
-    let mut command = ssh::command(gate, config);
+    let Ok(mut command) = ssh::command(gate, ssh, config) else { return Proof::Missing };
     command.args(["-o", "ControlPath=none", "-o", "ConnectTimeout=5", "-T", "-s", "-p"]);
     command.arg(ssh.port.to_string()).arg("--").arg(format!("{}@{}", ssh.user, ssh.host)).arg(NO_SUBSYSTEM);
     let mut command = tokio::process::Command::from(command);

@@ -29,7 +29,7 @@ use crate::request::{Asked, Shape};
 use crate::session::{self, Client, Hangup, Moved, SessionError};
 use crate::state::{Served, State};
 use crate::verdict::{self, Reasons};
-use crate::wire::{Bounds, Change, FromHook, HOOK_FD, LINE_MAX_BYTES, Place, ToHook, Update};
+use crate::wire::{Bounds, Change, End, FromHook, HOOK_FD, LINE_MAX_BYTES, Place, ToHook, Update};
 use crate::{door, proof, report, sys};
 
 /// How long a push waits for its turn.
@@ -261,16 +261,19 @@ impl<'s> Talk<'_, 's> {
                     self.pushed.outcome = PushOutcome::Unjudged;
                     None
                 }
-                FromHook::Answered { accepted: true, words, .. } => {
+                FromHook::Answered { end: End::Taken, words, .. } => {
                     self.left_behind();
                     self.pushed.outcome = PushOutcome::Forwarded(words);
                     None
                 }
-                FromHook::Answered { accepted: false, words, refs } => {
+                FromHook::Answered { end: end @ (End::Refused | End::Unknown), words, refs } => {
                     let others = if refs.is_empty() { "upstream cannot be pushed to" } else { ANOTHER };
                     let refs = refs.into_iter().map(|(name, word)| (name, bare(&word).to_owned()));
                     self.tell(refs.collect(), others.to_owned());
-                    self.pushed.outcome = PushOutcome::Rejected(words);
+                    self.pushed.outcome = match end {
+                        End::Unknown => PushOutcome::Unanswered(words),
+                        End::Refused | End::Taken => PushOutcome::Rejected(words),
+                    };
                     None
                 }
             };

@@ -13,7 +13,7 @@ use crate::door;
 use crate::fence::{self, Reach};
 use crate::git::{Objects, printable};
 use crate::lister::{self, NoListing};
-use crate::listing::{Gathering, Head, Listing, Unlisted};
+use crate::listing::{Gathering, Head, Listing, NOWHERE, Unlisted};
 use crate::mirror::{Mirror, RefreshError, Tools};
 use crate::proof::{self, Proof};
 use crate::{ssh, sys};
@@ -69,6 +69,7 @@ impl Refresh<'_> {
             NoListing::Upstream(fault) => RefreshError::Upstream(fault),
             NoListing::Run(error) => RefreshError::Mirror(format!("ssh: {error}")),
             NoListing::Refs => RefreshError::Refs,
+            NoListing::RefName => RefreshError::RefName,
             NoListing::ObjectFormat => RefreshError::ObjectFormat,
         })
     }
@@ -182,6 +183,7 @@ impl Refresh<'_> {
 fn unlisted(reason: Unlisted) -> RefreshError {
     match reason {
         Unlisted::Much => RefreshError::Refs,
+        Unlisted::Name => RefreshError::RefName,
         Unlisted::Malformed => RefreshError::Mirror("git shows refs that are none".to_owned()),
     }
 }
@@ -232,8 +234,11 @@ fn set_head(path: &Path, wanted: &Listing) -> Result<(), git2::Error> {
     let repo = Repository::open_bare(path)?;
     match &wanted.head {
         Head::Branch(head) => repo.set_head(head),
-        Head::Commit(oid) if repo.odb()?.exists(*oid) => repo.set_head_detached(*oid),
-        Head::Commit(_) | Head::Hidden => Ok(()),
+        Head::Commit(oid) if wanted.shows(*oid) && repo.odb()?.exists(*oid) => repo.set_head_detached(*oid),
+        // A commit that no ref shows would be kept, and handed out, for as long as HEAD led there.
+        Head::Commit(_) | Head::Hidden => {
+            repo.reference_symbolic("HEAD", NOWHERE, true, "git-gate").map(drop)
+        }
     }
 }
 

@@ -63,6 +63,18 @@ pub(crate) fn denied(reasons: &[String]) -> String {
     text
 }
 
+/// A push that upstream took nothing of.
+pub(crate) fn refused(words: &str) -> String {
+    format!("{words}git-gate: push refused by upstream; nothing was changed\n")
+}
+
+/// A push of which it is not known whether upstream took it.
+pub(crate) fn unanswered(words: &str) -> String {
+    format!(
+        "{words}git-gate: upstream's answer to the push did not come; git ls-remote shows what it has now\n"
+    )
+}
+
 /// A push refused because its objects cannot be judged.
 pub(crate) fn unjudged(reason: &str) -> String {
     denied(&[reason.to_owned()])

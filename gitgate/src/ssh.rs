@@ -14,7 +14,7 @@ use std::sync::OnceLock;
 use repos::Ssh;
 
 use crate::git::{GateDir, bare_environment};
-use crate::sys;
+use crate::{fence, sys};
 
 /// The environment variable with the path of the configuration file.
 pub(crate) const CONFIG_VARIABLE: &str = "GIT_GATE_SSH_CONFIG";
@@ -109,7 +109,8 @@ pub(crate) fn config(ssh: &Ssh, known_hosts: &Path, socket: Option<&Path>) -> St
 }
 
 /// An ssh with this configuration file. Where OpenSSH would not run for our uid, the wrapper gives it a name first.
-pub(crate) fn command(gate: &GateDir, config: &Path) -> Command {
+/// It is held to the files that it needs.
+pub(crate) fn command(gate: &GateDir, ssh: &Ssh, config: &Path) -> io::Result<Command> {
     static NAMED: OnceLock<bool> = OnceLock::new();
     let named = *NAMED.get_or_init(|| sys::is_named_user(nix::unistd::Uid::effective()));
     let mut command = Command::new(if named { PathBuf::from("ssh") } else { gate.ssh_program() });
@@ -119,7 +120,10 @@ pub(crate) fn command(gate: &GateDir, config: &Path) -> Command {
     } else {
         command.env(CONFIG_VARIABLE, config);
     }
-    command
+    if let Some(fence) = fence::around_ssh(ssh, gate)? {
+        sys::confine(&mut command, fence);
+    }
+    Ok(command)
 }
 
 /// Becomes ssh. Returns only when that fails.
@@ -249,5 +253,27 @@ mod tests {
         insta::assert_snapshot!(explain(words).words, @"its host key is not the pinned one; if the change is genuine, the operator sets the new `host_key` in repos.yaml (Host key verification failed.)");
         insta::assert_snapshot!(explain("ssh: connect to host h port 1: Connection refused\nfatal: Could not read from remote repository.").words, @"it cannot be reached (ssh: connect to host h port 1: Connection refused)");
         insta::assert_snapshot!(explain("fatal: '/x' does not appear to be a git repository\n").words, @"fatal: '/x' does not appear to be a git repository");
+    }
+
+    #[test]
+    fn an_ssh_of_ours_reads_its_own_configuration_and_no_file_beside_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let gate = GateDir::new(dir.path().join("gate"));
+        std::fs::create_dir_all(gate.sockets()).expect("a directory");
+        let text = "repos:\n  - {name: a, upstream: 'ssh://git@h/p', identity: /nowhere, host_key: 'ssh-ed25519 \
+                    AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA'}\n";
+        let repos = repos::Repos::parse("repos.yaml", text, repos::Allow::SshUpstream).expect("a good file");
+        let Some(repos::Upstream::Ssh(upstream)) = repos.iter().next().map(|repo| &repo.upstream) else {
+            panic!("an upstream behind ssh")
+        };
+        let (inside, outside) = (gate.path().join("config"), dir.path().join("config"));
+        let reads = |config: &Path| {
+            std::fs::write(config, "User fenced\n").expect("written");
+            let mut command = command(&gate, upstream, config).expect("a command");
+            let output = command.args(["-G", "h"]).output().expect("ssh runs");
+            String::from_utf8_lossy(&output.stdout).contains("user fenced")
+        };
+        assert!(reads(&inside));
+        assert!(!reads(&outside), "it was read from outside of the fence");
     }
 }

@@ -6,12 +6,10 @@
 //! this version ask for any object by its name; where the mirror may hold objects that no ref reaches, what is asked
 //! for is looked up first.
 
-use std::collections::BTreeSet;
-use std::process::{Command as Process, Stdio};
+use std::process::Command as Process;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use git2::Oid;
 use repos::{Repo, RepoName};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader};
 use tokio::time::timeout;
@@ -21,11 +19,12 @@ use crate::git::Objects;
 use crate::listing::{Head, Listing, Shown};
 use crate::mirror::{Freshness, Listed, RefreshError};
 use crate::pktline::{self, Packet};
+use crate::reach;
 use crate::request::{Protocol, Shape};
 use crate::session::{self, Client, Hangup, SessionError};
 use crate::state::{Served, State};
 
-mod arguments;
+pub(crate) mod arguments;
 
 use arguments::Arguments;
 
@@ -34,8 +33,6 @@ const COMMAND_MAX_BYTES: usize = 64 << 20;
 /// How long a client may take for its first command, and for each one after that.
 const FIRST_TIMEOUT: Duration = Duration::from_secs(30);
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(300);
-/// How long looking up may take.
-const LOOKUP_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long copying may take before refs are shown without waiting for its end.
 const SHOWN_EARLY: Duration = Duration::from_secs(4);
 /// How long objects may be awaited without a word.
@@ -234,7 +231,9 @@ impl Conversation<'_> {
         };
         let banded = command.arguments.banded;
         self.follow(seen.listed.clone(), banded, writer).await?;
-        self.reachable(&command.arguments.sources(), &seen.listed.listing).await?;
+        let shown = seen.listed.listing.iter().map(|shown| shown.oid);
+        let sources = command.arguments.sources();
+        reach::look(self.served, self.state, sources, shown).await.map_err(Ended::refused)?;
         if let (true, Freshness::Stale { age, reason }) = (banded, &seen.freshness) {
             let words = format!(
                 "git-gate: upstream does not answer ({reason}); this is what it had {} s ago\n",
@@ -300,47 +299,6 @@ impl Conversation<'_> {
         self.state.confine(&mut command, self.served, Reach::Mirror)?;
         Ok(command)
     }
-
-    /// Refuses what no ref reaches, where there may be such a thing.
-    async fn reachable(&self, wants: &BTreeSet<Oid>, shown: &Listing) -> Result<(), Ended> {
-        if !self.served.mirror.record().leftovers {
-            return Ok(());
-        }
-        let mut rest = wants.clone();
-        for shown in shown.iter() {
-            rest.remove(&shown.oid);
-        }
-        let mut rest: BTreeSet<String> = rest.iter().map(Oid::to_string).collect();
-        if rest.is_empty() {
-            return Ok(());
-        }
-        let looked = timeout(LOOKUP_TIMEOUT, self.strike(&mut rest)).await;
-        match (looked, rest.first()) {
-            (Ok(Ok(())), None) => Ok(()),
-            (Ok(Ok(())), Some(want)) => Err(Ended::refused(format!("upload-pack: not our ref {want}"))),
-            (Ok(Err(_)) | Err(_), _) => {
-                Err(Ended::refused("the objects asked for cannot be looked up; try again"))
-            }
-        }
-    }
-
-    /// Strikes out what some ref reaches.
-    async fn strike(&self, asked: &mut BTreeSet<String>) -> std::io::Result<()> {
-        let mut command = self.state.gate.git(self.served.mirror.path(), Objects::Own);
-        command.args(["rev-list", "--objects", "--no-object-names", "--all"]);
-        self.state.confine(&mut command, self.served, Reach::Mirror)?;
-        let mut command = tokio::process::Command::from(command);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
-        let mut child = command.spawn()?;
-        let stdout = child.stdout.take().ok_or_else(|| std::io::Error::other("git has no output"))?;
-        let mut lines = BufReader::new(stdout).lines();
-        while let Some(line) = lines.next_line().await? {
-            if asked.remove(line.trim()) && asked.is_empty() {
-                return Ok(());
-            }
-        }
-        if child.wait().await?.success() { Ok(()) } else { Err(std::io::Error::other("git failed")) }
-    }
 }
 
 /// What git says that it can do, as far as it is passed on.
@@ -394,10 +352,7 @@ fn head(listing: &Listing, asked: &Arguments) -> Option<String> {
             None => None,
         },
         // What no ref shows cannot be asked for.
-        Head::Commit(commit) => {
-            let shown = listing.iter().any(|shown| shown.oid == *commit || shown.peeled == Some(*commit));
-            shown.then(|| format!("{commit} HEAD\n"))
-        }
+        Head::Commit(commit) => listing.shows(*commit).then(|| format!("{commit} HEAD\n")),
         Head::Hidden => None,
     }
 }
@@ -443,6 +398,10 @@ async fn read(client: &mut (impl AsyncRead + Unpin)) -> Result<Option<Command>, 
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use git2::Oid;
+
     use super::*;
     use crate::listing::Gathering;
 

@@ -192,7 +192,7 @@ impl Stamp {
 
 /// An OpenSSH that logs in, listens on the socket, and runs nothing.
 fn master(gate: &GateDir, ssh: &Ssh, config: &Path) -> std::io::Result<Child> {
-    let mut command = ssh::command(gate, config);
+    let mut command = ssh::command(gate, ssh, config)?;
     command.args(["-o", "ControlMaster=yes", "-o", "ControlPersist=no", "-N", "-T", "-p"]);
     command.arg(ssh.port.to_string()).arg("--").arg(format!("{}@{}", ssh.user, ssh.host));
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());

@@ -34,7 +34,19 @@ pub(crate) enum FromHook {
     /// Nothing was found in so many objects; the daemon answers [`ToHook::Forward`] or [`ToHook::Deny`].
     Clean { objects: u64 },
     /// What upstream made of it, and its word on each ref that it refused; the end.
-    Answered { accepted: bool, words: String, refs: Vec<(String, String)> },
+    Answered { end: End, words: String, refs: Vec<(String, String)> },
+}
+
+/// What upstream made of a push.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum End {
+    /// It took it.
+    Taken,
+    /// It took nothing of it, and that is sure.
+    Refused,
+    /// That is not known.
+    Unknown,
 }
 
 /// To the hook.

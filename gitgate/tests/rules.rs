@@ -167,3 +167,20 @@ fn where_there_is_no_operator_to_ask_a_secret_is_refused_with_words_that_say_so(
         "There is no operator to ask here (supervise does not run)",
     );
 }
+
+#[test]
+fn a_push_whose_answer_never_came_stays_counted() {
+    let rules = "push: {granted: [{ref: refs/heads/release, max_uses: 1, grant: g1, expires_at: 2999-01-01T00:00:00Z}]}";
+    let mut world = World::with_rules(rules);
+    let work = world.clone_web();
+    world.upstream.hook("update", "#!/bin/sh\nkill -9 $PPID\n");
+    work.write("a", "a\n").commit("a");
+    let said = work.push("HEAD:refs/heads/release").fail();
+    assert!(said.contains("upstream's answer to the push did not come"), "{said}");
+    world.upstream.hook("update", "#!/bin/sh\nexit 0\n");
+    refused(&world, &work, "HEAD:refs/heads/release", "they are used up");
+    assert_eq!(world.gate.terminate(), Some(0));
+    let mut ends = world.gate.journal();
+    ends.retain(|event| event["type"] == "push");
+    assert_eq!(ends[0]["outcome"], "unanswered");
+}

@@ -235,3 +235,75 @@ fn what_a_push_through_the_gate_took_away_cannot_be_read() {
     let answer = want(&world, &gone);
     assert!(!answer.contains("PACK"), "{answer}");
 }
+
+/// What the gate shows of itself in each protocol version.
+fn shown_in_all_versions(world: &World) -> Vec<String> {
+    let shown = |version| {
+        let version = format!("protocol.version={version}");
+        git(world.dir.path(), &["-c", &version, "ls-remote", &world.gate.url("web")]).succeed()
+    };
+    (0..=2).map(shown).collect()
+}
+
+#[test]
+fn a_head_that_leads_to_a_commit_keeps_nothing_that_no_ref_shows() {
+    let world = World::new();
+    let secret = world.upstream.commit("secret");
+    let blob = world.upstream.rev("main:secret");
+    git(&world.upstream.repository, &["update-ref", "--no-deref", "HEAD", &secret]).succeed();
+    for shown in shown_in_all_versions(&world) {
+        assert!(shown.contains(&format!("{secret}\tHEAD")), "the control: a branch shows it: {shown}");
+    }
+    assert!(want(&world, &blob).contains("PACK"));
+    // The branch moves back; HEAD stays where it was.
+    git(&world.upstream.repository, &["update-ref", "refs/heads/main", "main^"]).succeed();
+    let direct = git(world.dir.path(), &["ls-remote", &world.upstream.direct_url()]).succeed();
+    assert!(direct.contains(&secret), "{direct}");
+    for shown in shown_in_all_versions(&world) {
+        assert!(shown.contains("refs/heads/main") && !shown.contains(&secret), "{shown}");
+    }
+    for oid in [&secret, &blob] {
+        let answer = want(&world, oid);
+        assert!(answer.contains("not our ref") && !answer.contains("PACK"), "{answer}");
+    }
+}
+
+#[test]
+fn an_endless_depth_reaches_nothing_behind_what_was_purged() {
+    let world = World::new();
+    world.upstream.commit("secret");
+    let end = world.upstream.commit("end");
+    world.clone_web();
+    eventually("the first packing", || has_bitmap(&world));
+    // From the end of a history that the client names, git would go on to what is before it.
+    let ask = |version: &str| {
+        let hello = pkt(format!("git-upload-pack /web.git\0host=h\0{version}").as_bytes());
+        let mut stream = world.gate.connect();
+        let refs = common::exchange(&mut stream, &hello);
+        assert!(refs.contains("refs/heads/main"), "{refs}");
+        let tip = world.upstream.rev("main");
+        let lines =
+            [format!("want {tip} side-band-64k\n"), format!("shallow {end}\n"), "deepen 2147483647\n".into()];
+        let lines = lines.map(|line| pkt(line.as_bytes())).concat();
+        common::rest(stream, &[&lines[..], b"0000", &pkt(b"done\n")].concat())
+    };
+    let versions = ["", "\0version=1\0"];
+    for version in versions {
+        let answer = ask(version);
+        assert!(answer.contains("unshallow") && answer.contains("PACK"), "the control: {answer}");
+    }
+    purge(&world);
+    purge(&world);
+    for version in versions {
+        let answer = ask(version);
+        assert!(answer.contains("not our ref") && !answer.contains("PACK"), "{answer}");
+    }
+    for version in ["0", "1"] {
+        let name = format!("still-{version}");
+        let version = format!("protocol.version={version}");
+        let url = world.gate.url("web");
+        git(world.dir.path(), &["-c", &version, "clone", "-q", "--depth=1", &url, &name]).succeed();
+        world.upstream.commit(&name);
+        git(&world.dir.path().join(&name), &["-c", &version, "fetch", "-q", "--unshallow"]).succeed();
+    }
+}

@@ -151,6 +151,6 @@ fn git_line(at: Timestamp, event: Event) -> Option<GitLine> {
             let about = names(&push.refs) + &found.unwrap_or_default();
             Some(GitLine { at, what: "push", repo: push.repo, outcome: push.outcome, about })
         }
-        Event::Request(_) | Event::Repeated(_) | Event::Reload(_) => None,
+        Event::Request(_) | Event::Repeated(_) | Event::Reload(_) | Event::Uses(_) => None,
     }
 }

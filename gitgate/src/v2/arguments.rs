@@ -15,26 +15,26 @@ const PREFIXES_MAX: usize = 1000;
 
 /// The arguments of one command.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Arguments {
+pub(crate) struct Arguments {
     /// Whether the whole answer is in bands, so that words can come before it.
-    pub(super) banded: bool,
-    pub(super) wants: BTreeSet<Oid>,
+    pub(crate) banded: bool,
+    pub(crate) wants: BTreeSet<Oid>,
     /// Where the history ends that the client has.
-    pub(super) shallows: BTreeSet<Oid>,
+    pub(crate) shallows: BTreeSet<Oid>,
     /// Whether it asks for all that comes before.
-    pub(super) whole_history: bool,
-    pub(super) peel: bool,
-    pub(super) symrefs: bool,
-    pub(super) unborn: bool,
-    pub(super) prefixes: Vec<String>,
+    pub(crate) whole_history: bool,
+    pub(crate) peel: bool,
+    pub(crate) symrefs: bool,
+    pub(crate) unborn: bool,
+    pub(crate) prefixes: Vec<String>,
     /// Whether there were too many prefixes.
-    pub(super) all: bool,
+    pub(crate) all: bool,
 }
 
 impl Arguments {
     /// Takes one line in. Git reads some lines by their beginning only, so what is not exactly known is refused: it would
     /// mean something else there than here.
-    pub(super) fn understand(&mut self, line: &[u8]) -> Result<(), &'static str> {
+    pub(crate) fn understand(&mut self, line: &[u8]) -> Result<(), &'static str> {
         let line = std::str::from_utf8(line).ok().filter(|line| !line.contains('\0')).ok_or(MALFORMED)?;
         let Some((key, value)) = line.split_once(' ') else {
             match line {
@@ -74,7 +74,7 @@ impl Arguments {
     }
 
     /// What git may take objects from: with an endless depth also what comes before the ends that the client names.
-    pub(super) fn sources(&self) -> BTreeSet<Oid> {
+    pub(crate) fn sources(&self) -> BTreeSet<Oid> {
         let ends = self.shallows.iter().filter(|_| self.whole_history);
         self.wants.iter().chain(ends).copied().collect()
     }
