@@ -1,8 +1,9 @@
 //! What a process in the bottle has, and whom it can reach.
 
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
+use std::process::Command;
 
 use crate::support::{Bottle, Caller, PRELUDE, said};
 
@@ -32,6 +33,82 @@ fn services_of_the_host_cannot_be_reached() {
         assert_eq!(bottle.python("", &source), "ECONNREFUSED ENETUNREACH ECONNREFUSED");
         let open = bottle.python("network", &source.replace("('192.0.2.1', 80), 1", "('127.0.0.1', 1), 1"));
         assert_eq!(open, "done ECONNREFUSED done");
+    }
+}
+
+/// What comes to one port of the host, on any of its addresses, over TCP and UDP.
+struct Sink {
+    tcp: TcpListener,
+    udp: UdpSocket,
+    port: u16,
+}
+
+impl Sink {
+    fn open() -> Sink {
+        loop {
+            let tcp = TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0)).unwrap();
+            let port = tcp.local_addr().unwrap().port();
+            if let Ok(udp) = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port)) {
+                tcp.set_nonblocking(true).unwrap();
+                udp.set_nonblocking(true).unwrap();
+                return Sink { tcp, udp, port };
+            }
+        }
+    }
+
+    /// What has come since the last call: what was sent on this host has, once the sender has ended.
+    fn count(&self) -> usize {
+        let connections = std::iter::from_fn(|| self.tcp.accept().ok()).count();
+        connections + std::iter::from_fn(|| self.udp.recv(&mut [0; 64]).ok()).count()
+    }
+}
+
+#[test]
+fn nothing_leaves_by_any_protocol_to_any_address() {
+    const SOURCE: &str = "
+def datagram(address, family):
+    sender = socket.socket(family, socket.SOCK_DGRAM)
+    sender.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+    return attempt(sender.sendto, b'x', address)
+family = lambda address: socket.AF_INET6 if ':' in address else socket.AF_INET
+def send(address, port):
+    return datagram((address, port), family(address)), attempt(socket.create_connection, (address, port), 1)
+for address in HOST + ['127.0.0.1', '::1']:
+    send(address, PORT)
+# What speaks DNS, DNS over TLS and HTTPS, QUIC, multicast DNS, or answers for a cloud.
+for address in FAR:
+    for port in [53, 443, 853, 5353]:
+        assert 'done' not in send(address, port), address
+print(attempt(socket.socket, socket.AF_INET, socket.SOCK_RAW, 1), attempt(socket.socket, socket.AF_INET6, socket.SOCK_RAW, 58))
+print(attempt(socket.socket, socket.AF_INET, socket.SOCK_DGRAM, 1), attempt(socket.socket, socket.AF_INET6, socket.SOCK_DGRAM, 58))
+print([path for path in ['/run/dbus/system_bus_socket', '/var/run/docker.sock', '/run/user', '/tmp/.X11-unix'] if os.path.exists(path)])";
+    const FAR: &str = "['192.0.2.1', '198.51.100.53', '169.254.169.254', '224.0.0.251', '255.255.255.255', '2001:db8::1', 'ff02::fb']";
+    let sink = Sink::open();
+    let host = said(Command::new("hostname").arg("-I"));
+    let host: Vec<&str> = host.split_whitespace().chain(["127.0.0.11", "::ffff:127.0.0.1"]).collect();
+    let source = SOURCE.replace("PORT", &sink.port.to_string());
+    for caller in Caller::all() {
+        let bottle = Bottle::of(caller);
+        let walled = bottle.python("", &source.replace("HOST", &format!("{host:?}")).replace("FAR", FAR));
+        assert_eq!(walled, "EPERM EPERM\nEACCES EACCES\n[]");
+        assert_eq!(sink.count(), 0);
+        // Where there is a network, what is not on this host is left alone; so are its addresses that may just have gone.
+        bottle.python("network", &source.replace("HOST", "[]").replace("FAR", "[]"));
+        assert_eq!(sink.count(), 4, "the sink sees what reaches the host");
+    }
+}
+
+#[test]
+fn the_first_process_cannot_be_traced_and_a_child_can() {
+    // ptrace: 101, with ATTACH 16.
+    const SOURCE: &str = "
+import time
+child = os.fork()
+if child == 0: time.sleep(60)
+print(call(101, 16, 1, None, None), call(101, 16, child, None, None))
+os.kill(child, 9)";
+    for caller in Caller::all() {
+        assert_eq!(Bottle::of(caller).python("", SOURCE), "EPERM done");
     }
 }
 

@@ -177,7 +177,7 @@ def attempt(function, *arguments, **named):
         function(*arguments, **named)
         return "done"
     except OSError as error:
-        return errno.errorcode[error.errno]
+        return errno.errorcode.get(error.errno, str(error))
 "#;
 
 /// Standard output, trimmed, of a command that succeeds.
