@@ -15,6 +15,7 @@ for directory in */benches; do
     esac
 done
 cargo bench --locked "${packages[@]}" --bench '*' -- "$@"
+cargo run --locked --quiet --release -p policy --example decide_histogram
 bash scripts/bench-init.sh
 
 # Programs beside programs; a filter for criterion means something else.

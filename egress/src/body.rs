@@ -20,6 +20,7 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use crate::credential::rewrite::Rewriter;
 use crate::journal::Entry;
 use crate::lease::Lease;
+use crate::upstream::Lent;
 
 /// What is read of a refused request's body, and for how long.
 const PASSED_OVER_LIMIT: usize = 64 * 1024 * 1024;
@@ -27,6 +28,8 @@ const PASSED_OVER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long a body that is to be read whole may take.
 const GATHER_TIMEOUT: Duration = Duration::from_secs(10);
+/// After so many frames in a row it is asked whether more may follow.
+const ASKED_EVERY: u32 = 16;
 /// A body up to this is read whole when something in it is to be replaced.
 const WHOLE_LIMIT: u64 = 256 * 1024;
 
@@ -34,8 +37,9 @@ const WHOLE_LIMIT: u64 = 256 * 1024;
 pub(crate) enum Meter {
     /// Towards upstream.
     Up(Arc<Progress>),
-    /// Towards the agent; the entry is written when the body ends or is dropped.
-    Down(Box<Entry>),
+    /// Towards the agent; the entry is written when the body ends or is dropped. With the connection that it comes on, where
+    /// that is for one request at a time.
+    Down(Box<Entry>, Option<Lent>),
 }
 
 /// How far a request's body has come.
@@ -106,7 +110,15 @@ struct Metered {
     meter: Meter,
     idle: Duration,
     request_body: Option<u64>,
-    waiting_since: Option<Instant>,
+    lease: Arc<Lease>,
+    /// How many frames have passed since it was last asked whether they may.
+    unasked: u32,
+    /// From the first time that there is nothing to pass on.
+    waiting: Option<Waiting>,
+}
+
+struct Waiting {
+    since: Option<Instant>,
     silence: Pin<Box<Sleep>>,
     end: Pin<Box<dyn Future<Output = Denial> + Send + Sync>>,
 }
@@ -114,6 +126,9 @@ struct Metered {
 /// `inner`, with its meter and limits.
 pub(crate) fn metered(inner: Incoming, meter: Meter, limits: &Limits) -> Body {
     if inner.is_end_stream() {
+        if let Meter::Down(_, Some(lent)) = meter {
+            lent.give_back();
+        }
         return Body::empty();
     }
     Body::from(BoxBody::new(Metered {
@@ -121,9 +136,9 @@ pub(crate) fn metered(inner: Incoming, meter: Meter, limits: &Limits) -> Body {
         meter,
         idle: limits.idle,
         request_body: limits.request_body,
-        waiting_since: None,
-        silence: Box::pin(sleep_until(Instant::now() + limits.idle)),
-        end: Box::pin(Arc::clone(&limits.lease).ended_after_a_moment()),
+        lease: Arc::clone(&limits.lease),
+        unasked: 0,
+        waiting: None,
     }))
 }
 
@@ -268,7 +283,7 @@ impl Metered {
                 }
                 progress.note(bytes);
             }
-            Meter::Down(entry) => entry.event.bytes_down += bytes as u64,
+            Meter::Down(entry, _) => entry.event.bytes_down += bytes as u64,
         }
         Ok(())
     }
@@ -279,15 +294,45 @@ impl Metered {
         !(is_trailers && matches!(self.meter, Meter::Up(_)))
     }
 
-    fn poll_limits(&mut self, context: &mut Context<'_>) -> Poll<Error> {
-        let now = Instant::now();
-        let since = *self.waiting_since.get_or_insert(now);
+    /// What comes next. The connection that it came on is given back with the last of it.
+    fn poll_inner(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let inner = &mut self.inner;
+        let Meter::Down(_, lent) = &mut self.meter else { return Pin::new(inner).poll_frame(context) };
+        let polled = match lent {
+            Some(lent) => lent.line().poll(context, |context| Pin::new(&mut *inner).poll_frame(context)),
+            None => Pin::new(&mut *inner).poll_frame(context),
+        };
+        let is_whole = match &polled {
+            Poll::Ready(None) => true,
+            Poll::Ready(Some(Ok(_))) => inner.is_end_stream(),
+            Poll::Ready(Some(Err(_))) | Poll::Pending => false,
+        };
+        if is_whole && let Some(lent) = lent.take() {
+            lent.give_back();
+        }
+        polled
+    }
+
+    /// Whether it has to end, when `since` nothing came.
+    fn poll_limits(&mut self, since: Option<Instant>, context: &mut Context<'_>) -> Poll<Error> {
+        let idle = self.idle;
+        let waiting = self.waiting.get_or_insert_with(|| Waiting {
+            since: None,
+            silence: Box::pin(sleep_until(Instant::now() + idle)),
+            end: Box::pin(Arc::clone(&self.lease).ended_after_a_moment()),
+        });
+        self.unasked = 0;
+        if waiting.end.as_mut().poll(context).is_ready() {
+            return Poll::Ready(timed_out("this is no longer allowed"));
+        }
+        let Some(now) = since else { return Poll::Pending };
+        let since = *waiting.since.get_or_insert(now);
         loop {
-            ready!(self.silence.as_mut().poll(context));
-            if since + self.idle <= now {
+            ready!(waiting.silence.as_mut().poll(context));
+            if since + idle <= now {
                 return Poll::Ready(timed_out("nothing came for too long"));
             }
-            self.silence.as_mut().reset(since + self.idle);
+            waiting.silence.as_mut().reset(since + idle);
         }
     }
 }
@@ -301,12 +346,18 @@ impl HttpBody for Metered {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let this = &mut *self;
-        if this.end.as_mut().poll(context).is_ready() {
-            return Poll::Ready(Some(Err(timed_out("this is no longer allowed"))));
+        // Asked whenever it waits, and now and then where it never has to.
+        if this.unasked >= ASKED_EVERY
+            && let Poll::Ready(error) = this.poll_limits(None, context)
+        {
+            return Poll::Ready(Some(Err(error)));
         }
-        match Pin::new(&mut this.inner).poll_frame(context) {
+        match this.poll_inner(context) {
             Poll::Ready(frame) => {
-                this.waiting_since = None;
+                this.unasked += 1;
+                if let Some(waiting) = &mut this.waiting {
+                    waiting.since = None;
+                }
                 let frame = frame.filter(|frame| this.passes(frame));
                 if let Some(Ok(frame)) = &frame
                     && let Some(data) = frame.data_ref()
@@ -316,7 +367,7 @@ impl HttpBody for Metered {
                 }
                 Poll::Ready(frame.map(|frame| frame.map_err(Error::from)))
             }
-            Poll::Pending => this.poll_limits(context).map(|error| Some(Err(error))),
+            Poll::Pending => this.poll_limits(Some(Instant::now()), context).map(|error| Some(Err(error))),
         }
     }
 

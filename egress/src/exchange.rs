@@ -36,7 +36,7 @@ use crate::refusal::{Code, Form, Refusal, Subject};
 use crate::scrub::{self, Scrub};
 use crate::snapshot::Snapshot;
 use crate::splice::Spliced;
-use crate::upstream::{self, UpstreamClient};
+use crate::upstream::{self, Lent, RouteClient};
 use crate::uses::NoUse;
 use ask::Source;
 use upgrade::{Upgrade, WEBSOCKET};
@@ -104,7 +104,6 @@ fn shown(text: &str) -> String {
 pub(crate) struct Judged {
     pub(crate) proxy: Arc<Proxy>,
     pub(crate) snapshot: Arc<Snapshot>,
-    pub(crate) subject: Subject,
     pub(crate) entry: Entry,
 }
 
@@ -117,11 +116,11 @@ impl Judged {
     ) -> Result<Judged, Box<Response<Body>>> {
         let unavailable =
             || Refusal::new(Code::AuditUnavailable, "requests cannot be recorded now; try again later");
-        let Some(mut entry) = proxy.recorder.begin(snapshot.generation, &snapshot.digest).await else {
-            return Err(Box::new(unavailable().answer(&subject)));
+        let entry = match proxy.recorder.begin(snapshot.generation, &snapshot.digest, subject).await {
+            Ok(entry) => entry,
+            Err(subject) => return Err(Box::new(unavailable().answer(&subject))),
         };
-        entry.subject(&subject);
-        let mut judged = Judged { proxy: Arc::clone(proxy), snapshot, subject, entry };
+        let mut judged = Judged { proxy: Arc::clone(proxy), snapshot, entry };
         if judged.proxy.recorder.is_broken() {
             // The record of this refusal is also the attempt to write again.
             return Err(Box::new(judged.refuse(&unavailable())));
@@ -133,11 +132,11 @@ impl Judged {
     pub(crate) fn refuse(&mut self, refusal: &Refusal) -> Response<Body> {
         self.entry.refused(refusal);
         if self.snapshot.policy.log() >= LogLevel::Refusals {
-            let Subject { scheme, host, port, method, path, form: _ } = &self.subject;
+            let Subject { scheme, host, port, method, path, form: _ } = &self.entry.subject;
             let Refusal { code, block_id, hint, cause, retry_after: _ } = refusal;
             warn!(%code, scheme, host, port, method, path, block_id, hint, cause, "refused");
         }
-        refusal.answer(&self.subject)
+        refusal.answer(&self.entry.subject)
     }
 
     /// Records a tunnel that is passed on.
@@ -147,7 +146,7 @@ impl Judged {
         self.entry.event.grant = route.grant().map(ToString::to_string);
         self.entry.up = Some(Arc::clone(up));
         if self.snapshot.policy.log() >= LogLevel::Requests {
-            let Subject { host, port, .. } = &self.subject;
+            let Subject { host, port, .. } = &self.entry.subject;
             info!(host, port, "tunnel passed on");
         }
     }
@@ -186,7 +185,7 @@ impl Judged {
         let watch = plan.watch.clone();
         let messages = plan.messages.take();
         let answered = match self.send(plan, parts, source).await {
-            Ok(response) => self.clean(response, &watch),
+            Ok((response, lent)) => self.clean(response, lent, &watch),
             Err(refusal) => Err(refusal),
         };
         match answered {
@@ -205,10 +204,9 @@ impl Judged {
     ) -> Result<Plan<'s>, Refusal> {
         let endpoint = bind(via, parts)?;
         let path = CanonicalPath::parse(parts.uri.path()).map_err(Denial::from)?;
-        endpoint.host.as_str().clone_into(&mut self.subject.host);
-        path.as_str().clone_into(&mut self.subject.path);
-        self.subject.port = endpoint.port;
-        self.entry.subject(&self.subject);
+        endpoint.host.as_str().clone_into(&mut self.entry.subject.host);
+        path.as_str().clone_into(&mut self.entry.subject.path);
+        self.entry.subject.port = endpoint.port;
 
         if let Some(name) = headers::override_of(&parts.headers) {
             let hint = format!(
@@ -248,25 +246,23 @@ impl Judged {
         };
         if withholds {
             // The path may be where it stands, or a method that is no word.
-            WITHHELD.clone_into(&mut self.subject.path);
-            if self.subject.method.len() >= scan::KNOWN_MIN_BYTES {
-                WITHHELD.clone_into(&mut self.subject.method);
+            WITHHELD.clone_into(&mut self.entry.subject.path);
+            if self.entry.subject.method.len() >= scan::KNOWN_MIN_BYTES {
+                WITHHELD.clone_into(&mut self.entry.subject.method);
             }
-            self.entry.subject(&self.subject);
         }
         let (Exchanged { query, body: rewriter, messages }, watch) = exchanged?;
         let client = snapshot.client(route);
-        let client = match upgrade {
-            Upgrade::None => client.pooled(),
+        match upgrade {
+            Upgrade::None => {}
             Upgrade::WebSocket => {
                 headers::ask_upgrade(&mut parts.headers, WEBSOCKET);
                 if watch.is_on() || messages.is_some() {
                     // What is compressed in a context of its own cannot be read.
                     parts.headers.remove(SEC_WEBSOCKET_EXTENSIONS);
                 }
-                client.upgrading()
             }
-        };
+        }
         let idle = snapshot.policy.defaults().idle_timeout;
         let uri = target(via, &asked.endpoint, &asked.path, query.as_deref())?;
         let limits = Limits { idle, request_body, lease: self.lease(Asked::Request(asked), route) };
@@ -309,7 +305,7 @@ impl Judged {
         mut plan: Plan<'_>,
         mut parts: request::Parts,
         source: Source,
-    ) -> Result<Response<Incoming>, Refusal> {
+    ) -> Result<(Response<Incoming>, Option<Lent>), Refusal> {
         let (mut body, progress) = match source {
             Source::Agent(incoming) => {
                 let progress = Progress::new();
@@ -350,8 +346,14 @@ impl Judged {
                 None => std::future::pending().await,
             }
         };
+        let asked = async {
+            match plan.upgrade {
+                Upgrade::None => plan.client.request(outgoing).await,
+                Upgrade::WebSocket => plan.client.upgrade(outgoing).await.map(|response| (response, None)),
+            }
+        };
         let answered = tokio::select! {
-            answered = plan.client.request(outgoing) => answered,
+            answered = asked => answered,
             () = progress.stalled(plan.limits.idle) => {
                 return Err(Refusal::new(Code::UpstreamTimeout, "the upstream host did not answer in time"));
             }
@@ -359,14 +361,14 @@ impl Judged {
             refusal = objected => return Err(refusal),
         };
         let objection = || inspection.and_then(|(inspection, _)| inspection.objection());
-        let response = answered.map_err(|error| match plan.limits.request_body {
+        let (response, lent) = answered.map_err(|error| match plan.limits.request_body {
             Some(most) if progress.is_too_large() => too_large(most),
             Some(_) | None => objection().unwrap_or_else(|| upstream::refusal_of_request(&error)),
         })?;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS && plan.upgrade == Upgrade::None {
             return Err(Refusal::new(Code::UpstreamFailed, "the upstream host changed the protocol unasked"));
         }
-        Ok(response)
+        Ok((response, lent))
     }
 
     /// Takes the agent's credentials out, searches what is left, puts the route's in, and gives what goes out.
@@ -461,7 +463,12 @@ impl Judged {
     }
 
     /// Takes out of an answer's head what ends here and what may not be seen in the bottle.
-    fn clean(&self, mut response: Response<Incoming>, watch: &Watch) -> Result<Answer, Refusal> {
+    fn clean(
+        &self,
+        mut response: Response<Incoming>,
+        lent: Option<Lent>,
+        watch: &Watch,
+    ) -> Result<Answer, Refusal> {
         headers::towards_agent(response.headers_mut());
         headers::remove_all(response.headers_mut(), |name| name.as_str().starts_with("x-bottlecap-"));
         let has_body = !response.body().is_end_stream();
@@ -472,12 +479,12 @@ impl Judged {
             }
             None => None,
         };
-        Ok(Answer { response, encoding })
+        Ok(Answer { response, lent, encoding })
     }
 
     fn pass_back(
         mut self,
-        Answer { mut response, encoding }: Answer,
+        Answer { mut response, lent, encoding }: Answer,
         watch: Watch,
         limits: &Limits,
         opening: Opening,
@@ -486,7 +493,7 @@ impl Judged {
         self.entry.event.status = Some(status.as_u16());
         self.entry.answered();
         if self.snapshot.policy.log() >= LogLevel::Requests {
-            let Subject { scheme, host, port, method, path, form: _ } = &self.subject;
+            let Subject { scheme, host, port, method, path, form: _ } = &self.entry.subject;
             info!(status = status.as_u16(), scheme, host, port, method, path, "passed");
         }
         if status == StatusCode::SWITCHING_PROTOCOLS {
@@ -506,7 +513,7 @@ impl Judged {
         parts.version = Version::HTTP_11;
         parts.extensions.clear();
         let inspection = self.entry.inspection.clone();
-        let body = body::metered(incoming, Meter::Down(Box::new(self.entry)), limits);
+        let body = body::metered(incoming, Meter::Down(Box::new(self.entry), lent), limits);
         let body = match inspection {
             Some(inspection) => inspect::ended_by(body, inspection),
             None => body,
@@ -524,7 +531,7 @@ impl Judged {
 /// What was decided about a request that is let out.
 struct Plan<'s> {
     route: &'s Route,
-    client: &'s UpstreamClient,
+    client: &'s RouteClient,
     uri: Uri,
     limits: Limits,
     /// The bounds of the route, as high as they are at present.
@@ -559,9 +566,10 @@ impl Watch {
     }
 }
 
-/// An answer whose head is fit to be passed back, and what its body is encoded with besides.
+/// An answer whose head is fit to be passed back, the connection its body comes on, and what that is encoded with besides.
 struct Answer {
     response: Response<Incoming>,
+    lent: Option<Lent>,
     encoding: Option<scan::Encoding>,
 }
 

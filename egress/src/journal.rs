@@ -104,25 +104,30 @@ impl Recorder {
         Ok(Recorder { queue, places, broken, observer: Observer::new() })
     }
 
-    /// A record for a request that begins now; nothing when there is no room for one.
-    pub(crate) async fn begin(&self, generation: u64, digest: &str) -> Option<Entry> {
+    /// A record for a request that begins now; what it was for, when there is no room for one.
+    pub(crate) async fn begin(
+        &self,
+        generation: u64,
+        digest: &str,
+        subject: Subject,
+    ) -> Result<Entry, Subject> {
         let place = match Arc::clone(&self.places).try_acquire_owned() {
-            Ok(place) => place,
+            Ok(place) => Some(place),
             // Only who has to wait needs a timer.
             Err(TryAcquireError::NoPermits) => {
-                timeout(PLACE_TIMEOUT, Arc::clone(&self.places).acquire_owned()).await.ok()?.ok()?
+                let place = timeout(PLACE_TIMEOUT, Arc::clone(&self.places).acquire_owned());
+                place.await.ok().and_then(Result::ok)
             }
-            Err(TryAcquireError::Closed) => return None,
+            Err(TryAcquireError::Closed) => None,
         };
-        if self.queue.is_closed() {
-            // The writer is gone.
-            return None;
-        }
+        // Closed, when the writer is gone.
+        let Some(place) = place.filter(|_| !self.queue.is_closed()) else { return Err(subject) };
         let place = (self.queue.clone(), place);
         let event = RequestEvent { generation, digest: digest.to_owned(), ..RequestEvent::default() };
         let observer = Arc::clone(&self.observer);
         let started = Instant::now();
-        Some(Entry { event, observer, up: None, held: None, inspection: None, started, place: Some(place) })
+        let (up, held, inspection) = (None, None, None);
+        Ok(Entry { subject, event, observer, up, held, inspection, started, place: Some(place) })
     }
 
     /// Whether the last record could not be written.
@@ -246,6 +251,8 @@ impl Writer {
 /// The record of one request; handed in when it is dropped, or when what is searched of the request has ended too.
 #[derive(Debug)]
 pub(crate) struct Entry {
+    /// What it is for, as far as it is understood so far.
+    pub(crate) subject: Subject,
     pub(crate) event: RequestEvent,
     /// The request's body, which may still be on its way.
     pub(crate) up: Option<Arc<Progress>>,
@@ -259,14 +266,6 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    pub(crate) fn subject(&mut self, subject: &Subject) {
-        self.event.host.clone_from(&subject.host);
-        self.event.port = subject.port;
-        subject.scheme.clone_into(&mut self.event.scheme);
-        self.event.method.clone_from(&subject.method);
-        self.event.path.clone_from(&subject.path);
-    }
-
     /// Notes that upstream's answer begins now.
     pub(crate) fn answered(&mut self) {
         self.event.answered_millis = Some(self.millis());
@@ -299,6 +298,7 @@ impl Drop for Entry {
             let (up, observer) = (self.up.take(), Arc::clone(&self.observer));
             let (started, place) = (self.started, Some((queue, place)));
             inspection.settle(Box::new(Entry {
+                subject: mem::take(&mut self.subject),
                 event,
                 observer,
                 up,
@@ -308,6 +308,10 @@ impl Drop for Entry {
                 place,
             }));
         } else {
+            let Subject { scheme, host, port, method, path, form: _ } = mem::take(&mut self.subject);
+            scheme.clone_into(&mut self.event.scheme);
+            (self.event.host, self.event.port, self.event.method, self.event.path) =
+                (host, port, method, path);
             self.event.millis = self.millis();
             self.event.bytes_up = self.up.as_ref().map_or(0, |up| up.bytes());
             self.observer.request(&self.event);

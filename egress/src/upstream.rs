@@ -2,8 +2,10 @@
 
 mod connector;
 mod dial;
+mod line;
 mod near;
 mod parent;
+mod pool;
 mod resolve;
 
 pub use dial::{DialError, Dialer};
@@ -14,11 +16,10 @@ use std::error::Error as StdError;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
+use http::{Request, Response};
 use hudsucker::Body;
-use hyper_util::client::legacy::{self, Client};
-use hyper_util::rt::TokioTimer;
+use hyper::body::Incoming;
 use policy::{Defaults, Route};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::CertificateDer;
@@ -29,20 +30,9 @@ use crate::refusal::{Code, Refusal};
 use crate::snapshot::OpenSide;
 use crate::tls::provider;
 use connector::Connector;
+use pool::{HEAD_LIMIT, HEADERS_LIMIT, Pool};
 
-/// An idle connection to upstream is kept this long.
-const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
-/// This many idle connections are kept per host.
-const POOL_IDLE_PER_HOST: usize = 32;
-/// What an HTTP/2 upstream may send before we have read it.
-const STREAM_WINDOW: u32 = 512 * 1024;
-const CONNECTION_WINDOW: u32 = 2 * 1024 * 1024;
-/// What a head from upstream may take.
-const HEAD_LIMIT: usize = 256 * 1024;
-/// How many headers an answer may have; more than hyper's own 100, because real services send more.
-const HEADERS_LIMIT: usize = 512;
-const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(30);
-const HTTP2_PING_TIMEOUT: Duration = Duration::from_secs(20);
+pub(crate) use pool::{Lent, RequestError};
 
 /// Why upstream TLS cannot be prepared.
 #[derive(Debug, thiserror::Error)]
@@ -98,15 +88,9 @@ impl UpstreamTls {
     }
 }
 
-/// Sends requests over connections of one route.
-pub(crate) type UpstreamClient = Client<Connector, Body>;
-
 /// The connections of one route. Nothing of it is shared with another route: what one may dial, another may not.
 #[derive(Clone)]
-pub(crate) struct RouteClient {
-    pooled: UpstreamClient,
-    upgrading: UpstreamClient,
-}
+pub(crate) struct RouteClient(Arc<Pool>);
 
 impl RouteClient {
     pub(crate) fn new(
@@ -115,38 +99,27 @@ impl RouteClient {
         open: &OpenSide,
         gauge: &Arc<Gauge>,
     ) -> RouteClient {
-        let client = |tls: &Arc<ClientConfig>| {
-            let connector = Connector::new(
-                Arc::clone(&open.dialer),
-                (route.allow_private().to_vec(), route.resolves()),
-                Arc::clone(tls),
-                defaults.connect_timeout,
-                Arc::clone(gauge),
-            );
-            Client::builder(open.tasks.clone())
-                .timer(TokioTimer::new())
-                .pool_timer(TokioTimer::new())
-                .pool_idle_timeout(POOL_IDLE_TIMEOUT)
-                .pool_max_idle_per_host(POOL_IDLE_PER_HOST)
-                .http1_max_buf_size(HEAD_LIMIT)
-                .http1_max_headers(HEADERS_LIMIT)
-                .http2_initial_stream_window_size(STREAM_WINDOW)
-                .http2_initial_connection_window_size(CONNECTION_WINDOW)
-                .http2_keep_alive_interval(HTTP2_PING_INTERVAL)
-                .http2_keep_alive_timeout(HTTP2_PING_TIMEOUT)
-                .build(connector)
-        };
-        RouteClient { pooled: client(&open.tls.any), upgrading: client(&open.tls.http1) }
+        let connector = Connector::new(
+            Arc::clone(&open.dialer),
+            (route.allow_private().to_vec(), route.resolves()),
+            open.tls.clone(),
+            defaults.connect_timeout,
+            Arc::clone(gauge),
+        );
+        RouteClient(Arc::new(Pool::new(connector, open.tasks.clone())))
     }
 
-    /// For requests.
-    pub(crate) fn pooled(&self) -> &UpstreamClient {
-        &self.pooled
+    /// The head of the answer to `request`, whose target is absolute, and the connection that its body comes on.
+    pub(crate) async fn request(
+        &self,
+        request: Request<Body>,
+    ) -> Result<(Response<Incoming>, Option<Lent>), RequestError> {
+        self.0.request(request).await
     }
 
-    /// For requests that upgrade: HTTP/1.1 only.
-    pub(crate) fn upgrading(&self) -> &UpstreamClient {
-        &self.upgrading
+    /// The same for a request that upgrades, over a connection of HTTP/1.1 of its own.
+    pub(crate) async fn upgrade(&self, request: Request<Body>) -> Result<Response<Incoming>, RequestError> {
+        self.0.upgrade(request).await
     }
 }
 
@@ -188,12 +161,16 @@ pub(crate) fn refusal_of_dial(error: &DialError) -> Refusal {
 }
 
 /// What the agent is told when a request failed.
-pub(crate) fn refusal_of_request(error: &legacy::Error) -> Refusal {
-    let mut source = StdError::source(error);
-    while let Some(cause) = source {
-        if let Some(dial) = cause.downcast_ref::<DialError>() {
-            return refusal_of_dial(dial);
+pub(crate) fn refusal_of_request(error: &RequestError) -> Refusal {
+    let error = match error {
+        RequestError::Dial(error) => return refusal_of_dial(error),
+        RequestError::Target(error) => {
+            return Refusal::new(Code::Internal, "the request cannot be forwarded").because(error);
         }
+        RequestError::Http(error) => error,
+    };
+    let mut source: Option<&(dyn StdError + 'static)> = Some(error);
+    while let Some(cause) = source {
         if cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse_too_large) {
             let hint = format!(
                 "the head of the upstream host's answer is too large: at most {HEADERS_LIMIT} headers and {HEAD_LIMIT} bytes"

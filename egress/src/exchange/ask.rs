@@ -89,9 +89,9 @@ impl Judged {
         let (host, method, path) = if suspicion.in_target {
             (plan.route.host().to_string(), WITHHELD.to_owned(), WITHHELD.to_owned())
         } else {
-            (self.subject.host.clone(), method.to_string(), self.subject.path.clone())
+            (self.entry.subject.host.clone(), method.to_string(), self.entry.subject.path.clone())
         };
-        let (scheme, port) = (self.subject.scheme.to_owned(), self.subject.port);
+        let (scheme, port) = (self.entry.subject.scheme.to_owned(), self.entry.subject.port);
         let body = u64::try_from(body).unwrap_or(u64::MAX);
         Suspect {
             digest: suspicion.finish(&scheme, port),

@@ -4,13 +4,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::Uri;
-use http::uri::Scheme;
+use http::uri::{Authority, Scheme};
 use hyper::rt::{Read, ReadBufCursor, Write};
-use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::TokioIo;
 use policy::{Host, PrivateAllow, Resolves};
-use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
@@ -18,16 +15,25 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::UpstreamTls;
 use super::dial::{DialError, Dialer};
 use crate::limits::{Gauge, Held};
 
+/// What may be spoken on a connection.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Protocols {
+    /// What upstream chooses.
+    Any,
+    /// HTTP/1.1 only.
+    Http1,
+}
+
 /// Makes the connections of one route.
-#[derive(Clone)]
-pub(crate) struct Connector {
+pub(super) struct Connector {
     dialer: Arc<Dialer>,
-    allow_private: Arc<[PrivateAllow]>,
+    allow_private: Vec<PrivateAllow>,
     resolves: Resolves,
-    tls: TlsConnector,
+    tls: UpstreamTls,
     time_limit: Duration,
     gauge: Arc<Gauge>,
 }
@@ -36,26 +42,25 @@ impl Connector {
     pub(super) fn new(
         dialer: Arc<Dialer>,
         (allow_private, resolves): (Vec<PrivateAllow>, Resolves),
-        tls: Arc<ClientConfig>,
+        tls: UpstreamTls,
         time_limit: Duration,
         gauge: Arc<Gauge>,
     ) -> Connector {
-        Connector {
-            dialer,
-            allow_private: allow_private.into(),
-            resolves,
-            tls: TlsConnector::from(tls),
-            time_limit,
-            gauge,
-        }
+        Connector { dialer, allow_private, resolves, tls, time_limit, gauge }
     }
 
-    async fn connect(self, uri: Uri) -> Result<UpstreamStream, DialError> {
+    /// A connection for requests of one of `protocols`.
+    pub(super) async fn connect(
+        &self,
+        scheme: &Scheme,
+        authority: &Authority,
+        protocols: Protocols,
+    ) -> Result<UpstreamStream, DialError> {
         let deadline = Instant::now() + self.time_limit;
-        let host = uri.host().and_then(|host| Host::parse(host).ok()).ok_or(DialError::Name)?;
+        let host = Host::parse(authority.host()).map_err(|_| DialError::Name)?;
         let place = (self.gauge.connection(&host)?, self.dialer.place(deadline).await?);
-        let tls = uri.scheme() == Some(&Scheme::HTTPS);
-        let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
+        let tls = *scheme == Scheme::HTTPS;
+        let port = authority.port_u16().unwrap_or(if tls { 443 } else { 80 });
         let stream = self.dialer.dial(&host, port, (&self.allow_private, self.resolves), deadline).await?;
         if !tls {
             return Ok(UpstreamStream { io: UpstreamIo::Plain(TokioIo::new(stream)), _place: place });
@@ -64,7 +69,12 @@ impl Connector {
             Some(ip) => ServerName::from(ip),
             None => ServerName::try_from(host.as_str().to_owned()).map_err(|_| DialError::Name)?,
         };
-        match timeout_at(deadline, self.tls.connect(name, stream)).await {
+        let tls = match protocols {
+            Protocols::Any => &self.tls.any,
+            Protocols::Http1 => &self.tls.http1,
+        };
+        let connector = TlsConnector::from(Arc::clone(tls));
+        match timeout_at(deadline, connector.connect(name, stream)).await {
             Ok(Ok(stream)) => {
                 Ok(UpstreamStream { io: UpstreamIo::Tls(Box::new(TokioIo::new(stream))), _place: place })
             }
@@ -74,22 +84,8 @@ impl Connector {
     }
 }
 
-impl tower_service::Service<Uri> for Connector {
-    type Response = UpstreamStream;
-    type Error = DialError;
-    type Future = Pin<Box<dyn Future<Output = Result<UpstreamStream, DialError>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), DialError>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, uri: Uri) -> Self::Future {
-        Box::pin(self.clone().connect(uri))
-    }
-}
-
 /// A connection to upstream, counted as long as it is open: among its route's, and among all.
-pub(crate) struct UpstreamStream {
+pub(super) struct UpstreamStream {
     io: UpstreamIo,
     _place: (Held, OwnedSemaphorePermit),
 }
@@ -99,14 +95,12 @@ enum UpstreamIo {
     Tls(Box<TokioIo<TlsStream<TcpStream>>>),
 }
 
-impl Connection for UpstreamStream {
-    fn connected(&self) -> Connected {
+impl UpstreamStream {
+    /// Whether upstream chose HTTP/2.
+    pub(super) fn is_http2(&self) -> bool {
         match &self.io {
-            UpstreamIo::Plain(_) => Connected::new(),
-            UpstreamIo::Tls(stream) => match stream.inner().get_ref().1.alpn_protocol() {
-                Some(b"h2") => Connected::new().negotiated_h2(),
-                Some(_) | None => Connected::new(),
-            },
+            UpstreamIo::Plain(_) => false,
+            UpstreamIo::Tls(stream) => stream.inner().get_ref().1.alpn_protocol() == Some(b"h2"),
         }
     }
 }

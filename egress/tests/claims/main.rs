@@ -4,11 +4,13 @@
 mod credentials;
 mod forwarding;
 mod front;
+mod grpc;
 mod held;
 mod hidden_name;
 mod http2;
 mod inspection;
 mod limits;
+mod lines;
 mod messages;
 mod pieces;
 mod policy;

@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use rustls::RootCertStore;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use crate::program::{Running, address_in, directory, egress, init};
@@ -143,4 +143,18 @@ async fn connections_on_which_nothing_runs_do_not_hold_up_a_term() {
     assert_eq!(stage.ended().await.code(), Some(0));
     assert!(began.elapsed() < LESS_THAN_THE_GRACE, "{:?}", began.elapsed());
     drop((fresh, before_tls, in_hello, refused, kept, http1));
+}
+
+#[tokio::test]
+async fn an_http2_client_that_answers_nothing_holds_up_a_term_no_longer_than_the_grace() {
+    let stage = stage().await;
+    let target = stage.target();
+    let mut silent = stage.agent.tunnel(&target, "127.0.0.1", &["h2"]).await.unwrap();
+    // A preface and empty SETTINGS, and then nothing: no acknowledgement, no answer to a PING.
+    silent.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    let mut first = [0; 9];
+    silent.read_exact(&mut first).await.unwrap();
+
+    stage.stop().await;
+    assert_eq!(stage.ended().await.code(), Some(0));
 }

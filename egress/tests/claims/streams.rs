@@ -199,6 +199,60 @@ async fn one_side_of_a_websocket_may_fall_silent_before_the_other() {
     assert_eq!(rest, b"dcba");
 }
 
+/// A ClientHello as a client sends it, whole.
+async fn client_hello(agent: &Agent, name: &str) -> Vec<u8> {
+    let (near, mut far) = tokio::io::duplex(64 * 1024);
+    let name = rustls_pki_types::ServerName::try_from(name.to_owned()).unwrap();
+    let connecting = tokio::spawn(agent.tls(&["http/1.1"]).connect(name, near));
+    let mut hello = vec![0; 5];
+    far.read_exact(&mut hello).await.unwrap();
+    let mut rest = vec![0; usize::from(u16::from_be_bytes([hello[3], hello[4]]))];
+    far.read_exact(&mut rest).await.unwrap();
+    hello.append(&mut rest);
+    connecting.abort();
+    hello
+}
+
+#[tokio::test]
+async fn either_side_of_a_passed_on_tunnel_may_fall_silent_before_the_other() {
+    let origin = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = origin.local_addr().unwrap().port();
+    let bench = Bench::with(|_| {
+        format!(
+            "routes:\n  - {{host: {HOST}, ports: [{port}], tls: passthrough, allow_private: [127.0.0.0/8]}}\n"
+        )
+    })
+    .await;
+    let hello = client_hello(&bench.agent(), HOST).await;
+    let tunnel = async || {
+        let (status, mut agent) = bench.agent().connect(&format!("{HOST}:{port}")).await;
+        assert_eq!(status, 200);
+        agent.write_all(&hello).await.unwrap();
+        let (mut far, _) = timeout(PATIENCE, origin.accept()).await.unwrap().unwrap();
+        let mut begun = vec![0; hello.len()];
+        far.read_exact(&mut begun).await.unwrap();
+        assert_eq!(begun, hello);
+        (agent, far)
+    };
+    let silent_first = async |mut first: TcpStream, mut other: TcpStream| {
+        first.write_all(b"last words").await.unwrap();
+        first.shutdown().await.unwrap();
+        let mut heard = String::new();
+        timeout(PATIENCE, other.read_to_string(&mut heard)).await.unwrap().unwrap();
+        assert_eq!(heard, "last words");
+        // Only now, so that it passes on a tunnel that is half closed.
+        other.write_all(b"an answer").await.unwrap();
+        other.shutdown().await.unwrap();
+        let mut heard = String::new();
+        timeout(PATIENCE, first.read_to_string(&mut heard)).await.unwrap().unwrap();
+        assert_eq!(heard, "an answer");
+    };
+    let (agent, far) = tunnel().await;
+    silent_first(agent, far).await;
+    let (agent, far) = tunnel().await;
+    silent_first(far, agent).await;
+}
+
 #[tokio::test]
 async fn connections_to_upstream_outlive_a_reload_that_leaves_their_route_as_it_is() {
     let bench = Bench::allowing("path_allowlist: [/v1/]").await;

@@ -1,6 +1,7 @@
 //! A proxy, an upstream and an agent in one process.
 
 mod agent;
+mod grpc;
 mod mirror;
 mod upstream;
 
@@ -25,6 +26,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use agent::{Agent, Answer, Transport, get, http1_on, http2_on, read_head, request};
+pub(crate) use grpc::Plain;
 pub(crate) use mirror::in_form;
 pub(crate) use upstream::{CHUNK, Upstream};
 

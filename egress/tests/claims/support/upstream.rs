@@ -24,7 +24,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore};
 use tokio_rustls::TlsAcceptor;
 
-use super::{Counter, HOST, mirror};
+use super::{Counter, HOST, grpc, mirror};
 
 pub(crate) const CHUNK: usize = 64 * 1024;
 
@@ -191,6 +191,7 @@ async fn answer(mut request: Request<Incoming>, memory: Arc<Memory>) -> Response
             memory.held.notify_one();
             std::future::pending().await
         }
+        _ if path.starts_with("/v1.Echo/") => grpc::answer(request).await,
         "/v1/gate/kept" | "/v1/gate/dropped" => {
             let _closed = memory.gate.0.acquire().await;
             Response::new(Body::from("at last"))

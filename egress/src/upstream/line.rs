@@ -1,0 +1,216 @@
+//! One connection of HTTP/1.1 to upstream, driven by the task that waits for its answer: what one task does for another costs both.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::task::AtomicWaker;
+use http::{Request, Response};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hudsucker::{Body, Error};
+use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
+use hyper::client::conn::http1::{Connection, SendRequest};
+use hyper::rt::Executor as _;
+use tokio::time::timeout;
+
+use super::connector::UpstreamStream;
+use super::pool::ended;
+use crate::tasks::Tasks;
+
+/// How often in a row the connection is polled before others have their turn.
+const ROUNDS: usize = 8;
+/// How long a connection that a task of its own drives may take to see that an answer is through.
+const SETTLE_TIMEOUT: Duration = Duration::from_millis(50);
+
+/// A connection, and the end of it that requests go in at.
+pub(crate) struct Line {
+    sender: SendRequest<Outgoing>,
+    /// Until it has ended, or goes on in a task of its own.
+    driven: Option<Driven>,
+}
+
+struct Driven {
+    connection: Box<Connection<UpstreamStream, Outgoing>>,
+    relay: Arc<Relay>,
+    waker: Waker,
+}
+
+impl Line {
+    pub(super) fn new(
+        sender: SendRequest<Outgoing>,
+        connection: Connection<UpstreamStream, Outgoing>,
+    ) -> Line {
+        let relay = Arc::new(Relay::default());
+        let waker = Waker::from(Arc::clone(&relay));
+        Line { sender, driven: Some(Driven { connection: Box::new(connection), relay, waker }) }
+    }
+
+    /// Sends `request` and returns the head of its answer. When that comes before the request is out, the connection goes on in a
+    /// task of its own: who is slow to read an answer may still be sending.
+    pub(super) async fn send(
+        &mut self,
+        request: Request<Outgoing>,
+        tasks: &Tasks,
+    ) -> Result<Response<Incoming>, Box<TrySendError<Request<Outgoing>>>> {
+        let out = request.body().out.clone();
+        let mut answering = std::pin::pin!(self.sender.try_send_request(request));
+        let driven = &mut self.driven;
+        let answered = std::future::poll_fn(|context| {
+            drive(driven, context, |context| answering.as_mut().poll(context))
+        });
+        let response = answered.await.map_err(Box::new)?;
+        let is_out = out.is_none_or(|out| out.load(Ordering::Acquire));
+        if !is_out && let Some(Driven { connection, .. }) = self.driven.take() {
+            tasks.execute(ended(connection));
+        }
+        Ok(response)
+    }
+
+    /// Polls an answer that comes on this connection, and the connection, for as long as that helps.
+    pub(crate) fn poll<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
+    ) -> Poll<T> {
+        drive(&mut self.driven, context, poll)
+    }
+
+    /// Nobody waits for it any more.
+    pub(super) fn rest(&mut self) {
+        if let Some(driven) = &self.driven {
+            drop(driven.relay.outer.take());
+        }
+    }
+
+    /// Whether the next request can go out on it.
+    pub(super) async fn is_free(&mut self) -> bool {
+        if !self.is_open() {
+            return false;
+        }
+        if self.sender.is_ready() {
+            return true;
+        }
+        // Driven here, it has seen all there is.
+        self.driven.is_none()
+            && timeout(SETTLE_TIMEOUT, self.sender.ready()).await.is_ok_and(|ready| ready.is_ok())
+    }
+
+    /// Whether upstream has not closed it.
+    pub(super) fn is_open(&mut self) -> bool {
+        if let Some(driven) = &mut self.driven
+            && Pin::new(&mut *driven.connection).poll(&mut Context::from_waker(Waker::noop())).is_ready()
+        {
+            return false;
+        }
+        !self.sender.is_closed()
+    }
+}
+
+fn drive<T>(
+    driven: &mut Option<Driven>,
+    context: &mut Context<'_>,
+    mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
+) -> Poll<T> {
+    let Some(Driven { connection, relay, waker }) = driven else { return poll(context) };
+    relay.outer.register(context.waker());
+    let mut inner = Context::from_waker(waker);
+    for _ in 0..ROUNDS {
+        relay.begin();
+        if let Poll::Ready(value) = poll(&mut inner) {
+            relay.end();
+            return Poll::Ready(value);
+        }
+        if Pin::new(&mut **connection).poll(&mut inner).is_ready() {
+            // What it had to say is said to the one who waits.
+            relay.end();
+            *driven = None;
+            return poll(context);
+        }
+        if relay.end() {
+            return Poll::Pending;
+        }
+    }
+    context.waker().wake_by_ref();
+    Poll::Pending
+}
+
+/// Wakes the task, except while that task polls: what becomes ready then is seen in the next round.
+#[derive(Default)]
+struct Relay {
+    state: AtomicU8,
+    outer: AtomicWaker,
+}
+
+const RESTING: u8 = 0;
+const POLLING: u8 = 1;
+const AGAIN: u8 = 2;
+
+impl Relay {
+    fn begin(&self) {
+        self.state.store(POLLING, Ordering::Release);
+    }
+
+    /// Whether nothing became ready since [`Relay::begin`].
+    fn end(&self) -> bool {
+        self.state.swap(RESTING, Ordering::AcqRel) == POLLING
+    }
+}
+
+impl Wake for Relay {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        let noted = |state| (state != RESTING).then_some(AGAIN);
+        if self.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, noted).is_err() {
+            self.outer.wake();
+        }
+    }
+}
+
+/// A request's body, of which it shows when it is out.
+pub(super) struct Outgoing {
+    body: Body,
+    /// None from the beginning for a request without a body.
+    out: Option<Arc<AtomicBool>>,
+}
+
+impl Outgoing {
+    pub(super) fn new(body: Body) -> Outgoing {
+        let out = (!body.is_end_stream()).then(Arc::default);
+        Outgoing { body, out }
+    }
+}
+
+impl Drop for Outgoing {
+    fn drop(&mut self) {
+        if let Some(out) = &self.out {
+            out.store(true, Ordering::Release);
+        }
+    }
+}
+
+impl HttpBody for Outgoing {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

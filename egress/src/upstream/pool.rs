@@ -1,0 +1,309 @@
+//! The connections of one route that are kept open between requests.
+
+use std::collections::HashMap;
+use std::mem;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use http::header::{HOST, HeaderValue};
+use http::uri::{self, Authority, PathAndQuery, Scheme};
+use http::{Request, Response, Uri};
+use hudsucker::Body;
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
+use hyper::rt::Executor as _;
+use hyper_util::rt::TokioTimer;
+use tokio::time::{Instant, sleep};
+use tracing::debug;
+
+use super::connector::{Connector, Protocols, UpstreamStream};
+use super::dial::DialError;
+use super::line::{Line, Outgoing};
+use crate::tasks::Tasks;
+
+/// An idle connection to upstream is kept this long.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How often that is looked at.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
+/// This many idle connections are kept per host.
+const IDLE_PER_HOST: usize = 32;
+/// What an HTTP/2 upstream may send before we have read it.
+const STREAM_WINDOW: u32 = 512 * 1024;
+const CONNECTION_WINDOW: u32 = 2 * 1024 * 1024;
+/// What a head from upstream may take.
+pub(super) const HEAD_LIMIT: usize = 256 * 1024;
+/// How many headers an answer may have; more than hyper's own 100, because real services send more.
+pub(super) const HEADERS_LIMIT: usize = 512;
+const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(30);
+const HTTP2_PING_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Why a request has no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RequestError {
+    /// There is no connection.
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    /// It went wrong on a connection.
+    #[error(transparent)]
+    Http(hyper::Error),
+    /// The target of the request cannot be written.
+    #[error("the target cannot be written")]
+    Target(#[from] http::Error),
+}
+
+/// The connections of one route, to whichever of its hosts.
+pub(super) struct Pool {
+    connector: Connector,
+    tasks: Tasks,
+    kept: Arc<Mutex<Kept>>,
+}
+
+/// Two requests for the same go over the same connections.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Key {
+    scheme: Scheme,
+    authority: Authority,
+}
+
+impl Key {
+    /// Takes the target of `request` apart.
+    fn of(request: Request<Body>) -> Result<(Key, PathAndQuery, Request<Outgoing>), RequestError> {
+        let (mut head, body) = request.into_parts();
+        let uri::Parts { scheme, authority, path_and_query, .. } = mem::take(&mut head.uri).into_parts();
+        let (Some(scheme), Some(authority), Some(target)) = (scheme, authority, path_and_query) else {
+            return Err(DialError::Name.into());
+        };
+        Ok((Key { scheme, authority }, target, Request::from_parts(head, Outgoing::new(body))))
+    }
+
+    /// How the host is named in a request.
+    fn host(&self) -> Result<HeaderValue, http::Error> {
+        Ok(HeaderValue::from_str(self.authority.as_str())?)
+    }
+}
+
+#[derive(Default)]
+struct Kept {
+    places: HashMap<Key, Arc<Place>>,
+    /// Whether a task looks for what is idle for too long.
+    is_swept: bool,
+}
+
+/// What is open to one host and port.
+struct Place {
+    /// How the host is named in a request.
+    host: HeaderValue,
+    open: Mutex<Open>,
+}
+
+#[derive(Default)]
+struct Open {
+    idle: Vec<(Line, Instant)>,
+    /// Shared by all requests.
+    http2: Option<(http2::SendRequest<Outgoing>, Instant)>,
+}
+
+/// A connection that a request goes out on.
+enum Way {
+    Http1(Line),
+    Http2(http2::SendRequest<Outgoing>),
+}
+
+/// A connection of HTTP/1.1 that an answer is still coming on.
+pub(crate) struct Lent {
+    line: Line,
+    place: Arc<Place>,
+}
+
+impl Lent {
+    /// What brings the answer's body.
+    pub(crate) fn line(&mut self) -> &mut Line {
+        &mut self.line
+    }
+
+    /// For the next request, once the answer is through as a whole. What is dropped instead is closed.
+    pub(crate) fn give_back(mut self) {
+        self.line.rest();
+        let mut open = self.place.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if open.idle.len() < IDLE_PER_HOST {
+            open.idle.push((self.line, Instant::now()));
+        }
+    }
+}
+
+impl Pool {
+    pub(super) fn new(connector: Connector, tasks: Tasks) -> Pool {
+        Pool { connector, tasks, kept: Arc::default() }
+    }
+
+    /// Sends `request`, whose target is absolute, and returns the head of the answer, with what brings its body.
+    pub(super) async fn request(
+        &self,
+        request: Request<Body>,
+    ) -> Result<(Response<Incoming>, Option<Lent>), RequestError> {
+        let (key, mut target, mut request) = Key::of(request)?;
+        let place = self.place(&key)?;
+        loop {
+            let kept = place.take().await;
+            let is_kept = kept.is_some();
+            let way = match kept {
+                Some(way) => way,
+                None => self.open(&key, &place).await?,
+            };
+            let mut failed = match way {
+                Way::Http1(mut line) => {
+                    *request.uri_mut() = Uri::from(target);
+                    request.headers_mut().insert(HOST, place.host.clone());
+                    match line.send(request, &self.tasks).await {
+                        Ok(response) => {
+                            return Ok((response, Some(Lent { line, place })));
+                        }
+                        Err(error) => *error,
+                    }
+                }
+                Way::Http2(mut sender) => {
+                    request.headers_mut().remove(HOST);
+                    *request.uri_mut() = absolute(&key, target)?;
+                    match sender.try_send_request(request).await {
+                        Ok(response) => return Ok((response, None)),
+                        Err(error) => error,
+                    }
+                }
+            };
+            // Nothing of what is given back was written: the connection had ended while it was idle.
+            match failed.take_message().filter(|_| is_kept) {
+                Some(mut given_back) => {
+                    let parts = mem::take(given_back.uri_mut()).into_parts();
+                    target = parts.path_and_query.ok_or(DialError::Name)?;
+                    request = given_back;
+                }
+                None => return Err(RequestError::Http(failed.into_error())),
+            }
+        }
+    }
+
+    /// Sends `request`, which upgrades its connection.
+    pub(super) async fn upgrade(&self, request: Request<Body>) -> Result<Response<Incoming>, RequestError> {
+        let (key, target, mut request) = Key::of(request)?;
+        let stream = self.connector.connect(&key.scheme, &key.authority, Protocols::Http1).await?;
+        let (mut sender, connection) = http1_builder().handshake(stream).await.map_err(RequestError::Http)?;
+        self.tasks.execute(ended(connection.with_upgrades()));
+        *request.uri_mut() = Uri::from(target);
+        request.headers_mut().insert(HOST, key.host()?);
+        sender.send_request(request).await.map_err(RequestError::Http)
+    }
+
+    fn place(&self, key: &Key) -> Result<Arc<Place>, http::Error> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(place) = kept.places.get(key) {
+            return Ok(Arc::clone(place));
+        }
+        let place = Arc::new(Place { host: key.host()?, open: Mutex::default() });
+        kept.places.insert(key.clone(), Arc::clone(&place));
+        if !kept.is_swept {
+            kept.is_swept = true;
+            self.tasks.execute(sweep(Arc::downgrade(&self.kept)));
+        }
+        Ok(place)
+    }
+
+    async fn open(&self, key: &Key, place: &Place) -> Result<Way, RequestError> {
+        let stream = self.connector.connect(&key.scheme, &key.authority, Protocols::Any).await?;
+        if !stream.is_http2() {
+            let (sender, connection) = http1_builder().handshake(stream).await.map_err(RequestError::Http)?;
+            return Ok(Way::Http1(Line::new(sender, connection)));
+        }
+        let handshake = http2::Builder::new(self.tasks.clone())
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .keep_alive_interval(HTTP2_PING_INTERVAL)
+            .keep_alive_timeout(HTTP2_PING_TIMEOUT)
+            .handshake::<UpstreamStream, Outgoing>(stream);
+        let (sender, connection) = handshake.await.map_err(RequestError::Http)?;
+        self.tasks.execute(ended(connection));
+        let mut open = place.open.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(Way::Http2(match &open.http2 {
+            // Another request was faster: its connection is for all.
+            Some((first, _)) if first.is_ready() => first.clone(),
+            Some(_) | None => {
+                open.http2 = Some((sender.clone(), Instant::now()));
+                sender
+            }
+        }))
+    }
+}
+
+/// How HTTP/1.1 is spoken with upstream.
+fn http1_builder() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder.max_buf_size(HEAD_LIMIT).max_headers(HEADERS_LIMIT);
+    builder
+}
+
+/// Drives a connection to its end.
+pub(super) async fn ended(connection: impl Future<Output = hyper::Result<()>>) {
+    if let Err(error) = connection.await {
+        debug!(%error, "a connection to upstream ended early");
+    }
+}
+
+fn absolute(key: &Key, target: PathAndQuery) -> Result<Uri, http::Error> {
+    let mut parts = uri::Parts::default();
+    parts.scheme = Some(key.scheme.clone());
+    parts.authority = Some(key.authority.clone());
+    parts.path_and_query = Some(target);
+    Ok(Uri::from_parts(parts)?)
+}
+
+impl Place {
+    /// A connection that is open and free.
+    async fn take(&self) -> Option<Way> {
+        loop {
+            let mut line = {
+                let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some((sender, used)) = &mut open.http2 {
+                    if sender.is_ready() {
+                        *used = Instant::now();
+                        return Some(Way::Http2(sender.clone()));
+                    }
+                    open.http2 = None;
+                }
+                open.idle.pop()?.0
+            };
+            if line.is_free().await {
+                return Some(Way::Http1(line));
+            }
+        }
+    }
+
+    /// Closes what upstream has closed, and what was idle since before `then`.
+    fn sweep(&self, then: Instant) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.idle.retain_mut(|(line, since)| *since > then && line.is_open());
+        open.http2.take_if(|(sender, used)| *used <= then || sender.is_closed());
+    }
+
+    fn is_empty(&self) -> bool {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.idle.is_empty() && open.http2.is_none()
+    }
+}
+
+/// Closes what is idle for too long, until nothing is left, or no one to use it.
+async fn sweep(kept: Weak<Mutex<Kept>>) {
+    loop {
+        sleep(SWEEP_INTERVAL).await;
+        let Some(kept) = kept.upgrade() else { return };
+        let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(then) = Instant::now().checked_sub(IDLE_TIMEOUT) else { continue };
+        kept.places.retain(|_, place| {
+            place.sweep(then);
+            Arc::strong_count(place) > 1 || !place.is_empty()
+        });
+        if kept.places.is_empty() {
+            kept.is_swept = false;
+            return;
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! Connections to upstream: kept, shared, and closed when they are of no more use.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream;
+use http::Request;
+use http_body_util::BodyExt;
+use hudsucker::Body;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, mpsc};
+use tokio::time::timeout;
+
+use crate::support::{Bench, HOST, Transport, get, read_head};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// An origin that does with its connections what a test tells it.
+struct Origin {
+    listener: TcpListener,
+    bench: Bench,
+}
+
+impl Origin {
+    async fn new() -> Origin {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let bench = Bench::with(|_| {
+            format!("routes:\n  - host: {HOST}\n    scheme: http\n    ports: [{port}]\n    allow_private: [127.0.0.0/8]\n")
+        })
+        .await;
+        Origin { listener, bench }
+    }
+
+    async fn accept(&self) -> TcpStream {
+        timeout(PATIENCE, self.listener.accept()).await.unwrap().unwrap().0
+    }
+
+    /// Begins a request and gives the connection that it was sent on.
+    async fn ask(&self, agent: &mut TcpStream, method: &str, more: &str) {
+        let port = self.listener.local_addr().unwrap().port();
+        let head = format!("{method} http://{HOST}:{port}/ HTTP/1.1\r\nhost: {HOST}:{port}\r\n{more}\r\n");
+        agent.write_all(head.as_bytes()).await.unwrap();
+    }
+}
+
+async fn closes(stream: &mut TcpStream) -> bool {
+    matches!(timeout(PATIENCE, stream.read(&mut [0; 64])).await, Ok(Ok(0) | Err(_)))
+}
+
+#[tokio::test]
+async fn requests_in_turn_share_a_connection_whatever_their_bodies_are() {
+    let bench = Bench::allowing("deny: false").await;
+    let post = |body: Body| Request::post("/v1/echo").body(body).unwrap();
+    let chunks = || stream::iter(["a", "b"].map(|chunk| Ok::<_, hudsucker::Error>(Bytes::from(chunk))));
+    for transport in [Transport::Plain, Transport::TunnelHttp1, Transport::TunnelHttp2] {
+        let before = bench.upstream.memory.connections.get();
+        for _ in 0..3 {
+            assert_eq!(bench.agent().send(transport, get("/v1/models")).await.text(), "hello");
+            assert_eq!(bench.agent().send(transport, post(Body::from("whole"))).await.text(), "whole");
+            assert_eq!(bench.agent().send(transport, post(Body::from_stream(chunks()))).await.text(), "ab");
+            assert_eq!(bench.agent().send(transport, get("/v1/status/204")).await.status, 204);
+        }
+        let more = bench.upstream.memory.connections.get() - before;
+        // Both kinds of tunnels lead to the same place.
+        assert_eq!(more, usize::from(transport != Transport::TunnelHttp2), "{transport:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_upstream_closed_meanwhile_is_not_used() {
+    let origin = Origin::new().await;
+    let mut agent = origin.bench.agent().dial().await;
+    for body in ["one", "two", "six"] {
+        // The request goes out on a fresh connection each time, whether it has a body or not.
+        let more = if body == "two" { "content-length: 2\r\n\r\nhi" } else { "" };
+        let method = if body == "two" { "POST" } else { "GET" };
+        origin.ask(&mut agent, method, more).await;
+        let mut line = origin.accept().await;
+        read_head(&mut line).await;
+        let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\n{body}");
+        line.write_all(answer.as_bytes()).await.unwrap();
+        // Before the agent has its answer, so that the next request finds it closed.
+        line.shutdown().await.unwrap();
+        drop(line);
+        let head = read_head(&mut agent).await;
+        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+        let mut got = [0; 3];
+        agent.read_exact(&mut got).await.unwrap();
+        assert_eq!(&got, body.as_bytes());
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_is_not_read_to_its_end_takes_its_connection_with_it() {
+    let origin = Origin::new().await;
+    let mut agent = origin.bench.agent().dial().await;
+    origin.ask(&mut agent, "GET", "").await;
+    let mut line = origin.accept().await;
+    read_head(&mut line).await;
+    line.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\nbegun").await.unwrap();
+    assert!(read_head(&mut agent).await.starts_with("HTTP/1.1 200"));
+    drop(agent);
+    assert!(closes(&mut line).await);
+
+    // What comes late on it is no one's answer: the next request has a connection of its own.
+    let mut agent = origin.bench.agent().dial().await;
+    origin.ask(&mut agent, "GET", "").await;
+    let mut line = origin.accept().await;
+    read_head(&mut line).await;
+    line.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+    assert!(read_head(&mut agent).await.starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test]
+async fn a_request_goes_on_after_its_answer_began_even_when_no_one_reads_that() {
+    let bench = Bench::allowing("deny: false").await;
+    let (feed, fed) = mpsc::channel::<Bytes>(1);
+    let chunks = stream::unfold(fed, |mut fed| async {
+        let chunk = fed.recv().await?;
+        Some((Ok::<_, hudsucker::Error>(chunk), fed))
+    });
+    let request = Request::post("/v1/echo").body(Body::from_stream(Box::pin(chunks))).unwrap();
+    feed.send(Bytes::from_static(b"first")).await.unwrap();
+    let mut answer = bench.agent().open(Transport::TunnelHttp1, HOST, request).await.into_body();
+    assert_eq!(answer.frame().await.unwrap().unwrap().into_data().unwrap(), "first");
+    // More than what fits on the way there, which no one reads on the way back, and less than fits both ways.
+    let sent = Arc::new(AtomicUsize::new(0));
+    let (counted, done) = (Arc::clone(&sent), Arc::new(Notify::new()));
+    let told = Arc::clone(&done);
+    let feeding = tokio::spawn(async move {
+        for _ in 0..64 {
+            feed.send(Bytes::from_static(&[7; 16 * 1024])).await.unwrap();
+            counted.fetch_add(16 * 1024, Ordering::SeqCst);
+        }
+        told.notify_one();
+    });
+    timeout(PATIENCE, done.notified()).await.unwrap();
+    feeding.await.unwrap();
+    let rest = timeout(PATIENCE, answer.collect()).await.unwrap().unwrap().to_bytes();
+    assert_eq!(rest.len(), sent.load(Ordering::SeqCst));
+}
+
+#[tokio::test]
+async fn an_answer_that_is_slow_in_coming_and_one_that_breaks_off_are_told_apart_from_a_whole_one() {
+    let origin = Origin::new().await;
+    let mut agent = origin.bench.agent().dial().await;
+    origin.ask(&mut agent, "GET", "").await;
+    let mut line = origin.accept().await;
+    read_head(&mut line).await;
+    for part in
+        ["HTTP/1.1 200 OK\r\n", "transfer-encoding: chunked\r\n\r\n", "3\r\non", "e\r\n", "3\r\ntwo\r\n"]
+    {
+        line.write_all(part.as_bytes()).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    let head = read_head(&mut agent).await;
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    drop(line);
+    let mut rest = Vec::new();
+    let _ = timeout(PATIENCE, agent.read_to_end(&mut rest)).await.unwrap();
+    assert_eq!(rest, b"3\r\none\r\n3\r\ntwo\r\n", "no last chunk: the answer is not whole");
+}
