@@ -1,5 +1,6 @@
 //! Connections over git://, and the sessions of both transports.
 
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -177,7 +178,8 @@ impl Front {
             (Service::UploadPack | Service::ReceivePack, _) => Since::Now,
         };
         match self.admission(request.service, served, since).await {
-            Ok(admitted) => {
+            Ok(mut admitted) => {
+                admitted.socket = stream.as_fd().try_clone_to_owned().ok();
                 let (reader, writer) = stream.split();
                 self.converse(Client { reader, writer }, request.service, asked, served, &admitted).await;
             }
@@ -210,7 +212,7 @@ impl Front {
         let started = Instant::now();
         let Refusal { word, message } = match self.places(service, served, since).await {
             Ok((places, freshness)) => {
-                return Ok(Admitted { places, freshness, shown: Memory::default(), started });
+                return Ok(Admitted { places, freshness, shown: Memory::default(), socket: None, started });
             }
             Err(refusal) => refusal,
         };
@@ -401,7 +403,8 @@ impl Front {
         let repo = served.repo.name.as_str();
         let Client { reader, mut writer } = client;
         let (state, shown) = (&self.state, admitted.shown.clone());
-        let mut conversation = Conversation { served, state, shape: asked.shape, shown, down: 0 };
+        let socket = admitted.socket.as_ref();
+        let mut conversation = Conversation { served, state, shape: asked.shape, shown, socket, down: 0 };
         let ended = conversation.serve(Client { reader, writer: &mut writer }).await;
         let down = conversation.down;
         match ended {
@@ -489,6 +492,8 @@ pub(crate) struct Admitted<'f> {
     pub(crate) freshness: Freshness,
     /// What the client was shown in this conversation.
     pub(crate) shown: Memory,
+    /// The client's socket, where nothing else is spoken on it.
+    socket: Option<OwnedFd>,
     started: Instant,
 }
 

@@ -20,7 +20,7 @@ use crate::door::Door;
 use crate::git::{GateDir, Objects, printable};
 use crate::inspect::{self, Asked, Judgement};
 use crate::wire::{
-    Bounds, Change, End, FromHook, HOOK_FD, LINE_MAX_BYTES, OnSecret, Options, ToHook, Update,
+    Bounds, Change, End, FromHook, HOOK_FD, LINE_MAX_BYTES, OnSecret, Options, ToHook, Update, Way,
 };
 use crate::{configuring, report, ssh, sys};
 
@@ -29,6 +29,13 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(360);
 const STDIN_MAX_BYTES: u64 = 8 << 20;
 const WORDS_MAX_BYTES: u64 = 64 << 10;
 const OPTIONS_MAX: usize = 64;
+/// How much is packed here; more is left to a git of its own.
+const BUILT_MAX_OBJECTS: usize = 5000;
+const BUILT_MAX_BYTES: usize = 8 << 20;
+const FRAME_BYTES: usize = 64 << 10;
+/// A pack without objects: its head, and the digest of that.
+const EMPTY_PACK: &[u8] =
+    b"PACK\0\0\0\x02\0\0\0\0\x02\x9d\x08\x82\x3b\xd8\xa8\xea\xb5\x10\xad\x6a\xc7\x5c\x82\x3c\xfd\x3e\xd3\x1e";
 const REMOVED: &str = "upstream removed something meanwhile; push again";
 
 /// Runs the hook: exit 0 lets git take the push into the mirror, anything else refuses it.
@@ -54,71 +61,54 @@ enum Verdict {
 fn judge() -> anyhow::Result<Verdict> {
     let mut daemon = Daemon::connect()?;
     let scene = Scene::open()?;
-    let updates = scene.updates()?;
-    daemon.say(&FromHook::Updates { updates: updates.clone() })?;
-    let bounds = match daemon.hear()? {
-        ToHook::Inspect { bounds } => bounds,
-        ToHook::Deny { reasons } => return Ok(Verdict::Refuse(report::denied(&reasons))),
-        ToHook::Forward { .. } | ToHook::Wait { .. } => bail!("the daemon answered out of turn"),
-    };
-    let options = scene.options(&bounds)?;
-    let known = scene.upstream_tips()?;
-    let judgement = match scene.inspect(&updates, &options, &bounds, &known) {
-        Ok(judgement) => judgement,
-        Err(error) => {
-            let reason = format!("{error:#}");
-            daemon.say(&FromHook::Unjudged { reason: reason.clone() })?;
-            return Ok(Verdict::Refuse(report::unjudged(&reason)));
-        }
-    };
-    let Judgement { places, objections, objects, content, .. } = judgement;
-    // What the operator cannot see all of is not held.
-    let held = bounds.on_secret == OnSecret::Supervise
-        && objections.is_empty()
-        && places.len() <= HELD_MAX
-        && updates.len() <= HELD_MAX;
-    if !places.is_empty() && !held {
-        daemon.say(&FromHook::Found { findings: places.clone() })?;
-        return Ok(Verdict::Refuse(report::secrets(&places)));
-    }
-    if !objections.is_empty() {
-        daemon.say(&FromHook::Objected { reasons: objections.clone() })?;
-        return Ok(Verdict::Refuse(report::denied(&objections)));
-    }
-    if places.is_empty() {
-        daemon.say(&FromHook::Clean { objects })?;
-    } else {
-        let digest = scene.digest(&updates, &options, &content)?;
-        daemon.say(&FromHook::Held { findings: places.clone(), objects, digest })?;
-    }
-    let answer = loop {
-        match daemon.hear()? {
-            ToHook::Wait { words } => say(&words),
-            ToHook::Forward { url, gate_dir, door } => {
-                if !scene.still_has(&known)? {
-                    let words = "git-gate: upstream removed something meanwhile; push again\n".to_owned();
-                    let refs = updates.iter().map(|u| (u.name.clone(), REMOVED.to_owned())).collect();
-                    break Answer { end: End::Refused, words, refs };
+    let push = Push { updates: scene.updates()?, options: options()? };
+    let Push { updates, options } = push.clone();
+    daemon.say(&FromHook::Updates { updates, options })?;
+    let mut next = daemon.hear()?;
+    loop {
+        next = match next {
+            ToHook::Inspect { bounds } => match scene.look(&push, &bounds, &mut daemon)? {
+                Looked::Refused(words) => return Ok(Verdict::Refuse(words)),
+                Looked::At(judgement, known) => {
+                    match daemon.hear_waiting()? {
+                        // Upstream has something else by now.
+                        again @ ToHook::Inspect { .. } => again,
+                        answer => return scene.conclude(&push, &judgement, &known, answer, &mut daemon),
+                    }
                 }
-                break scene.forward(&updates, &options, &url, &GateDir::new(gate_dir), &door)?;
+            },
+            ToHook::Deny { reasons } => return Ok(Verdict::Refuse(report::denied(&reasons))),
+            ToHook::Forward { .. } | ToHook::Wait { .. } | ToHook::Sent { .. } => {
+                bail!("the daemon answered out of turn")
             }
-            ToHook::Deny { reasons } if places.is_empty() => {
-                return Ok(Verdict::Refuse(report::denied(&reasons)));
-            }
-            ToHook::Deny { reasons } => return Ok(Verdict::Refuse(report::unreleased(&places, &reasons))),
-            ToHook::Inspect { .. } => bail!("the daemon answered out of turn"),
         }
-    };
-    let Answer { end, words, refs } = answer;
-    daemon.say(&FromHook::Answered { end, words: words.clone(), refs })?;
-    Ok(match end {
-        End::Taken => {
-            say(&words);
-            Verdict::Take
-        }
-        End::Refused => Verdict::Refuse(report::refused(&words)),
-        End::Unknown => Verdict::Refuse(report::unanswered(&words)),
-    })
+    }
+}
+
+/// What is asked for.
+#[derive(Clone)]
+struct Push {
+    updates: Vec<Update>,
+    options: Vec<String>,
+}
+
+/// What came of looking at the objects.
+enum Looked {
+    /// They do not go on.
+    Refused(String),
+    /// They may; what counted as known is said too.
+    At(Judgement, Vec<Oid>),
+}
+
+/// The push options as git passes them to a hook.
+fn options() -> anyhow::Result<Vec<String>> {
+    let count = std::env::var("GIT_PUSH_OPTION_COUNT").ok().and_then(|n| n.parse().ok()).unwrap_or(0_usize);
+    if count > OPTIONS_MAX {
+        bail!("more than {OPTIONS_MAX} push options");
+    }
+    (0..count)
+        .map(|n| std::env::var(format!("GIT_PUSH_OPTION_{n}")).context("a push option is not text"))
+        .collect()
 }
 
 /// The socket to the daemon.
@@ -142,11 +132,30 @@ impl Daemon {
         self.writer.write_all(&line).context("the daemon is gone")
     }
 
+    /// A part of the pack; an empty one is its end.
+    fn frame(&mut self, part: &[u8]) -> anyhow::Result<()> {
+        let length = u32::try_from(part.len())?.to_be_bytes();
+        self.writer
+            .write_all(&length)
+            .and_then(|()| self.writer.write_all(part))
+            .context("the daemon is gone")
+    }
+
     fn hear(&mut self) -> anyhow::Result<ToHook> {
         let mut line = Vec::new();
         let mut bounded = (&mut self.reader).take(LINE_MAX_BYTES);
         bounded.read_until(b'\n', &mut line).context("the daemon did not answer")?;
         serde_json::from_slice(&line).context("the daemon went away")
+    }
+
+    /// The next answer that is not a word for who waits; those are passed on.
+    fn hear_waiting(&mut self) -> anyhow::Result<ToHook> {
+        loop {
+            match self.hear()? {
+                ToHook::Wait { words } => say(&words),
+                answer => return Ok(answer),
+            }
+        }
     }
 }
 
@@ -205,19 +214,139 @@ impl Scene {
         descendant == ancestor || self.repo.graph_descendant_of(descendant, ancestor).unwrap_or(false)
     }
 
-    /// The push options, if they may be passed on.
-    fn options(&self, bounds: &Bounds) -> anyhow::Result<Vec<String>> {
-        let count =
-            std::env::var("GIT_PUSH_OPTION_COUNT").ok().and_then(|n| n.parse().ok()).unwrap_or(0_usize);
-        if count > 0 && bounds.options == Options::Refuse {
+    /// Judges the objects and says what came of it.
+    fn look(&self, push: &Push, bounds: &Bounds, daemon: &mut Daemon) -> anyhow::Result<Looked> {
+        let Push { updates, options } = push;
+        if !options.is_empty() && bounds.options == Options::Refuse {
             bail!("push options are not passed on to this upstream; push without --push-option");
         }
-        if count > OPTIONS_MAX {
-            bail!("more than {OPTIONS_MAX} push options");
+        let known = self.upstream_tips()?;
+        let judgement = match self.inspect(updates, options, bounds, &known) {
+            Ok(judgement) => judgement,
+            Err(error) => {
+                let reason = format!("{error:#}");
+                daemon.say(&FromHook::Unjudged { reason: reason.clone() })?;
+                return Ok(Looked::Refused(report::unjudged(&reason)));
+            }
+        };
+        let Judgement { places, objections, objects, content, .. } = &judgement;
+        // What the operator cannot see all of is not held.
+        let held = bounds.on_secret == OnSecret::Supervise
+            && objections.is_empty()
+            && places.len() <= HELD_MAX
+            && updates.len() <= HELD_MAX;
+        if !places.is_empty() && !held {
+            daemon.say(&FromHook::Found { findings: places.clone() })?;
+            return Ok(Looked::Refused(report::secrets(places)));
         }
-        (0..count)
-            .map(|n| std::env::var(format!("GIT_PUSH_OPTION_{n}")).context("a push option is not text"))
-            .collect()
+        if !objections.is_empty() {
+            daemon.say(&FromHook::Objected { reasons: objections.clone() })?;
+            return Ok(Looked::Refused(report::denied(objections)));
+        }
+        daemon.say(&if places.is_empty() {
+            FromHook::Clean { objects: *objects }
+        } else {
+            let digest = self.digest(updates, options, content)?;
+            FromHook::Held { findings: places.clone(), objects: *objects, digest }
+        })?;
+        Ok(Looked::At(judgement, known))
+    }
+
+    /// Does what the daemon decided about objects that may go on.
+    fn conclude(
+        &self,
+        push: &Push,
+        judgement: &Judgement,
+        known: &[Oid],
+        answer: ToHook,
+        daemon: &mut Daemon,
+    ) -> anyhow::Result<Verdict> {
+        let (gate, way) = match answer {
+            ToHook::Forward { gate_dir, way } => (GateDir::new(gate_dir), way),
+            ToHook::Sent { end, words } => return Ok(verdict(end, &words)),
+            ToHook::Deny { reasons } if judgement.places.is_empty() => {
+                return Ok(Verdict::Refuse(report::denied(&reasons)));
+            }
+            ToHook::Deny { reasons } => {
+                return Ok(Verdict::Refuse(report::unreleased(&judgement.places, &reasons)));
+            }
+            ToHook::Inspect { .. } | ToHook::Wait { .. } => bail!("the daemon answered out of turn"),
+        };
+        let Answer { end, words, refs } = match way {
+            _ if !self.still_has(known)? => {
+                let words = format!("git-gate: {REMOVED}\n");
+                let refs = push.updates.iter().map(|u| (u.name.clone(), REMOVED.to_owned())).collect();
+                Answer { end: End::Refused, words, refs }
+            }
+            Way::Git { url, door } => self.forward(push, &url, &gate, &door)?,
+            Way::Pack => {
+                self.send(push, judgement, known, &gate, daemon)?;
+                return match daemon.hear_waiting()? {
+                    ToHook::Sent { end, words } => Ok(verdict(end, &words)),
+                    _ => bail!("the daemon answered out of turn"),
+                };
+            }
+        };
+        daemon.say(&FromHook::Answered { end, words: words.clone(), refs })?;
+        Ok(verdict(end, &words))
+    }
+
+    /// Hands the daemon the pack: of exactly the objects that were judged where they are few, and else of what upstream lacks.
+    fn send(
+        &self,
+        push: &Push,
+        judgement: &Judgement,
+        known: &[Oid],
+        gate: &GateDir,
+        daemon: &mut Daemon,
+    ) -> anyhow::Result<()> {
+        let tips = || push.updates.iter().filter(|update| update.change != Change::Delete);
+        if tips().next().is_none() {
+            daemon.say(&FromHook::Sending)?;
+        } else if judgement.content.len() <= BUILT_MAX_OBJECTS && judgement.bytes <= BUILT_MAX_BYTES {
+            let pack = self.pack(&judgement.content)?;
+            daemon.say(&FromHook::Sending)?;
+            pack.chunks(FRAME_BYTES).try_for_each(|part| daemon.frame(part))?;
+        } else {
+            let objects = self.quarantine.as_deref().map_or(Objects::Own, Objects::Quarantine);
+            let mut command = gate.git(&self.git_dir, objects);
+            command.args(["pack-objects", "--revs", "--thin", "--stdout", "--quiet"]);
+            let mut list: String = tips().map(|update| format!("{}\n", update.new)).collect();
+            list.extend(known.iter().map(|oid| format!("^{oid}\n")));
+            let mut child =
+                command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+            let (Some(mut stdin), Some(mut stdout)) = (child.stdin.take(), child.stdout.take()) else {
+                bail!("git has no output");
+            };
+            let fed = std::thread::spawn(move || stdin.write_all(list.as_bytes()));
+            daemon.say(&FromHook::Sending)?;
+            let mut buffer = vec![0; FRAME_BYTES];
+            loop {
+                match stdout.read(&mut buffer)? {
+                    0 => break,
+                    length => daemon.frame(&buffer[..length])?,
+                }
+            }
+            let _ = fed.join();
+            if !child.wait()?.success() {
+                bail!("git could not pack the objects");
+            }
+        }
+        daemon.frame(&[])
+    }
+
+    fn pack(&self, objects: &BTreeSet<Oid>) -> anyhow::Result<Vec<u8>> {
+        if objects.is_empty() {
+            return Ok(EMPTY_PACK.to_vec());
+        }
+        let mut builder = self.repo.packbuilder()?;
+        builder.set_threads(1);
+        for oid in objects {
+            builder.insert_object(*oid, None)?;
+        }
+        let mut pack = git2::Buf::new();
+        builder.write_buf(&mut pack)?;
+        Ok(pack.to_vec())
     }
 
     fn inspect(
@@ -313,8 +442,7 @@ impl Scene {
     /// Pushes upstream under lease. The lock is held: the mirror's refs are upstream's as last seen.
     fn forward(
         &self,
-        updates: &[Update],
-        options: &[String],
+        Push { updates, options }: &Push,
         url: &str,
         gate: &GateDir,
         door: &Door,
@@ -360,6 +488,17 @@ impl Scene {
         let refs = refused(&porcelain);
         let end = if said_no_to_all(updates, &refs) { End::Refused } else { End::Unknown };
         Ok(Answer { end, words: refusal(&words, &refs), refs })
+    }
+}
+
+fn verdict(end: End, words: &str) -> Verdict {
+    match end {
+        End::Taken => {
+            say(words);
+            Verdict::Take
+        }
+        End::Refused => Verdict::Refuse(report::refused(words)),
+        End::Unknown => Verdict::Refuse(report::unanswered(words)),
     }
 }
 

@@ -65,8 +65,10 @@ pub(crate) struct Judgement {
     pub(crate) configuring: Vec<(Oid, &'static str)>,
     /// How many objects there are.
     pub(crate) objects: u64,
-    /// Which they are, where secrets were found.
+    /// Which they are.
     pub(crate) content: BTreeSet<Oid>,
+    /// How large, without the lists of names.
+    pub(crate) bytes: usize,
 }
 
 /// What is asked of objects beside that they hold no secret.
@@ -183,13 +185,10 @@ impl Inspection<'_> {
     fn judgement(self) -> Judgement {
         let known: HashSet<&Oid> = self.known.iter().collect();
         let objects = self.seen.len() - known.len();
-        let content = if self.places.is_empty() {
-            BTreeSet::new()
-        } else {
-            self.seen.iter().filter(|oid| !known.contains(oid)).copied().collect()
-        };
+        let content = self.seen.iter().filter(|oid| !known.contains(oid)).copied().collect();
         Judgement {
             content,
+            bytes: self.bytes,
             places: self.places,
             objections: self.objections,
             configuring: self.configuring,

@@ -38,6 +38,7 @@ mod receive;
 mod refresh;
 mod report;
 mod request;
+mod send;
 mod session;
 mod state;
 mod status;

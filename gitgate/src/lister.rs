@@ -92,14 +92,14 @@ pub(crate) async fn ask(
 }
 
 /// The path as the other side sees it, in the form that git gives it.
-fn path(ssh: &Ssh) -> &str {
+pub(crate) fn path(ssh: &Ssh) -> &str {
     match ssh.path.strip_prefix('/') {
         Some(home) if home.starts_with('~') => home,
         Some(_) | None => &ssh.path,
     }
 }
 
-async fn words(mut child: Child, stderr: ChildStderr) -> String {
+pub(crate) async fn words(mut child: Child, stderr: ChildStderr) -> String {
     let mut words = Vec::new();
     let read = async {
         let _ = stderr.take(WORDS_MAX_BYTES).read_to_end(&mut words).await;
@@ -109,12 +109,13 @@ async fn words(mut child: Child, stderr: ChildStderr) -> String {
     printable(&String::from_utf8_lossy(&words))
 }
 
-fn strange() -> Fault {
+pub(crate) fn strange() -> Fault {
     let words = "it does not speak git's protocol (does its login print something?)".to_owned();
     Fault { kind: FaultKind::Refused, words }
 }
 
-enum Broken {
+/// Why a conversation with upstream came to nothing.
+pub(crate) enum Broken {
     /// It is known why.
     Told(NoListing),
     /// The connection ended.
@@ -133,7 +134,7 @@ impl From<Unlisted> for Broken {
     }
 }
 
-async fn next(stream: &mut (impl AsyncBufRead + Unpin)) -> Result<Packet, Broken> {
+pub(crate) async fn next(stream: &mut (impl AsyncBufRead + Unpin)) -> Result<Packet, Broken> {
     match pktline::next(stream).await {
         Ok(Some(packet)) => match packet.text().and_then(|text| text.strip_prefix(b"ERR ")) {
             Some(error) => {
@@ -285,7 +286,7 @@ fn advertised(gathering: &mut Gathering<'_>, line: &[u8]) -> Result<(), Broken> 
     }
 }
 
-fn object(text: &str) -> Result<Oid, Broken> {
+pub(crate) fn object(text: &str) -> Result<Oid, Broken> {
     if text.len() == SHA256_DIGITS {
         return Err(NoListing::ObjectFormat.into());
     }

@@ -69,6 +69,22 @@ pub(crate) async fn next(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Op
     Ok(Some(Packet::Data(payload)))
 }
 
+/// The first packet of these bytes, and what follows it; none where there is no whole one.
+pub(crate) fn split(bytes: &[u8]) -> Option<(Packet, &[u8])> {
+    let (head, rest) = bytes.split_first_chunk::<HEAD_BYTES>()?;
+    let packet = match number(*head)? {
+        0 => Packet::Flush,
+        1 => Packet::Delimiter,
+        2 => Packet::End,
+        length @ HEAD_BYTES..=PACKET_MAX_BYTES => {
+            let (payload, rest) = rest.split_at_checked(length - HEAD_BYTES)?;
+            return Some((Packet::Data(payload.to_vec()), rest));
+        }
+        _ => return None,
+    };
+    Some((packet, rest))
+}
+
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PktError {
     #[error("the request line did not come in time")]

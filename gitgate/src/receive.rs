@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use repos::{Moment, Upstream};
+use repos::{Moment, Ssh, Upstream};
 use tokio::io::{
     AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader, ReadBuf,
 };
@@ -23,14 +23,15 @@ use crate::fence::Reach;
 use crate::git::{Objects, printable};
 use crate::hold::{HOLD_TIMEOUT, Holds, Unheld};
 use crate::journal::{AUDIT_UNAVAILABLE, Ledger, PushOutcome, Pushed, UNRECORDED};
-use crate::mirror::PushLock;
+use crate::mirror::{PushLock, RefreshError};
 use crate::proof::Proof;
 use crate::request::{Asked, Shape};
+use crate::send::{Answer, Road};
 use crate::session::{self, Client, Hangup, Moved, SessionError};
 use crate::state::{Served, State};
 use crate::verdict::{self, Reasons};
-use crate::wire::{Bounds, Change, End, FromHook, HOOK_FD, LINE_MAX_BYTES, Place, ToHook, Update};
-use crate::{door, proof, report, sys};
+use crate::wire::{Bounds, Change, End, FromHook, HOOK_FD, LINE_MAX_BYTES, Place, ToHook, Update, Way};
+use crate::{door, proof, refresh, report, sys};
 
 /// How long a push waits for its turn.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(300);
@@ -38,6 +39,10 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(300);
 const REFS_MAX: usize = 1000;
 /// How long before a push is forwarded upstream may have proved that it is there.
 const PROOF_MAX: Duration = Duration::from_secs(5);
+/// How often objects are judged again because upstream moved meanwhile.
+const LOOKS_MAX: u32 = 3;
+/// How long upstream may take for a push.
+const SEND_TIMEOUT: Duration = Duration::from_secs(3600);
 /// How much memory of its own each process of a push may have.
 const MEMORY_MAX_BYTES: u64 = 2 << 30;
 
@@ -82,6 +87,9 @@ pub(crate) async fn receive(
                 holds,
                 pushed: &mut pushed,
                 proof: &proof,
+                options: Vec::new(),
+                road: None,
+                looks: 0,
                 release: None,
                 told,
                 gone,
@@ -153,6 +161,11 @@ struct Talk<'a, 's> {
     proof: &'a Mutex<Option<AskedProof>>,
     /// Where the report of the push waits for why refs were refused.
     told: watch::Sender<Option<Reasons>>,
+    options: Vec<String>,
+    /// Upstream, which waits for the push.
+    road: Option<Road>,
+    /// How often upstream had something else than what the objects were judged by.
+    looks: u32,
     /// The digest of a push that passes although secrets were found in it.
     release: Option<String>,
     /// Whether nobody reads the answer any more.
@@ -222,7 +235,10 @@ impl<'s> Talk<'_, 's> {
         let mut lock = None;
         while let Some(message) = hear(&mut reader).await {
             let answer = match message {
-                FromHook::Updates { updates } => Some(self.updates(updates).await),
+                FromHook::Updates { updates, options } => {
+                    self.options = options;
+                    Some(self.updates(updates).await)
+                }
                 FromHook::Held { findings, objects, digest } => {
                     self.pushed.objects = objects;
                     match self.await_release(&mut reader, &mut writer, &findings, &digest).await {
@@ -261,19 +277,9 @@ impl<'s> Talk<'_, 's> {
                     self.pushed.outcome = PushOutcome::Unjudged;
                     None
                 }
-                FromHook::Answered { end: End::Taken, words, .. } => {
-                    self.left_behind();
-                    self.pushed.outcome = PushOutcome::Forwarded(words);
-                    None
-                }
-                FromHook::Answered { end: end @ (End::Refused | End::Unknown), words, refs } => {
-                    let others = if refs.is_empty() { "upstream cannot be pushed to" } else { ANOTHER };
-                    let refs = refs.into_iter().map(|(name, word)| (name, bare(&word).to_owned()));
-                    self.tell(refs.collect(), others.to_owned());
-                    self.pushed.outcome = match end {
-                        End::Unknown => PushOutcome::Unanswered(words),
-                        End::Refused | End::Taken => PushOutcome::Rejected(words),
-                    };
+                FromHook::Sending => Some(self.send(&mut reader, &mut writer).await),
+                FromHook::Answered { end, words, refs } => {
+                    self.ended(Answer { end, words, refs });
                     None
                 }
             };
@@ -289,11 +295,129 @@ impl<'s> Talk<'_, 's> {
     /// What is to happen to a push whose objects may pass, and the turn in which it does. It is judged by what upstream
     /// had before; the hook looks whether that is still there.
     async fn forward(&mut self, age: Duration) -> (ToHook, Option<PushLock<'s>>) {
-        if let Err(no) = self.refreshed(age).await {
+        let upstream = &self.served.repo.upstream;
+        let waited = age.is_zero();
+        // An upstream behind ssh shows what it has when it is asked to receive.
+        if (waited || !matches!(upstream, Upstream::Ssh(_)))
+            && let Err(no) = self.refreshed(age).await
+        {
             return (no, None);
         }
         let lock = timeout(LOCK_TIMEOUT, self.served.mirror.lock_for_push()).await.ok();
-        (self.go(lock.as_ref()).await, lock)
+        if let Upstream::Ssh(ssh) = upstream
+            && lock.is_some()
+        {
+            match self.open(ssh).await {
+                Err(no) => return (no, None),
+                Ok(At::Same) => {}
+                Ok(At::Another) if waited || (self.looks > 0 && self.served.mirror.seen_within(age)) => {}
+                Ok(At::Another) => {
+                    drop(lock);
+                    return (self.again().await, None);
+                }
+            }
+        }
+        let answer = self.go(lock.as_ref()).await;
+        if !matches!(answer, ToHook::Forward { .. })
+            && let Some(road) = self.road.take()
+        {
+            road.leave().await;
+        }
+        (answer, lock)
+    }
+
+    /// Has upstream wait for the push; whether it has what the mirror has.
+    async fn open(&mut self, ssh: &Ssh) -> Result<At, ToHook> {
+        let Served { repo, mirror } = self.served;
+        let gate = &self.state.gate;
+        let (updates, options) = (&self.pushed.updates, &self.options);
+        let (proof, mut opened) = tokio::join!(self.proof(), Road::open(gate, repo, ssh, updates));
+        if proof == Proof::Missing {
+            // What came through the session counts for nothing: a connection of its own says what is wrong.
+            self.state.warm.end(ssh);
+            opened = Road::open(gate, repo, ssh, updates).await;
+        }
+        let road = opened.map_err(RefreshError::from);
+        let at = match &road {
+            Ok(road) => refresh::is_at(mirror.path(), road.shown.listing.clone()).await,
+            Err(error) => Err(error.clone()),
+        };
+        let (road, same) = match (road, at) {
+            (Ok(road), Ok(same)) => (road, same),
+            (_, Err(error)) | (Err(error), _) => {
+                self.pushed.outcome = PushOutcome::Refused("refresh-failed");
+                return Err(self.deny(crate::front::unrefreshed(&repo.upstream, &error).into()));
+            }
+        };
+        if let Some(answer) = road.shown.misfit(updates, options) {
+            road.leave().await;
+            return Err(self.ended(answer));
+        }
+        self.road = Some(road);
+        Ok(if same { At::Same } else { At::Another })
+    }
+
+    /// Has the objects judged again, by what upstream has now.
+    async fn again(&mut self) -> ToHook {
+        if let Some(road) = self.road.take() {
+            road.leave().await;
+        }
+        self.looks += 1;
+        if self.looks > LOOKS_MAX {
+            self.pushed.outcome = PushOutcome::Refused("busy");
+            return self.deny("upstream moves too fast; push again".to_owned().into());
+        }
+        if let Err(no) = self.refreshed(Duration::ZERO).await {
+            return no;
+        }
+        match self.judge(&self.pushed.updates) {
+            Ok(Permit { bounds, .. }) => ToHook::Inspect { bounds },
+            Err(no) => {
+                self.pushed.outcome = PushOutcome::Denied;
+                self.deny(no)
+            }
+        }
+    }
+
+    /// Sends the push, whose pack comes from the hook; what upstream made of it.
+    async fn send(&mut self, reader: &mut BufReader<OwnedReadHalf>, writer: &mut OwnedWriteHalf) -> ToHook {
+        let Some(road) = self.road.take() else {
+            let words = "git-gate: upstream was not asked\n".to_owned();
+            return self.ended(Answer { end: End::Refused, words, refs: Vec::new() });
+        };
+        let answer = {
+            let send = timeout(SEND_TIMEOUT, road.send(&self.pushed.updates, &self.options, reader));
+            tokio::pin!(send);
+            loop {
+                match timeout(WORD_EVERY, &mut send).await {
+                    Ok(answer) => break answer,
+                    // The hook is told that somebody is still there.
+                    Err(_) => drop(say(writer, &ToHook::Wait { words: String::new() }).await),
+                }
+            }
+        };
+        let words = || "git-gate: upstream took too long\n".to_owned();
+        let late = |_| Answer { end: End::Unknown, words: words(), refs: Vec::new() };
+        self.ended(answer.unwrap_or_else(late))
+    }
+
+    /// Takes note of what upstream made of the push.
+    fn ended(&mut self, Answer { end, words, refs }: Answer) -> ToHook {
+        let told = words.clone();
+        if end != End::Taken {
+            let others = if refs.is_empty() { "upstream cannot be pushed to" } else { ANOTHER };
+            let refs = refs.into_iter().map(|(name, word)| (name, bare(&word).to_owned()));
+            self.tell(refs.collect(), others.to_owned());
+        }
+        self.pushed.outcome = match end {
+            End::Taken => {
+                self.left_behind();
+                PushOutcome::Forwarded(words)
+            }
+            End::Refused => PushOutcome::Rejected(words),
+            End::Unknown => PushOutcome::Unanswered(words),
+        };
+        ToHook::Sent { end, words: told }
     }
 
     /// Sees to it that the mirror shows what upstream had at most this long ago.
@@ -388,8 +512,10 @@ impl<'s> Talk<'_, 's> {
         let judged = self.judge(&updates);
         self.pushed.updates = updates;
         self.pushed.updates.truncate(REFS_MAX);
-        // The session may be old. What upstream removed since does not count as known.
+        // The session may be old. What upstream removed since does not count as known; behind ssh that is looked at when upstream is
+        // asked to receive.
         if judged.is_ok()
+            && !matches!(self.served.repo.upstream, Upstream::Ssh(_))
             && let Err(no) = self.refreshed(Duration::ZERO).await
         {
             return no;
@@ -440,26 +566,24 @@ impl<'s> Talk<'_, 's> {
         let repo = &self.served.repo;
         let door = self.state.keyring.door(&self.state.gate, repo);
         let door = door.map_err(|error| (PushOutcome::Failed, error.to_string().into()))?;
-        self.prove().await;
+        let way = match &repo.upstream {
+            Upstream::Ssh(_) => Way::Pack,
+            Upstream::Https(_) | Upstream::File(_) => Way::Git { url: door::url(&repo.upstream), door },
+        };
         // The record comes first: what is not on it does not happen.
         if !self.ledger.push_begins(repo.name.as_str(), &self.pushed.updates, &permit.grants).await {
             return Err(unrecorded());
         }
         self.pushed.grants = permit.grants;
-        Ok(ToHook::Forward {
-            url: door::url(&repo.upstream),
-            gate_dir: self.state.gate.path().to_owned(),
-            door,
-        })
+        Ok(ToHook::Forward { gate_dir: self.state.gate.path().to_owned(), way })
     }
 
-    /// Ends a kept session without a proof of now: the push makes a connection of its own then.
-    async fn prove(&mut self) {
-        let Upstream::Ssh(ssh) = &self.served.repo.upstream else { return };
+    /// The proof that upstream is there, where a kept session is gone through.
+    async fn proof(&self) -> Proof {
         let early = lock(self.proof).take().filter(|(asked, _)| asked.elapsed() < PROOF_MAX);
-        let Some((_, asked)) = early.or_else(|| ask(self.served, self.state)) else { return };
-        if asked.await.unwrap_or(Proof::Missing) == Proof::Missing {
-            self.state.warm.end(ssh);
+        match early.or_else(|| ask(self.served, self.state)) {
+            Some((_, asked)) => asked.await.unwrap_or(Proof::Missing),
+            None => Proof::Given,
         }
     }
 
@@ -496,6 +620,12 @@ impl<'s> Talk<'_, 's> {
         }
         Ok(Permit { bounds: Bounds::from(&now.repo.push), grants: grants.into_iter().collect() })
     }
+}
+
+/// What upstream has, by what the mirror has.
+enum At {
+    Same,
+    Another,
 }
 
 /// What the rules make of a set of refs that may be pushed.

@@ -64,14 +64,9 @@ impl Refresh<'_> {
     }
 
     async fn list_over_ssh(&self, ssh: &repos::Ssh) -> Result<Listing, RefreshError> {
-        let asked = lister::ask(&self.tools.gate, ssh, &self.repo.name, &self.repo.fetch).await;
-        asked.map_err(|reason| match reason {
-            NoListing::Upstream(fault) => RefreshError::Upstream(fault),
-            NoListing::Run(error) => RefreshError::Mirror(format!("ssh: {error}")),
-            NoListing::Refs => RefreshError::Refs,
-            NoListing::RefName => RefreshError::RefName,
-            NoListing::ObjectFormat => RefreshError::ObjectFormat,
-        })
+        lister::ask(&self.tools.gate, ssh, &self.repo.name, &self.repo.fetch)
+            .await
+            .map_err(RefreshError::from)
     }
 
     async fn list_by_git(&self) -> Result<Listing, RefreshError> {
@@ -178,6 +173,25 @@ impl Refresh<'_> {
         }
         Ok(())
     }
+}
+
+impl From<NoListing> for RefreshError {
+    fn from(reason: NoListing) -> Self {
+        match reason {
+            NoListing::Upstream(fault) => Self::Upstream(fault),
+            NoListing::Run(error) => Self::Mirror(format!("ssh: {error}")),
+            NoListing::Refs => Self::Refs,
+            NoListing::RefName => Self::RefName,
+            NoListing::ObjectFormat => Self::ObjectFormat,
+        }
+    }
+}
+
+/// Whether a mirror has exactly these refs.
+pub(crate) async fn is_at(path: &Path, listing: Listing) -> Result<bool, RefreshError> {
+    let path = path.to_owned();
+    let lacks = on_thread(move || compare(&path, &listing)).await?;
+    Ok(!lacks.missing && lacks.gone.is_empty())
 }
 
 fn unlisted(reason: Unlisted) -> RefreshError {

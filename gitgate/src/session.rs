@@ -1,5 +1,7 @@
 //! A git child between a client and a mirror.
 
+use std::os::fd::OwnedFd;
+use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -10,12 +12,16 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::process::Child;
 use tokio::time::timeout;
 
+use crate::sys;
+
 /// How long nothing may move in either direction.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 /// How long a session may take.
 const SESSION_TIMEOUT: Duration = Duration::from_secs(3600);
 /// How long processes may take to clean up.
 const END_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often it is looked whether a client takes what a child writes to it.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 const BUFFER_BYTES: usize = 64 << 10;
 const WORDS_MAX_BYTES: usize = 4096;
 
@@ -122,6 +128,63 @@ pub(crate) async fn run<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
         }
         Ok(_) => Err(SessionError::Git(words)),
         Err(error) => Err(SessionError::Spawn(error)),
+    }
+}
+
+/// Runs the command with this input. What it answers goes to the client's socket itself and not through this process.
+pub(crate) async fn run_at(
+    socket: &OwnedFd,
+    input: &[u8],
+    mut command: Command,
+) -> Result<Moved, SessionError> {
+    let before = sys::sent_bytes(socket).map_err(SessionError::Spawn)?;
+    let stdout = socket.try_clone().map_err(SessionError::Spawn)?;
+    // Nothing else would end it with us: it waits for its client only.
+    sys::end_with_us(&mut command);
+    let mut command = tokio::process::Command::from(command);
+    command.stdin(Stdio::piped()).stdout(stdout).stderr(Stdio::piped()).kill_on_drop(true).process_group(0);
+    let mut child = command.spawn().map_err(SessionError::Spawn)?;
+    drop(command);
+    let group = Group::of(&child);
+    let (Some(mut stdin), Some(stderr)) = (child.stdin.take(), child.stderr.take()) else {
+        return Err(SessionError::Hangup);
+    };
+    let feed = async move {
+        let _ = stdin.write_all(input).await;
+    };
+    let work = async { tokio::join!(feed, words(stderr)).1 };
+    let words = tokio::select! {
+        words = work => Ok(words),
+        () = stands_still(socket) => Err(SessionError::Idle),
+        () = tokio::time::sleep(SESSION_TIMEOUT) => Err(SessionError::Timeout),
+    };
+    let words = match words {
+        Ok(words) => words,
+        Err(error) => {
+            group.end(&mut child).await;
+            return Err(error);
+        }
+    };
+    let status = timeout(IDLE_TIMEOUT, child.wait()).await.map_err(|_| SessionError::Idle)?;
+    group.ended();
+    let down = sys::sent_bytes(socket).unwrap_or(before).saturating_sub(before);
+    match status {
+        Ok(status) if status.success() => Ok(Moved { up: input.len() as u64, down }),
+        Ok(status) if status.signal() == Some(Signal::SIGPIPE as i32) => Err(SessionError::Hangup),
+        Ok(_) => Err(SessionError::Git(words)),
+        Err(error) => Err(SessionError::Spawn(error)),
+    }
+}
+
+/// Waits until the client has taken nothing for too long.
+async fn stands_still(socket: &OwnedFd) {
+    let (mut taken, mut since) = (None, Instant::now());
+    while since.elapsed() < IDLE_TIMEOUT {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let now = sys::taken_bytes(socket).ok();
+        if now != taken {
+            (taken, since) = (now, Instant::now());
+        }
     }
 }
 

@@ -76,6 +76,40 @@ pub(crate) fn confine(command: &mut Command, ruleset: OwnedFd) {
     unsafe { command.pre_exec(enter) };
 }
 
+/// Where in what the kernel tells of a TCP connection (`struct tcp_info`) the bytes stand that the other side took, and how much of it
+/// is asked for.
+const TAKEN_AT: usize = 120;
+const TCP_INFO_BYTES: usize = 128;
+
+/// How many bytes the other side of a TCP connection has taken.
+pub(crate) fn taken_bytes(socket: &OwnedFd) -> io::Result<u64> {
+    Ok(u64::from_ne_bytes(tcp_info(socket, TAKEN_AT)?))
+}
+
+/// How many bytes were written to a TCP connection, whether they arrived or not.
+pub(crate) fn sent_bytes(socket: &OwnedFd) -> io::Result<u64> {
+    let mut waiting: libc::c_int = 0;
+    // SAFETY: `waiting` is an int that lives through the call, which writes one.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut waiting) })?;
+    Ok(taken_bytes(socket)?.saturating_add(u64::try_from(waiting).unwrap_or(0)))
+}
+
+fn tcp_info<const N: usize>(socket: &OwnedFd, at: usize) -> io::Result<[u8; N]> {
+    let mut info = [0_u8; TCP_INFO_BYTES];
+    let mut length = TCP_INFO_BYTES as libc::socklen_t;
+    let place = info.as_mut_ptr().cast();
+    // SAFETY: the kernel writes at most `length` bytes to `info`, which lives through the call.
+    check(unsafe {
+        libc::getsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, place, &raw mut length)
+    })?;
+    let told = usize::try_from(length).unwrap_or(0).min(info.len());
+    info[..told]
+        .get(at..)
+        .and_then(|rest| rest.first_chunk())
+        .copied()
+        .ok_or_else(|| io::Error::other("too little is told"))
+}
+
 /// Takes a descriptor that the parent left open under a number, and makes it close-on-exec.
 pub(crate) fn adopt(number: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: fcntl on any number is defined; a wrong one gives EBADF.
@@ -155,5 +189,22 @@ mod tests {
         bound_memory(&mut command, 2 << 30);
         let output = command.output().expect("sh runs");
         assert_eq!(String::from_utf8_lossy(&output.stdout), "2097152\n2097152\n");
+    }
+
+    #[test]
+    fn what_was_written_to_a_connection_is_counted() {
+        use std::io::{Read as _, Write as _};
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
+        let mut near =
+            std::net::TcpStream::connect(listener.local_addr().expect("bound")).expect("connected");
+        let mut far = listener.accept().expect("accepted").0;
+        let socket = OwnedFd::from(near.try_clone().expect("another descriptor"));
+        let (sent, taken) = (sent_bytes(&socket).expect("told"), taken_bytes(&socket).expect("told"));
+        near.write_all(&[7; 5000]).expect("written");
+        assert_eq!(sent_bytes(&socket).expect("told") - sent, 5000);
+        far.read_exact(&mut [0; 5000]).expect("read");
+        while taken_bytes(&socket).expect("told") - taken < 5000 {
+            std::thread::yield_now();
+        }
     }
 }

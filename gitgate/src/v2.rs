@@ -6,6 +6,7 @@
 //! this version ask for any object by its name; where the mirror may hold objects that no ref reaches, what is asked
 //! for is looked up first.
 
+use std::os::fd::OwnedFd;
 use std::process::Command as Process;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -51,6 +52,8 @@ pub(crate) struct Conversation<'a> {
     pub(crate) state: &'a State,
     pub(crate) shape: Shape,
     pub(crate) shown: Memory,
+    /// The client's socket, where objects can go straight to it.
+    pub(crate) socket: Option<&'a OwnedFd>,
     /// Bytes to the client.
     pub(crate) down: u64,
 }
@@ -249,9 +252,15 @@ impl Conversation<'_> {
                 Err(_) => SessionError::Hangup,
             }
         };
-        let input = Client { reader: &command.bytes[..], writer };
+        let input = &command.bytes[..];
+        let run = async {
+            match self.socket {
+                Some(socket) => session::run_at(socket, input, git).await,
+                None => session::run(Client { reader: input, writer }, git, Hangup::Kills).await,
+            }
+        };
         let ran = tokio::select! {
-            ran = session::run(input, git, Hangup::Kills) => ran,
+            ran = run => ran,
             gone = gone => Err(gone),
         };
         match ran {

@@ -20,8 +20,8 @@ pub(crate) const LINE_MAX_BYTES: u64 = 8 << 20;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "say", rename_all = "kebab-case")]
 pub(crate) enum FromHook {
-    /// The refs of the push; the daemon answers [`ToHook::Inspect`] or [`ToHook::Deny`].
-    Updates { updates: Vec<Update> },
+    /// The refs of the push and its options; the daemon answers [`ToHook::Inspect`] or [`ToHook::Deny`].
+    Updates { updates: Vec<Update>, options: Vec<String> },
     /// Secrets were found; the end.
     Found { findings: Vec<Place> },
     /// Secrets were found, and the operator may be asked about exactly this push; the daemon answers [`ToHook::Wait`] any number of
@@ -31,8 +31,12 @@ pub(crate) enum FromHook {
     Objected { reasons: Vec<String> },
     /// The objects cannot be judged; the end.
     Unjudged { reason: String },
-    /// Nothing was found in so many objects; the daemon answers [`ToHook::Forward`] or [`ToHook::Deny`].
+    /// Nothing was found in so many objects; the daemon answers [`ToHook::Forward`], [`ToHook::Deny`], or [`ToHook::Inspect`] where
+    /// upstream has something else by now.
     Clean { objects: u64 },
+    /// The pack follows in frames, each after its length in four bytes; a length of nothing ends it. The daemon answers
+    /// [`ToHook::Wait`] any number of times, then [`ToHook::Sent`].
+    Sending,
     /// What upstream made of it, and its word on each ref that it refused; the end.
     Answered { end: End, words: String, refs: Vec<(String, String)> },
 }
@@ -60,7 +64,19 @@ pub(crate) enum ToHook {
     /// The push ends here, for these reasons.
     Deny { reasons: Vec<String> },
     /// The lock is held: forward the push.
-    Forward { url: String, gate_dir: PathBuf, door: Door },
+    Forward { gate_dir: PathBuf, way: Way },
+    /// What upstream made of it; the end.
+    Sent { end: End, words: String },
+}
+
+/// How a push goes to upstream.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Way {
+    /// Git pushes it.
+    Git { url: String, door: Door },
+    /// The daemon sends it, and waits for the pack.
+    Pack,
 }
 
 /// What the rules of a repository ask of objects.
