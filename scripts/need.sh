@@ -106,6 +106,7 @@ for thing in "$@"; do
         cxx) need g++ g++ ;;
         curl) need curl curl ca-certificates ;;
         git) need git git ;;
+        lfs) need git-lfs git-lfs ;;
         ssh) need ssh openssh-client ;;
         sshd) need sshd openssh-server; need ssh openssh-client ;;
         python) need python3 python3 ;;

@@ -48,6 +48,12 @@ impl Addresses {
         format!("git://{}", self.git_gate)
     }
 
+    /// The same with its port, which programs that know git's addresses by half go to as well.
+    #[must_use]
+    pub fn git_with_port(&self) -> String {
+        format!("{}:9418", self.git())
+    }
+
     /// The MCP server.
     #[must_use]
     pub fn mcp(&self) -> String {

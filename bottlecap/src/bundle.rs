@@ -38,6 +38,9 @@ const EGRESS_USER: u32 = 64101;
 const GIT_GATE_USER: u32 = 64102;
 /// Roots for upstream, below the bundle's root.
 const UPSTREAM_CA: &str = "etc/egress/upstream-ca.pem";
+/// The same for git-gate, which takes them in place of the system's: those stand in it too.
+const GIT_UPSTREAM_CA: &str = "etc/git-gate/upstream-ca.pem";
+const SYSTEM_CA: [&str; 2] = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"];
 const READY_TIMEOUT: Duration = Duration::from_secs(10);
 /// The supervisor's own grace is 8 s.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -129,6 +132,8 @@ impl Bundle {
         if let Some(path) = &provisions.upstream_ca {
             let roots = fs::read_to_string(path).refusing(|| format!("cannot read {}", path.display()))?;
             write(&self.root.join(UPSTREAM_CA), &roots)?;
+            let system = SYSTEM_CA.iter().find_map(|path| fs::read_to_string(path).ok());
+            write(&self.root.join(GIT_UPSTREAM_CA), &both_roots(system.as_deref(), &roots))?;
         }
         state::own_directory(&self.run_dir, state::runtime_mode())?;
         if self.seen != self.root {
@@ -250,9 +255,14 @@ impl Bundle {
             let value = std::env::var_os(name);
             environment.extend(value.map(|value| [name.as_bytes(), b"=", value.as_bytes()].concat()));
         }
-        let ca = provisions.upstream_ca.as_ref().map(|_| self.seen.join(UPSTREAM_CA));
-        let ca = ca.map(|path| [b"EGRESS_UPSTREAM_CA=", path.as_os_str().as_bytes()].concat());
-        environment.extend(ca);
+        if provisions.upstream_ca.is_some() {
+            for (name, path) in
+                [("EGRESS_UPSTREAM_CA=", UPSTREAM_CA), ("BOTTLECAP_UPSTREAM_CA=", GIT_UPSTREAM_CA)]
+            {
+                let path = self.seen.join(path);
+                environment.push([name.as_bytes(), path.as_os_str().as_bytes()].concat());
+            }
+        }
         let arguments = arguments.iter().map(|text| c_string(text)).collect::<Result<_, _>>()?;
         let environment = environment.iter().map(|text| c_string(text)).collect::<Result<_, _>>()?;
         Ok(ListeningImage::new(c_string(program.as_os_str().as_bytes())?, arguments, environment))
@@ -379,9 +389,24 @@ impl Supervisor {
     }
 }
 
+/// Certificate authorities of the system and the others, one file after the other.
+fn both_roots(system: Option<&str>, others: &str) -> String {
+    [system.unwrap_or_default(), others]
+        .map(|roots| format!("{}\n", roots.trim_end()))
+        .concat()
+        .trim_start()
+        .to_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn authorities_of_the_system_and_others_stand_in_one_file() {
+        assert_eq!(both_roots(Some("a"), "b\n"), "a\nb\n");
+        assert_eq!(both_roots(None, "b"), "b\n");
+    }
 
     #[test]
     fn secrets_are_lines_of_json_for_egress_alone() {

@@ -161,7 +161,7 @@ mod tests {
                      host_key: \"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGk0Jx1hXcJ3hW3xZ2m0o2Q0m1c9q0c2v5b3n1m7k8l9\"}\n";
         let repos = repos::Repos::parse("repos.yaml", repos, repos::Allow::SshUpstream).expect("valid");
         let identity = crate::etc::Identity {
-            gitconfig: repos::gitconfig(&repos, &addresses.git()),
+            gitconfig: repos::gitconfig(&repos, &addresses.git_with_port()),
             roots: String::new(),
             ca: None,
             java: None,

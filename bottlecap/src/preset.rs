@@ -155,7 +155,7 @@ routes: routes.yaml                       # what it may reach; without it, what 
 # env: {{EDITOR: vi}}                       # variables for the agent
 # command: [{command}]                       # where none is given
 # mounts: [{{path: /opt/tools}}]           # directories that the agent sees, read-only
-# upstream_ca: company-ca.pem             # further certificate authorities for what egress connects to
+# upstream_ca: company-ca.pem             # further certificate authorities for what egress and git-gate connect to
 # transparent: true                       # serve programs that ignore proxy variables too
 ",
             command = self.command(),

@@ -112,7 +112,7 @@ pub fn identity(
     items.push(Item::done("workdir", shown(&checked.workdir.path).to_string()));
     items.push(Item::done("mcp", format!("{}, registered for the agent", addresses.mcp())));
     items.push(Item::done("environment", format!("{} variables", checked.environment.len())));
-    let mut gitconfig = repos::gitconfig(&checked.repos, &addresses.git());
+    let mut gitconfig = repos::gitconfig(&checked.repos, &addresses.git_with_port());
     gitconfig.push_str(&checked.luggage.gitconfig());
     let mut luggage = checked.luggage.files.clone();
     let registration = checked.luggage.preset.and_then(|preset| preset.registration(addresses));

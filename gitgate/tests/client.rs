@@ -89,3 +89,24 @@ fn an_address_that_only_begins_like_a_repository_is_told_apart() {
     let said = git(world.dir.path(), &["ls-remote", &url]).fail();
     assert!(said.contains("begins like that of `web`") && said.contains("repos.yaml"), "{said}");
 }
+
+#[test]
+fn a_client_of_git_lfs_is_told_that_its_files_do_not_go_this_way() {
+    let world = World::with_rules("push: {allow: [refs/heads/agent/*], lfs: true}");
+    bottled(&world, world.dir.path(), &["clone", "-q", "git@github.com:acme/web.git", "work"]);
+    let work = world.work("work");
+    let version = common::client(&work.path).args(["lfs", "version"]).output().unwrap();
+    assert!(version.status.success(), "this test needs git-lfs (Debian: git-lfs)");
+    bottled(&world, &work.path, &["lfs", "install", "--local"]);
+    bottled(&world, &work.path, &["lfs", "track", "*.bin"]);
+    work.write("large.bin", &"content\n".repeat(100));
+    bottled(&world, &work.path, &["add", "-A"]);
+    bottled(&world, &work.path, &["commit", "-qm", "a large file"]);
+    let before = world.upstream.refs();
+    let mut push = common::client(&work.path);
+    push.env("GIT_CONFIG_GLOBAL", world.dir.path().join("gitconfig"));
+    let output = push.args(["push", "origin", "HEAD:refs/heads/agent/x"]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("git-lfs is not served here"), "{said}");
+    assert_eq!(world.upstream.refs(), before);
+}

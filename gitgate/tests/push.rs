@@ -317,3 +317,48 @@ fn a_push_from_a_shallow_and_from_a_partial_clone_lands() {
         assert_eq!(world.upstream.rev(&format!("refs/heads/agent/{name}")), mine);
     }
 }
+
+#[test]
+fn pushes_without_objects_and_with_very_many_bytes_land() {
+    let world = World::with_rules("push: {allow: [refs/heads/agent/*], delete: true, tags: true}");
+    let work = world.clone_web();
+    let main = world.upstream.rev("main");
+    work.push("HEAD:refs/heads/agent/known").succeed();
+    assert_eq!(world.upstream.rev("agent/known"), main, "a new name for what upstream has");
+    work.push(":refs/heads/agent/known").succeed();
+    assert!(!world.upstream.refs().contains("agent/known"));
+
+    let mut state = 1_u64;
+    let mut noise = String::new();
+    while noise.len() < 12 << 20 {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        noise.push_str(&format!("{state:016x}\n"));
+    }
+    work.write("README", &format!("hello\n{noise}"));
+    let large = work.commit("more than is packed in one go");
+    work.git(&["tag", "-a", "-m", "of it", "large"]).succeed();
+    work.git(&["push", "-q", "--atomic", "origin", "HEAD:refs/heads/agent/large", "refs/tags/large"])
+        .succeed();
+    assert_eq!(world.upstream.rev("agent/large"), large);
+    assert_eq!(world.upstream.rev("large^{commit}"), large);
+    git(&world.upstream.repository, &["fsck", "--full", "--strict"]).succeed();
+    git(&world.dir.path().join("git/web.git"), &["fsck", "--full", "--strict"]).succeed();
+}
+
+#[test]
+fn a_header_that_git_does_not_know_is_judged() {
+    let world = World::new();
+    let work = world.clone_web();
+    let head = work.git(&["cat-file", "commit", "HEAD"]).succeed();
+    let (header, message) = head.split_once("\n\n").unwrap();
+    let with = |line: &str| work.object("commit", format!("{header}\n{line}\n\n{message}").as_bytes());
+    let clean = with("x-note nothing");
+    let leaky = with(&format!("x-note first\n {}", github_token()));
+    refused_before_upstream(
+        &world,
+        &work,
+        &format!("{leaky}:refs/heads/agent/x"),
+        &["github-pat", "(commit header)"],
+    );
+    work.push(&format!("{clean}:refs/heads/agent/clean")).succeed();
+}

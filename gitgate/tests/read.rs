@@ -281,3 +281,25 @@ fn a_local_upstream_is_served_when_allowed() {
     let gate = Gate::start_with(dir.path(), &yaml, &["--allow-local-upstream"]);
     git(dir.path(), &["clone", "-q", &gate.url("near"), "near"]).succeed();
 }
+
+#[test]
+fn identities_of_every_kind_are_let_in() {
+    for kind in ["rsa", "ecdsa"] {
+        let dir = TempDir::new().unwrap();
+        let upstream = Upstream::start(dir.path());
+        let home = dir.path().join("upstream");
+        let (identity, public) = (home.join("identity"), home.join("identity.pub"));
+        for path in [&identity, &public] {
+            std::fs::remove_file(path).unwrap();
+        }
+        let mut make = std::process::Command::new("ssh-keygen");
+        make.args(["-q", "-t", kind, "-N", "", "-f"]).arg(&identity);
+        assert!(make.status().unwrap().success());
+        let gate = Gate::start(dir.path(), &upstream.entry("web", "fetch: {}"));
+        let said = git(dir.path(), &["ls-remote", &gate.url("web")]).fail();
+        assert!(said.contains("does not accept the gate's identity"), "the control: {said}");
+        std::fs::copy(&public, home.join("authorized_keys")).unwrap();
+        let shown = git(dir.path(), &["ls-remote", &gate.url("web")]).succeed();
+        assert!(shown.contains("refs/heads/main"), "{kind}: {shown}");
+    }
+}

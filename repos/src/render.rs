@@ -20,6 +20,10 @@ pub fn gitconfig(repos: &Repos, gate: &str) -> String {
             let _ = writeln!(text, "\tinsteadOf = {spelling}");
         }
     }
+    if !text.is_empty() {
+        // Where git-lfs asks for its files beside a git:// address: there the gate says that it has none.
+        text.push_str("[lfs]\n\tgitprotocol = http\n");
+    }
     text
 }
 
@@ -111,6 +115,8 @@ mod tests {
         	insteadOf = git@github.com:/acme/web
         	insteadOf = https://github.com/acme/web.git
         	insteadOf = https://github.com/acme/web
+        [lfs]
+        	gitprotocol = http
         "#);
         insta::assert_snapshot!(gitconfig(&repos("ssh://git@h:2222/srv/web"), "git://git-gate/"), @r#"
         [url "git://git-gate/web.git"]
@@ -118,6 +124,8 @@ mod tests {
         	insteadOf = ssh://git@h:2222/srv/web
         	insteadOf = https://h/srv/web.git
         	insteadOf = https://h/srv/web
+        [lfs]
+        	gitprotocol = http
         "#);
     }
 

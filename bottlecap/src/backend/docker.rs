@@ -312,6 +312,7 @@ fn bundle_environment(checked: &Checked) -> Result<BTreeMap<String, String>, Fau
     }
     if checked.manifest.upstream_ca.is_some() {
         environment.insert("EGRESS_UPSTREAM_CA".into(), "/etc/egress/upstream-ca.pem".into());
+        environment.insert("BOTTLECAP_UPSTREAM_CA".into(), "/etc/git-gate/upstream-ca.pem".into());
     }
     Ok(environment)
 }

@@ -42,7 +42,7 @@ pub(super) struct RawManifest {
     /// Directories that the agent sees, read-only.
     #[serde(default)]
     pub(super) mounts: Vec<RawMount>,
-    /// A PEM file of further certificate authorities for what egress connects to.
+    /// A PEM file of further certificate authorities for what egress and git-gate connect to.
     #[schemars(with = "Option<String>")]
     pub(super) upstream_ca: Option<Text>,
     /// Whether programs that ignore proxy variables are served too, by DNS that knows allowed names only.
