@@ -303,3 +303,51 @@ fn identities_of_every_kind_are_let_in() {
         assert!(shown.contains("refs/heads/main"), "{kind}: {shown}");
     }
 }
+
+#[test]
+fn what_goes_straight_to_a_reader_is_counted_in_the_journal_and_in_the_metrics() {
+    let dir = TempDir::new().unwrap();
+    let upstream = Upstream::start(dir.path());
+    let mut state = 1_u64;
+    let mut noise = String::new();
+    while noise.len() < 2 << 20 {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        noise.push_str(&format!("{state:016x}\n"));
+    }
+    std::fs::write(dir.path().join("upstream/seed/noise"), &noise).unwrap();
+    upstream.commit("theirs");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    drop(taken);
+    let entry = upstream.entry("web", "fetch: {}");
+    let mut gate = Gate::start_with(dir.path(), &entry, &["--metrics", &address]);
+    git(dir.path(), &["clone", "-q", &gate.url("web"), "work"]).succeed();
+    let cloned = std::fs::read_to_string(dir.path().join("work/noise")).unwrap();
+    assert!(cloned == noise, "it came whole");
+    let mut metrics = std::net::TcpStream::connect(&address).unwrap();
+    let request = b"GET /metrics HTTP/1.1\r\nhost: h\r\n\r\n";
+    std::io::Write::write_all(&mut metrics, request).unwrap();
+    let mut said = String::new();
+    metrics.read_to_string(&mut said).unwrap();
+    assert!(said.contains("git_gate_refreshes_total{repo=\"web\"}"), "{said}");
+    assert_eq!(gate.terminate(), Some(0));
+    let read = gate.journal().pop().unwrap();
+    // Half of what hexadecimal digits take, and git's words around it.
+    let bytes = read["bytes_down"].as_u64().unwrap();
+    assert!((1 << 20..4 << 20).contains(&bytes), "{read}");
+}
+
+#[test]
+fn metrics_are_not_served_where_a_bottle_could_ask() {
+    let dir = TempDir::new().unwrap();
+    let config = dir.path().join("repos.yaml");
+    std::fs::write(config, "repos: []\n").unwrap();
+    let mut gate = std::process::Command::new(env!("CARGO_BIN_EXE_git-gate"));
+    gate.arg("--config").arg(dir.path()).arg("--repo-dir").arg(dir.path().join("git"));
+    gate.arg("--state-dir").arg(dir.path().join("state"));
+    gate.args(["--listen", "127.0.0.1:0", "--metrics", "0.0.0.0:0"]);
+    let output = gate.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(64), "{said}");
+    assert!(said.contains("could be reached from a bottle"), "{said}");
+}
