@@ -84,7 +84,7 @@ need_node22() {
     fi
 }
 
-# MCP clients that others wrote: the official conformance suite and Python's own.
+# MCP clients that others wrote: the official conformance suite, the inspector, and Python's own.
 need_mcpclients() {
     if ! "$clients/mcp/bin/python" -c "import mcp" 2>/dev/null; then
         [ -x /usr/bin/python3 ] && /usr/bin/python3 -c "import ensurepip" 2>/dev/null || apt python3 python3-venv
@@ -92,10 +92,11 @@ need_mcpclients() {
         /usr/bin/python3 -m venv "$clients/mcp"
         "$clients/mcp/bin/pip" install --quiet --disable-pip-version-check mcp
     fi
-    if [ ! -e "$clients/mcp/node_modules/.bin/conformance" ]; then
+    if [ ! -e "$clients/mcp/node_modules/.bin/conformance" ] || [ ! -e "$clients/mcp/node_modules/.bin/mcp-inspector" ]; then
         need npm npm
-        say "npm install node@22 @modelcontextprotocol/conformance, under $clients/mcp"
-        npm install --silent --no-audit --no-fund --prefix "$clients/mcp" node@22 @modelcontextprotocol/conformance@0.2.0-alpha.12 >&2
+        say "npm install node@22 @modelcontextprotocol/conformance @modelcontextprotocol/inspector, under $clients/mcp"
+        npm install --silent --no-audit --no-fund --prefix "$clients/mcp" \
+            node@22 @modelcontextprotocol/conformance@0.2.0-alpha.12 @modelcontextprotocol/inspector >&2
     fi
 }
 
@@ -127,6 +128,7 @@ for thing in "$@"; do
             need iptables iptables
             ;;
         tmux) need tmux tmux ;;
+        strace) need strace strace ;;
         squid)
             # Wanted as a program: the service that comes with the package stays off.
             if ! [ -x /usr/lib/squid/security_file_certgen ]; then
@@ -143,6 +145,6 @@ for thing in "$@"; do
                 (cd "$ROOT" && env -u RUSTFLAGS cargo install --locked --quiet cargo-deny)
             fi
             ;;
-        *) fail "unknown thing: $thing" "rust cc cxx curl git ssh sshd python openssl venv ip nft h2load pyclients node22 mcpclients inits qemu kernel mmdebstrap docker compose squid tmux cargo-deny" ;;
+        *) fail "unknown thing: $thing" "rust cc cxx curl git ssh sshd python openssl venv ip nft h2load pyclients node22 mcpclients inits qemu kernel mmdebstrap docker compose squid tmux strace cargo-deny" ;;
     esac
 done

@@ -8,7 +8,7 @@ set -euo pipefail
 cd "$ROOT"
 exec </dev/null
 
-bash scripts/need.sh rust cc git curl sshd python venv ip mmdebstrap docker compose
+bash scripts/need.sh rust cc git curl sshd python venv ip mmdebstrap docker compose strace
 pidfile=/run/bottlecap-dockerd-$$.pid
 work=$(mktemp -d)
 finish() {
@@ -60,6 +60,10 @@ if [[ " $parts " == *" stories "* ]]; then
     export BOTTLECAP_KILLS=${BOTTLECAP_KILLS:-500}
     cargo test --locked -p supervise --test faults || { result=FAILED; failed=1; }
     printf '| supervise: killed at any step of a request | %s | %d s | %s |\n' "$BOTTLECAP_KILLS" $((SECONDS - began)) "$result" >>"$work/rows"
+    began=$SECONDS
+    result=ok
+    cargo build --locked --workspace --bins && cargo test --locked -p tests --test decisions || { result=FAILED; failed=1; }
+    printf '| bottlecap: killed at any step of an approval | %s | %d s | %s |\n' "$BOTTLECAP_KILLS" $((SECONDS - began)) "$result" >>"$work/rows"
 fi
 
 if [[ " $parts " == *" fuzz "* ]]; then

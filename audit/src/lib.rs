@@ -30,7 +30,7 @@ pub use event::{
     ReloadEvent, RepeatedEvent, RequestEvent, UsesEvent,
 };
 pub use journal::{Bound, Durability, Journal, Record, Recovery};
-pub use read::{Head, Replay, Replayed, hashes, newest_refusals, replay, verify};
+pub use read::{Head, Replay, Replayed, hashes, last, newest_refusals, replay, verify};
 pub use repeats::{Admission, Repeats};
 
 use std::io;

@@ -41,6 +41,13 @@ pub fn verify(path: impl AsRef<Path>) -> Result<Head, Error> {
     Lines::of(path.as_ref())?.head()
 }
 
+/// The number and the hash of the last whole record of the journal at `path`, by what that record says itself: the chain before it is not
+/// checked, so that a person does not wait for it. Nothing in an empty journal, or one that cannot be read.
+#[must_use]
+pub fn last(path: impl AsRef<Path>) -> Option<(u64, Hash)> {
+    segment::last(path.as_ref()).map(|link| (link.seq, link.hash))
+}
+
 /// The hashes of those of `wanted` that the journal at `path` has, by their numbers; the chain is checked on the way.
 ///
 /// # Errors

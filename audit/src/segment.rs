@@ -39,13 +39,28 @@ pub(crate) fn closed(path: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
 
 /// The last record of a closed file.
 pub(crate) fn end(path: &Path) -> Option<Link> {
+    let tail = tail(path)?;
+    let line = tail.strip_suffix(b"\n")?.rsplit(|byte| *byte == b'\n').next()?;
+    Link::at(line)
+}
+
+/// The last whole record of the journal at `path`.
+pub(crate) fn last(path: &Path) -> Option<Link> {
+    let present = tail(path)?;
+    let whole = present.iter().rposition(|byte| *byte == b'\n').map(|at| &present[..at]);
+    match whole {
+        Some(lines) => Link::at(lines.rsplit(|byte| *byte == b'\n').next()?),
+        None => end(&closed(path).ok()?.pop()?.1),
+    }
+}
+
+fn tail(path: &Path) -> Option<Vec<u8>> {
     let mut file = open(path).ok()?;
     let length = file.metadata().ok()?.len();
     file.seek(SeekFrom::Start(length.saturating_sub(TAIL))).ok()?;
     let mut tail = Vec::new();
     file.take(TAIL).read_to_end(&mut tail).ok()?;
-    let line = tail.strip_suffix(b"\n")?.rsplit(|byte| *byte == b'\n').next()?;
-    Link::at(line)
+    Some(tail)
 }
 
 /// A daemon owns the directory, and the host reads it: nothing is followed, and nothing waited for.

@@ -65,6 +65,19 @@ fn appending_goes_on_where_the_last_writer_stopped() {
 }
 
 #[test]
+fn the_last_record_is_told_without_reading_the_others() {
+    let (_directory, path) = written(3);
+    let head = verify(&path).unwrap();
+    assert_eq!(audit::last(&path), Some((head.seq, head.hash)));
+    let whole = fs::read(&path).unwrap();
+    fs::write(&path, [&whole[..], b"{\"seq\":4,"].concat()).unwrap();
+    assert_eq!(audit::last(&path), Some((head.seq, head.hash)), "what is not whole is no record");
+    fs::write(&path, "").unwrap();
+    assert_eq!(audit::last(&path), None);
+    assert_eq!(audit::last(path.with_file_name("none")), None);
+}
+
+#[test]
 fn a_journal_cut_at_any_byte_of_its_last_three_records_recovers() {
     let (_directory, path) = written(6);
     let whole = fs::read(&path).unwrap();

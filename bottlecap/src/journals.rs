@@ -199,9 +199,13 @@ impl Journals {
         if let Some(path) = self.0.get(HOST) {
             let Ok(records) = audit::replay::<ledger::Entry>(path) else { return Ok(anchors) };
             for record in records.map_while(Result::ok) {
-                let ledger::Entry::Decided { heads, .. } = record.event else { continue };
                 let at = record.time;
-                anchors.extend(heads.into_iter().map(|(of, tip)| Anchor { of, by: "the host", at, tip }));
+                anchors.extend(record.event.heads().into_iter().map(|(of, tip)| Anchor {
+                    of,
+                    by: "the host",
+                    at,
+                    tip,
+                }));
             }
         }
         Ok(anchors)

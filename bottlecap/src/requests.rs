@@ -12,6 +12,7 @@ pub(crate) mod refusals;
 mod show;
 mod tail;
 
+use std::collections::BTreeMap;
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::PathBuf;
 
@@ -27,7 +28,7 @@ use crate::state::{Directories, Home};
 
 use apply::Place;
 use approve::{Offer, What};
-use ledger::Entry;
+use ledger::{Entry, Tip};
 
 pub use apply::Reload;
 pub use approve::{Approval, Narrowing};
@@ -117,6 +118,11 @@ impl Desk {
     pub(crate) fn keep(&self, entry: &Entry) -> Result<(), Fault> {
         let path = self.home.as_ref().map(ledger::path);
         ledger::keep(path.as_deref(), entry)
+    }
+
+    /// Where the journals of the bundle end now, to be noted with what a person does.
+    pub(crate) fn heads(&self) -> BTreeMap<String, Tip> {
+        self.home.as_ref().map(refusals::tips).unwrap_or_default()
     }
 
     /// The file that grants of that kind stand in.
@@ -313,6 +319,7 @@ impl Desk {
     pub fn reject(&self, id: &str, reason: &str, form: Form, out: &mut impl Write) -> Result<(), Fault> {
         let id = parse_id(id)?;
         let view: View = self.ask(&Request::Reject { id: id.clone(), reason: reason.to_owned() })?;
+        self.keep(&Entry::Rejected { id: id.clone(), by: ledger::by(), heads: self.heads() })?;
         if let Some(base) = self.base_that_holds(&id)? {
             let change = apply::Change { from: &base.present, to: &base.without, fallback: &base.without };
             self.apply(base.place.table, &change)?;
@@ -328,7 +335,7 @@ impl Desk {
         let id = parse_id(id)?;
         let base = self.base_that_holds(&id)?;
         // First, so that a restart does not bring it back.
-        self.keep(&Entry::Revoked { id: id.clone(), by: ledger::by() })?;
+        self.keep(&Entry::Revoked { id: id.clone(), by: ledger::by(), heads: self.heads() })?;
         let done = match &base {
             Some(base) => {
                 let change =
@@ -344,16 +351,27 @@ impl Desk {
         match (form, told) {
             (Form::Json, Ok(view)) => json(out, &view),
             (Form::Text, Ok(_)) => print(out, &done),
-            (_, Err(fault)) if base.is_some() => {
-                Err(Fault::failed(format!("{}, but the agent could not be told: {fault}", done.trim())))
+            (_, Err(fault)) => {
+                let done = done.trim();
+                // What is over by itself cannot be taken back, and need not be: the agent knows.
+                match (self.view(id.as_str()).ok().filter(|view| is_over(view.state)), form) {
+                    (Some(view), Form::Json) => json(out, &view),
+                    (Some(view), Form::Text) => {
+                        print(out, &format!("{done}; it was {} already\n", view.state.as_str()))
+                    }
+                    (None, _) if base.is_some() => {
+                        Err(Fault::failed(format!("{done}, but the agent could not be told: {fault}")))
+                    }
+                    (None, _) => Err(fault),
+                }
             }
-            (_, Err(fault)) => Err(fault),
         }
     }
 
     /// Takes no more requests, or takes them again.
     pub fn pause(&self, request: &Request, form: Form, out: &mut impl Write) -> Result<(), Fault> {
         let status: Status = self.ask(request)?;
+        self.keep(&Entry::Paused { paused: status.paused, by: ledger::by(), heads: self.heads() })?;
         match form {
             Form::Json => json(out, &status),
             Form::Text if status.paused => {
@@ -382,6 +400,22 @@ impl Base {
     /// Whether the grant stands in the file.
     fn has_leftover(&self) -> bool {
         self.holds
+    }
+}
+
+/// Whether it was granted, and ended.
+fn is_over(state: State) -> bool {
+    match state {
+        State::Ended | State::Exhausted | State::Revoked => true,
+        State::Pending
+        | State::Approved
+        | State::Applying
+        | State::ApplyFailed
+        | State::Active
+        | State::Expired
+        | State::Rejected
+        | State::Superseded
+        | State::Withdrawn => false,
     }
 }
 

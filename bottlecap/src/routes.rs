@@ -191,7 +191,8 @@ impl Desk {
         let change = Change { from: &old.text, to: &new.text, fallback: &old.text };
         let generation = self.apply(Table::Routes, &change)?;
         let digest = digest(&new.text);
-        self.keep(&Entry::Replaced { digest: digest.clone(), generation, grants: grants(new) })?;
+        let heads = self.heads();
+        self.keep(&Entry::Replaced { digest: digest.clone(), generation, grants: grants(new), heads })?;
         let kept = grants(new);
         self.tell_taken_out(grants(old).into_iter().filter(|id| !kept.contains(id)));
         match form {

@@ -131,9 +131,12 @@ impl Judged {
     /// Records and logs a refusal, and gives the answer.
     pub(crate) fn refuse(&mut self, refusal: &Refusal) -> Response<Body> {
         self.entry.refused(refusal);
+        if let Some(named) = &refusal.finding {
+            self.proxy.marking.note(&self.entry.subject.host, named);
+        }
         if self.snapshot.policy.log() >= LogLevel::Refusals {
             let Subject { scheme, host, port, method, path, form: _ } = &self.entry.subject;
-            let Refusal { code, block_id, hint, cause, retry_after: _ } = refusal;
+            let Refusal { code, block_id, hint, cause, retry_after: _, finding: _ } = refusal;
             warn!(%code, scheme, host, port, method, path, block_id, hint, cause, "refused");
         }
         refusal.answer(&self.entry.subject)
@@ -399,7 +402,7 @@ impl Judged {
                 if parts.headers.get(name) != Some(value) && leaving.get_all(name).iter().count() == 1 {
                     parts.headers.insert(name.clone(), value.clone());
                 } else if leaving.get_all(name) != parts.headers.get_all(name) {
-                    return Err(inspect::Objection::Secret("header").refusal("header"));
+                    return Err(inspect::Objection::Secret("header", None).refusal("header"));
                 }
             }
             *format = inspection.format(&parts.headers)?;
@@ -442,9 +445,13 @@ impl Judged {
     /// What the route has searched and scrubbed. Where it says nothing, the answers to its own credential are scrubbed.
     fn watch(&self, route: &Route, endpoint: &Endpoint) -> Result<Watch, Refusal> {
         let known = self.proxy.knowns.current();
+        let exceptions = self.snapshot.policy.exceptions(&endpoint.host, self.proxy.now());
+        let exceptions: Vec<_> =
+            exceptions.filter(|one| !self.proxy.uses.is_exception_spent(one)).cloned().collect();
         let inspection = route.dlp().and_then(|dlp| {
             let destination = self.proxy.tails.of(&format!("{}:{}", endpoint.host, endpoint.port));
-            Inspection::of(dlp, &known, destination)
+            let inspection = Inspection::of(dlp, &known, destination)?;
+            Some(inspection.marked(self.proxy.marking.marks(&exceptions)))
         });
         let scrubs = match route.dlp() {
             Some(dlp) => dlp.inbound.contains(&Detector::KnownSecrets),
@@ -458,6 +465,7 @@ impl Judged {
         Ok(Watch {
             inspection: inspection.map(|inspection| (inspection, Format::Plain)),
             suspicion: None,
+            exceptions,
             scrub: scrubs.then(|| Scrub::new(known, Arc::clone(hits))),
         })
     }
@@ -557,6 +565,8 @@ struct Watch {
     inspection: Option<(Inspection, Format)>,
     /// What was found in the head, where a person is asked: until it was.
     suspicion: Option<Suspicion>,
+    /// What is excepted of what may be found.
+    exceptions: Vec<policy::Exception>,
     scrub: Option<Scrub>,
 }
 

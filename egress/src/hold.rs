@@ -13,6 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{info, warn};
 
+use crate::except::Named;
 use crate::lease::Lease;
 use crate::proxy::Proxy;
 use crate::refusal::{Code, Refusal};
@@ -162,6 +163,8 @@ pub(crate) struct Suspect {
     pub(crate) findings: Vec<proposal::peer::Found>,
     /// How much was found.
     pub(crate) found: u64,
+    /// The first of it that has a name.
+    pub(crate) named: Option<Named>,
 }
 
 /// A request on its way through the operator's hands.
@@ -234,7 +237,7 @@ impl<'p> Asking<'p> {
     }
 
     fn hold(&self) -> Option<(Place<'p>, oneshot::Receiver<String>)> {
-        let Suspect { digest, what, findings, found } = &self.suspect;
+        let Suspect { digest, what, findings, found, named: _ } = &self.suspect;
         let name: [u8; HOLD_ID_CHARS / 2] = random();
         let (at, until) = (Timestamp::now(), Timestamp::now() + PATIENCE);
         warn!(digest, rule = self.rule(), "held for the operator");
@@ -249,7 +252,7 @@ impl<'p> Asking<'p> {
     fn refusal(&self, why: &str) -> Refusal {
         let rule = self.rule();
         let hint = format!("the request holds what looks like a secret (rule `{rule}`): {why}");
-        Refusal::new(Code::SecretDetected, hint)
+        Refusal::new(Code::SecretDetected, hint).naming(self.suspect.named.clone())
     }
 }
 

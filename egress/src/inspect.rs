@@ -13,7 +13,7 @@ use http::header::{
     HeaderMap, HeaderName, HeaderValue, PRAGMA, TE, USER_AGENT,
 };
 use policy::{Detector, Dlp, OnMatch, Unreadable};
-use scan::{Bounds, Encoding, Finding, Known, Rules, Scanner};
+use scan::{Bounds, Encoding, Finding, Known, Mark, Marks, Rules, Scanner};
 
 pub(crate) use body::examined;
 pub(crate) use messages::Messages;
@@ -23,6 +23,7 @@ use tails::{Joint, Position};
 use verdict::Verdict;
 pub(crate) use verdict::ended_by;
 
+use crate::except::Named;
 use crate::refusal::{Code, Refusal};
 use crate::scrub;
 
@@ -33,6 +34,8 @@ pub(crate) struct Inspection {
     known: Option<Arc<Known>>,
     on_match: OnMatch,
     unreadable: Unreadable,
+    /// Names what is found, and passes over what is excepted.
+    marks: Option<Arc<Marks>>,
     /// What went to the same place before.
     destination: Arc<Destination>,
     /// Why the request was cut, once it was.
@@ -55,8 +58,8 @@ const ROUTINE: [HeaderName; 9] = [
 /// Why something may not leave.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Objection {
-    /// A secret: the rule that knows it.
-    Secret(&'static str),
+    /// A secret: the rule that knows it, and its name.
+    Secret(&'static str, Option<Mark>),
     /// It cannot be looked into.
     Uninspectable(scan::Uninspectable),
     /// More would have to be held back than may.
@@ -78,17 +81,62 @@ impl Inspection {
             known,
             on_match: dlp.on_match,
             unreadable: dlp.unreadable,
+            marks: None,
             destination,
             verdict: Arc::default(),
         })
     }
 
+    /// The same, where what is found is named, and some of it excepted.
+    pub(crate) fn marked(self, marks: Arc<Marks>) -> Inspection {
+        Inspection { marks: Some(marks), ..self }
+    }
+
+    /// The same, without exceptions.
+    pub(crate) fn strict(self, marks: Arc<Marks>) -> Inspection {
+        Inspection { marks: self.marks.map(|_| marks), ..self }
+    }
+
+    /// Whether anything is excepted.
+    pub(crate) fn excepts(&self) -> bool {
+        self.marks.as_ref().is_some_and(|marks| marks.excepts())
+    }
+
+    /// Which of what is excepted was met.
+    pub(crate) fn met(&self) -> Vec<usize> {
+        self.marks.as_ref().map(|marks| marks.met()).unwrap_or_default()
+    }
+
     fn scanner(&self) -> Scanner<'static> {
-        Scanner::new(self.rules, self.known.clone(), Bounds::default())
+        self.marking(Scanner::new(self.rules, self.known.clone(), Bounds::default()))
     }
 
     fn plain(&self) -> Scanner<'static> {
-        Scanner::plain(self.rules, self.known.clone())
+        self.marking(Scanner::plain(self.rules, self.known.clone()))
+    }
+
+    fn marking<'r>(&self, scanner: Scanner<'r>) -> Scanner<'r> {
+        match &self.marks {
+            Some(marks) => scanner.marked(Arc::clone(marks)),
+            None => scanner,
+        }
+    }
+
+    /// Searches a body as a whole, so that what is excepted in it is met before any of it leaves.
+    pub(crate) fn whole(&self, body: &[u8], format: Format) -> Result<(), Refusal> {
+        let mut scanner = match format {
+            Format::Encoded(encoding) => self.scanner().encoded(encoding),
+            Format::Plain | Format::Grpc(_) => self.scanner(),
+        };
+        scanner.feed(body);
+        scanner.end();
+        match (scanner.found(), self.on_match) {
+            // Masked as it leaves.
+            (Some(_), OnMatch::Redact) | (None, _) => Ok(()),
+            (Some(rule), OnMatch::Block | OnMatch::Supervise) => {
+                Err(Objection::Secret(rule, scanner.found_mark()).refusal("body"))
+            }
+        }
     }
 
     /// Whether a person is asked about what is found.
@@ -122,7 +170,7 @@ impl Inspection {
             let in_head = |finding: &Finding| finding.line <= 3 || !finding.through.is_nothing();
             if self.on_match != OnMatch::Redact || findings.iter().any(in_head) {
                 let place = place(found, headers);
-                return Err(Objection::Secret(found.rule).refusal(&place));
+                return Err(Objection::Secret(found.rule, found.mark).refusal(&place));
             }
             self.mask(query, headers)?;
             // A secret in a header's name, or one over several lines, has no place of its own to be masked in.
@@ -130,7 +178,7 @@ impl Inspection {
             left.feed(&lines(first, query.as_deref(), headers));
             left.end();
             if let Some(rule) = left.found() {
-                return Err(Objection::Secret(rule).refusal("head"));
+                return Err(Objection::Secret(rule, left.found_mark()).refusal("head"));
             }
         }
         self.pieces(first[2], query.as_deref(), headers).map(|()| None)
@@ -173,7 +221,7 @@ impl Inspection {
             if let Some(masked) = self.masked(&line)? {
                 let masked = masked.get(name.as_str().len() + 2..).unwrap_or_default();
                 *value = HeaderValue::from_bytes(masked)
-                    .map_err(|_| Objection::Secret("header").refusal("header"))?;
+                    .map_err(|_| Objection::Secret("header", None).refusal("header"))?;
             }
         }
         Ok(())
@@ -185,7 +233,8 @@ impl Inspection {
         scanner.feed(text);
         scanner.end();
         let Some(rule) = scanner.found() else { return Ok(None) };
-        let spans = scanner.take_spans().ok_or_else(|| Objection::Secret(rule).refusal("head"))?;
+        let mark = scanner.found_mark();
+        let spans = scanner.take_spans().ok_or_else(|| Objection::Secret(rule, mark).refusal("head"))?;
         let mut text = text.to_vec();
         for span in spans {
             let index = |position| usize::try_from(position).unwrap_or(usize::MAX).min(text.len());
@@ -251,10 +300,11 @@ impl Objection {
     /// As an answer. It names the rule and the place, never what was found.
     pub(crate) fn refusal(self, place: &str) -> Refusal {
         match self {
-            Objection::Secret(rule) => Refusal::new(
+            Objection::Secret(rule, mark) => Refusal::new(
                 Code::SecretDetected,
                 format!("the request's {place} holds what looks like a secret (rule `{rule}`): leave it out"),
-            ),
+            )
+            .naming(mark.map(|mark| Named { rule, mark, position: place.to_owned() })),
             Objection::Uninspectable(reason) => Refusal::new(
                 Code::ContentUninspectable,
                 format!("the request's {place} cannot be searched for secrets: {reason}"),

@@ -19,6 +19,7 @@ pub mod control;
 mod credential;
 mod dns;
 mod doors;
+mod except;
 mod exchange;
 pub mod explain;
 mod frames;
@@ -57,6 +58,7 @@ pub use credential::{
 };
 pub use dns::{Answers, answer as dns_answer};
 pub use doors::{Doors, serve};
+pub use except::Marking;
 pub use proxy::{Error as ProxyError, InForce, Parts, Proxy};
 pub use refusal::{CODES, Code};
 pub use tls::ca;

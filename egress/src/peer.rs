@@ -72,6 +72,9 @@ async fn answer(proxy: &Proxy, question: Question) -> Option<Answer> {
             let (records, hash) = proxy.recorder.head().await?;
             Answer::Head { seq, records, hash }
         }
+        Question::Finding { seq, fingerprint } => {
+            Answer::Finding { seq, finding: proxy.marking.find(&fingerprint) }
+        }
         Question::Holds { seq } => Answer::Holds { seq, ids: proxy.holds.ids() },
         Question::Decide { seq, id, digest, verdict, reason } => {
             let reason = reason.chars().filter(|c| !c.is_control()).collect();

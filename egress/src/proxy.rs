@@ -8,6 +8,7 @@ use policy::{Detector, Diagnostics, Policy};
 use tracing::warn;
 
 use crate::credential::{Knowns, Placeholder, SecretStore};
+use crate::except::Marking;
 use crate::explain::{Explanation, Question};
 use crate::hold::Holds;
 use crate::inspect::Tails;
@@ -36,6 +37,8 @@ pub struct Parts {
     pub uses: Uses,
     /// The word that the agent uses like a credential.
     pub placeholder: Placeholder,
+    /// Names what is found in requests.
+    pub marking: Marking,
 }
 
 /// Why a proxy cannot be made.
@@ -71,6 +74,7 @@ pub struct Proxy {
     pub(crate) recorder: Recorder,
     pub(crate) uses: Uses,
     pub(crate) placeholder: Placeholder,
+    pub(crate) marking: Marking,
     pub(crate) snapshots: Snapshots,
     pub(crate) holds: Holds,
     reloading: Mutex<()>,
@@ -95,6 +99,7 @@ impl Proxy {
             recorder: parts.recorder,
             uses: parts.uses,
             placeholder: parts.placeholder,
+            marking: parts.marking,
             snapshots: Snapshots::new(first),
             holds: Holds::default(),
             reloading: Mutex::default(),

@@ -11,6 +11,7 @@ use policy::Denial;
 use serde::Serialize;
 
 use crate::authority;
+use crate::except::Named;
 use crate::tls::{hex, random};
 
 /// Carries the code of a refusal.
@@ -21,6 +22,8 @@ const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 /// What an agent can do about a refusal by policy.
 const PROPOSE: &str = "mcp tool propose_route";
+/// What it can do about something that was found.
+const PROPOSE_EXCEPTION: &str = "mcp tool propose_capability, with dlp_exception and the fingerprint";
 
 /// Why there is no answer from upstream. The words are stable; docs/denials.md lists them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -277,6 +280,8 @@ pub(crate) struct Refusal {
     pub(crate) retry_after: Option<u64>,
     /// For our log alone.
     pub(crate) cause: Option<String>,
+    /// What was found, where it has a name.
+    pub(crate) finding: Option<Named>,
 }
 
 #[derive(Serialize)]
@@ -297,11 +302,26 @@ struct AnswerError<'a> {
     failed: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     propose: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    finding: Option<AnswerFinding<'a>>,
+}
+
+#[derive(Serialize)]
+struct AnswerFinding<'a> {
+    rule: &'a str,
+    position: &'a str,
+    fingerprint: String,
 }
 
 impl Refusal {
     pub(crate) fn new(code: Code, hint: impl Into<String>) -> Refusal {
-        Refusal { code, hint: hint.into(), block_id: hex(&random::<6>()), retry_after: None, cause: None }
+        let block_id = hex(&random::<6>());
+        Refusal { code, hint: hint.into(), block_id, retry_after: None, cause: None, finding: None }
+    }
+
+    /// The same, about something that was found.
+    pub(crate) fn naming(self, finding: Option<Named>) -> Refusal {
+        Refusal { finding, ..self }
     }
 
     /// The same, with the time after which it is worth trying again.
@@ -366,7 +386,12 @@ impl Refusal {
             block_id: &self.block_id,
             hint: &self.hint,
             failed: self.code.failed_side(),
-            propose: self.code.propose(),
+            propose: self.code.propose().or(self.finding.as_ref().map(|_| PROPOSE_EXCEPTION)),
+            finding: self.finding.as_ref().map(|Named { rule, mark, position }| AnswerFinding {
+                rule,
+                position,
+                fingerprint: mark.to_string(),
+            }),
         };
         let mut text = serde_json::to_vec(&Answer { error }).expect("strings always have a JSON form");
         text.push(b'\n');
@@ -419,6 +444,7 @@ mod tests {
             block_id: "b10c".to_owned(),
             retry_after: None,
             cause: None,
+            finding: None,
         };
         let subject = Subject {
             scheme: "https",

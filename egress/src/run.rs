@@ -24,6 +24,7 @@ use crate::ca;
 use crate::cli::Settings;
 use crate::credential::SecretStore;
 use crate::credential::placeholder::{self, Placeholder, PlaceholderError};
+use crate::except::{self, Marking};
 use crate::explain::{self, Explanation, Question};
 use crate::journal::{self, Recorder};
 use crate::notify::Notifier;
@@ -83,6 +84,15 @@ pub enum Error {
     /// There is no placeholder.
     #[error(transparent)]
     Placeholder(#[from] PlaceholderError),
+    /// The key that names findings cannot be kept.
+    #[error("cannot keep the key that names findings in {path}")]
+    Marking {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
     /// The request to be explained is none.
     #[error(transparent)]
     Explain(#[from] explain::Error),
@@ -121,6 +131,7 @@ impl Error {
             Error::Proxy(_)
             | Error::Explain(_)
             | Error::Placeholder(_)
+            | Error::Marking { .. }
             | Error::Watch { .. }
             | Error::UpstreamTls(_)
             | Error::Parent(_)
@@ -149,6 +160,7 @@ impl Error {
             | Error::Uses(_)
             | Error::Watch { .. }
             | Error::Placeholder(_)
+            | Error::Marking { .. }
             | Error::Signals(_) => 70,
         }
     }
@@ -191,6 +203,7 @@ pub async fn run(settings: &Settings, mut inheritance: Inheritance) -> Result<()
     let peer = inheritance.peer.take();
     // Not among the secrets: it is none, and no route can name it.
     let word = inheritance.secrets.remove(placeholder::NAME);
+    let marking = except::path(&settings.state_dir);
     let parts = Parts {
         authority,
         secrets: SecretStore::new(inheritance.secrets, settings.secrets_dir.clone()),
@@ -199,6 +212,7 @@ pub async fn run(settings: &Settings, mut inheritance: Inheritance) -> Result<()
         recorder: Recorder::open(&journal::path(&settings.state_dir))?,
         uses: Uses::open(&uses::path(&settings.state_dir))?,
         placeholder: Placeholder::open(word.as_ref(), &placeholder::path(&settings.state_dir))?,
+        marking: Marking::open(&marking).map_err(|source| Error::Marking { path: marking, source })?,
     };
     let proxy = Arc::new(Proxy::new(parts, &text)?);
     for address in addresses {

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
-use policy::{Release, Route};
+use policy::{Exception, Release, Route};
 use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedMutexGuard;
 
@@ -119,6 +119,16 @@ impl Uses {
         self.take_one(release_key(release), release.max_uses).await
     }
 
+    /// Whether what is excepted is excepted no more.
+    pub(crate) fn is_exception_spent(&self, exception: &Exception) -> bool {
+        self.used(&exception_key(exception)) >= exception.max_uses.get()
+    }
+
+    /// Counts a use of the exception; when this returns, it is durable.
+    pub(crate) async fn take_exception(&self, exception: &Exception) -> Result<(), NoUse> {
+        self.take_one(exception_key(exception), exception.max_uses).await
+    }
+
     /// How often the route was used.
     pub(crate) fn used(&self, key: &str) -> u64 {
         self.counts().get(key).map_or(0, |count| count.used)
@@ -198,6 +208,10 @@ impl Uses {
 
 fn release_key(release: &Release) -> String {
     format!("grant {}", release.grant)
+}
+
+fn exception_key(exception: &Exception) -> String {
+    format!("grant {}", exception.grant)
 }
 
 fn read(path: &Path) -> Result<Option<Stored>, Error> {

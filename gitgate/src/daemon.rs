@@ -20,7 +20,7 @@ use crate::front::Front;
 use crate::hold::Holds;
 use crate::journal::Ledger;
 use crate::state::{self, Loaded, State};
-use crate::{control, maintain, metrics};
+use crate::{control, maintain, marking, metrics};
 
 /// How long sessions may go on after the signal to stop.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -72,8 +72,10 @@ pub async fn run(options: &Serve, sockets: Inherited, signals: Signals) -> Resul
     state.put(&repos).map_err(configuration)?;
     let ledger = Ledger::open(&options.state_dir).map_err(|error| Failure::Broken(error.into()))?;
     let listeners = listen(options, sockets.listeners).await?;
-    let holds =
-        Holds::new(sockets.peer).context("cannot use the socket to supervise").map_err(Failure::Broken)?;
+    let marking = marking::open(&options.state_dir);
+    let marking = marking.context("cannot keep the key that names findings").map_err(Failure::Broken)?;
+    let holds = Holds::new(sockets.peer, marking);
+    let holds = holds.context("cannot use the socket to supervise").map_err(Failure::Broken)?;
     let metrics = metrics_listener(options, &listeners).await?;
     let notifier = Notifier::from_environment();
     let front = Arc::new(Front::new(state, ledger, holds));

@@ -3,7 +3,7 @@
 //! A push passes by a release of its digest in `repos.yaml`, which the host alone writes: a word from supervise lets nothing
 //! pass. What it says of an approval is only that it is time to look; what it says of a rejection counts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram as Socket;
@@ -12,9 +12,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use proposal::peer::{
-    Answer, DATAGRAM_MAX, Found, HELD_MAX, Held, HeldRef, Hold, Question, Verdict, Word, datagram, message,
+    Answer, DATAGRAM_MAX, Found, HELD_MAX, Held, HeldRef, Hold, Located, Question, Target, Verdict, Word,
+    datagram, message,
 };
 use repos::Repo;
+use scan::MarkKey;
 use tokio::net::UnixDatagram;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
@@ -29,13 +31,17 @@ use crate::wire::{Place, Update};
 pub(crate) const HOLD_TIMEOUT: Duration = Duration::from_secs(600);
 /// How many pushes wait at once; there are as many places again for those that need nobody.
 const HOLDS_MAX: usize = 4;
+/// How many findings are remembered.
+const FOUND_MAX: usize = 64;
 const ID_BYTES: usize = 16;
 const REASON_MAX_CHARS: usize = 300;
 
-/// The pushes that wait, and the way to supervise, if there is one.
-#[derive(Default)]
+/// The pushes that wait, what was found in those that were refused, and the way to supervise, if there is one.
 pub(crate) struct Holds {
     peer: Option<UnixDatagram>,
+    marking: Arc<MarkKey>,
+    /// What was found lately, newest last.
+    found: Mutex<VecDeque<Located>>,
     waiting: Mutex<BTreeMap<String, Entry>>,
     /// Told when a decision, or another configuration, came.
     news: Notify,
@@ -64,13 +70,43 @@ pub(crate) struct Waiting<'h> {
 
 impl Holds {
     /// With the socket that the supervisor passed, if it did. Needs a runtime.
-    pub(crate) fn new(peer: Option<OwnedFd>) -> io::Result<Self> {
+    pub(crate) fn new(peer: Option<OwnedFd>, marking: Arc<MarkKey>) -> io::Result<Self> {
         let socket = |peer: OwnedFd| {
             let socket = Socket::from(peer);
             socket.set_nonblocking(true)?;
             UnixDatagram::from_std(socket)
         };
-        Ok(Self { peer: peer.map(socket).transpose()?, ..Self::default() })
+        Ok(Self {
+            peer: peer.map(socket).transpose()?,
+            marking,
+            found: Mutex::default(),
+            waiting: Mutex::default(),
+            news: Notify::new(),
+        })
+    }
+
+    /// What findings are named with.
+    pub(crate) fn marking(&self) -> &MarkKey {
+        &self.marking
+    }
+
+    /// Remembers what a push is refused for, or held, so that an exception can be asked for.
+    pub(crate) fn note(&self, repo: &Repo, places: &[Place]) {
+        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        for place in places.iter().take(HELD_MAX) {
+            let Some(fingerprint) = place.fingerprint.clone() else { continue };
+            found.retain(|known| known.fingerprint != fingerprint);
+            if found.len() == FOUND_MAX {
+                found.pop_front();
+            }
+            let target = Target::Repo(repo.name.to_string());
+            found.push_back(Located { fingerprint, target, found: self::found(place) });
+        }
+    }
+
+    fn find(&self, fingerprint: &str) -> Option<Located> {
+        let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        found.iter().find(|known| known.fingerprint == fingerprint).cloned()
     }
 
     /// Takes a push in and tells supervise.
@@ -158,6 +194,9 @@ impl Holds {
                 for hold in holds {
                     self.say(&Word::Held { hold });
                 }
+            }
+            Question::Finding { seq, fingerprint } => {
+                self.say(&Answer::Finding { seq, finding: self.find(&fingerprint) });
             }
             Question::Decide { seq, id, digest, verdict, reason } => {
                 let waited = match self.waiting().get_mut(&id) {

@@ -9,18 +9,21 @@ use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{ExitCode, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 use git2::{Oid, Repository};
 use proposal::peer::HELD_MAX;
+use scan::{Mark, MarkKey, Marks};
 use sha2::{Digest as _, Sha256};
 
 use crate::door::Door;
 use crate::git::{GateDir, Objects, printable};
 use crate::inspect::{self, Asked, Judgement};
 use crate::wire::{
-    Bounds, Change, End, FromHook, HOOK_FD, LINE_MAX_BYTES, OnSecret, Options, ToHook, Update, Way,
+    Bounds, Change, End, Excepted, FromHook, HOOK_FD, LINE_MAX_BYTES, Marking, OnSecret, Options, ToHook,
+    Update, Way,
 };
 use crate::{configuring, report, ssh, sys};
 
@@ -67,7 +70,7 @@ fn judge() -> anyhow::Result<Verdict> {
     let mut next = daemon.hear()?;
     loop {
         next = match next {
-            ToHook::Inspect { bounds } => match scene.look(&push, &bounds, &mut daemon)? {
+            ToHook::Inspect { bounds, marking } => match scene.look(&push, &bounds, &marking, &mut daemon)? {
                 Looked::Refused(words) => return Ok(Verdict::Refuse(words)),
                 Looked::At(judgement, known) => {
                     match daemon.hear_waiting()? {
@@ -109,6 +112,14 @@ fn options() -> anyhow::Result<Vec<String>> {
     (0..count)
         .map(|n| std::env::var(format!("GIT_PUSH_OPTION_{n}")).context("a push option is not text"))
         .collect()
+}
+
+/// What names the findings of this push.
+fn marks(marking: &Marking) -> anyhow::Result<Arc<Marks>> {
+    let mark = |one: &Excepted| Some((one.rule.clone(), Mark::parse(&one.fingerprint)?));
+    let excepted = marking.excepted.iter().map(mark).collect::<Option<_>>();
+    let excepted = excepted.context("the daemon excepts what has no name")?;
+    Ok(Arc::new(Marks::new(Arc::new(MarkKey::new(marking.key)), excepted)))
 }
 
 /// The socket to the daemon.
@@ -215,13 +226,19 @@ impl Scene {
     }
 
     /// Judges the objects and says what came of it.
-    fn look(&self, push: &Push, bounds: &Bounds, daemon: &mut Daemon) -> anyhow::Result<Looked> {
+    fn look(
+        &self,
+        push: &Push,
+        bounds: &Bounds,
+        marking: &Marking,
+        daemon: &mut Daemon,
+    ) -> anyhow::Result<Looked> {
         let Push { updates, options } = push;
         if !options.is_empty() && bounds.options == Options::Refuse {
             bail!("push options are not passed on to this upstream; push without --push-option");
         }
-        let known = self.upstream_tips()?;
-        let judgement = match self.inspect(updates, options, bounds, &known) {
+        let (known, marks) = (self.upstream_tips()?, marks(marking)?);
+        let judgement = match self.inspect(updates, options, bounds, &known, &marks) {
             Ok(judgement) => judgement,
             Err(error) => {
                 let reason = format!("{error:#}");
@@ -243,11 +260,12 @@ impl Scene {
             daemon.say(&FromHook::Objected { reasons: objections.clone() })?;
             return Ok(Looked::Refused(report::denied(objections)));
         }
+        let excepted = marks.met().into_iter().filter_map(|at| marking.excepted.get(at).cloned()).collect();
         daemon.say(&if places.is_empty() {
-            FromHook::Clean { objects: *objects }
+            FromHook::Clean { objects: *objects, excepted }
         } else {
             let digest = self.digest(updates, options, content)?;
-            FromHook::Held { findings: places.clone(), objects: *objects, digest }
+            FromHook::Held { findings: places.clone(), objects: *objects, digest, excepted }
         })?;
         Ok(Looked::At(judgement, known))
     }
@@ -355,6 +373,7 @@ impl Scene {
         options: &[String],
         bounds: &Bounds,
         known: &[Oid],
+        marks: &Arc<Marks>,
     ) -> anyhow::Result<Judgement> {
         let asked = Asked {
             max_file: bounds.max_file,
@@ -362,6 +381,7 @@ impl Scene {
             lfs: bounds.lfs,
             opaque: bounds.opaque,
             rules: scan::Rules::builtin(),
+            marks: Some(Arc::clone(marks)),
         };
         let mut tips = Vec::new();
         for update in updates.iter().filter(|u| u.change != Change::Delete) {
@@ -371,9 +391,9 @@ impl Scene {
             Some(path) => inspect::quarantined(&self.repo, path, &tips, known, &asked)?,
             None => inspect::new_objects(&self.repo, &tips, known, &asked)?,
         };
-        let names = updates.iter().flat_map(|u| inspect::name(&u.name, "(ref name)"));
+        let names = updates.iter().flat_map(|u| inspect::name(&u.name, "(ref name)", &asked));
         judgement.places.extend(names);
-        judgement.places.extend(options.iter().flat_map(|o| inspect::name(o, "(push option)")));
+        judgement.places.extend(options.iter().flat_map(|o| inspect::name(o, "(push option)", &asked)));
         judgement.objections.extend(configuring::objections(&self.repo, &judgement.configuring, bounds.lfs)?);
         Ok(judgement)
     }

@@ -6,10 +6,11 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use git2::{ObjectType, Oid, Repository, Sort, Tree};
-use scan::{Bounds, Finding, Report, Rules, Uninspectable};
+use scan::{Bounds, Finding, Marks, Report, Rules, Scanner, Uninspectable};
 
 use crate::wire::{Lfs, Opaque, Place};
 
@@ -79,13 +80,24 @@ pub(crate) struct Asked {
     pub(crate) lfs: Lfs,
     pub(crate) opaque: Opaque,
     pub(crate) rules: &'static Rules,
+    /// Names what is found, and passes over what is excepted.
+    pub(crate) marks: Option<Arc<Marks>>,
 }
 
 impl Asked {
     /// Nothing but the bound that judging needs.
     pub(crate) fn nothing(rules: &'static Rules) -> Self {
         let (lfs, opaque) = (Lfs::Pass, Opaque::Pass);
-        Self { max_file: OBJECT_MAX_BYTES, author_domains: Vec::new(), lfs, opaque, rules }
+        Self { max_file: OBJECT_MAX_BYTES, author_domains: Vec::new(), lfs, opaque, rules, marks: None }
+    }
+
+    fn search(&self, bytes: &[u8]) -> Report {
+        let mut scanner = Scanner::new(self.rules, None, Bounds::default());
+        if let Some(marks) = &self.marks {
+            scanner = scanner.marked(Arc::clone(marks));
+        }
+        scanner.feed(bytes);
+        scanner.finish()
     }
 }
 
@@ -161,8 +173,8 @@ fn inspect<'r>(
 }
 
 /// What is found in a name.
-pub(crate) fn name(name: &str, kind: &str) -> Vec<Place> {
-    let findings = Rules::builtin().scan(name.as_bytes());
+pub(crate) fn name(name: &str, kind: &str, asked: &Asked) -> Vec<Place> {
+    let findings = asked.search(name.as_bytes()).findings;
     findings.into_iter().map(|finding| place(finding, None, None, kind)).collect()
 }
 
@@ -304,7 +316,7 @@ impl Inspection<'_> {
             let object = self.odb.read(oid)?;
             let bytes = object.data();
             let pointer = bytes.len() < LFS_POINTER_MAX_BYTES && bytes.starts_with(LFS_POINTER);
-            (pointer, self.asked.rules.inspect(bytes, Bounds::default()))
+            (pointer, self.asked.search(bytes))
         };
         if let (Some(reason), Opaque::Refuse) = (uninspectable.filter(hides), self.asked.opaque) {
             self.object_to(format!("{file} cannot be looked into: {reason}; commit what is in it, or ask the operator for `opaque: true`"));
@@ -357,12 +369,12 @@ impl Inspection<'_> {
     }
 
     fn text(&mut self, bytes: &[u8], label: &str, commit: Oid) {
-        let findings = self.asked.rules.scan(bytes);
+        let findings = self.asked.search(bytes).findings;
         self.add(findings.into_iter().map(|finding| place(finding, Some(commit), None, label)));
     }
 
     fn path(&mut self, path: &str, commit: Option<Oid>) {
-        let findings = self.asked.rules.scan(path.as_bytes());
+        let findings = self.asked.search(path.as_bytes()).findings;
         self.add(findings.into_iter().map(|finding| place(finding, commit, None, "(file name)")));
     }
 
@@ -443,7 +455,7 @@ fn same_name(tree: &Tree<'_>, name: &[u8]) -> Option<(Oid, ObjectType)> {
 }
 
 pub(crate) fn place(finding: Finding, commit: Option<Oid>, object: Option<Oid>, file: &str) -> Place {
-    let Finding { rule, line, line_end, column, .. } = finding;
+    let Finding { rule, line, line_end, column, mark, .. } = finding;
     Place {
         rule: rule.to_owned(),
         commit: commit.map(|oid| oid.to_string()),
@@ -452,5 +464,6 @@ pub(crate) fn place(finding: Finding, commit: Option<Oid>, object: Option<Oid>, 
         line,
         line_end,
         column,
+        fingerprint: mark.map(|mark| mark.to_string()),
     }
 }

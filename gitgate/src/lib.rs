@@ -29,6 +29,7 @@ mod journal;
 mod lister;
 mod listing;
 mod maintain;
+mod marking;
 mod metrics;
 mod mirror;
 mod pktline;

@@ -30,7 +30,9 @@ use crate::send::{Answer, Road};
 use crate::session::{self, Client, Hangup, Moved, SessionError};
 use crate::state::{Served, State};
 use crate::verdict::{self, Reasons};
-use crate::wire::{Bounds, Change, End, FromHook, HOOK_FD, LINE_MAX_BYTES, Place, ToHook, Update, Way};
+use crate::wire::{
+    Bounds, Change, End, Excepted, FromHook, HOOK_FD, LINE_MAX_BYTES, Marking, Place, ToHook, Update, Way,
+};
 use crate::{door, proof, refresh, report, sys};
 
 /// How long a push waits for its turn.
@@ -91,6 +93,7 @@ pub(crate) async fn receive(
                 road: None,
                 looks: 0,
                 release: None,
+                excepted: Vec::new(),
                 told,
                 gone,
             };
@@ -168,6 +171,8 @@ struct Talk<'a, 's> {
     looks: u32,
     /// The digest of a push that passes although secrets were found in it.
     release: Option<String>,
+    /// What was found and is excepted.
+    excepted: Vec<Excepted>,
     /// Whether nobody reads the answer any more.
     gone: watch::Receiver<bool>,
 }
@@ -239,8 +244,10 @@ impl<'s> Talk<'_, 's> {
                     self.options = options;
                     Some(self.updates(updates).await)
                 }
-                FromHook::Held { findings, objects, digest } => {
+                FromHook::Held { findings, objects, digest, excepted } => {
                     self.pushed.objects = objects;
+                    self.excepted = excepted;
+                    self.holds.note(&self.served.repo, &findings);
                     match self.await_release(&mut reader, &mut writer, &findings, &digest).await {
                         Ok(()) => {
                             self.pushed.released = findings;
@@ -256,13 +263,15 @@ impl<'s> Talk<'_, 's> {
                         }
                     }
                 }
-                FromHook::Clean { objects } => {
+                FromHook::Clean { objects, excepted } => {
                     self.pushed.objects = objects;
+                    self.excepted = excepted;
                     let (answer, turn) = self.forward(PROOF_MAX).await;
                     lock = turn;
                     Some(answer)
                 }
                 FromHook::Found { findings } => {
+                    self.holds.note(&self.served.repo, &findings);
                     self.tell(BTreeMap::new(), report::brief(&findings));
                     self.pushed.outcome = PushOutcome::Secrets(findings);
                     None
@@ -371,7 +380,7 @@ impl<'s> Talk<'_, 's> {
             return no;
         }
         match self.judge(&self.pushed.updates) {
-            Ok(Permit { bounds, .. }) => ToHook::Inspect { bounds },
+            Ok(Permit { bounds, .. }) => ToHook::Inspect { bounds, marking: self.marking() },
             Err(no) => {
                 self.pushed.outcome = PushOutcome::Denied;
                 self.deny(no)
@@ -526,13 +535,35 @@ impl<'s> Talk<'_, 's> {
                 if asked.is_none() {
                     *asked = ask(self.served, self.state);
                 }
-                ToHook::Inspect { bounds }
+                ToHook::Inspect { bounds, marking: self.marking() }
             }
             Err(no) => {
                 self.pushed.outcome = PushOutcome::Denied;
                 self.deny(no)
             }
         }
+    }
+
+    /// What the hook names findings with, and what is excepted now.
+    fn marking(&self) -> Marking {
+        let used = self.ledger.used();
+        let moment = Moment { now: Timestamp::now(), used: &used };
+        let excepted = self.state.exceptions(&self.served.repo.name, &moment).into_iter();
+        let excepted = excepted.map(|one| Excepted { rule: one.rule, fingerprint: one.fingerprint });
+        Marking { key: *self.holds.marking().open(), excepted: excepted.collect() }
+    }
+
+    /// The grants of what is excepted in this push; nothing when one of them holds no more.
+    fn excepting(&self) -> Option<Vec<String>> {
+        let used = self.ledger.used();
+        let moment = Moment { now: Timestamp::now(), used: &used };
+        let holding = self.state.exceptions(&self.served.repo.name, &moment);
+        let grant = |met: &Excepted| {
+            let is_it = |one: &&repos::Exception| one.rule == met.rule && one.fingerprint == met.fingerprint;
+            holding.iter().find(is_it).map(|one| one.grant.counted().map(str::to_owned))
+        };
+        let grants: Option<Vec<Option<String>>> = self.excepted.iter().map(grant).collect();
+        Some(grants?.into_iter().flatten().collect())
     }
 
     fn deny(&self, No { lines, refs }: No) -> ToHook {
@@ -563,6 +594,10 @@ impl<'s> Talk<'_, 's> {
             let over = || (PushOutcome::Denied, "what let this push pass is used up".to_owned().into());
             permit.grants.extend(release.ok_or_else(over)?.grant.counted().map(str::to_owned));
         }
+        let over = || (PushOutcome::Denied, "what let this push pass is used up".to_owned().into());
+        permit.grants.extend(self.excepting().ok_or_else(over)?);
+        permit.grants.sort_unstable();
+        permit.grants.dedup();
         let repo = &self.served.repo;
         let door = self.state.keyring.door(&self.state.gate, repo);
         let door = door.map_err(|error| (PushOutcome::Failed, error.to_string().into()))?;

@@ -12,8 +12,19 @@ const SHORT_ID: usize = 10;
 pub(crate) fn secrets(places: &[Place]) -> String {
     let head = "git-gate: push refused: secrets in new objects; upstream was not contacted\n";
     listed(head, places)
+        + &asking(places)
         + "git-gate: Deleting the secret in a later commit is not enough: it must not be in any commit that is pushed.\n\
            git-gate: Amend the last commit (git commit --amend) or rewrite the named one (git rebase -i), then push again.\n"
+}
+
+/// How to ask for an exception, where one can be.
+fn asking(places: &[Place]) -> String {
+    let Some(fingerprint) = places.iter().find_map(|place| place.fingerprint.as_ref()) else {
+        return String::new();
+    };
+    format!(
+        "git-gate: If it is no secret, ask: mcp tool propose_capability {{\"capability\":\"dlp_exception\",\"fingerprint\":\"{fingerprint}\",\"reason\":\"…\"}}\n"
+    )
 }
 
 /// A push with secrets that the operator did not let pass.
@@ -37,7 +48,8 @@ pub(crate) fn held(places: &[Place], minutes: u64) -> String {
 fn listed(head: &str, places: &[Place]) -> String {
     let mut text = String::from(head);
     for place in places.iter().take(SHOWN_MAX) {
-        let _ = writeln!(text, "git-gate:   {}", line(place));
+        let name = place.fingerprint.as_ref().map_or_else(String::new, |name| format!(" [{name}]"));
+        let _ = writeln!(text, "git-gate:   {}{name}", line(place));
     }
     if let Some(more @ 1..) = places.len().checked_sub(SHOWN_MAX) {
         let _ = writeln!(text, "git-gate:   and {more} more");
@@ -109,6 +121,7 @@ mod tests {
             line: 12,
             line_end: 20,
             column: 1,
+            fingerprint: None,
         }
     }
 

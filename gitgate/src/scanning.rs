@@ -102,7 +102,7 @@ impl<W: Write> Printer<W> {
 
     fn print(&mut self, place: &Place) -> anyhow::Result<()> {
         self.found = true;
-        let Place { rule, commit, object, file, line, line_end, column } = place;
+        let Place { rule, commit, object, file, line, line_end, column, fingerprint: _ } = place;
         let (commit, object) = (commit.as_deref(), object.as_deref());
         if self.json {
             let line = Line { file, line: *line, line_end: *line_end, column: *column, rule, commit, object };

@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use repos::{Allow, Diagnostics, Grant, GrantEnd, Moment, Release, Repo, RepoName, Repos, Upstream};
+use repos::{
+    Allow, Diagnostics, Exception, Grant, GrantEnd, Moment, Release, Repo, RepoName, Repos, Upstream,
+};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{Notify, OnceCell};
 
@@ -143,6 +145,7 @@ pub(crate) struct State {
     pub(crate) changed: Arc<Notify>,
     served: RwLock<BTreeMap<RepoName, Arc<Served>>>,
     releases: RwLock<Vec<Release>>,
+    exceptions: RwLock<Vec<Exception>>,
     capabilities: OnceCell<Vec<u8>>,
 }
 
@@ -178,6 +181,7 @@ impl State {
             changed: Arc::default(),
             served: RwLock::default(),
             releases: RwLock::default(),
+            exceptions: RwLock::default(),
             capabilities: OnceCell::new(),
         })
     }
@@ -201,6 +205,7 @@ impl State {
         }
         *self.served.write().unwrap_or_else(PoisonError::into_inner) = next;
         *self.releases.write().unwrap_or_else(PoisonError::into_inner) = repos.releases().to_vec();
+        *self.exceptions.write().unwrap_or_else(PoisonError::into_inner) = repos.exceptions().to_vec();
         self.warm.retain(repos.iter().filter_map(|repo| match &repo.upstream {
             Upstream::Ssh(ssh) => Some(ssh),
             Upstream::Https(_) | Upstream::File(_) => None,
@@ -229,13 +234,22 @@ impl State {
         releases.iter().find(|one| one.digest == digest && one.grant.holds(moment).is_ok()).cloned()
     }
 
+    /// What of the scanner's findings may be pushed to that repository at this moment.
+    pub(crate) fn exceptions(&self, repo: &RepoName, moment: &Moment<'_>) -> Vec<Exception> {
+        let exceptions = self.exceptions.read().unwrap_or_else(PoisonError::into_inner);
+        let holds = |one: &&Exception| one.repo == *repo && one.grant.holds(moment).is_ok();
+        exceptions.iter().filter(holds).cloned().collect()
+    }
+
     /// Whether the grant of that name was used as often as it may be.
     pub(crate) fn is_used_up(&self, id: &str, moment: &Moment<'_>) -> bool {
         let over = |grant: &Grant| {
             grant.counted() == Some(id) && matches!(grant.holds(moment), Err(GrantEnd::UsedUp(_)))
         };
         let releases = self.releases.read().unwrap_or_else(PoisonError::into_inner);
+        let exceptions = self.exceptions.read().unwrap_or_else(PoisonError::into_inner);
         releases.iter().any(|release| over(&release.grant))
+            || exceptions.iter().any(|exception| over(&exception.grant))
             || self.all().iter().any(|served| {
                 let Repo { grant, push, .. } = &served.repo;
                 push.grants().chain([grant]).any(over)

@@ -26,14 +26,14 @@ pub(crate) enum FromHook {
     Found { findings: Vec<Place> },
     /// Secrets were found, and the operator may be asked about exactly this push; the daemon answers [`ToHook::Wait`] any number of
     /// times, then [`ToHook::Forward`] or [`ToHook::Deny`].
-    Held { findings: Vec<Place>, objects: u64, digest: String },
+    Held { findings: Vec<Place>, objects: u64, digest: String, excepted: Vec<Excepted> },
     /// The rules of the repository do not let the objects through; the end.
     Objected { reasons: Vec<String> },
     /// The objects cannot be judged; the end.
     Unjudged { reason: String },
-    /// Nothing was found in so many objects; the daemon answers [`ToHook::Forward`], [`ToHook::Deny`], or [`ToHook::Inspect`] where
+    /// Nothing but what is excepted was found in so many objects; the daemon answers [`ToHook::Forward`], [`ToHook::Deny`], or [`ToHook::Inspect`] where
     /// upstream has something else by now.
-    Clean { objects: u64 },
+    Clean { objects: u64, excepted: Vec<Excepted> },
     /// The pack follows in frames, each after its length in four bytes; a length of nothing ends it. The daemon answers
     /// [`ToHook::Wait`] any number of times, then [`ToHook::Sent`].
     Sending,
@@ -58,7 +58,7 @@ pub(crate) enum End {
 #[serde(tag = "say", rename_all = "kebab-case")]
 pub(crate) enum ToHook {
     /// The refs may be pushed if their objects are clean and keep these bounds.
-    Inspect { bounds: Bounds },
+    Inspect { bounds: Bounds, marking: Marking },
     /// Words for the client, who waits.
     Wait { words: String },
     /// The push ends here, for these reasons.
@@ -90,6 +90,26 @@ pub(crate) struct Bounds {
     pub(crate) opaque: Opaque,
     pub(crate) options: Options,
     pub(crate) on_secret: OnSecret,
+}
+
+/// How what is found is named, and what is excepted. Only the hook is told.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct Marking {
+    pub(crate) key: [u8; scan::MARK_KEY_BYTES],
+    pub(crate) excepted: Vec<Excepted>,
+}
+
+impl std::fmt::Debug for Marking {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "Marking(.., {:?})", self.excepted)
+    }
+}
+
+/// A finding that may be pushed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Excepted {
+    pub(crate) rule: String,
+    pub(crate) fingerprint: String,
 }
 
 /// Whether pointers of git-lfs may be pushed.
@@ -177,4 +197,7 @@ pub(crate) struct Place {
     pub(crate) line: u32,
     pub(crate) line_end: u32,
     pub(crate) column: u32,
+    /// Its name, by which an exception can be asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) fingerprint: Option<String>,
 }

@@ -1,4 +1,4 @@
-//! What an approval can add beside a route: that what is held may pass, and that a limit is higher for a while.
+//! What an approval can add beside a route: that what is held may pass, that one finding of the scanner is none, and that a limit is higher for a while.
 
 use std::fmt;
 use std::num::{NonZeroU32, NonZeroU64};
@@ -19,6 +19,8 @@ pub enum Extra {
     Release(Release),
     /// A limit is higher.
     Raise(Raise),
+    /// One finding of the scanner is none.
+    Exception(Exception),
 }
 
 /// That a request which is held may pass, as exactly that request.
@@ -29,6 +31,23 @@ pub struct Release {
     /// Until when.
     pub expires_at: Timestamp,
     /// How often.
+    pub max_uses: NonZeroU64,
+    /// The proposal that made it.
+    pub grant: GrantId,
+}
+
+/// That one thing the scanner finds may go to one host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exception {
+    /// One host, never a wildcard.
+    pub host: Host,
+    /// The rule that finds it.
+    pub rule: String,
+    /// Which of what the rule finds: the name that egress gives it, 32 hexadecimal digits.
+    pub fingerprint: String,
+    /// Until when.
+    pub expires_at: Timestamp,
+    /// In how many requests.
     pub max_uses: NonZeroU64,
     /// The proposal that made it.
     pub grant: GrantId,
@@ -138,7 +157,9 @@ impl Extra {
     #[must_use]
     pub fn grant(&self) -> &GrantId {
         match self {
-            Extra::Release(Release { grant, .. }) | Extra::Raise(Raise { grant, .. }) => grant,
+            Extra::Release(Release { grant, .. })
+            | Extra::Raise(Raise { grant, .. })
+            | Extra::Exception(Exception { grant, .. }) => grant,
         }
     }
 
@@ -146,9 +167,9 @@ impl Extra {
     #[must_use]
     pub fn expires_at(&self) -> Timestamp {
         match self {
-            Extra::Release(Release { expires_at, .. }) | Extra::Raise(Raise { expires_at, .. }) => {
-                *expires_at
-            }
+            Extra::Release(Release { expires_at, .. })
+            | Extra::Raise(Raise { expires_at, .. })
+            | Extra::Exception(Exception { expires_at, .. }) => *expires_at,
         }
     }
 
@@ -156,6 +177,7 @@ impl Extra {
         match self {
             Extra::Release(_) => List::Optional("releases"),
             Extra::Raise(_) => List::Optional("raised"),
+            Extra::Exception(_) => List::Optional("exceptions"),
         }
     }
 
@@ -167,6 +189,12 @@ impl Extra {
             }
             Extra::Raise(Raise { host, limit, value, .. }) => {
                 format!("{{host: {}, limit: {limit}, value: {value}, {end}}}", quoted(host.as_str()))
+            }
+            Extra::Exception(Exception { host, rule, fingerprint, max_uses, .. }) => {
+                let (host, rule, fingerprint) = (quoted(host.as_str()), quoted(rule), quoted(fingerprint));
+                format!(
+                    "{{host: {host}, rule: {rule}, fingerprint: {fingerprint}, max_uses: {max_uses}, {end}}}"
+                )
             }
         }]
     }
@@ -180,7 +208,7 @@ impl Policy {
             Extra::Raise(raise) if raise.host == *host && now < raise.expires_at => {
                 limits.raised(raise.limit, raise.value)
             }
-            Extra::Raise(_) | Extra::Release(_) => limits,
+            Extra::Raise(_) | Extra::Release(_) | Extra::Exception(_) => limits,
         })
     }
 
@@ -196,7 +224,17 @@ impl Policy {
                 let holds = release.digest == digest && now < release.expires_at && !is_spent(release);
                 holds.then_some(release)
             }
-            Extra::Raise(_) => None,
+            Extra::Raise(_) | Extra::Exception(_) => None,
+        })
+    }
+
+    /// What of the scanner's findings may go to `host`.
+    pub fn exceptions<'p>(&'p self, host: &'p Host, now: Timestamp) -> impl Iterator<Item = &'p Exception> {
+        self.extras().iter().filter_map(move |extra| match extra {
+            Extra::Exception(exception) => {
+                (exception.host == *host && now < exception.expires_at).then_some(exception)
+            }
+            Extra::Raise(_) | Extra::Release(_) => None,
         })
     }
 }
@@ -317,6 +355,34 @@ mod tests {
         assert!(policy.released(&digest, at(100), |_| false).is_none());
         assert!(policy.released(&digest, at(99), |_| true).is_none());
         assert!(policy.released(&digest.replace('0', "1"), at(99), |_| false).is_none());
+    }
+
+    #[test]
+    fn an_exception_is_for_one_finding_to_one_host_until_its_end() {
+        let host = |name: &str| Host::parse(name).unwrap();
+        let exception = Extra::Exception(Exception {
+            host: host("a.example.com"),
+            rule: "gitlab-pat".to_owned(),
+            fingerprint: "0a".repeat(16),
+            expires_at: at(100),
+            max_uses: NonZeroU64::MIN,
+            grant: GrantId::parse("e").unwrap(),
+        });
+        let text = append_extra(BASE, &exception).unwrap();
+        assert!(text.ends_with("exceptions:\n  - {host: \"a.example.com\", rule: \"gitlab-pat\", fingerprint: \"0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a\", max_uses: 1, expires_at: 1970-01-01T00:01:40Z, grant: \"e\"}\n"), "{text}");
+        assert_eq!(remove_extra(&text, exception.grant()).unwrap(), BASE);
+        let policy = Policy::parse("routes.yaml", &text).unwrap();
+        let count = |name: &str, second| policy.exceptions(&host(name), at(second)).count();
+        assert_eq!(
+            [count("a.example.com", 99), count("a.example.com", 100), count("b.example.com", 99)],
+            [1, 0, 0]
+        );
+    }
+
+    #[test]
+    fn an_exception_that_names_nothing_exact_is_refused_with_its_place() {
+        let text = "routes: []\nexceptions:\n  - {host: \"*.example.com\", rule: known-secret, fingerprint: 0a, expires_at: 2026-12-01T12:00:00Z, grant: e}\n";
+        insta::assert_snapshot!(Policy::parse("routes.yaml", text).unwrap_err(), @"");
     }
 
     #[test]

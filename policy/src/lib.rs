@@ -59,7 +59,7 @@ pub use decide::{Code, Decision, Denial, Front, RequestHead};
 pub use describe::describe;
 pub use diagnostic::{Diagnostic, Diagnostics};
 pub use dlp::{Detector, Dlp, OnMatch, Unreadable};
-pub use extra::{Extra, Limit, Raise, Release, append_extra, remove_extra};
+pub use extra::{Exception, Extra, Limit, Raise, Release, append_extra, remove_extra};
 pub use grant::{Grant, GrantId, GrantIdError};
 pub use host::{Host, HostError};
 pub use limits::RouteLimits;

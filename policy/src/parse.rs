@@ -48,6 +48,9 @@ pub(crate) fn parse(file: &str, text: &str) -> Result<Policy, Diagnostics> {
     for raw in raw.raised.iter().flatten() {
         extras.extend(extra::raise(raw, &mut findings));
     }
+    for raw in raw.exceptions.iter().flatten() {
+        extras.extend(extra::exception(raw, &mut findings));
+    }
     if findings.list.is_empty() {
         let warnings = lint::warnings(file, &routes, &places);
         let policy = Policy::new(log, defaults, routes, warnings);

@@ -24,6 +24,25 @@ pub(crate) struct RawFile {
     pub(crate) releases: Option<Vec<Spanned<RawRelease>>>,
     #[serde(default, deserialize_with = "present")]
     pub(crate) raised: Option<Vec<Spanned<RawRaise>>>,
+    #[serde(default, deserialize_with = "present")]
+    pub(crate) exceptions: Option<Vec<Spanned<RawException>>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawException {
+    #[serde(default, deserialize_with = "present")]
+    pub(crate) host: Option<Text>,
+    #[serde(default, deserialize_with = "present")]
+    pub(crate) rule: Option<Text>,
+    #[serde(default, deserialize_with = "present")]
+    pub(crate) fingerprint: Option<Text>,
+    #[serde(default, deserialize_with = "present")]
+    pub(crate) expires_at: Option<Text>,
+    #[serde(default, deserialize_with = "present")]
+    pub(crate) max_uses: Option<Text>,
+    #[serde(default, deserialize_with = "present")]
+    pub(crate) grant: Option<Text>,
 }
 
 #[derive(Deserialize)]

@@ -4,10 +4,13 @@ use std::num::{NonZeroU32, NonZeroU64};
 
 use jiff::{SignedDuration, Timestamp};
 use policy::lines::{List, add_item, quoted, remove_item};
-use policy::{AppendError, Extra, GrantId, Host, Limit, Policy, Raise, Release, append_extra, remove_extra};
+use policy::{
+    AppendError, Exception, Extra, GrantId, Host, Limit, Policy, Raise, Release, append_extra, remove_extra,
+};
 use repos::{Allow, RefPattern, Repo, RepoName, Repos, Upstream};
 
-use crate::peer::Held;
+use crate::capability::times;
+use crate::peer::{Held, Target};
 use crate::{Access, Ask, Capability, Id, Wish, digest, review};
 
 /// The files that grants stand in.
@@ -130,7 +133,7 @@ pub fn addition(
     let lifetime = SignedDuration::from_secs(i64::from(ttl_seconds));
     let expires_at = now.checked_add(lifetime).map_err(|_| AdditionError::Time)?;
     let table = ask.table().ok_or(AdditionError::ByHand)?;
-    let max_uses = if ask.held().is_some() { max_uses.or(Some(NonZeroU32::MIN)) } else { max_uses };
+    let max_uses = max_uses.or(ask.max_uses());
     let terms = Terms { expires_at, max_uses };
     let text = added(base, id, ask, terms)?;
     let base_digest = digest(base);
@@ -202,9 +205,20 @@ pub fn added(base: &str, id: &Id, ask: &Ask, terms: Terms) -> Result<String, Add
                 let item = repository(&parse(base)?, upstream, *access, &end)?;
                 with_item(base, REPOS, &item)
             }
-            Wish::GitRef { access: Access::Fetch, .. } | Wish::DlpException { .. } | Wish::Other { .. } => {
-                Err(AdditionError::ByHand)
+            Wish::DlpException { target: Target::Host(host), rule, fingerprint, .. } => {
+                let host = Host::parse(host).map_err(|_| AdditionError::ByHand)?;
+                let (rule, fingerprint) = (rule.clone(), fingerprint.clone());
+                let max_uses = max_uses.map_or(NonZeroU64::MIN, NonZeroU64::from);
+                let exception = Exception { host, rule, fingerprint, expires_at, max_uses, grant };
+                append_extra(base, &Extra::Exception(exception)).map_err(AdditionError::Routes)
             }
+            Wish::DlpException { target: Target::Repo(repo), rule, fingerprint, .. } => {
+                repo_named(&parse(base)?, repo)?;
+                let [repo, rule, fingerprint] = [repo, rule, fingerprint].map(|text| quoted(text));
+                let item = format!("{{repo: {repo}, rule: {rule}, fingerprint: {fingerprint}, {uses}{end}}}");
+                with_item(base, EXCEPTIONS, &item)
+            }
+            Wish::GitRef { access: Access::Fetch, .. } | Wish::Other { .. } => Err(AdditionError::ByHand),
         },
     }
 }
@@ -236,7 +250,9 @@ pub fn removed(text: &str, table: Table, id: &Id) -> Result<Option<String>, Addi
                 .find(|line| line.starts_with("- {") && line.ends_with(&mark));
             let Some(item) = line.and_then(|line| line.strip_prefix("- ")) else { return Ok(None) };
             let item = [item.to_owned()];
-            let list = [RELEASES, GRANTED, REPOS].into_iter().find_map(|list| remove_item(text, list, &item));
+            let list = [RELEASES, GRANTED, EXCEPTIONS, REPOS]
+                .into_iter()
+                .find_map(|list| remove_item(text, list, &item));
             let without = list.ok_or(AdditionError::Changed)?;
             let after = parse(&without)?;
             let kept = |repo: &&Repo| after.get(&repo.name).is_some();
@@ -279,7 +295,9 @@ pub fn grants(text: &str, table: Table) -> Vec<(Id, Option<Timestamp>)> {
             let refs = refs.filter_map(|grant| named(grant.id(), grant.expires_at()));
             let releases = repos.releases().iter();
             let releases = releases.filter_map(|one| named(one.grant.id(), one.grant.expires_at()));
-            own.chain(refs).chain(releases).collect()
+            let exceptions = repos.exceptions().iter();
+            let exceptions = exceptions.filter_map(|one| named(one.grant.id(), one.grant.expires_at()));
+            own.chain(refs).chain(releases).chain(exceptions).collect()
         }
     }
 }
@@ -287,6 +305,7 @@ pub fn grants(text: &str, table: Table) -> Vec<(Id, Option<Timestamp>)> {
 const REPOS: List = List::Needed("repos");
 const GRANTED: List = List::Optional("granted");
 const RELEASES: List = List::Optional("releases");
+const EXCEPTIONS: List = List::Optional("exceptions");
 const SSH_PORT: u16 = 22;
 /// What may be pushed to a repository that an approval added.
 const PUSHED: &str = "refs/heads/agent/*";
@@ -395,7 +414,7 @@ fn place_of(upstream: &str) -> &str {
 }
 
 /// A name for it here: that of the directory.
-fn name_of(upstream: &str) -> Result<RepoName, AdditionError> {
+pub(crate) fn name_of(upstream: &str) -> Result<RepoName, AdditionError> {
     let last = upstream.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
     let last = last.strip_suffix(".git").unwrap_or(last);
     RepoName::parse(last).map_err(|_| AdditionError::Name(crate::escaped(last)))
@@ -404,8 +423,7 @@ fn name_of(upstream: &str) -> Result<RepoName, AdditionError> {
 fn words(base: &str, ask: &Ask, terms: Terms) -> Result<(String, Vec<String>), AdditionError> {
     let Terms { expires_at, max_uses } = terms;
     let until = match max_uses {
-        Some(uses) if uses.get() == 1 => format!("once, until {expires_at}"),
-        Some(uses) => format!("{uses} times, until {expires_at}"),
+        Some(uses) => format!("{}, until {expires_at}", times(uses)),
         None => format!("until {expires_at}"),
     };
     Ok(match ask {
@@ -480,6 +498,14 @@ fn capability_words(
                 )],
             )
         }
-        Wish::DlpException { .. } | Wish::Other { .. } => return Err(AdditionError::ByHand),
+        Wish::DlpException { target, rule, fingerprint, place, .. } => {
+            let place = crate::escaped(place);
+            let words = format!(
+                "this lets exactly what `{rule}` found in {place} ({fingerprint}) pass to {target}, {until}"
+            );
+            let careful = "what is excepted looks like a secret, and leaves the bottle with a yes; only its name is known here";
+            (words, vec![careful.to_owned()])
+        }
+        Wish::Other { .. } => return Err(AdditionError::ByHand),
     })
 }

@@ -1,11 +1,12 @@
 //! Anything that can be asked for.
 
 use std::fmt;
+use std::num::NonZeroU32;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::peer::{Held, Hold};
+use crate::peer::{Held, Hold, Target};
 use crate::{Access, Capability, Invalid, Proposal, Table, Wish};
 
 /// A route, a capability, or that something held may pass. On the wire a capability has the key `capability`, what is held the key
@@ -67,11 +68,13 @@ impl Ask {
             }),
             Ask::Capability(capability) => match capability.wish() {
                 Wish::EgressLimit { .. } => Some(Table::Routes),
+                Wish::DlpException { target, .. } => Some(match target {
+                    Target::Host(_) => Table::Routes,
+                    Target::Repo(_) => Table::Repos,
+                }),
                 Wish::GitRepo { .. } | Wish::GitRef { access: Access::Push, .. } => Some(Table::Repos),
                 // What is mirrored has no end, so no grant gives it; the others name nothing that is exact enough.
-                Wish::GitRef { access: Access::Fetch, .. }
-                | Wish::DlpException { .. }
-                | Wish::Other { .. } => None,
+                Wish::GitRef { access: Access::Fetch, .. } | Wish::Other { .. } => None,
             },
         }
     }
@@ -83,6 +86,22 @@ impl Ask {
             Ask::Route(proposal) => proposal.ttl_seconds(),
             Ask::Capability(capability) => capability.ttl_seconds(),
             Ask::Held(hold) => hold.ttl_seconds(),
+        }
+    }
+
+    /// How often it is wanted, where that is counted.
+    #[must_use]
+    pub fn max_uses(&self) -> Option<NonZeroU32> {
+        match self {
+            Ask::Route(proposal) => proposal.max_uses(),
+            Ask::Held(_) => Some(NonZeroU32::MIN),
+            Ask::Capability(capability) => match capability.wish() {
+                Wish::DlpException { max_uses, .. } => Some(*max_uses),
+                Wish::GitRepo { .. }
+                | Wish::GitRef { .. }
+                | Wish::EgressLimit { .. }
+                | Wish::Other { .. } => None,
+            },
         }
     }
 

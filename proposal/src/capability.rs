@@ -1,21 +1,26 @@
-//! What an agent can ask for that is no route. A person reads it and changes the configuration by hand: no program does.
+//! What an agent can ask for that is no route.
 
 use std::fmt;
+use std::num::NonZeroU32;
 
 use policy::{Host, Scheme};
 use repos::{RefPattern, RepoName};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use crate::fields::{reason, required, sentence, ttl};
+use crate::fields::{reason, required, sentence, ttl, uses};
 use crate::parse::Invalid;
+use crate::peer::{FINGERPRINT_CHARS, Target};
 use crate::target;
 
 const UPSTREAM_MAX_BYTES: usize = 300;
+const RULE_MAX_BYTES: usize = 64;
+/// What the scanner calls a secret that it was told: the operator's own, which no approval lets go.
+const KNOWN_RULE: &str = "known-secret";
 const KINDS: &str = "`git_repo`, `git_ref`, `dlp_exception`, `egress_limit` or `other`";
 const LIMITS: [&str; 4] = ["requests_per_minute", "request_body", "connections", "concurrency"];
 
-/// A wish that a person carries out.
+/// A wish, and for how long.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Value", into = "Value")]
 pub struct Capability {
@@ -43,12 +48,18 @@ pub enum Wish {
         /// To read it, or to push to it as well.
         access: Access,
     },
-    /// That something the scanner holds back may pass.
+    /// That one thing the scanner found may pass.
     DlpException {
-        /// Towards this host.
-        host: Host,
-        /// What the scanner calls it.
-        detector: String,
+        /// To this place.
+        target: Target,
+        /// The rule that found it.
+        rule: String,
+        /// The name that the daemon gave it.
+        fingerprint: String,
+        /// Where it stood, in the daemon's words.
+        place: String,
+        /// How often.
+        max_uses: NonZeroU32,
     },
     /// More of something than egress lets pass.
     EgressLimit {
@@ -87,7 +98,7 @@ impl Capability {
         let own: &[&str] = match required(object, "capability", KINDS)? {
             "git_repo" => &["upstream", "access"],
             "git_ref" => &["repo", "ref", "access"],
-            "dlp_exception" => &["host", "detector"],
+            "dlp_exception" => &["host", "repo", "rule", "fingerprint", "place", "max_uses"],
             "egress_limit" => &["host", "limit", "value"],
             "other" => &["what"],
             _ => return Err(KIND),
@@ -106,6 +117,14 @@ impl Capability {
     #[must_use]
     pub fn wish(&self) -> &Wish {
         &self.wish
+    }
+
+    /// For a repository: where the gate serves it once it is granted, and its own address.
+    #[must_use]
+    pub fn at_the_gate(&self) -> Option<(String, &str)> {
+        let Wish::GitRepo { upstream, .. } = &self.wish else { return None };
+        let name = crate::addition::name_of(upstream).ok()?;
+        Some((format!("git://git-gate/{name}.git"), upstream))
     }
 
     /// For how long the agent wants it.
@@ -132,11 +151,18 @@ fn wish(object: &Map<String, Value>) -> Result<Wish, Invalid> {
             access: access(object)?,
         }),
         Some("dlp_exception") => Ok(Wish::DlpException {
-            host: host(object)?,
-            detector: name(object, "detector", "the name of a detector", |text| {
-                (1..=64).contains(&text.len())
+            target: place_of(object)?,
+            rule: name(object, "rule", "the name of a rule, and not `known-secret`", |text| {
+                (1..=RULE_MAX_BYTES).contains(&text.len())
+                    && text != KNOWN_RULE
                     && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
             })?,
+            fingerprint: name(object, "fingerprint", "32 hexadecimal digits", |text| {
+                text.len() == FINGERPRINT_CHARS
+                    && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+            })?,
+            place: sentence(object, "place")?,
+            max_uses: uses(object)?.unwrap_or(NonZeroU32::MIN),
         }),
         Some("egress_limit") => {
             let (limit, value) = limit(object)?;
@@ -176,6 +202,19 @@ fn upstream(object: &Map<String, Value>) -> Result<String, Invalid> {
     Ok(text.to_owned())
 }
 
+/// A host, or a repository.
+fn place_of(object: &Map<String, Value>) -> Result<Target, Invalid> {
+    match (object.contains_key("host"), object.contains_key("repo")) {
+        (true, false) => Ok(Target::Host(host(object)?.to_string())),
+        (false, true) => {
+            let repo =
+                name(object, "repo", "the name of a repository", |text| RepoName::parse(text).is_ok())?;
+            Ok(Target::Repo(repo))
+        }
+        (_, _) => Err(Invalid::Value { key: "host", expected: "there, or `repo`" }),
+    }
+}
+
 fn host(object: &Map<String, Value>) -> Result<Host, Invalid> {
     grantable(required(object, "host", "a host name")?)
 }
@@ -207,6 +246,11 @@ fn limit(object: &Map<String, Value>) -> Result<(&'static str, u64), Invalid> {
     Ok((limit, value.ok_or(Invalid::Value { key: "value", expected: "a number from 1" })?))
 }
 
+/// A number of times as a person says it.
+pub(crate) fn times(uses: NonZeroU32) -> String {
+    if uses == NonZeroU32::MIN { "once".to_owned() } else { format!("{uses} times") }
+}
+
 /// In words. The agent's own words in it are escaped; the reason is not in it.
 impl fmt::Display for Capability {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -221,8 +265,13 @@ impl fmt::Display for Capability {
             Wish::GitRef { repo, reference, access } => {
                 write!(f, "{} {} of {repo}", verb(access), crate::escaped(reference))
             }
-            Wish::DlpException { host, detector } => {
-                write!(f, "let `{detector}` pass to {host}")
+            Wish::DlpException { target, rule, fingerprint, place, max_uses } => {
+                let place = crate::escaped(place);
+                write!(
+                    f,
+                    "let what `{rule}` found in {place} ({fingerprint}) pass to {target} {}",
+                    times(*max_uses)
+                )
             }
             Wish::EgressLimit { host, limit, value } => write!(f, "{limit} of {value} for {host}"),
             Wish::Other { what } => write!(f, "\"{}\"", crate::escaped(what)),
@@ -248,8 +297,15 @@ impl From<Capability> for Value {
             Wish::GitRef { repo, reference, access } => {
                 json!({"capability": "git_ref", "repo": repo, "ref": reference, "access": access})
             }
-            Wish::DlpException { host, detector } => {
-                json!({"capability": "dlp_exception", "host": host.as_str(), "detector": detector})
+            Wish::DlpException { target, rule, fingerprint, place, max_uses } => {
+                let mut value = json!({
+                    "capability": "dlp_exception", "rule": rule, "fingerprint": fingerprint, "place": place, "max_uses": max_uses,
+                });
+                match target {
+                    Target::Host(host) => value["host"] = json!(host),
+                    Target::Repo(repo) => value["repo"] = json!(repo),
+                }
+                value
             }
             Wish::EgressLimit { host, limit, value } => {
                 json!({"capability": "egress_limit", "host": host.as_str(), "limit": limit, "value": value})

@@ -104,14 +104,8 @@ impl Hold {
     #[must_use]
     pub fn places(&self) -> Vec<String> {
         let place = |found: &Found| {
-            let Found { rule, position, commit, line, excerpt } = found;
-            let mut text = format!("`{}` in {}", escaped(rule), escaped(position));
-            if *line > 0 {
-                text.push_str(&format!(", line {line}"));
-            }
-            if let Some(commit) = commit {
-                text.push_str(&format!(", commit {}", escaped(commit)));
-            }
+            let Found { rule, excerpt, .. } = found;
+            let mut text = format!("`{}` in {}", escaped(rule), found.place());
             if !excerpt.is_empty() {
                 text.push_str(&format!(": {}", escaped(excerpt)));
             }

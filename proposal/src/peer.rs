@@ -8,9 +8,13 @@
 //!
 //! The socket outlives both ends, so an answer may be for a question of a process that is gone: `seq` says for which it is.
 
+use std::fmt;
+
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+
+use crate::escaped;
 
 /// The longest datagram. A refusal that does not fit is answered as unknown.
 pub const DATAGRAM_MAX: usize = 16 << 10;
@@ -18,6 +22,8 @@ pub const DATAGRAM_MAX: usize = 16 << 10;
 pub const BLOCK_ID_MAX: usize = 64;
 /// The length of [`Hold::id`].
 pub const HOLD_ID_CHARS: usize = 32;
+/// The length of the name of something that was found.
+pub const FINGERPRINT_CHARS: usize = 32;
 /// How many refs, and how many places, a [`Hold`] names; the rest is only counted.
 pub const HELD_MAX: usize = 20;
 
@@ -41,6 +47,13 @@ pub enum Question {
     Holds {
         /// Comes back with the answer.
         seq: u64,
+    },
+    /// What did you find under this name, and where? Of what was refused for it.
+    Finding {
+        /// Comes back with the answer.
+        seq: u64,
+        /// The name that the agent was told, [`FINGERPRINT_CHARS`] hexadecimal digits.
+        fingerprint: String,
     },
     /// What the operator decided about something that you hold.
     Decide {
@@ -95,6 +108,14 @@ pub enum Answer {
         seq: u64,
         /// The names of all that wait, oldest first; a [`Word::Held`] about each follows.
         ids: Vec<String>,
+    },
+    /// To [`Question::Finding`].
+    Finding {
+        /// That of the question.
+        seq: u64,
+        /// What was found, if it is still known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        finding: Option<Located>,
     },
     /// To [`Question::Decide`].
     Decided {
@@ -211,6 +232,49 @@ pub struct Found {
     pub excerpt: String,
 }
 
+/// Something that was refused for what was found in it, as the daemon that refused it recorded it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Located {
+    /// The name of what was found.
+    pub fingerprint: String,
+    /// Where it was to go.
+    pub target: Target,
+    /// What was found.
+    pub found: Found,
+}
+
+/// Where something was to go.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Target {
+    /// This host.
+    Host(String),
+    /// This repository of git-gate.
+    Repo(String),
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Target::Host(host) => f.write_str(&escaped(host)),
+            Target::Repo(repo) => write!(f, "the repository {}", escaped(repo)),
+        }
+    }
+}
+
+impl Found {
+    /// Where it stood, in words.
+    #[must_use]
+    pub fn place(&self) -> String {
+        let Found { position, commit, line, .. } = self;
+        let line = if *line > 0 { format!(", line {line}") } else { String::new() };
+        let commit =
+            commit.as_ref().map_or_else(String::new, |commit| format!(", commit {}", escaped(commit)));
+        format!("{}{line}{commit}", escaped(position))
+    }
+}
+
 /// One request that egress refused, as egress judged it: canonical, without query, headers and body.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -241,6 +305,7 @@ impl Answer {
             Answer::Refusal { seq, .. }
             | Answer::Head { seq, .. }
             | Answer::Holds { seq, .. }
+            | Answer::Finding { seq, .. }
             | Answer::Decided { seq, .. } => *seq,
         }
     }
@@ -334,6 +399,29 @@ mod tests {
         assert_eq!(message(text.as_bytes()), Some(decide));
         let text = r#"{"answer":"decided","seq":3,"waited":true}"#;
         assert_eq!(message(text.as_bytes()), Some(Answer::Decided { seq: 3, waited: true }));
+    }
+
+    #[test]
+    fn a_finding_has_one_form_and_no_value() {
+        let found = Found {
+            rule: "gitlab-pat".to_owned(),
+            position: "body".to_owned(),
+            commit: None,
+            line: 3,
+            excerpt: String::new(),
+        };
+        let located = Located {
+            fingerprint: "0a".repeat(16),
+            target: Target::Host("api.example.com".to_owned()),
+            found,
+        };
+        let answer = Answer::Finding { seq: 3, finding: Some(located) };
+        let text = String::from_utf8(datagram(&answer).unwrap()).unwrap();
+        insta::assert_snapshot!(text, @r#"{"answer":"finding","seq":3,"finding":{"fingerprint":"0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a","target":{"host":"api.example.com"},"found":{"rule":"gitlab-pat","position":"body","line":3}}}"#);
+        assert_eq!(message(text.as_bytes()), Some(answer));
+        let question = Question::Finding { seq: 3, fingerprint: "0a".repeat(16) };
+        let text = String::from_utf8(datagram(&question).unwrap()).unwrap();
+        insta::assert_snapshot!(text, @r#"{"ask":"finding","seq":3,"fingerprint":"0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a"}"#);
     }
 
     #[test]

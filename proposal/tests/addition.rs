@@ -139,11 +139,34 @@ fn a_repository_is_reached_with_what_its_neighbour_is_reached_with_or_not_at_all
 fn what_names_nothing_exact_is_for_a_person() {
     for wish in [
         json!({"capability": "other", "what": "a compiler", "reason": "r"}),
-        json!({"capability": "dlp_exception", "host": "api.example.com", "detector": "github-pat", "reason": "r"}),
+        json!({"capability": "git_ref", "repo": "web", "ref": "refs/heads/a", "access": "fetch", "reason": "r"}),
     ] {
         assert_eq!(ask(&wish).table(), None);
         assert!(matches!(add(ROUTES, &ask(&wish), None), Err(AdditionError::ByHand)));
     }
+}
+
+#[test]
+fn one_finding_is_excepted_by_one_line() {
+    let wish = |key: &str, place: &str| {
+        ask(&json!({
+            "capability": "dlp_exception", key: place, "rule": "gitlab-pat", "fingerprint": "0a".repeat(16), "place": "body",
+            "reason": "an example of the documentation",
+        }))
+    };
+    let (words, line) = added(ROUTES, &wish("host", "api.example.com"), None);
+    insta::assert_snapshot!(words, @"this lets exactly what `gitlab-pat` found in body (0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a) pass to api.example.com, once, until 1970-01-01T00:26:40Z");
+    insta::assert_snapshot!(line, @r#"
+    exceptions:
+      - {host: "api.example.com", rule: "gitlab-pat", fingerprint: "0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a", max_uses: 1, expires_at: 1970-01-01T00:26:40Z, grant: "0707070707070707"}
+    "#);
+    let (words, line) = added(&repos(), &wish("repo", "web"), Some(3));
+    insta::assert_snapshot!(words, @"this lets exactly what `gitlab-pat` found in body (0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a) pass to the repository web, 3 times, until 1970-01-01T00:26:40Z");
+    insta::assert_snapshot!(line, @r#"
+    exceptions:
+      - {repo: "web", rule: "gitlab-pat", fingerprint: "0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a", max_uses: 3, expires_at: 1970-01-01T00:26:40Z, grant: "0707070707070707"}
+    "#);
+    assert!(matches!(add(&repos(), &wish("repo", "other"), None), Err(AdditionError::NoRepo(_))));
 }
 
 #[test]

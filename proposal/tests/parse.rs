@@ -193,7 +193,8 @@ fn a_capability_is_said_in_words() {
     let said = [
         json!({"capability": "git_repo", "upstream": "ssh://git@git.example.com/acme/web.git", "access": "push", "reason": "r"}),
         json!({"capability": "git_ref", "repo": "acme-web", "ref": "refs/heads/agent/*", "reason": "r", "ttl_seconds": 600}),
-        json!({"capability": "dlp_exception", "host": "api.example.com", "detector": "aws-access-key", "reason": "r"}),
+        json!({"capability": "dlp_exception", "host": "api.example.com", "rule": "aws-access-key", "fingerprint": "0a".repeat(16), "place": "header `x-note`", "reason": "r"}),
+        json!({"capability": "dlp_exception", "repo": "web", "rule": "aws-access-key", "fingerprint": "0a".repeat(16), "place": "a.py, line 3", "max_uses": 2, "reason": "r"}),
         json!({"capability": "egress_limit", "host": "api.example.com", "limit": "request_body", "value": 1_000_000, "reason": "r"}),
         json!({"capability": "other", "what": "a newer \u{202e}compiler", "reason": "r"}),
     ]
@@ -201,7 +202,8 @@ fn a_capability_is_said_in_words() {
     insta::assert_snapshot!(said.join("\n"), @r#"
     fetch from and push to the repository ssh://git@git.example.com/acme/web.git for 1 h
     fetch from refs/heads/agent/* of acme-web for 10 min
-    let `aws-access-key` pass to api.example.com for 1 h
+    let what `aws-access-key` found in header `x-note` (0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a) pass to api.example.com once for 1 h
+    let what `aws-access-key` found in a.py, line 3 (0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a) pass to the repository web 2 times for 1 h
     request_body of 1000000 for api.example.com for 1 h
     "a newer \u{202e}compiler" for 1 h
     "#);
@@ -226,7 +228,14 @@ fn a_capability_has_the_keys_of_its_kind_alone_and_leads_nowhere_that_no_grant_d
         refused(
             json!({"capability": "egress_limit", "host": "a.example", "limit": "all", "value": 1, "reason": "r"}),
         ),
-        refused(json!({"capability": "dlp_exception", "host": "egress", "detector": "x", "reason": "r"})),
+        refused(json!({"capability": "dlp_exception", "host": "egress", "rule": "x", "reason": "r"})),
+        refused(json!({"capability": "dlp_exception", "host": "a.example", "repo": "x", "reason": "r"})),
+        refused(
+            json!({"capability": "dlp_exception", "host": "a.example", "rule": "known-secret", "reason": "r"}),
+        ),
+        refused(
+            json!({"capability": "dlp_exception", "repo": "x", "rule": "x", "fingerprint": "0A", "reason": "r"}),
+        ),
     ];
     insta::assert_snapshot!(messages.join("\n"), @"
     invalid-proposal: `capability` must be `git_repo`, `git_ref`, `dlp_exception`, `egress_limit` or `other`
@@ -238,5 +247,8 @@ fn a_capability_has_the_keys_of_its_kind_alone_and_leads_nowhere_that_no_grant_d
     invalid-proposal: `ref` must be a reference such as refs/heads/agent/work
     invalid-proposal: `limit` must be `requests_per_minute`, `request_body`, `connections` or `concurrency`
     never-grantable: egress can never be granted: it is the bottle itself or a part of its bundle
+    invalid-proposal: `host` must be there, or `repo`
+    invalid-proposal: `rule` must be the name of a rule, and not `known-secret`
+    invalid-proposal: `fingerprint` must be 32 hexadecimal digits
     ");
 }

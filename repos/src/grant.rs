@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
+use crate::name::RepoName;
+
 /// When and how often a permission holds. The default holds always.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Grant {
@@ -18,6 +20,19 @@ pub struct Release {
     /// Of the refs and the objects that they become, `sha256:…`.
     pub digest: String,
     /// Until when and how often; once, unless it says otherwise.
+    pub grant: Grant,
+}
+
+/// That one thing the scanner finds may be pushed to one repository.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exception {
+    /// The repository.
+    pub repo: RepoName,
+    /// The rule that finds it.
+    pub rule: String,
+    /// Which of what the rule finds: the name that git-gate gives it, 32 hexadecimal digits.
+    pub fingerprint: String,
+    /// Until when and in how many pushes; one, unless it says otherwise.
     pub grant: Grant,
 }
 

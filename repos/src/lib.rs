@@ -23,7 +23,7 @@ mod upstream;
 
 pub use diagnostics::{Diagnostic, Diagnostics};
 pub use fetch::{FetchRules, Stale};
-pub use grant::{Grant, GrantEnd, Moment, Release};
+pub use grant::{Exception, Grant, GrantEnd, Moment, Release};
 pub use hostkey::{HostKey, HostKeyError};
 pub use name::{NameError, RepoName};
 pub use parse::{Allow, Repo, Repos};

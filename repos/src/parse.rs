@@ -9,7 +9,7 @@ use serde_saphyr::{MessageFormatter as _, Spanned};
 
 use crate::diagnostics::{Diagnostic, Diagnostics};
 use crate::fetch::FetchRules;
-use crate::grant::{Grant, Moment, Release};
+use crate::grant::{Exception, Grant, Moment, Release};
 use crate::hostkey::HostKey;
 use crate::name::RepoName;
 use crate::push::PushRules;
@@ -27,6 +27,7 @@ const SECRET_NAME_MAX_BYTES: usize = 128;
 pub struct Repos {
     repos: Vec<Repo>,
     releases: Vec<Release>,
+    exceptions: Vec<Exception>,
 }
 
 /// One repository.
@@ -74,9 +75,11 @@ impl Repos {
             reader.granted(granted, &mut repos, &raw.repos);
         }
         let releases = raw.releases.iter().filter_map(|raw| reader.release(raw)).collect();
+        let exceptions = raw.exceptions.iter();
+        let exceptions = exceptions.filter_map(|one| reader.exception(one, &raw.repos)).collect();
         match Diagnostics::new(reader.found) {
             Some(diagnostics) => Err(diagnostics),
-            None => Ok(Self { repos, releases }),
+            None => Ok(Self { repos, releases, exceptions }),
         }
     }
 
@@ -95,6 +98,12 @@ impl Repos {
         &self.releases
     }
 
+    /// What of the scanner's findings may be pushed. It holds as its grant does, which is to be counted as a use, durably, before the push
+    /// goes on.
+    pub fn exceptions(&self) -> &[Exception] {
+        &self.exceptions
+    }
+
     /// The release by which the push of that digest passes at this moment. Its grant is to be counted as a use, durably, before the push
     /// goes on.
     pub fn released(&self, digest: &str, moment: &Moment<'_>) -> Option<&Release> {
@@ -110,6 +119,8 @@ struct RawFile {
     granted: Vec<grants::RawGranted>,
     #[serde(default)]
     releases: Vec<grants::RawRelease>,
+    #[serde(default)]
+    exceptions: Vec<grants::RawException>,
 }
 
 #[derive(Deserialize)]

@@ -4,6 +4,8 @@ use std::fmt;
 
 use memchr::{memchr_iter, memrchr};
 
+use crate::mark::Mark;
+
 /// A place where a rule matched: never the match itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Finding {
@@ -19,6 +21,8 @@ pub struct Finding {
     pub offset: usize,
     /// What had to be undone to see it. Line, column and offset are then those of what was undone.
     pub through: Through,
+    /// Its name, where what is found is marked ([`crate::Marks`]).
+    pub mark: Option<Mark>,
 }
 
 /// What had to be undone to see a secret, from the outside in.

@@ -11,6 +11,7 @@ use std::ops::Range;
 
 use crate::finding::{Coding, Lines, Place, Through};
 use crate::known::{Known, Seen};
+use crate::mark::{Mark, Marks};
 use crate::rules::{AROUND_BYTES, Judgement, Rules, Woken};
 use crate::scanner::{Bounds, Uninspectable};
 use packed::Packed;
@@ -37,12 +38,14 @@ pub(crate) struct Hit {
     /// Where it lies in what was hidden.
     pub(crate) span: Range<u64>,
     pub(crate) through: Through,
+    pub(crate) mark: Option<Mark>,
 }
 
 /// What all layers of one scan share.
 pub(crate) struct Shared<'a> {
     pub(crate) rules: Option<&'a Rules>,
     pub(crate) known: Option<&'a Known>,
+    pub(crate) marks: Option<&'a Marks>,
     pub(crate) bounds: Bounds,
     pub(crate) state: &'a mut State,
 }
@@ -226,7 +229,7 @@ impl Layer {
         match rules.judge(rule, &self.bytes[skipped..], start - skipped, complete) {
             Judgement::Open => return true,
             Judgement::Secret(secret) => {
-                self.found(shared.state, rule, secret.start + skipped..secret.end + skipped);
+                self.found(shared, rule, secret.start + skipped..secret.end + skipped);
             }
             Judgement::Nothing => {}
         }
@@ -293,7 +296,7 @@ impl Layer {
             let part = self.index(at.saturating_sub(AROUND))..self.index(at + AROUND);
             let mut found = Vec::new();
             rules.look_around(*rule, &self.bytes, part, |secret| found.push(secret));
-            found.into_iter().for_each(|secret| self.found(shared.state, *rule, secret));
+            found.into_iter().for_each(|secret| self.found(shared, *rule, secret));
             false
         });
         self.around = around;
@@ -306,7 +309,7 @@ impl Layer {
             match known.at(&self.bytes, start, complete) {
                 Seen::Nothing => from = start + 1,
                 Seen::Ends(end) => {
-                    self.found(shared.state, KNOWN, start..end);
+                    self.found(shared, KNOWN, start..end);
                     from = end;
                 }
                 Seen::Open(_) => {
@@ -321,13 +324,22 @@ impl Layer {
         self.known_open = self.bytes.get(last).is_some_and(|byte| !complete && known.may_begin(*byte));
     }
 
-    fn found(&mut self, state: &mut State, rule: u16, secret: Range<usize>) {
-        if state.hits.len() >= HITS_MAX {
+    /// What is excepted is passed over before anything else is made of it: it has no weight against what it overlaps, and no place.
+    fn found(&mut self, shared: &mut Shared<'_>, rule: u16, secret: Range<usize>) {
+        let mut mark = None;
+        if let (Some(marks), Some(rules)) = (shared.marks, shared.rules.filter(|_| rule != KNOWN)) {
+            mark = marks.judge(rules.id(rule), &self.bytes[secret.clone()]);
+            if mark.is_none() {
+                return;
+            }
+        }
+        if shared.state.hits.len() >= HITS_MAX {
             return;
         }
         let span = self.position(secret.start)..self.position(secret.end);
         let (place, line_end) = self.locate(&span);
-        state.hits.push(Hit { rule, place, line_end, carrier: 0, span, through: self.through });
+        let through = self.through;
+        shared.state.hits.push(Hit { rule, place, line_end, carrier: 0, span, through, mark });
     }
 
     fn locate(&mut self, span: &Range<u64>) -> (Place, u32) {

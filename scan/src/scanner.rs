@@ -7,6 +7,7 @@ use crate::codec::{Decoder, Encoding};
 use crate::finding::{Finding, Through};
 use crate::known::{KNOWN_RULE, Known};
 use crate::layer::{Hit, KNOWN, Layer, Shared, State};
+use crate::mark::{Mark, Marks};
 use crate::rules::Rules;
 
 const OUT_BYTES: usize = 16 * 1024;
@@ -66,6 +67,7 @@ pub struct Report {
 pub struct Scanner<'r> {
     rules: Option<&'r Rules>,
     known: Option<Arc<Known>>,
+    marks: Option<Arc<Marks>>,
     bounds: Bounds,
     state: State,
     layer: Layer,
@@ -88,7 +90,8 @@ impl<'r> Scanner<'r> {
     /// Looks for what `rules` know and for the `known` secrets, also in what hides them.
     pub fn new(rules: impl Into<Option<&'r Rules>>, known: Option<Arc<Known>>, bounds: Bounds) -> Self {
         let (rules, state) = (rules.into(), State::default());
-        Self { rules, known, bounds, state, layer: Layer::new(Through::default(), true), outer: None }
+        let layer = Layer::new(Through::default(), true);
+        Self { rules, known, marks: None, bounds, state, layer, outer: None }
     }
 
     /// The same, in the input as it stands: nothing is decoded.
@@ -101,6 +104,12 @@ impl<'r> Scanner<'r> {
     pub fn joined(rules: impl Into<Option<&'r Rules>>, known: Option<Arc<Known>>) -> Self {
         let plain = Self::plain(rules, known);
         Self { layer: plain.layer.joined(), ..plain }
+    }
+
+    /// What is found has a name, and what is excepted is not found.
+    #[must_use]
+    pub fn marked(self, marks: Arc<Marks>) -> Self {
+        Self { marks: Some(marks), ..self }
     }
 
     /// The whole input is in this coding.
@@ -120,6 +129,7 @@ impl<'r> Scanner<'r> {
         let mut shared = Shared {
             rules: self.rules,
             known: self.known.as_deref(),
+            marks: self.marks.as_deref(),
             bounds: self.bounds,
             state: &mut self.state,
         };
@@ -142,6 +152,11 @@ impl<'r> Scanner<'r> {
     /// The rule of something that was found so far.
     pub fn found(&self) -> Option<&'static str> {
         self.state.hits.first().map(|hit| self.id(hit.rule))
+    }
+
+    /// The name of what [`Scanner::found`] tells of.
+    pub fn found_mark(&self) -> Option<Mark> {
+        self.state.hits.first().and_then(|hit| hit.mark)
     }
 
     /// Why something may have been missed so far.
@@ -168,6 +183,7 @@ impl<'r> Scanner<'r> {
         let mut shared = Shared {
             rules: self.rules,
             known: self.known.as_deref(),
+            marks: self.marks.as_deref(),
             bounds: self.bounds,
             state: &mut self.state,
         };
@@ -200,6 +216,7 @@ impl<'r> Scanner<'r> {
             column: hit.place.column,
             offset: usize::try_from(hit.place.offset).unwrap_or(usize::MAX),
             through: hit.through,
+            mark: hit.mark,
         };
         Report { findings: hits.into_iter().map(finding).collect(), uninspectable: self.state.uninspectable }
     }

@@ -38,6 +38,12 @@ pub(crate) fn told(view: &View, operator_offline: bool) -> Value {
             value["max_uses"] = json!(uses);
         }
     }
+    if let (State::Active, Ask::Capability(capability)) = (view.state, &view.proposal)
+        && let Some((url, upstream)) = capability.at_the_gate()
+    {
+        value["use"] = json!(format!("git clone {url}"));
+        value["use_address"] = json!(format!("git config --global url.{url}.insteadOf {upstream}"));
+    }
     if let Some(applied) = &view.applied {
         value["generation"] = json!(applied.generation);
         value["expires_at"] = json!(applied.expires_at);
@@ -78,11 +84,14 @@ fn in_force(ask: &Ask) -> &'static str {
         Ask::Held(_) => "what was held goes on, once; if you gave up waiting, send exactly the same again",
         Ask::Capability(capability) => match capability.wish() {
             Wish::GitRepo { .. } => {
-                "clone it from git://git-gate/NAME.git, where NAME is the last part of the upstream's path"
+                "run the command in `use`; git asks the gate for the upstream's own address too, once `use_address` has run"
             }
             Wish::GitRef { .. } => "push again",
             Wish::EgressLimit { .. } => "retry; the limit is higher now",
-            Wish::DlpException { .. } | Wish::Other { .. } => "try again",
+            Wish::DlpException { .. } => {
+                "send again what was refused; more than 1 MiB is still searched as it leaves, without exceptions"
+            }
+            Wish::Other { .. } => "try again",
         },
     }
 }

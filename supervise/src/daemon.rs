@@ -65,9 +65,8 @@ async fn serve(places: &Places, args: &DaemonArgs, passed: Passed) -> anyhow::Re
     for peer in &peers {
         tasks.spawn(attend(peer.clone(), Arc::clone(&desk), stop.clone()));
     }
-    let egress = peers.into_iter().find(|peer| peer.name() == "egress");
     let server =
-        Server::new(Arc::clone(&desk), sources(places, args), Patience::default()).with_egress(egress);
+        Server::new(Arc::clone(&desk), sources(places, args), Patience::default()).with_peers(&peers);
     tasks.spawn(operator::serve(operators, desk, stop.clone()));
     for listener in listeners {
         let listener = tokio::net::TcpListener::from_std(listener).context("cannot use a socket")?;

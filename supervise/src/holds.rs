@@ -17,6 +17,8 @@ use crate::peer::Peer;
 
 /// How often a daemon is asked what it holds: words may be lost, and whoever waited may be gone.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+/// What is told of something that could only wait for nobody.
+const OFFLINE: &str = "operator_offline: nobody watches, so it is not held; leave it out, or ask with propose_capability (dlp_exception and the fingerprint), which waits for the operator, and send it again then";
 /// How many words may wait to be looked at.
 pub const WORDS_MAX: usize = 32;
 
@@ -65,6 +67,9 @@ async fn hear(peer: &Peer, desk: &Arc<Desk>, word: Word, early: &mut BTreeSet<Id
             }
             if let Some(view) = desk.hold(&hold.id, desk.now()) {
                 return tell(peer, &view).await;
+            }
+            if !desk.is_operator_there() {
+                return decide(peer, &hold, Verdict::Reject, OFFLINE).await;
             }
             let wanted = Wanted::from(Ask::Held(Box::new(hold.clone())));
             let at = Arc::clone(desk);

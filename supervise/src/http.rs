@@ -13,6 +13,7 @@ use axum::response::{IntoResponse, Response};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use rmcp::ServerHandler;
 use rmcp::transport::StreamableHttpServerConfig;
 use rmcp::transport::streamable_http_server::StreamableHttpService;
 use rmcp::transport::streamable_http_server::session::never::NeverSessionManager;
@@ -21,8 +22,6 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
-
-use crate::mcp::Server;
 
 const BODY_LIMIT: usize = 64 << 10;
 const CONNECTIONS_MAX: usize = 64;
@@ -38,7 +37,12 @@ const DRAIN: Duration = Duration::from_secs(2);
 
 /// Serves MCP at `/` and `/mcp` until `stop`. `addresses` are those of every listener of this daemon: with their ports they are, besides
 /// the names of the service and of loopback, what a `Host` header may say.
-pub async fn serve(listener: TcpListener, addresses: &[SocketAddr], server: Server, stop: CancellationToken) {
+pub async fn serve<S: ServerHandler + Clone>(
+    listener: TcpListener,
+    addresses: &[SocketAddr],
+    server: S,
+    stop: CancellationToken,
+) {
     let router = router(addresses, server, &stop);
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut connections = JoinSet::new();
@@ -97,7 +101,7 @@ async fn converse(stream: TcpStream, router: Router, stop: CancellationToken) {
     }
 }
 
-fn router(addresses: &[SocketAddr], server: Server, stop: &CancellationToken) -> Router {
+fn router<S: ServerHandler + Clone>(addresses: &[SocketAddr], server: S, stop: &CancellationToken) -> Router {
     let config = StreamableHttpServerConfig::default()
         .with_legacy_session_mode(false)
         .with_sse_keep_alive(Some(KEEP_ALIVE))

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use proposal::peer::{Located, Target};
 use proposal::policy::{CanonicalPath, Decision, Host, RequestHead, Scheme};
 use proposal::wire::View;
 use proposal::{Ask, Change, Id, KEY_MAX_CHARS, Proposal, State};
@@ -65,6 +66,7 @@ pub struct Server {
     calls: Arc<Semaphore>,
     waiters: Arc<Semaphore>,
     egress: Option<Peer>,
+    gate: Option<Peer>,
 }
 
 /// What the agent is told instead of a result: a stable word, a sentence, and when to come back.
@@ -91,13 +93,15 @@ impl Server {
             calls: Arc::new(Semaphore::new(CALLS_MAX)),
             waiters: Arc::new(Semaphore::new(WAITERS_MAX)),
             egress: None,
+            gate: None,
         }
     }
 
-    /// With a way to ask egress about refusals.
+    /// With a way to ask the others about what they refused.
     #[must_use]
-    pub fn with_egress(self, egress: Option<Peer>) -> Server {
-        Server { egress, ..self }
+    pub fn with_peers(self, peers: &[Peer]) -> Server {
+        let named = |name: &str| peers.iter().find(|peer| peer.name() == name).cloned();
+        Server { egress: named("egress"), gate: named("git-gate"), ..self }
     }
 
     async fn call(
@@ -148,6 +152,9 @@ impl Server {
     async fn propose_capability(&self, mut arguments: JsonObject) -> Result<Value, Told> {
         let key = take_key(&mut arguments)?;
         let supersedes = take_id(&mut arguments, "supersedes")?;
+        if arguments.get("capability").is_some_and(|kind| kind == "dlp_exception") {
+            self.locate(&mut arguments).await?;
+        }
         let ask = proposal::Capability::parse(&Value::Object(arguments)).map_err(invalid)?;
         let wanted = Wanted { ask: Ask::Capability(ask), key, block_id: None, supersedes };
         self.write(move |desk| desk.propose(wanted, desk.now())).await
@@ -179,6 +186,60 @@ impl Server {
             arguments.entry("paths").or_insert_with(|| json!([{"type": "exact", "value": refusal.path}]));
         }
         Ok(())
+    }
+
+    /// Adds what the daemon that found it recorded. The agent names it by its fingerprint, and says nothing of the place.
+    async fn locate(&self, arguments: &mut JsonObject) -> Result<(), Told> {
+        const FINGERPRINT: &str = "the fingerprint of a finding, from the refusal";
+        if let Some(key) =
+            ["host", "repo", "rule", "place"].into_iter().find(|key| arguments.contains_key(*key))
+        {
+            let message = format!("leave `{key}` out: it comes from the record of the refusal");
+            return Err(Told::new("invalid-arguments", message));
+        }
+        let fingerprint = take_text(arguments, "fingerprint", FINGERPRINT)?
+            .ok_or_else(|| Told::new("invalid-arguments", format!("`fingerprint` must be {FINGERPRINT}")))?;
+        let located = self.finding(&fingerprint).await?;
+        match located.target {
+            Target::Host(host) => arguments.insert("host".to_owned(), json!(host)),
+            Target::Repo(repo) => arguments.insert("repo".to_owned(), json!(repo)),
+        };
+        arguments.insert("place".to_owned(), json!(located.found.place()));
+        arguments.insert("rule".to_owned(), json!(located.found.rule));
+        arguments.insert("fingerprint".to_owned(), json!(located.fingerprint));
+        Ok(())
+    }
+
+    async fn finding(&self, fingerprint: &str) -> Result<Located, Told> {
+        let mut silent = false;
+        for (peer, is_own) in
+            [(&self.egress, true), (&self.gate, false)].map(|(peer, is_egress)| (peer.as_ref(), is_egress))
+        {
+            let Some(peer) = peer else { continue };
+            match peer.finding(fingerprint).await {
+                // Each speaks for what is its own.
+                Ok(Some(located)) if matches!(located.target, Target::Host(_)) == is_own => {
+                    return Ok(located);
+                }
+                Ok(_) => {}
+                Err(silence) => {
+                    warn!(error = %silence, "a finding cannot be looked up");
+                    silent = true;
+                }
+            }
+        }
+        if silent {
+            let message = "the daemons do not answer at present".to_owned();
+            return Err(Told {
+                code: "refusals-unavailable",
+                message,
+                retry_after: Some(self.patience.progress),
+            });
+        }
+        let message = format!(
+            "nothing was refused for the finding {fingerprint}, or it was long ago; try again what was refused, then ask"
+        );
+        Err(Told::new("unknown-finding", message))
     }
 
     async fn explain(&self, block_id: &str) -> Result<proposal::peer::Refusal, Told> {

@@ -10,7 +10,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use proposal::peer::{Answer, DATAGRAM_MAX, Hold, Question, Refusal, Verdict, Word, datagram, message};
+use proposal::peer::{
+    Answer, DATAGRAM_MAX, Hold, Located, Question, Refusal, Verdict, Word, datagram, message,
+};
 use tokio::net::UnixDatagram;
 use tokio::sync::{mpsc, oneshot};
 
@@ -101,7 +103,9 @@ impl Peer {
         let block_id = block_id.to_owned();
         match self.ask(|seq| Question::Refusal { seq, block_id }).await? {
             Answer::Refusal { refusal, .. } => Ok(refusal),
-            Answer::Head { .. } | Answer::Holds { .. } | Answer::Decided { .. } => Err(self.silent()),
+            Answer::Head { .. } | Answer::Holds { .. } | Answer::Finding { .. } | Answer::Decided { .. } => {
+                Err(self.silent())
+            }
         }
     }
 
@@ -112,7 +116,10 @@ impl Peer {
     pub async fn head(&self) -> Result<(u64, String), Silence> {
         match self.ask(|seq| Question::Head { seq }).await? {
             Answer::Head { records, hash, .. } => Ok((records, hash)),
-            Answer::Refusal { .. } | Answer::Holds { .. } | Answer::Decided { .. } => Err(self.silent()),
+            Answer::Refusal { .. }
+            | Answer::Holds { .. }
+            | Answer::Finding { .. }
+            | Answer::Decided { .. } => Err(self.silent()),
         }
     }
 
@@ -123,7 +130,24 @@ impl Peer {
     pub async fn holds(&self) -> Result<Vec<String>, Silence> {
         match self.ask(|seq| Question::Holds { seq }).await? {
             Answer::Holds { ids, .. } => Ok(ids),
-            Answer::Refusal { .. } | Answer::Head { .. } | Answer::Decided { .. } => Err(self.silent()),
+            Answer::Refusal { .. }
+            | Answer::Head { .. }
+            | Answer::Finding { .. }
+            | Answer::Decided { .. } => Err(self.silent()),
+        }
+    }
+
+    /// What was found under that name, and where; nothing when the daemon does not know it any more.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn finding(&self, fingerprint: &str) -> Result<Option<Located>, Silence> {
+        let fingerprint = fingerprint.to_owned();
+        match self.ask(|seq| Question::Finding { seq, fingerprint }).await? {
+            Answer::Finding { finding, .. } => Ok(finding),
+            Answer::Refusal { .. } | Answer::Head { .. } | Answer::Holds { .. } | Answer::Decided { .. } => {
+                Err(self.silent())
+            }
         }
     }
 
@@ -135,7 +159,9 @@ impl Peer {
         let (id, digest, reason) = (hold.id.clone(), hold.digest.clone(), reason.to_owned());
         match self.ask(|seq| Question::Decide { seq, id, digest, verdict, reason }).await? {
             Answer::Decided { waited, .. } => Ok(waited),
-            Answer::Refusal { .. } | Answer::Head { .. } | Answer::Holds { .. } => Err(self.silent()),
+            Answer::Refusal { .. } | Answer::Head { .. } | Answer::Holds { .. } | Answer::Finding { .. } => {
+                Err(self.silent())
+            }
         }
     }
 

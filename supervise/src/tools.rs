@@ -77,9 +77,10 @@ fn proper() -> Vec<Tool> {
         tool(
             "propose_capability",
             "Ask the operator for something that is no route: a repository behind the git gate (git_repo: upstream, access), a \
-             reference of one (git_ref: repo, ref, access), that a finding of the scanner may pass (dlp_exception: host, detector), a \
-             higher limit (egress_limit: host, limit, value), or anything else in your words (other: what). Repositories, refs to \
-             push to and limits are put in force when the operator agrees, and end by themselves; the rest a person does by hand.",
+             reference of one (git_ref: repo, ref, access), that one finding of the scanner may pass because it is no secret \
+             (dlp_exception: the fingerprint that the refusal names, max_uses), a higher limit (egress_limit: host, limit, value), or \
+             anything else in your words (other: what). Refs to fetch and what is in your words a person does by hand; the rest is put \
+             in force when the operator agrees, and ends by itself.",
             capability_schema(),
             writing(),
         ),
@@ -231,7 +232,8 @@ fn capability_schema() -> Value {
             "ref": {"type": "string", "maxLength": 255, "description": "Such as refs/heads/agent/work."},
             "access": {"type": "string", "enum": ["fetch", "push"], "default": "fetch"},
             "host": text(253),
-            "detector": text(64),
+            "fingerprint": {"type": "string", "maxLength": 64, "description": "Of a finding, from the refusal: 32 hexadecimal digits."},
+            "max_uses": {"type": "integer", "minimum": 1, "maximum": USES_MAX, "description": "Of a finding: in how many requests or pushes. Default: 1."},
             "limit": {"type": "string", "enum": ["requests_per_minute", "request_body", "connections", "concurrency"]},
             "value": {"type": "integer", "minimum": 1},
             "what": text(500),

@@ -557,7 +557,18 @@ fn a_thousand_proposals_leave_the_queue_usable() {
     let threads: Vec<_> = (0..4)
         .map(|thread| {
             std::thread::spawn(move || {
-                (0..250).filter(|n| agent.propose(&format!("h{thread}-{n}.example.com")).is_ok()).count()
+                let mut taken = 0;
+                for number in 0..250 {
+                    match agent.propose(&format!("h{thread}-{number}.example.com")) {
+                        Ok(_) => taken += 1,
+                        Err(refused) => {
+                            assert_eq!(refused["code"], "too-many-requests");
+                            let wait = refused["retry_after_seconds"].as_u64();
+                            assert!(wait.is_some_and(|seconds| (1..=30).contains(&seconds)), "{refused}");
+                        }
+                    }
+                }
+                taken
             })
         })
         .collect();
@@ -567,4 +578,54 @@ fn a_thousand_proposals_leave_the_queue_usable() {
     assert_eq!(pending.len(), taken);
     assert!((3..=20).contains(&taken), "{taken}");
     operator.ask(json!({"op": "reject", "id": pending[0]["id"], "reason": "no"})).unwrap();
+}
+
+#[test]
+fn one_finding_is_asked_about_by_its_name_and_the_place_is_the_daemons_to_say() {
+    let bundle = Bundle::with_egress(|_| None);
+    let agent = bundle.agent();
+    let ask = |more: Value| {
+        let mut ask = json!({"capability": "dlp_exception", "fingerprint": common::FINGERPRINT, "reason": "an example"});
+        ask.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        agent.call("propose_capability", ask)
+    };
+    for key in ["host", "repo", "rule", "place"] {
+        let refused = ask(json!({key: "api.evil.example"})).unwrap_err();
+        assert_eq!(refused["code"], "invalid-arguments", "{key}");
+    }
+    let unknown = ask(json!({"fingerprint": "ff".repeat(16)})).unwrap_err();
+    assert_eq!(unknown["code"], "unknown-finding");
+    let filed = ask(json!({"max_uses": 3})).unwrap();
+    assert_eq!(
+        filed["proposal"],
+        json!({
+            "capability": "dlp_exception", "host": "api.example.com", "rule": "gitlab-pat", "fingerprint": common::FINGERPRINT,
+            "place": "header `x-note`", "max_uses": 3, "ttl_seconds": 3600, "reason": "an example",
+        })
+    );
+    let nobody = Bundle::start();
+    let refused = nobody.agent().call(
+        "propose_capability",
+        json!({"capability": "dlp_exception", "fingerprint": common::FINGERPRINT, "reason": "r"}),
+    );
+    assert_eq!(refused.unwrap_err()["code"], "unknown-finding");
+}
+
+#[test]
+fn a_repository_that_is_granted_is_told_with_the_way_to_it() {
+    let bundle = Bundle::start();
+    let (agent, operator) = (bundle.agent(), bundle.operator());
+    let upstream = "ssh://git@git.example.com/acme/api.git";
+    let ask = json!({"capability": "git_repo", "upstream": upstream, "reason": "r"});
+    let filed = agent.call("propose_capability", ask).unwrap();
+    assert_eq!(filed.get("use"), None, "there is none yet");
+    let id = filed["id"].clone();
+    operator.ask(json!({"op": "approve", "id": id})).unwrap();
+    operator.ask(json!({"op": "applied", "id": id, "generation": 2, "digest": "sha256:00"})).unwrap();
+    let told = agent.call("wait_decision", json!({"id": id})).unwrap();
+    assert_eq!(told["use"], "git clone git://git-gate/api.git");
+    assert_eq!(
+        told["use_address"],
+        format!("git config --global url.git://git-gate/api.git.insteadOf {upstream}")
+    );
 }

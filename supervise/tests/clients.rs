@@ -1,52 +1,25 @@
-//! MCP clients that others wrote: the official conformance suite and Python's own client.
+//! MCP clients that others wrote: the official conformance suite, the inspector, and Python's own client.
 //!
 //! `scripts/need.sh mcpclients` installs them; without them these tests fail and say so.
 #![allow(clippy::unwrap_used)]
 
 mod common;
+mod suite;
 
-use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::Command;
 
 use common::Bundle;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// Those of the suite that a server with tools alone can pass. The rest want prompts, resources, sampling or tools made for the suite, and
 /// one wants a page of localhost to be let in, which we keep out.
 const SCENARIOS: [&str; 5] = ["server-initialize", "ping", "tools-list", "http-header-validation", "caching"];
 
-/// Where scripts/need.sh puts them.
-fn clients() -> PathBuf {
-    let named = std::env::var_os("BOTTLECAP_CLIENTS").map(PathBuf::from);
-    // TARGET/PROFILE/deps/TEST
-    let beside = || std::env::current_exe().unwrap().ancestors().nth(3).unwrap().join("clients");
-    let clients = named.unwrap_or_else(beside);
-    for program in ["mcp/bin/python", "mcp/node_modules/.bin/conformance", "mcp/node_modules/.bin/node"] {
-        let path = clients.join(program);
-        assert!(path.exists(), "no {}: run `scripts/need.sh mcpclients`", path.display());
-    }
-    clients.join("mcp")
-}
-
-/// Runs a scenario of the conformance suite against the daemon.
-fn conformance(bundle: &Bundle, scenario: &str) -> Output {
-    let clients = clients();
-    let results = tempfile::tempdir().unwrap();
-    Command::new(clients.join("node_modules/.bin/node"))
-        .arg(clients.join("node_modules/.bin/conformance"))
-        .args(["server", "--url", &format!("http://{}/mcp", bundle.address), "--scenario", scenario])
-        .current_dir(results.path())
-        .output()
-        .unwrap()
-}
-
 #[test]
 fn the_conformance_suite_passes_for_what_this_server_offers() {
     let bundle = Bundle::start();
     for scenario in SCENARIOS {
-        let output = conformance(&bundle, scenario);
-        let said = String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.success(), "{scenario}: {said}{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(suite::failure(bundle.address, scenario), None);
     }
 }
 
@@ -62,7 +35,7 @@ fn pythons_own_client_asks_and_waits() {
         let id = watching.next_pending();
         operator.ask(json!({"op": "reject", "id": id, "reason": "use the mirror"})).unwrap();
     });
-    let output = Command::new(clients().join("bin/python")).args([script, &url]).output().unwrap();
+    let output = Command::new(suite::clients().join("bin/python")).args([script, &url]).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
     insta::assert_snapshot!(said.trim(), @"
@@ -70,4 +43,32 @@ fn pythons_own_client_asks_and_waits() {
     filed: pending
     told: rejected: use the mirror
     ");
+}
+
+#[test]
+fn the_inspector_lists_and_calls() {
+    let bundle = Bundle::start();
+    let url = format!("http://{}/mcp", bundle.address);
+    let inspect = |words: &[&str]| -> Value {
+        let mut command = suite::node("mcp-inspector");
+        let output = command.args(["--cli", &url, "--transport", "http"]).args(words).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_str(&said).unwrap_or_else(|_| panic!("{said}"))
+    };
+    let listed = inspect(&["--method", "tools/list"]);
+    assert_eq!(listed["tools"].as_array().unwrap().len(), 14);
+    let called = inspect(&[
+        "--method",
+        "tools/call",
+        "--tool-name",
+        "propose_route",
+        "--tool-arg",
+        "host=docs.example.com",
+        "--tool-arg",
+        "reason=the guide",
+    ]);
+    assert_eq!(called["structuredContent"]["state"], "pending");
+    let pending = bundle.operator().ask(json!({"op": "list", "state": "pending"})).unwrap();
+    assert_eq!(pending["requests"][0]["id"], called["structuredContent"]["id"]);
 }

@@ -243,3 +243,57 @@ fn on_a_full_disk_nothing_is_decided_and_what_was_answered_is_there_afterwards()
     assert_eq!(operator.ask(json!({"op": "status"})).unwrap()["records"], json!(records));
     daemon.kill();
 }
+
+#[test]
+fn a_disk_that_does_not_write_refuses_what_it_cannot_keep_and_what_was_answered_is_there_afterwards() {
+    let directory = tempfile::tempdir().unwrap();
+    let place = directory.path();
+    std::fs::write(place.join("routes.yaml"), ROUTES).unwrap();
+    // From the third record on, none can be made durable.
+    let mut child = Command::new("strace")
+        .args([
+            "-f",
+            "-qq",
+            "-o",
+            "/dev/null",
+            "-e",
+            "trace=fdatasync",
+            "-e",
+            "inject=fdatasync:error=EIO:when=3+",
+        ])
+        .arg(env!("CARGO_BIN_EXE_supervise"))
+        .args(["--listen", "127.0.0.1:0", "--config"])
+        .arg(place)
+        .arg("--run-dir")
+        .arg(place.join("run"))
+        .arg("--state-dir")
+        .arg(place.join("state"))
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("strace is installed: scripts/need.sh strace");
+    let mut log = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let mut said = String::new();
+    let listening = log.by_ref().inspect(|line| said.push_str(line)).find(|line| line.contains("listening"));
+    let listening = listening.unwrap_or_else(|| panic!("the daemon does not start under strace: {said}"));
+    let address = listening.rsplit_once("address=").unwrap().1.parse().unwrap();
+    std::thread::spawn(move || log.for_each(drop));
+    let agent = Agent { address };
+    let operator = common::Operator { socket: place.join("run/supervise.sock") };
+
+    let [kept, decided] =
+        ["a", "b"].map(|name| agent.propose(&format!("{name}.example.com")).unwrap()["id"].clone());
+    assert_eq!(agent.propose("c.example.com").unwrap_err()["code"], "journal-unavailable");
+    let refused = operator.ask(json!({"op": "approve", "id": decided})).unwrap_err();
+    assert_eq!(refused.code, "journal-unavailable");
+    for id in [&kept, &decided] {
+        assert_eq!(operator.view(json!({"op": "show", "id": id})).state, State::Pending);
+    }
+    let tracer = child.id();
+    let daemon = std::fs::read_to_string(format!("/proc/{tracer}/task/{tracer}/children")).unwrap();
+    let daemon = nix::unistd::Pid::from_raw(daemon.trim().parse().unwrap());
+    nix::sys::signal::kill(daemon, nix::sys::signal::Signal::SIGKILL).unwrap();
+    child.wait().unwrap();
+    let states = states_of(&std::fs::read(place.join("state/audit/supervise/journal.jsonl")).unwrap());
+    let expected = [kept, decided].map(|id| (Id::parse(id.as_str().unwrap()).unwrap(), State::Pending));
+    assert_eq!(states, expected);
+}

@@ -33,6 +33,7 @@ impl Voice {
                         Question::Refusal { seq, .. } => Answer::Refusal { seq, refusal: None },
                         Question::Head { seq } => Answer::Head { seq, records: 0, hash: "0".repeat(64) },
                         Question::Holds { seq } => Answer::Holds { seq, ids: held.lock().unwrap().clone() },
+                        Question::Finding { seq, .. } => Answer::Finding { seq, finding: None },
                         Question::Decide { seq, id, verdict, reason, .. } => {
                             let _ = tell.send((id, verdict, reason));
                             Answer::Decided { seq, waited: true }
@@ -207,4 +208,33 @@ fn an_agent_is_told_until_when_its_request_waits_and_cannot_approve_by_asking_ag
     assert_eq!((&seen["state"], &seen["held_until"]), (&json!("pending"), &json!(hold.until)));
     let said = bundle.agent().call("propose_route", json!({"held": hold, "reason": "r"})).unwrap_err();
     assert_eq!(said["code"], "invalid-proposal");
+}
+
+#[test]
+fn with_nobody_there_what_is_held_is_refused_at_once_and_told_why() {
+    let (bundle, voice) = start();
+    let hold = voice.hold(9);
+    let (id, verdict, reason) = voice.told();
+    assert_eq!((id, verdict), (hold.id, Verdict::Reject));
+    assert!(reason.starts_with("operator_offline") && reason.contains("propose_capability"), "{reason}");
+    let all = bundle.operator().ask(json!({"op": "list"})).unwrap();
+    assert_eq!(all["requests"], json!([]), "nothing is asked that nobody can answer in time");
+    // That was a person; from now on there is one.
+    let mut watch = bundle.operator().watch();
+    voice.hold(10);
+    watch.next_pending();
+}
+
+#[test]
+fn what_waits_already_goes_on_when_the_operator_leaves() {
+    let (bundle, voice) = start();
+    let mut watch = bundle.operator().watch();
+    let hold = voice.hold(11);
+    let id = watch.next_pending();
+    drop(watch);
+    voice.say(&Word::Held { hold: hold.clone() });
+    let seen = bundle.agent().call("get_request", json!({"id": id})).unwrap();
+    assert_eq!(seen["state"], "pending");
+    bundle.operator().view(json!({"op": "reject", "id": id, "reason": "no"}));
+    assert_eq!(voice.told(), (hold.id, Verdict::Reject, "no".to_owned()));
 }

@@ -1,11 +1,12 @@
 //! From a refusal to a grant and back, through the whole bundle and the host's command.
 #![allow(clippy::unwrap_used)]
 
-use std::io::Write;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use tests::{Bundle, GitHost, HttpsEcho};
+use tests::{Bundle, Finished, GitHost, HttpsEcho};
 
 const WANTED: &str = "https://docs.example.com/guide/start";
 
@@ -53,21 +54,34 @@ fn the_journals_of_a_bundle_hold_and_a_cut_end_shows() {
     assert!(anchors >= 1, "supervise recorded where egress' journal ended: {exported}");
 }
 
-/// The id of the request that waits, once there is one.
-fn waiting(bundle: &Bundle) -> String {
-    let socket = bundle.root.path("run/sidecars/supervise.sock");
-    let mut stream = std::os::unix::net::UnixStream::connect(socket).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-    stream.write_all(b"{\"op\":\"tail\"}\n").unwrap();
-    let lines = std::io::BufRead::lines(std::io::BufReader::new(stream));
-    for line in lines {
-        let reply: Value = serde_json::from_str(&line.unwrap()).unwrap();
-        let requests = reply["result"]["requests"].as_array().unwrap();
-        if let Some(one) = requests.iter().find(|one| one["state"] == "pending") {
-            return one["id"].as_str().unwrap().to_owned();
+/// Somebody who watches.
+struct Watch(std::io::Lines<BufReader<UnixStream>>);
+
+impl Watch {
+    /// From when this returns, somebody is there.
+    fn start(bundle: &Bundle) -> Watch {
+        let mut stream = UnixStream::connect(bundle.root.path("run/sidecars/supervise.sock")).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        stream.write_all(b"{\"op\":\"tail\"}\n").unwrap();
+        let mut watch = Watch(BufReader::new(stream).lines());
+        assert_eq!(watch.next(), [Value::Null; 0], "nothing waits yet");
+        watch
+    }
+
+    fn next(&mut self) -> Vec<Value> {
+        let line = self.0.next().expect("the daemon goes on").unwrap();
+        let reply: Value = serde_json::from_str(&line).unwrap();
+        reply["result"]["requests"].as_array().unwrap().clone()
+    }
+
+    /// The id of the request that waits, once there is one.
+    fn pending(&mut self) -> String {
+        loop {
+            if let Some(one) = self.next().iter().find(|one| one["state"] == "pending") {
+                return one["id"].as_str().unwrap().to_owned();
+            }
         }
     }
-    panic!("nothing waits");
 }
 
 /// Asks until the request is in that state: what brings it there is told beside the answers.
@@ -97,9 +111,10 @@ fn a_request_with_a_secret_waits_and_goes_out_once_when_a_person_lets_it() {
     let body = format!("key={}", token());
     let send = || bundle.curl_with(["--data-binary", "@-", &url], body.clone().into_bytes()).unwrap();
 
+    let mut watch = Watch::start(&bundle);
     let answer = std::thread::scope(|scope| {
         let sending = scope.spawn(send);
-        let id = waiting(&bundle);
+        let id = watch.pending();
         let shown = bundle.bottlecap(&["requests", "show", &id]).unwrap();
         assert!(shown.contains("this lets pass exactly what is held") && !shown.contains(&body), "{shown}");
         assert_eq!(upstream.requests(), 0);
@@ -116,7 +131,7 @@ fn a_request_with_a_secret_waits_and_goes_out_once_when_a_person_lets_it() {
     // It was for once: the next one waits, and is refused.
     let refused = std::thread::scope(|scope| {
         let sending = scope.spawn(send);
-        let id = waiting(&bundle);
+        let id = watch.pending();
         bundle.bottlecap(&["requests", "reject", &id, "--reason", "use the vault"]).unwrap();
         sending.join().unwrap()
     });
@@ -134,6 +149,8 @@ fn a_grant_that_is_used_up_is_told_to_the_agent() {
     bundle.curl([WANTED]).unwrap();
     assert_eq!(bundle.curl([WANTED]).unwrap().denied(), Some("grant-used-up"));
     becomes(&bundle, &id, "exhausted");
+    let said = bundle.bottlecap(&["requests", "revoke", &id, "--reason", "tidy up"]).unwrap();
+    assert!(said.starts_with("revoked") && said.contains("it was exhausted already"), "{said}");
 }
 
 #[test]
@@ -180,4 +197,133 @@ fn a_ref_may_be_pushed_as_often_as_granted() {
     assert_eq!(host.resolve("refs/tags/v2").unwrap(), None);
 
     becomes(&bundle, &id, "exhausted");
+}
+
+/// A branch with a file of this text, pushed to `reference`.
+fn push_of(bundle: &Bundle, text: &str, reference: &str) -> std::thread::JoinHandle<Finished> {
+    let work = tempfile::tempdir().unwrap();
+    let git = |words: &[&str]| bundle.git(work.path()).args(words);
+    git(&["clone", "--quiet", &bundle.git_url("web"), "."]).ok().unwrap();
+    std::fs::write(work.path().join("config.py"), text).unwrap();
+    git(&["add", "."]).ok().unwrap();
+    git(&["-c", "user.name=a", "-c", "user.email=a@example.com", "commit", "--quiet", "-m", "settings"])
+        .ok()
+        .unwrap();
+    let push = git(&["push", "--quiet", "origin", &format!("HEAD:{reference}")]);
+    std::thread::spawn(move || {
+        let finished = push.finish().unwrap();
+        drop(work);
+        finished
+    })
+}
+
+#[test]
+fn one_finding_goes_to_one_host_as_often_as_excepted_and_nothing_else_does() {
+    let upstream = HttpsEcho::start(&[]).unwrap();
+    let port = upstream.port();
+    let routes = format!(
+        "routes:\n  - host: localhost\n    ports: [{port}]\n    allow_private: [\"127.0.0.0/8:{port}\", \"[::1]:{port}\"]\n    \
+         dlp: {{outbound_detectors: [token_patterns]}}\n"
+    );
+    let builder = Bundle::builder().unwrap().upstream_ca(upstream.ca());
+    let bundle = builder.routes(&routes).unwrap().start().unwrap();
+    let url = format!("https://localhost:{port}/upload");
+    let send = |body: String| bundle.curl_with(["--data-binary", "@-", &url], body.into_bytes()).unwrap();
+    let example = || format!("key = {}\n", token());
+    let another = token().replace("q8Z", "w7Y");
+
+    let refused = send(example());
+    assert_eq!((refused.code, refused.denied()), (403, Some("secret-detected")));
+    let told = refused.json().unwrap()["error"]["finding"].clone();
+    let fingerprint = told["fingerprint"].as_str().unwrap_or_else(|| panic!("{told}")).to_owned();
+    assert!(!told.to_string().contains(&token()[6..]), "{told}");
+    let ask = json!({"capability": "dlp_exception", "fingerprint": fingerprint, "max_uses": 2, "reason": "an example"});
+    let filed = bundle.tool("propose_capability", &ask).unwrap();
+    let id = filed["id"].as_str().unwrap_or_else(|| panic!("{filed}")).to_owned();
+    assert_eq!(
+        (&filed["proposal"]["host"], &filed["proposal"]["place"]),
+        (&json!("localhost"), &json!("body"))
+    );
+    assert_eq!(send(example()).code, 403, "nothing is excepted by asking");
+    let shown = bundle.bottlecap(&["requests", "show", &id]).unwrap();
+    assert!(shown.contains("this lets exactly what") && !shown.contains(&token()), "{shown}");
+    bundle.approve(&id, &[]).unwrap();
+
+    let before = upstream.requests();
+    assert_eq!(send(example()).code, 200);
+    // What it is not for, and what stands beside it.
+    for other in [another.clone(), format!("{}{another}\n", example())] {
+        assert_eq!(send(other).denied(), Some("secret-detected"));
+    }
+    assert_eq!(upstream.requests(), before + 1);
+    assert_eq!(
+        bundle.curl_with(["-H", &format!("x-note: {}", token()), &url], Vec::new()).unwrap().code,
+        200
+    );
+    assert_eq!(send(example()).denied(), Some("secret-detected"), "it was for two requests");
+    becomes(&bundle, &id, "exhausted");
+    bundle.bottlecap(&["requests", "revoke", &id, "--reason", "over"]).unwrap();
+    assert_eq!(std::fs::read_to_string(bundle.root.path("etc/egress/routes.yaml")).unwrap(), routes);
+}
+
+#[test]
+fn one_finding_is_pushed_to_one_repository_as_often_as_excepted() {
+    let host = GitHost::start().unwrap();
+    let bundle = Bundle::builder().unwrap().repository("web", &host).unwrap().start().unwrap();
+    let push = |text: &str, name: &str| push_of(&bundle, text, &format!("refs/heads/{name}")).join().unwrap();
+    let example = format!("key = \"{}\"\n", token());
+    let refused = push(&example, "one");
+    let (_, after) = refused.stderr.split_once("\"fingerprint\":\"").unwrap_or_else(|| panic!("{refused:?}"));
+    let fingerprint = &after[..32];
+    assert!(!refused.stderr.contains(&token()), "{refused:?}");
+    let ask = json!({"capability": "dlp_exception", "fingerprint": fingerprint, "reason": "an example"});
+    let filed = bundle.tool("propose_capability", &ask).unwrap();
+    let id = filed["id"].as_str().unwrap_or_else(|| panic!("{filed}")).to_owned();
+    assert_eq!(filed["proposal"]["repo"], "web");
+    assert!(filed["proposal"]["place"].as_str().unwrap().starts_with("config.py, line 1"), "{filed}");
+    bundle.approve(&id, &[]).unwrap();
+
+    let another = example.replace("q8Z", "w7Y");
+    assert_ne!(push(&format!("{example}{another}"), "two").code, 0, "what stands beside it is not excepted");
+    let passed = push(&example, "three");
+    assert_eq!(passed.code, 0, "{passed:?}");
+    assert!(host.resolve("refs/heads/three").unwrap().is_some());
+    assert_ne!(push(&format!("# again\n{example}"), "four").code, 0, "it was for one push");
+    assert_eq!(host.resolve("refs/heads/four").unwrap(), None);
+    becomes(&bundle, &id, "exhausted");
+}
+
+#[test]
+fn a_push_with_a_secret_waits_and_goes_on_when_a_person_lets_it() {
+    let host = GitHost::start().unwrap();
+    let bundle = Bundle::builder().unwrap().repository("web", &host).unwrap().start().unwrap();
+    let repos = bundle.root.path("etc/git-gate/repos.yaml");
+    let text = std::fs::read_to_string(&repos).unwrap();
+    std::fs::write(&repos, text.replace("push: {", "push: {on_secret: supervise, ")).unwrap();
+    bundle.control(&json!({"op": "reload"})).unwrap();
+
+    let secret = format!("key = \"{}\"\n", token());
+    let refused = push_of(&bundle, &secret, "refs/heads/early").join().unwrap();
+    assert!(refused.code != 0 && refused.stderr.contains("operator_offline"), "{refused:?}");
+
+    let mut watch = Watch::start(&bundle);
+    let pushing = push_of(&bundle, &secret, "refs/heads/held");
+    let id = watch.pending();
+    let shown = bundle.bottlecap(&["requests", "show", &id]).unwrap();
+    assert!(
+        shown.contains("refs/heads/held") && shown.contains("config.py") && !shown.contains(&token()),
+        "{shown}"
+    );
+    assert_eq!(host.resolve("refs/heads/held").unwrap(), None);
+    bundle.approve(&id, &[]).unwrap();
+    let pushed = pushing.join().unwrap();
+    assert_eq!(pushed.code, 0, "{pushed:?}");
+    assert!(host.resolve("refs/heads/held").unwrap().is_some());
+
+    let pushing = push_of(&bundle, &format!("{secret}# more\n"), "refs/heads/other");
+    let id = watch.pending();
+    bundle.bottlecap(&["requests", "reject", &id, "--reason", "take it out"]).unwrap();
+    let refused = pushing.join().unwrap();
+    assert!(refused.code != 0 && refused.stderr.contains("take it out"), "{refused:?}");
+    assert_eq!(host.resolve("refs/heads/other").unwrap(), None);
 }

@@ -9,7 +9,7 @@ use proposal::{Addition, Ask, Id, Proposal, Review, TTL_MAX, TTL_MIN, Table, Wis
 use serde_json::{Value, json};
 
 use super::ledger::{self, Entry};
-use super::{Base, Desk, Form, apply, is_open, json as print_json, print, refusals};
+use super::{Base, Desk, Form, apply, is_open, json as print_json, print};
 use crate::fault::{Attempted, Fault};
 
 /// What of a request is granted, where it is not all of it.
@@ -274,7 +274,7 @@ impl Desk {
             base: base_digest,
             digest: digest.clone(),
             token: offer.token().to_owned(),
-            heads: self.home.as_ref().map(refusals::tips).unwrap_or_default(),
+            heads: self.heads(),
         })?;
         let _: View = self.ask(&Request::Applying { id: id.clone(), digest: digest.clone() })?;
         let change = apply::Change { from: &base.present, to: offer.text(), fallback: &base.without };
@@ -323,11 +323,8 @@ fn is_counted(ask: &Ask) -> bool {
     match ask {
         Ask::Route(_) | Ask::Held(_) => true,
         Ask::Capability(capability) => match capability.wish() {
-            Wish::GitRef { .. } => true,
-            Wish::GitRepo { .. }
-            | Wish::DlpException { .. }
-            | Wish::EgressLimit { .. }
-            | Wish::Other { .. } => false,
+            Wish::GitRef { .. } | Wish::DlpException { .. } => true,
+            Wish::GitRepo { .. } | Wish::EgressLimit { .. } | Wish::Other { .. } => false,
         },
     }
 }

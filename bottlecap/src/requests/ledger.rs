@@ -57,6 +57,9 @@ pub(crate) enum Entry {
         /// The grants that stand in it; the others are gone.
         #[serde(default)]
         grants: Vec<Id>,
+        /// Where the journals of the bundle ended.
+        #[serde(default)]
+        heads: BTreeMap<String, Tip>,
     },
     /// They could not be put in force.
     Failed {
@@ -71,7 +74,44 @@ pub(crate) enum Entry {
         id: Id,
         /// Who.
         by: String,
+        /// Where the journals of the bundle ended.
+        #[serde(default)]
+        heads: BTreeMap<String, Tip>,
     },
+    /// A person said no.
+    Rejected {
+        /// To this.
+        id: Id,
+        /// Who.
+        by: String,
+        /// Where the journals of the bundle ended.
+        #[serde(default)]
+        heads: BTreeMap<String, Tip>,
+    },
+    /// A person takes no more requests, or takes them again.
+    Paused {
+        /// Which.
+        paused: bool,
+        /// Who.
+        by: String,
+        /// Where the journals of the bundle ended.
+        #[serde(default)]
+        heads: BTreeMap<String, Tip>,
+    },
+}
+
+impl Entry {
+    /// Where the journals of the bundle ended, where that is noted with it.
+    pub(crate) fn heads(self) -> BTreeMap<String, Tip> {
+        match self {
+            Entry::Decided { heads, .. }
+            | Entry::Replaced { heads, .. }
+            | Entry::Revoked { heads, .. }
+            | Entry::Rejected { heads, .. }
+            | Entry::Paused { heads, .. } => heads,
+            Entry::Applied { .. } | Entry::Failed { .. } => BTreeMap::new(),
+        }
+    }
 }
 
 /// The end of a journal.
@@ -141,7 +181,8 @@ fn in_force(entries: Vec<Entry>, now: Timestamp) -> Vec<Active> {
             // The table of routes: it says nothing of repositories.
             Entry::Replaced { grants, .. } => applied
                 .retain(|active| active.scope.table() == Some(Table::Repos) || grants.contains(&active.id)),
-            Entry::Failed { id, .. } | Entry::Revoked { id, .. } => {
+            Entry::Paused { .. } => {}
+            Entry::Failed { id, .. } | Entry::Revoked { id, .. } | Entry::Rejected { id, .. } => {
                 decided.remove(&id);
                 applied.retain(|active| active.id != id);
             }
@@ -229,7 +270,7 @@ mod tests {
     }
 
     fn revoked(name: &str) -> Entry {
-        Entry::Revoked { id: id(name), by: "uid:0".to_owned() }
+        Entry::Revoked { id: id(name), by: "uid:0".to_owned(), heads: BTreeMap::new() }
     }
 
     fn names(entries: &[Entry], now: i64) -> Vec<String> {
@@ -251,7 +292,8 @@ mod tests {
         assert_eq!(names(&[decided("a", 100), failed("a"), applied("a")], 10), [""; 0]);
         assert_eq!(names(&[decided("a", 100), applied("a"), revoked("a")], 10), [""; 0]);
         assert_eq!(names(&[decided("a", 100), applied("a"), revoked("a"), applied("a")], 10), [""; 0]);
-        let replaced = Entry::Replaced { digest: String::new(), generation: 3, grants: vec![id("b")] };
+        let heads = BTreeMap::new();
+        let replaced = Entry::Replaced { digest: String::new(), generation: 3, grants: vec![id("b")], heads };
         let both = [decided("a", 100), applied("a"), decided("b", 100), applied("b"), replaced];
         assert_eq!(names(&both, 10), ["b"], "a person took the other out");
         let again = [decided("a", 100), failed("a"), decided("a", 90), applied("a")];

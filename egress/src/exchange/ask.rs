@@ -8,13 +8,15 @@ use http_body::Body as _;
 use hudsucker::Body;
 use hyper::body::Incoming;
 use proposal::peer::Held;
+use tracing::info;
 
 use super::upgrade::Upgrade;
 use super::{Judged, Plan, WITHHELD, too_large};
 use crate::body::{self, Gathered, Meter, Progress};
 use crate::hold::{self, Asking, Suspect};
-use crate::inspect::{Format, Suspicion};
+use crate::inspect::{Format, Inspection, Suspicion};
 use crate::refusal::{Code, Refusal};
+use crate::uses::NoUse;
 
 /// Where a request's body comes from.
 pub(super) enum Source {
@@ -33,13 +35,16 @@ impl Judged {
         method: &Method,
         incoming: Incoming,
     ) -> Result<Source, Refusal> {
-        let (Some(mut suspicion), Some((inspection, format))) =
-            (plan.watch.suspicion.take(), plan.watch.inspection.clone())
-        else {
+        let Some((inspection, format)) = plan.watch.inspection.clone() else {
             return Ok(Source::Agent(incoming));
         };
+        let mut suspicion = plan.watch.suspicion.take();
+        if suspicion.is_none() && !inspection.excepts() {
+            return Ok(Source::Agent(incoming));
+        }
         if plan.upgrade != Upgrade::None || matches!(format, Format::Grpc(_)) {
-            return clean(&suspicion).map(|()| Source::Agent(incoming));
+            self.go_on_under_search(plan, suspicion.as_ref(), &inspection).await?;
+            return Ok(Source::Agent(incoming));
         }
         let turn = if incoming.is_end_stream() { None } else { Some(self.proxy.holds.turn().await?) };
         let keep = |bytes: Vec<u8>| match turn {
@@ -52,7 +57,8 @@ impl Judged {
             Ok(Gathered::Whole(whole)) => whole,
             Ok(Gathered::Part(begun, rest)) => {
                 let body = body::resumed(keep(begun), rest);
-                return clean(&suspicion).map(|()| Source::Begun(body, progress));
+                self.go_on_under_search(plan, suspicion.as_ref(), &inspection).await?;
+                return Ok(Source::Begun(body, progress));
             }
             Err(_) if progress.is_too_large() => {
                 return Err(too_large(plan.limits.request_body.unwrap_or_default()));
@@ -61,8 +67,11 @@ impl Judged {
                 return Err(Refusal::new(Code::MalformedTarget, "the body broke off").because(&error));
             }
         };
-        suspicion.body(&whole, &inspection, format)?;
-        if suspicion.count > 0 {
+        match &mut suspicion {
+            Some(suspicion) => suspicion.body(&whole, &inspection, format)?,
+            None => inspection.whole(&whole, format)?,
+        }
+        if let Some(suspicion) = suspicion.filter(|suspicion| suspicion.count > 0) {
             let suspect = self.suspect(plan, method, suspicion, whole.len());
             let lease = Arc::clone(&plan.limits.lease);
             let proxy = Arc::clone(&self.proxy);
@@ -80,8 +89,53 @@ impl Judged {
             plan.watch.inspection = None;
             progress.note(0);
         }
+        self.spend(plan, &inspection).await?;
         let body = if whole.is_empty() { Body::empty() } else { Body::from(keep(whole)) };
         Ok(Source::Begun(body, progress))
+    }
+
+    /// What cannot be read whole is searched as it leaves, and nothing in it is excepted; its head is done with.
+    async fn go_on_under_search(
+        &mut self,
+        plan: &mut Plan<'_>,
+        suspicion: Option<&Suspicion>,
+        inspection: &Inspection,
+    ) -> Result<(), Refusal> {
+        suspicion.map_or(Ok(()), clean)?;
+        self.spend(plan, inspection).await?;
+        if let Some((own, _)) = &mut plan.watch.inspection {
+            *own = own.clone().strict(self.proxy.marking.marks(&[]));
+        }
+        Ok(())
+    }
+
+    /// Takes a use of each exception that was met, before any of it leaves.
+    async fn spend(&mut self, plan: &Plan<'_>, inspection: &Inspection) -> Result<(), Refusal> {
+        let met = inspection.met();
+        if met.is_empty() {
+            return Ok(());
+        }
+        self.count(plan).await?;
+        for exception in met.into_iter().filter_map(|at| plan.watch.exceptions.get(at)) {
+            match self.proxy.uses.take_exception(exception).await {
+                Ok(()) => {
+                    info!(grant = %exception.grant, rule = exception.rule, "what is excepted goes out");
+                    self.entry.event.grant.get_or_insert_with(|| exception.grant.to_string());
+                    if self.proxy.uses.is_exception_spent(exception) {
+                        self.proxy.holds.exhausted(exception.grant.as_str());
+                    }
+                }
+                Err(NoUse::UsedUp) => {
+                    let hint = format!("what excepted the finding of rule `{}` is used up", exception.rule);
+                    return Err(Refusal::new(Code::SecretDetected, hint));
+                }
+                Err(NoUse::Write(error)) => {
+                    let hint = "uses cannot be counted now; try again later";
+                    return Err(Refusal::new(Code::AuditUnavailable, hint).because(&error));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// What a person is told. Where the secret may stand in the target, its place in the routes is told in place of it.
@@ -98,6 +152,7 @@ impl Judged {
             what: Held::Request { scheme, host, port, method, path, body },
             found: suspicion.count,
             findings: suspicion.findings,
+            named: suspicion.named,
         }
     }
 }
@@ -110,5 +165,5 @@ fn clean(suspicion: &Suspicion) -> Result<(), Refusal> {
         "the request's {place} holds what looks like a secret (rule `{rule}`), and the request cannot be held for the operator as a \
          whole: leave it out"
     );
-    Err(Refusal::new(Code::SecretDetected, hint))
+    Err(Refusal::new(Code::SecretDetected, hint).naming(suspicion.named.clone()))
 }

@@ -103,13 +103,16 @@ impl Examined {
             Search::Stream(scanner, _) => {
                 let uninspectable = scanner.uninspectable();
                 if let Some(rule) = scanner.found() {
+                    let mark = scanner.found_mark();
                     let spans = if self.masks { scanner.take_spans() } else { None };
-                    self.mask(spans.ok_or(Objection::Secret(rule))?);
+                    self.mask(spans.ok_or(Objection::Secret(rule, mark))?);
                 }
                 self.inspection.readable(uninspectable)?;
             }
             Search::Either(both) => {
-                both.iter().find_map(Scanner::found).map_or(Ok(()), |rule| Err(Objection::Secret(rule)))?;
+                let found = |scanner: &Scanner<'_>| Some((scanner.found()?, scanner.found_mark()));
+                let found = both.iter().find_map(found);
+                found.map_or(Ok(()), |(rule, mark)| Err(Objection::Secret(rule, mark)))?;
             }
             // Judged message by message.
             Search::Grpc(_) => {}

@@ -58,7 +58,7 @@ impl Messages {
 
 fn judge(inspection: &Inspection, scanner: &Scanner<'_>) -> Result<(), Objection> {
     match scanner.found() {
-        Some(rule) => Err(Objection::Secret(rule)),
+        Some(rule) => Err(Objection::Secret(rule, scanner.found_mark())),
         None => inspection.readable(scanner.uninspectable()),
     }
 }

@@ -6,6 +6,7 @@ use scan::{Finding, Report};
 use sha2::{Digest, Sha256};
 
 use super::{Format, Inspection, MASK, place};
+use crate::except::Named;
 use crate::refusal::Refusal;
 use crate::tls::hex;
 
@@ -19,6 +20,8 @@ pub(crate) struct Suspicion {
     pub(crate) count: u64,
     /// Whether it may stand in the method, the host or the path, which then are not shown.
     pub(crate) in_target: bool,
+    /// The first finding that has a name.
+    pub(crate) named: Option<Named>,
     hash: Sha256,
 }
 
@@ -92,6 +95,9 @@ impl Suspicion {
 
     fn add(&mut self, finding: &Finding, position: String, line: u32, masked: Option<&[u8]>) {
         self.count += 1;
+        if let (None, Some(mark)) = (&self.named, finding.mark) {
+            self.named = Some(Named { rule: finding.rule, mark, position: position.clone() });
+        }
         if self.findings.len() < HELD_MAX {
             let excerpt =
                 masked.filter(|_| finding.through.is_nothing()).map(|text| around(text, finding.offset));

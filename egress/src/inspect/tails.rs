@@ -156,7 +156,7 @@ fn judge(joint: &mut Scanner<'_>, borders: &[usize]) -> Result<(), Objection> {
         borders.iter().any(|border| span.start < *border as u64 && (*border as u64) < span.end)
     };
     let spans = joint.take_spans().unwrap_or_default();
-    if spans.iter().any(across) { Err(Objection::Secret(rule)) } else { Ok(()) }
+    if spans.iter().any(across) { Err(Objection::Secret(rule, None)) } else { Ok(()) }
 }
 
 /// A body, or the messages of a stream, put to what went before.

@@ -7,26 +7,76 @@ use serde_saphyr::{Location, Spanned};
 
 use super::Findings;
 use super::route::expires_at;
-use crate::extra::{Extra, Limit, Raise, Release};
+use crate::extra::{Exception, Extra, Limit, Raise, Release};
 use crate::grant::GrantId;
 use crate::host::Host;
-use crate::raw::{RawRaise, RawRelease, Text};
+use crate::raw::{RawException, RawRaise, RawRelease, Text};
+
+/// The longest name of a rule.
+const RULE_MAX_BYTES: usize = 64;
+/// What the scanner calls a secret that it was told: ours, which no approval lets go.
+const KNOWN_RULE: &str = "known-secret";
+const FINGERPRINT_DIGITS: usize = 32;
+
+/// Without `max_uses` it is for one request.
+pub(super) fn exception(raw: &Spanned<RawException>, findings: &mut Findings<'_>) -> Option<Extra> {
+    let place = raw.referenced;
+    let RawException { host: name, rule, fingerprint, expires_at, max_uses, grant } = &raw.value;
+    let name = host(name, place, findings);
+    let rule = needed(rule, "rule", place, findings).and_then(|text| {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        let is_one = (1..=RULE_MAX_BYTES).contains(&text.value.len()) && text.value.bytes().all(plain);
+        let parsed = (is_one && text.value != KNOWN_RULE).then(|| text.value.clone());
+        findings.take(text.referenced, parsed.ok_or("`rule` is the name of a rule, and not `known-secret`"))
+    });
+    let fingerprint = needed(fingerprint, "fingerprint", place, findings).and_then(|text| {
+        let is_one = text.value.len() == FINGERPRINT_DIGITS && text.value.bytes().all(is_digit);
+        let parsed = is_one.then(|| text.value.clone());
+        findings.take(text.referenced, parsed.ok_or("`fingerprint` is 32 hexadecimal digits"))
+    });
+    let max_uses = uses(max_uses, findings);
+    let (expires_at, grant) = end(expires_at, grant, place, findings);
+    Some(Extra::Exception(Exception {
+        host: name?,
+        rule: rule?,
+        fingerprint: fingerprint?,
+        expires_at: expires_at?,
+        max_uses: max_uses?,
+        grant: grant?,
+    }))
+}
+
+fn is_digit(byte: u8) -> bool {
+    matches!(byte, b'0'..=b'9' | b'a'..=b'f')
+}
+
+/// Once, where it does not say.
+fn uses(max_uses: &Option<Text>, findings: &mut Findings<'_>) -> Option<NonZeroU64> {
+    match max_uses {
+        None => Some(NonZeroU64::MIN),
+        Some(text) => super::bounds::max_uses(text, findings),
+    }
+}
+
+fn host(host: &Option<Text>, place: Location, findings: &mut Findings<'_>) -> Option<Host> {
+    needed(host, "host", place, findings).and_then(|text| {
+        let parsed = Host::parse(&text.value)
+            .map_err(|error| format!("`{}` is not a host: {error}", text.value.escape_debug()));
+        findings.take(text.referenced, parsed)
+    })
+}
 
 /// Without `max_uses` it is for one request.
 pub(super) fn release(raw: &Spanned<RawRelease>, findings: &mut Findings<'_>) -> Option<Extra> {
     let place = raw.referenced;
     let RawRelease { digest, expires_at, max_uses, grant } = &raw.value;
     let digest = needed(digest, "digest", place, findings).and_then(|text| {
-        let hex = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
         let digits = text.value.strip_prefix("sha256:").unwrap_or_default();
-        let is_one = digits.len() == 64 && digits.bytes().all(hex);
+        let is_one = digits.len() == 64 && digits.bytes().all(is_digit);
         let parsed = is_one.then(|| text.value.clone());
         findings.take(text.referenced, parsed.ok_or("`digest` is `sha256:` and 64 hexadecimal digits"))
     });
-    let max_uses = match max_uses {
-        None => Some(NonZeroU64::MIN),
-        Some(text) => super::bounds::max_uses(text, findings),
-    };
+    let max_uses = uses(max_uses, findings);
     let (expires_at, grant) = end(expires_at, grant, place, findings);
     Some(Extra::Release(Release {
         digest: digest?,
@@ -38,12 +88,8 @@ pub(super) fn release(raw: &Spanned<RawRelease>, findings: &mut Findings<'_>) ->
 
 pub(super) fn raise(raw: &Spanned<RawRaise>, findings: &mut Findings<'_>) -> Option<Extra> {
     let place = raw.referenced;
-    let RawRaise { host, limit, value, expires_at, grant } = &raw.value;
-    let host = needed(host, "host", place, findings).and_then(|text| {
-        let parsed = Host::parse(&text.value)
-            .map_err(|error| format!("`{}` is not a host: {error}", text.value.escape_debug()));
-        findings.take(text.referenced, parsed)
-    });
+    let RawRaise { host: name, limit, value, expires_at, grant } = &raw.value;
+    let name = host(name, place, findings);
     let limit = needed(limit, "limit", place, findings).and_then(|text| {
         let names: Vec<String> = Limit::ALL.iter().map(|(name, _)| format!("`{name}`")).collect();
         let unknown =
@@ -60,7 +106,7 @@ pub(super) fn raise(raw: &Spanned<RawRaise>, findings: &mut Findings<'_>) -> Opt
     });
     let (expires_at, grant) = end(expires_at, grant, place, findings);
     Some(Extra::Raise(Raise {
-        host: host?,
+        host: name?,
         limit: limit?,
         value: value?,
         expires_at: expires_at?,

@@ -183,3 +183,29 @@ fn what_approvals_add_stands_beside_the_repositories() {
     let endless = format!("{base}releases:\n  - {{digest: '{digest}', grant: r}}\n");
     assert!(parse(&endless).is_err(), "it has an end");
 }
+
+#[test]
+fn an_exception_is_for_one_finding_in_one_repository_and_ends() {
+    let base = format!("repos:\n  - {{name: a, upstream: 'git@h:p', identity: /k, host_key: '{KEY}'}}\n");
+    let exception = |repo: &str, rule: &str, fingerprint: &str, end: &str| {
+        format!(
+            "{base}exceptions:\n  - {{repo: {repo}, rule: {rule}, fingerprint: '{fingerprint}', {end}grant: e}}\n"
+        )
+    };
+    let (until, name) = ("expires_at: 2026-12-01T12:00:00Z, ", "0a".repeat(16));
+    let repos = parse(&exception("a", "gitlab-pat", &name, until)).expect("a good file");
+    let [one] = repos.exceptions() else { panic!("one") };
+    assert_eq!((one.repo.as_str(), one.rule.as_str(), &one.fingerprint), ("a", "gitlab-pat", &name));
+    let moment = |used| Moment { now: jiff::Timestamp::UNIX_EPOCH, used };
+    let (unused, used) = (BTreeMap::new(), BTreeMap::from([("e".to_owned(), 1)]));
+    assert!(one.grant.holds(&moment(&unused)).is_ok() && one.grant.holds(&moment(&used)).is_err());
+    for (wrong, said) in [
+        (exception("b", "r", &name, until), "there is no repository `b`"),
+        (exception("a", "'*'", &name, until), "`rule` is the name of a rule"),
+        (exception("a", "r", "0A", until), "`fingerprint` is 32 hexadecimal digits"),
+        (exception("a", "r", &name, ""), "expires_at"),
+    ] {
+        let told = faults(&wrong);
+        assert!(told.contains(said) && told.starts_with("repos.yaml:"), "{told}");
+    }
+}

@@ -287,7 +287,8 @@ fn a_position_names_lines_and_bytes_from_one() {
             line_end: 6,
             column: 3,
             offset: 6,
-            through: Through::default()
+            through: Through::default(),
+            mark: None
         }]
     );
 }
@@ -309,7 +310,15 @@ fn utf16_text_is_read_in_both_orders_with_and_without_a_mark() {
     let marked = [&[0xff, 0xfe][..], &little].concat();
     let wide = Through::default().and(Coding::Utf16).unwrap_or_default();
     for (bytes, offset) in [(&little, 18), (&big, 18), (&marked, 20)] {
-        let expected = Finding { rule: "gitlab-pat", line: 2, line_end: 2, column: 6, offset, through: wide };
+        let expected = Finding {
+            rule: "gitlab-pat",
+            line: 2,
+            line_end: 2,
+            column: 6,
+            offset,
+            through: wide,
+            mark: None,
+        };
         assert_eq!(Rules::builtin().scan(bytes), [expected]);
     }
 }
@@ -410,7 +419,7 @@ proptest! {
         let at = before.len() + 1;
         let line = text[..at].matches('\n').count() as u32 + 1;
         let column = (at - text[..at].rfind('\n').map_or(0, |n| n + 1)) as u32 + 1;
-        let expected = Finding { rule: "gitlab-pat", line, line_end: line, column, offset: at, through: Through::default() };
+        let expected = Finding { rule: "gitlab-pat", line, line_end: line, column, offset: at, through: Through::default(), mark: None };
         prop_assert_eq!(findings[0], expected);
     }
 }

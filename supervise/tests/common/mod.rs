@@ -12,6 +12,7 @@ use std::time::Duration;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use proposal::peer::{self, DATAGRAM_MAX, Question, Refusal, datagram, message};
 use proposal::wire::{Failure, Request, View};
+use rmcp::ServerHandler;
 use serde_json::{Value, json};
 use supervise::access::Sources;
 use supervise::client;
@@ -40,7 +41,12 @@ impl Bundle {
     }
 
     pub fn with(patience: Patience) -> Bundle {
-        Bundle::of(patience, None)
+        Bundle::of(patience, None, |server| server)
+    }
+
+    /// With something else around our server.
+    pub fn mounting<S: ServerHandler + Clone>(around: impl FnOnce(Server) -> S) -> Bundle {
+        Bundle::of(PATIENT, None, around)
     }
 
     /// With an egress that knows these refusals.
@@ -57,12 +63,15 @@ impl Bundle {
                     }
                     Question::Head { seq } => peer::Answer::Head { seq, records: 3, hash: "0".repeat(64) },
                     Question::Holds { seq } => peer::Answer::Holds { seq, ids: Vec::new() },
+                    Question::Finding { seq, fingerprint } => {
+                        peer::Answer::Finding { seq, finding: located(&fingerprint) }
+                    }
                     Question::Decide { seq, .. } => peer::Answer::Decided { seq, waited: false },
                 };
                 egress.send(&datagram(&answer).unwrap()).unwrap();
             }
         });
-        Bundle::of(PATIENT, Some(ours))
+        Bundle::of(PATIENT, Some(ours), |server| server)
     }
 
     /// With an egress of which the test itself is the voice.
@@ -71,10 +80,14 @@ impl Bundle {
         let (ours, theirs) = socketpair(AddressFamily::Unix, kind.0, None, kind.1).unwrap();
         let voice = UnixDatagram::from(theirs);
         voice.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        (Bundle::of(PATIENT, Some(ours)), voice)
+        (Bundle::of(PATIENT, Some(ours), |server| server), voice)
     }
 
-    fn of(patience: Patience, egress: Option<OwnedFd>) -> Bundle {
+    fn of<S: ServerHandler + Clone>(
+        patience: Patience,
+        egress: Option<OwnedFd>,
+        around: impl FnOnce(Server) -> S,
+    ) -> Bundle {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("routes.yaml"), ROUTES).unwrap();
         let sources = Sources {
@@ -96,7 +109,8 @@ impl Bundle {
             runtime.spawn(holds::attend(link.clone(), Arc::clone(&desk), heard));
             link
         });
-        let server = Server::new(Arc::clone(&desk), sources, patience).with_egress(egress);
+        let peers: Vec<Peer> = egress.into_iter().collect();
+        let server = around(Server::new(Arc::clone(&desk), sources, patience).with_peers(&peers));
         let (listener, operators) = runtime.block_on(async {
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
             (listener, operator::bind(&directory.path().join("supervise.sock")).unwrap())
@@ -137,6 +151,22 @@ impl Drop for Bundle {
     }
 }
 
+/// What that egress says was found under a name: one thing.
+fn located(fingerprint: &str) -> Option<peer::Located> {
+    let found = peer::Found {
+        rule: "gitlab-pat".to_owned(),
+        position: "header `x-note`".to_owned(),
+        commit: None,
+        line: 0,
+        excerpt: String::new(),
+    };
+    let target = peer::Target::Host("api.example.com".to_owned());
+    (fingerprint == FINGERPRINT).then(|| peer::Located { fingerprint: FINGERPRINT.to_owned(), target, found })
+}
+
+/// The name of what [`Bundle::with_egress`] found.
+pub const FINGERPRINT: &str = "0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a";
+
 /// The operator, over the socket.
 pub struct Operator {
     pub socket: PathBuf,
@@ -158,22 +188,31 @@ impl Operator {
 }
 
 /// A connection that is told of requests as they come.
-pub struct Watch(BufReader<UnixStream>);
+pub struct Watch {
+    lines: BufReader<UnixStream>,
+    first: Option<Vec<Value>>,
+}
 
 impl Operator {
     pub fn watch(&self) -> Watch {
         let mut stream = UnixStream::connect(&self.socket).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         stream.write_all(b"{\"op\":\"tail\"}\n").unwrap();
-        Watch(BufReader::new(stream))
+        let mut watch = Watch { lines: BufReader::new(stream), first: None };
+        // With the first answer it counts as there.
+        watch.first = Some(watch.next());
+        watch
     }
 }
 
 impl Watch {
     /// The requests of the next reply.
     pub fn next(&mut self) -> Vec<Value> {
+        if let Some(first) = self.first.take() {
+            return first;
+        }
         let mut line = String::new();
-        self.0.read_line(&mut line).unwrap();
+        self.lines.read_line(&mut line).unwrap();
         let reply: Value = serde_json::from_str(&line).unwrap();
         reply["result"]["requests"].as_array().unwrap().clone()
     }

@@ -17,7 +17,7 @@ use egress::ca::{CertificateAuthority, Existing};
 use egress::journal::Recorder;
 use egress::upstream::{Dialer, Resolve, UpstreamTls};
 use egress::uses::Uses;
-use egress::{Answers, Doors, Parts, Placeholder, Proxy, Secret, SecretStore};
+use egress::{Answers, Doors, Marking, Parts, Placeholder, Proxy, Secret, SecretStore};
 use rustls::RootCertStore;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
@@ -126,6 +126,7 @@ impl Bench {
             recorder: Recorder::open(&journal).unwrap(),
             uses: Uses::open(&egress::uses::path(root)).unwrap(),
             placeholder: Placeholder::parse(PLACEHOLDER).unwrap(),
+            marking: Marking::open(&root.join("fingerprint.key")).unwrap(),
         };
         let proxy = Arc::new(Proxy::new(parts, &routes(&upstream)).unwrap());
         let stop = CancellationToken::new();
