@@ -84,7 +84,7 @@ need_node22() {
     fi
 }
 
-# MCP clients that others wrote: the official conformance suite, the inspector, and Python's own.
+# MCP clients that others wrote: the official conformance suite, the inspector, Python's own, and Codex.
 need_mcpclients() {
     if ! "$clients/mcp/bin/python" -c "import mcp" 2>/dev/null; then
         [ -x /usr/bin/python3 ] && /usr/bin/python3 -c "import ensurepip" 2>/dev/null || apt python3 python3-venv
@@ -92,12 +92,16 @@ need_mcpclients() {
         /usr/bin/python3 -m venv "$clients/mcp"
         "$clients/mcp/bin/pip" install --quiet --disable-pip-version-check mcp
     fi
-    if [ ! -e "$clients/mcp/node_modules/.bin/conformance" ] || [ ! -e "$clients/mcp/node_modules/.bin/mcp-inspector" ]; then
-        need npm npm
-        say "npm install node@22 @modelcontextprotocol/conformance @modelcontextprotocol/inspector, under $clients/mcp"
-        npm install --silent --no-audit --no-fund --prefix "$clients/mcp" \
-            node@22 @modelcontextprotocol/conformance@0.2.0-alpha.12 @modelcontextprotocol/inspector >&2
-    fi
+    local program
+    for program in node conformance mcp-inspector codex; do
+        if [ ! -e "$clients/mcp/node_modules/.bin/$program" ]; then
+            need npm npm
+            say "npm install node@22, MCP's conformance suite and inspector, and Codex, under $clients/mcp"
+            npm install --silent --no-audit --no-fund --prefix "$clients/mcp" \
+                node@22 @modelcontextprotocol/conformance@0.2.0-alpha.12 @modelcontextprotocol/inspector @openai/codex >&2
+            break
+        fi
+    done
 }
 
 for thing in "$@"; do

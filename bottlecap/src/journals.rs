@@ -298,6 +298,13 @@ mod tests {
         let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         let journals: Vec<_> = lines.iter().map(|line| line["journal"].as_str().unwrap()).collect();
         assert_eq!(journals, ["egress", "supervise", "git-gate"]);
+        let tail = |of: Option<&str>, lines| {
+            let mut out = Vec::new();
+            Journals::of_directory(directory.path()).tail(of, lines, &mut out).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(tail(None, 2), text.split_inclusive('\n').skip(1).collect::<String>());
+        assert_eq!(tail(Some("egress"), 2), text.split_inclusive('\n').take(1).collect::<String>());
     }
 
     #[test]

@@ -297,6 +297,29 @@ pub struct Refusal {
     pub path: String,
 }
 
+impl Refusal {
+    /// What egress' journal has of a request that it refused, in the form of the journal.
+    #[must_use]
+    pub fn recorded(at: Timestamp, request: &impl Serialize) -> Option<Refusal> {
+        #[derive(Deserialize)]
+        struct Recorded {
+            #[serde(default)]
+            block_id: Option<String>,
+            #[serde(default)]
+            code: Option<String>,
+            scheme: String,
+            host: String,
+            port: u16,
+            method: String,
+            path: String,
+        }
+        let value = serde_json::to_value(request).ok()?;
+        let Recorded { block_id, code, scheme, host, port, method, path } = serde_json::from_value(value).ok()?;
+        let (block_id, code) = (block_id.unwrap_or_default(), code.unwrap_or_default());
+        Some(Refusal { block_id, code, at, scheme, host, port, method, path })
+    }
+}
+
 impl Answer {
     /// The question that this is for.
     #[must_use]

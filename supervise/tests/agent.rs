@@ -629,3 +629,69 @@ fn a_repository_that_is_granted_is_told_with_the_way_to_it() {
         format!("git config --global url.git://git-gate/api.git.insteadOf {upstream}")
     );
 }
+
+#[test]
+fn an_agent_that_comes_back_in_the_middle_of_a_wait_is_told_what_was_decided_meanwhile() {
+    let bundle = Bundle::start();
+    let (agent, operator) = (bundle.agent(), bundle.operator());
+    let id = agent.propose("api.example.com").unwrap()["id"].clone();
+    drop(waiting(agent, &id));
+    operator.ask(json!({"op": "approve", "id": id})).unwrap();
+    let mut again = start_waiting(agent, &id, &json!({}));
+    operator.ask(json!({"op": "applied", "id": id, "generation": 2, "digest": "sha256:00"})).unwrap();
+    let mut told = String::new();
+    std::io::Read::read_to_string(&mut again, &mut told).unwrap();
+    assert!(told.contains("active"), "{told}");
+}
+
+#[test]
+fn a_wait_is_shorter_than_clients_are_patient_and_shows_that_it_lives() {
+    let Patience { poll, progress } = Patience::default();
+    assert_eq!((poll, progress), (Duration::from_secs(45), Duration::from_secs(5)));
+}
+
+#[test]
+fn only_so_many_calls_are_open_at_once() {
+    // An egress that never answers: whoever asks about a refusal waits for it.
+    let (bundle, _silent) = Bundle::with_voice();
+    let agent = bundle.agent();
+    let id = agent.propose("api.example.com").unwrap()["id"].clone();
+    let _waiting: Vec<_> = (0..4).map(|_| waiting(agent, &id)).collect();
+    let asking: Vec<_> = (0..12)
+        .map(|_| {
+            std::thread::spawn(move || agent.call("explain_block", json!({"block_id": "5f1d"})).unwrap_err())
+        })
+        .collect();
+    let codes: Vec<Value> = asking.into_iter().map(|asking| asking.join().unwrap()["code"].clone()).collect();
+    let refused = codes.iter().filter(|code| **code == "too-many-calls").count();
+    assert!(
+        refused >= 1 && codes.iter().all(|code| code == "too-many-calls" || code == "refusals-unavailable"),
+        "{codes:?}"
+    );
+    assert_eq!(
+        agent.call("get_request", json!({"id": id})).unwrap()["state"],
+        "pending",
+        "a place is free again"
+    );
+}
+
+#[test]
+fn twenty_requests_wait_and_the_next_is_told_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let desk = supervise::Desk::open(&directory.path().join("journal.jsonl")).unwrap();
+    let wanted = |number: i64| {
+        let ask = json!({"host": format!("h{number}.example.com"), "reason": "r"});
+        supervise::desk::Wanted::from(proposal::Ask::parse(&ask).unwrap())
+    };
+    // One each ten seconds is as fast as an agent may ask for long.
+    let at = |number: i64| jiff::Timestamp::UNIX_EPOCH + jiff::SignedDuration::from_secs(10 * number);
+    for number in 0..20 {
+        desk.propose(wanted(number), at(number)).unwrap();
+    }
+    let full = desk.propose(wanted(20), at(20)).unwrap_err();
+    assert_eq!(full.code(), "queue-full");
+    // One of those that wait, asked for again, is that one; a better one may take its place.
+    let first = desk.propose(wanted(0), at(21)).unwrap();
+    let instead = supervise::desk::Wanted { supersedes: Some(first.id), ..wanted(22) };
+    assert!(desk.propose(instead, at(22)).is_ok());
+}

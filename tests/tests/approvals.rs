@@ -3,10 +3,11 @@
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
-use tests::{Bundle, Finished, GitHost, HttpsEcho};
+use tests::{Bundle, Finished, GitHost, HttpsEcho, Run};
 
 const WANTED: &str = "https://docs.example.com/guide/start";
 
@@ -326,4 +327,78 @@ fn a_push_with_a_secret_waits_and_goes_on_when_a_person_lets_it() {
     let refused = pushing.join().unwrap();
     assert!(refused.code != 0 && refused.stderr.contains("take it out"), "{refused:?}");
     assert_eq!(host.resolve("refs/heads/other").unwrap(), None);
+}
+
+#[test]
+fn routes_that_egress_does_not_take_are_rolled_back_and_both_sides_are_told() {
+    let bundle = Bundle::builder().unwrap().start().unwrap();
+    let file = bundle.root.path("etc/egress/routes.yaml");
+    let base = std::fs::read_to_string(&file).unwrap();
+    let ask = json!({"host": "docs.example.com", "reason": "r"});
+    let id = bundle.tool("propose_route", &ask).unwrap()["id"].as_str().unwrap().to_owned();
+    let token = bundle.token(&id, &[]).unwrap();
+    let egress = nix::unistd::Pid::from_raw(bundle.pid("egress").unwrap());
+    nix::sys::signal::kill(egress, nix::sys::signal::Signal::SIGSTOP).unwrap();
+    let refused = bundle.bottlecap(&["requests", "approve", &id, "--token", &token]).unwrap_err().to_string();
+    nix::sys::signal::kill(egress, nix::sys::signal::Signal::SIGCONT).unwrap();
+    assert!(refused.contains("did not take the routes"), "{refused}");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), base);
+    let told = bundle.tool("get_request", &json!({"id": id})).unwrap();
+    assert_eq!(told["state"], "apply_failed");
+    let shown = bundle.bottlecap(&["requests", "show", &id]).unwrap();
+    assert!(shown.contains("apply_failed") && shown.contains("did not take"), "{shown}");
+    assert_eq!(bundle.outcome(WANTED).unwrap(), "host-not-allowed");
+    // The same yes, given again, counts.
+    bundle.approve(&id, &[]).unwrap();
+    assert_eq!(bundle.outcome(WANTED).unwrap(), "allow");
+}
+
+#[test]
+fn a_grant_that_ends_while_routes_are_loaded_again_and_again_is_over_at_its_end() {
+    let bundle = Bundle::builder().unwrap().start().unwrap();
+    let now = || i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap();
+    let end = (now() / 1000 + 4) * 1000;
+    let until = date(end / 1000);
+    let table = |number: u64| {
+        format!(
+            "# {number}\nroutes:\n  - host: docs.example.com\n    expires_at: {until}\n    grant: 0707070707070707\n"
+        )
+    };
+    let load = |number: u64| {
+        bundle.root.write("etc/egress/routes.yaml", &table(number)).unwrap();
+        let reply = bundle.control(&json!({"op": "reload", "name": "egress"})).unwrap();
+        assert_eq!(reply["ok"], true, "{reply}");
+    };
+    load(0);
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| (1..).take_while(|_| !over.load(Ordering::Relaxed)).for_each(load));
+        let mut after_the_end = 0;
+        while after_the_end < 20 {
+            let before = now();
+            let outcome = bundle.outcome(WANTED);
+            let after = now();
+            if outcome.is_err() {
+                over.store(true, Ordering::Relaxed);
+            }
+            let outcome = outcome.unwrap();
+            if after < end {
+                assert_eq!(outcome, "allow");
+            } else if before >= end {
+                after_the_end += 1;
+                if outcome != "grant-expired" {
+                    over.store(true, Ordering::Relaxed);
+                }
+                assert_eq!(outcome, "grant-expired");
+            }
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+}
+
+/// A second of Unix time as routes.yaml has it.
+fn date(second: i64) -> String {
+    let said =
+        Run::bare("date").args(["-u", "-d", &format!("@{second}"), "+%Y-%m-%dT%H:%M:%SZ"]).ok().unwrap();
+    said.trim().to_owned()
 }

@@ -3,8 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use audit::RequestEvent;
-use jiff::Timestamp;
 use proposal::peer::Refusal;
 
 use super::ledger::Tip;
@@ -22,17 +20,8 @@ pub(crate) fn journal(home: &Home, daemon: &str) -> PathBuf {
 
 /// The newest refusals, newest last; none when the journal cannot be read.
 pub(crate) fn newest(journal: &Path) -> Vec<Refusal> {
-    let refusal = |(at, request): (Timestamp, RequestEvent)| Refusal {
-        block_id: request.block_id.unwrap_or_default(),
-        code: request.code.unwrap_or_default(),
-        at,
-        scheme: request.scheme,
-        host: request.host,
-        port: request.port,
-        method: request.method,
-        path: request.path,
-    };
-    audit::newest_refusals(journal, KEPT).into_iter().map(refusal).collect()
+    let newest = audit::newest_refusals(journal, KEPT);
+    newest.iter().filter_map(|(at, request)| Refusal::recorded(*at, request)).collect()
 }
 
 /// Where the journals of the bundle end, by what they say themselves: `audit verify` compares it with the chain.

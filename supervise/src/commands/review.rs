@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use audit::RequestEvent;
 use jiff::Timestamp;
 use proposal::peer::Refusal;
 use proposal::wire::View;
@@ -76,17 +75,8 @@ impl Reviewer<'_> {
     /// None, when egress' journal cannot be read: it belongs to another user.
     fn refusals(&self) -> Vec<Refusal> {
         let journal = self.places.state_dir.join("audit/egress/journal.jsonl");
-        let refusal = |(at, request): (Timestamp, RequestEvent)| Refusal {
-            block_id: request.block_id.unwrap_or_default(),
-            code: request.code.unwrap_or_default(),
-            at,
-            scheme: request.scheme,
-            host: request.host,
-            port: request.port,
-            method: request.method,
-            path: request.path,
-        };
-        audit::newest_refusals(journal, REFUSALS).into_iter().map(refusal).collect()
+        let newest = audit::newest_refusals(journal, REFUSALS);
+        newest.iter().filter_map(|(at, request)| Refusal::recorded(*at, request)).collect()
     }
 }
 

@@ -13,6 +13,7 @@ pub fn clients() -> PathBuf {
     let clients = named.unwrap_or_else(beside).join("mcp");
     for program in [
         "bin/python",
+        "node_modules/.bin/codex",
         "node_modules/.bin/conformance",
         "node_modules/.bin/mcp-inspector",
         "node_modules/.bin/node",
