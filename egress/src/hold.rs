@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use jiff::Timestamp;
 use policy::{Denial, Release};
-use proposal::peer::{HOLD_ID_CHARS, Held, Hold, Verdict, Word};
+use proposal::peer::{HOLD_ID_CHARS, Held, Hold, OPERATOR_OFFLINE, Verdict, Word};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{info, warn};
@@ -198,7 +198,8 @@ impl<'p> Asking<'p> {
                 reason = refused => {
                     let reason = reason.unwrap_or_default();
                     let because = if reason.is_empty() { String::new() } else { format!(": {reason}") };
-                    return Err(self.refusal(&format!("the operator did not let it pass{because}")));
+                    let why = format!("the operator did not let it pass{because}");
+                    return Err(self.refusal(if reason.starts_with(OPERATOR_OFFLINE) { &reason } else { &why }));
                 }
                 () = sleep_until(self.end) => {
                     let why = "nobody let it pass in time; leave it out, or ask the operator to watch";

@@ -122,6 +122,15 @@ impl Inspection {
         }
     }
 
+    /// What is not encoded as it says leaves as it stands: what is excepted in that is met as well.
+    pub(crate) fn meet(&self, body: &[u8], format: Format) {
+        if let (Format::Encoded(_), Unreadable::Pass) = (format, self.unreadable) {
+            let mut scanner = self.scanner();
+            scanner.feed(body);
+            scanner.end();
+        }
+    }
+
     /// Searches a body as a whole, so that what is excepted in it is met before any of it leaves.
     pub(crate) fn whole(&self, body: &[u8], format: Format) -> Result<(), Refusal> {
         let mut scanner = match format {

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use repos::{Moment, Ssh, Upstream};
+use proposal::peer::OPERATOR_OFFLINE;
+use repos::{Moment, Upstream};
 use tokio::io::{
     AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader, ReadBuf,
 };
@@ -491,6 +493,9 @@ impl<'s> Talk<'_, 's> {
                 return Ok(());
             }
             if let Some(reason) = waiting.rejected() {
+                if reason.starts_with(OPERATOR_OFFLINE) {
+                    return Err(reason);
+                }
                 let because = if reason.is_empty() { String::new() } else { format!(": {reason}") };
                 return Err(format!("The operator refused it{because}"));
             }

@@ -20,6 +20,8 @@ use crate::escaped;
 pub const DATAGRAM_MAX: usize = 16 << 10;
 /// The longest `block_id`.
 pub const BLOCK_ID_MAX: usize = 64;
+/// Begins the reason of a [`Verdict::Reject`] that nobody gave, because nobody is there.
+pub const OPERATOR_OFFLINE: &str = "operator_offline";
 /// The length of [`Hold::id`].
 pub const HOLD_ID_CHARS: usize = 32;
 /// The length of the name of something that was found.
@@ -314,7 +316,8 @@ impl Refusal {
             path: String,
         }
         let value = serde_json::to_value(request).ok()?;
-        let Recorded { block_id, code, scheme, host, port, method, path } = serde_json::from_value(value).ok()?;
+        let Recorded { block_id, code, scheme, host, port, method, path } =
+            serde_json::from_value(value).ok()?;
         let (block_id, code) = (block_id.unwrap_or_default(), code.unwrap_or_default());
         Some(Refusal { block_id, code, at, scheme, host, port, method, path })
     }

@@ -71,6 +71,7 @@ impl Judged {
             Some(suspicion) => suspicion.body(&whole, &inspection, format)?,
             None => inspection.whole(&whole, format)?,
         }
+        inspection.meet(&whole, format);
         if let Some(suspicion) = suspicion.filter(|suspicion| suspicion.count > 0) {
             let suspect = self.suspect(plan, method, suspicion, whole.len());
             let lease = Arc::clone(&plan.limits.lease);
