@@ -9,9 +9,8 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use repos::{Moment, Ssh, Upstream};
 use proposal::peer::OPERATOR_OFFLINE;
-use repos::{Moment, Upstream};
+use repos::{Moment, Ssh, Upstream};
 use tokio::io::{
     AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader, ReadBuf,
 };

@@ -228,7 +228,6 @@ fn a_capability_has_the_keys_of_its_kind_alone_and_leads_nowhere_that_no_grant_d
         refused(
             json!({"capability": "egress_limit", "host": "a.example", "limit": "all", "value": 1, "reason": "r"}),
         ),
-        refused(json!({"capability": "dlp_exception", "host": "egress", "rule": "x", "reason": "r"})),
         refused(json!({"capability": "dlp_exception", "host": "a.example", "repo": "x", "reason": "r"})),
         refused(
             json!({"capability": "dlp_exception", "host": "a.example", "rule": "known-secret", "reason": "r"}),
@@ -246,7 +245,6 @@ fn a_capability_has_the_keys_of_its_kind_alone_and_leads_nowhere_that_no_grant_d
     invalid-proposal: `repo` must be the name of a repository
     invalid-proposal: `ref` must be a reference such as refs/heads/agent/work
     invalid-proposal: `limit` must be `requests_per_minute`, `request_body`, `connections` or `concurrency`
-    never-grantable: egress can never be granted: it is the bottle itself or a part of its bundle
     invalid-proposal: `host` must be there, or `repo`
     invalid-proposal: `rule` must be the name of a rule, and not `known-secret`
     invalid-proposal: `fingerprint` must be 32 hexadecimal digits

@@ -339,7 +339,8 @@ fn routes_that_egress_does_not_take_are_rolled_back_and_both_sides_are_told() {
     let token = bundle.token(&id, &[]).unwrap();
     let egress = nix::unistd::Pid::from_raw(bundle.pid("egress").unwrap());
     nix::sys::signal::kill(egress, nix::sys::signal::Signal::SIGSTOP).unwrap();
-    let refused = bundle.bottlecap(&["requests", "approve", &id, "--token", &token]).unwrap_err().to_string();
+    let refused = bundle.bottlecap(&["requests", "approve", &id, "--token", &token]).unwrap_err();
+    let refused = format!("{refused:#}");
     nix::sys::signal::kill(egress, nix::sys::signal::Signal::SIGCONT).unwrap();
     assert!(refused.contains("did not take the routes"), "{refused}");
     assert_eq!(std::fs::read_to_string(&file).unwrap(), base);
