@@ -382,7 +382,11 @@ mod tests {
     #[test]
     fn an_exception_that_names_nothing_exact_is_refused_with_its_place() {
         let text = "routes: []\nexceptions:\n  - {host: \"*.example.com\", rule: known-secret, fingerprint: 0a, expires_at: 2026-12-01T12:00:00Z, grant: e}\n";
-        insta::assert_snapshot!(Policy::parse("routes.yaml", text).unwrap_err(), @"");
+        insta::assert_snapshot!(Policy::parse("routes.yaml", text).unwrap_err(), @r"
+        routes.yaml:3:12: `*.example.com` is not a host: host has a character that is not a letter, digit, hyphen, underscore or dot
+        routes.yaml:3:35: `rule` is the name of a rule, and not `known-secret`
+        routes.yaml:3:62: `fingerprint` is 32 hexadecimal digits
+        ");
     }
 
     #[test]
