@@ -111,10 +111,10 @@ impl Road {
         let banded = self.shown.able.contains("side-band-64k");
         let Self { stdin, stdout, .. } = &mut self;
         let sent = async {
-            stdin.write_all(&commands).await?;
+            let began = stdin.write_all(&commands).await;
             let sent = forward(frames, stdin).await;
-            stdin.shutdown().await?;
-            sent
+            let ended = stdin.shutdown().await;
+            began.and(sent).and(ended)
         };
         let (sent, heard) = tokio::join!(sent, Heard::read(stdout, banded));
         let answer = heard.answer(updates);
