@@ -87,6 +87,7 @@ const REQUESTS: &[u64] = &[
     libc::TCGETS,
     libc::TIOCGWINSZ,
     libc::TIOCGPGRP,
+    libc::TIOCOUTQ,
     libc::FS_IOC_GETFLAGS,
     FICLONE,
 ];
