@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use proposal::peer::OPERATOR_OFFLINE;
-use repos::{Moment, Ssh, Upstream};
+use repos::{Moment, Upstream};
 use tokio::io::{
     AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader, ReadBuf,
 };
@@ -24,28 +24,22 @@ use crate::fence::Reach;
 use crate::git::{Objects, printable};
 use crate::hold::{HOLD_TIMEOUT, Holds, Unheld};
 use crate::journal::{AUDIT_UNAVAILABLE, Ledger, PushOutcome, Pushed, UNRECORDED};
-use crate::mirror::{PushLock, RefreshError};
+use crate::mirror::PushLock;
 use crate::proof::Proof;
 use crate::request::{Asked, Shape};
 use crate::send::{Answer, Road};
 use crate::session::{self, Client, Hangup, Moved, SessionError};
 use crate::state::{Served, State};
 use crate::verdict::{self, Reasons};
-use crate::wire::{
-    Bounds, Change, End, Excepted, FromHook, HOOK_FD, LINE_MAX_BYTES, Marking, Place, ToHook, Update, Way,
-};
-use crate::{door, proof, refresh, report, sys};
+use crate::wire::{Bounds, Excepted, FromHook, HOOK_FD, LINE_MAX_BYTES, Marking, Place, ToHook, Update, Way};
+use crate::{door, proof, report, sys};
 
-/// How long a push waits for its turn.
-const LOCK_TIMEOUT: Duration = Duration::from_secs(300);
+mod forward;
+
 /// How many refs one push may change, so that its record stays readable and is always written.
 const REFS_MAX: usize = 1000;
 /// How long before a push is forwarded upstream may have proved that it is there.
 const PROOF_MAX: Duration = Duration::from_secs(5);
-/// How often objects are judged again because upstream moved meanwhile.
-const LOOKS_MAX: u32 = 3;
-/// How long upstream may take for a push.
-const SEND_TIMEOUT: Duration = Duration::from_secs(3600);
 /// How much memory of its own each process of a push may have.
 const MEMORY_MAX_BYTES: u64 = 2 << 30;
 
@@ -302,154 +296,6 @@ impl<'s> Talk<'_, 's> {
         drop(lock);
     }
 
-    /// What is to happen to a push whose objects may pass, and the turn in which it does. It is judged by what upstream
-    /// had before; the hook looks whether that is still there.
-    async fn forward(&mut self, age: Duration) -> (ToHook, Option<PushLock<'s>>) {
-        let upstream = &self.served.repo.upstream;
-        let waited = age.is_zero();
-        // An upstream behind ssh shows what it has when it is asked to receive.
-        if (waited || !matches!(upstream, Upstream::Ssh(_)))
-            && let Err(no) = self.refreshed(age).await
-        {
-            return (no, None);
-        }
-        let lock = timeout(LOCK_TIMEOUT, self.served.mirror.lock_for_push()).await.ok();
-        if let Upstream::Ssh(ssh) = upstream
-            && lock.is_some()
-        {
-            match self.open(ssh).await {
-                Err(no) => return (no, None),
-                Ok(At::Same) => {}
-                Ok(At::Another) if waited || (self.looks > 0 && self.served.mirror.seen_within(age)) => {}
-                Ok(At::Another) => {
-                    drop(lock);
-                    return (self.again().await, None);
-                }
-            }
-        }
-        let answer = self.go(lock.as_ref()).await;
-        if !matches!(answer, ToHook::Forward { .. })
-            && let Some(road) = self.road.take()
-        {
-            road.leave().await;
-        }
-        (answer, lock)
-    }
-
-    /// Has upstream wait for the push; whether it has what the mirror has.
-    async fn open(&mut self, ssh: &Ssh) -> Result<At, ToHook> {
-        let Served { repo, mirror } = self.served;
-        let gate = &self.state.gate;
-        let (updates, options) = (&self.pushed.updates, &self.options);
-        let (proof, mut opened) = tokio::join!(self.proof(), Road::open(gate, repo, ssh, updates));
-        if proof == Proof::Missing {
-            // What came through the session counts for nothing: a connection of its own says what is wrong.
-            self.state.warm.end(ssh);
-            opened = Road::open(gate, repo, ssh, updates).await;
-        }
-        let road = opened.map_err(RefreshError::from);
-        let at = match &road {
-            Ok(road) => refresh::is_at(mirror.path(), road.shown.listing.clone()).await,
-            Err(error) => Err(error.clone()),
-        };
-        let (road, same) = match (road, at) {
-            (Ok(road), Ok(same)) => (road, same),
-            (_, Err(error)) | (Err(error), _) => {
-                self.pushed.outcome = PushOutcome::Refused("refresh-failed");
-                return Err(self.deny(crate::front::unrefreshed(&repo.upstream, &error).into()));
-            }
-        };
-        if let Some(answer) = road.shown.misfit(updates, options) {
-            road.leave().await;
-            return Err(self.ended(answer));
-        }
-        self.road = Some(road);
-        Ok(if same { At::Same } else { At::Another })
-    }
-
-    /// Has the objects judged again, by what upstream has now.
-    async fn again(&mut self) -> ToHook {
-        if let Some(road) = self.road.take() {
-            road.leave().await;
-        }
-        self.looks += 1;
-        if self.looks > LOOKS_MAX {
-            self.pushed.outcome = PushOutcome::Refused("busy");
-            return self.deny("upstream moves too fast; push again".to_owned().into());
-        }
-        if let Err(no) = self.refreshed(Duration::ZERO).await {
-            return no;
-        }
-        match self.judge(&self.pushed.updates) {
-            Ok(Permit { bounds, .. }) => ToHook::Inspect { bounds, marking: self.marking() },
-            Err(no) => {
-                self.pushed.outcome = PushOutcome::Denied;
-                self.deny(no)
-            }
-        }
-    }
-
-    /// Sends the push, whose pack comes from the hook; what upstream made of it.
-    async fn send(&mut self, reader: &mut BufReader<OwnedReadHalf>, writer: &mut OwnedWriteHalf) -> ToHook {
-        let Some(road) = self.road.take() else {
-            let words = "git-gate: upstream was not asked\n".to_owned();
-            return self.ended(Answer { end: End::Refused, words, refs: Vec::new() });
-        };
-        let answer = {
-            let send = timeout(SEND_TIMEOUT, road.send(&self.pushed.updates, &self.options, reader));
-            tokio::pin!(send);
-            loop {
-                match timeout(WORD_EVERY, &mut send).await {
-                    Ok(answer) => break answer,
-                    // The hook is told that somebody is still there.
-                    Err(_) => drop(say(writer, &ToHook::Wait { words: String::new() }).await),
-                }
-            }
-        };
-        let words = || "git-gate: upstream took too long\n".to_owned();
-        let late = |_| Answer { end: End::Unknown, words: words(), refs: Vec::new() };
-        self.ended(answer.unwrap_or_else(late))
-    }
-
-    /// Takes note of what upstream made of the push.
-    fn ended(&mut self, Answer { end, words, refs }: Answer) -> ToHook {
-        let told = words.clone();
-        if end != End::Taken {
-            let others = if refs.is_empty() { "upstream cannot be pushed to" } else { ANOTHER };
-            let refs = refs.into_iter().map(|(name, word)| (name, bare(&word).to_owned()));
-            self.tell(refs.collect(), others.to_owned());
-        }
-        self.pushed.outcome = match end {
-            End::Taken => {
-                self.left_behind();
-                PushOutcome::Forwarded(words)
-            }
-            End::Refused => PushOutcome::Rejected(words),
-            End::Unknown => PushOutcome::Unanswered(words),
-        };
-        ToHook::Sent { end, words: told }
-    }
-
-    /// Sees to it that the mirror shows what upstream had at most this long ago.
-    async fn refreshed(&mut self, age: Duration) -> Result<(), ToHook> {
-        let Served { repo, mirror } = self.served;
-        if !age.is_zero() && mirror.seen_within(age) {
-            return Ok(());
-        }
-        let Err(error) = mirror.refresh(repo, &self.state.tools()).await else { return Ok(()) };
-        self.pushed.outcome = PushOutcome::Refused("refresh-failed");
-        Err(self.deny(crate::front::unrefreshed(&repo.upstream, &error).into()))
-    }
-
-    /// Takes note that the mirror keeps objects that the push took its refs away from.
-    fn left_behind(&self) {
-        let mut changes = self.pushed.updates.iter().map(|update| update.change);
-        if changes.any(|change| matches!(change, Change::Rewrite | Change::Delete)) {
-            self.served.mirror.torn();
-            self.served.mirror.tidy();
-        }
-    }
-
     async fn go(&mut self, lock: Option<&PushLock<'_>>) -> ToHook {
         match self.turn(lock.is_some()).await {
             Ok(forward) => {
@@ -617,15 +463,6 @@ impl<'s> Talk<'_, 's> {
         Ok(ToHook::Forward { gate_dir: self.state.gate.path().to_owned(), way })
     }
 
-    /// The proof that upstream is there, where a kept session is gone through.
-    async fn proof(&self) -> Proof {
-        let early = lock(self.proof).take().filter(|(asked, _)| asked.elapsed() < PROOF_MAX);
-        match early.or_else(|| ask(self.served, self.state)) {
-            Some((_, asked)) => asked.await.unwrap_or(Proof::Missing),
-            None => Proof::Given,
-        }
-    }
-
     /// Asks the rules in force now; the connection may be older than they are.
     fn judge(&self, updates: &[Update]) -> Result<Permit, No> {
         if updates.len() > REFS_MAX {
@@ -661,23 +498,11 @@ impl<'s> Talk<'_, 's> {
     }
 }
 
-/// What upstream has, by what the mirror has.
-enum At {
-    Same,
-    Another,
-}
-
 /// What the rules make of a set of refs that may be pushed.
 struct Permit {
     bounds: Bounds,
     /// The grants that are used up by it.
     grants: Vec<String>,
-}
-
-/// `[remote rejected] (reason)` without what the client adds again.
-fn bare(verdict: &str) -> &str {
-    let reason = verdict.split_once("] (").and_then(|(_, rest)| rest.strip_suffix(')'));
-    reason.unwrap_or(verdict)
 }
 
 async fn hear(reader: &mut BufReader<OwnedReadHalf>) -> Option<FromHook> {
