@@ -14,7 +14,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 
 use crate::fault::{Attempted, Fault};
 use crate::owners;
-use crate::seccomp::Filter;
+use crate::seccomp::{Datagrams, Filter};
 use crate::state::Directories;
 use crate::sys::mounts::{Attributes, Inode, clone_tree, restrict};
 use crate::sys::process::fork_single_threaded;
@@ -212,7 +212,7 @@ fn attributes() -> io::Result<()> {
 
 fn filter() -> io::Result<()> {
     nix::sys::prctl::set_no_new_privs()?;
-    Ok(Filter::compile()?.install()?)
+    Ok(Filter::compile(Datagrams::Allowed)?.install()?)
 }
 
 fn mapped() -> io::Result<()> {

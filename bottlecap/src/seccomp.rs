@@ -24,6 +24,15 @@ pub enum FilterError {
     Install(#[source] seccompiler::Error),
 }
 
+/// Whether datagrams may be sent over IP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Datagrams {
+    /// Where loopback is all there is.
+    Allowed,
+    /// Where a link leads to the host: what is sent to all on it comes to the host's own services, whatever addresses the link has.
+    Refused,
+}
+
 /// The two programs, compiled before they are needed.
 #[derive(Debug)]
 pub struct Filter {
@@ -33,7 +42,7 @@ pub struct Filter {
 
 impl Filter {
     /// Compiles the filter for this machine.
-    pub fn compile() -> Result<Filter, FilterError> {
+    pub fn compile(datagrams: Datagrams) -> Result<Filter, FilterError> {
         let architecture = TargetArch::try_from(std::env::consts::ARCH).map_err(FilterError::Build)?;
         let compile = |rules, mismatch, matched| -> Result<BpfProgram, FilterError> {
             SeccompFilter::new(rules, mismatch, matched, architecture)
@@ -42,7 +51,8 @@ impl Filter {
         };
         let refused = SeccompAction::Errno(libc::EPERM as u32);
         let unknown = SeccompAction::Errno(libc::ENOSYS as u32);
-        let allowed = compile(allowed().map_err(FilterError::Build)?, refused, SeccompAction::Allow)?;
+        let allowed =
+            compile(allowed(datagrams).map_err(FilterError::Build)?, refused, SeccompAction::Allow)?;
         let absent = compile(absent(), SeccompAction::Allow, unknown)?;
         Ok(Filter { allowed, absent })
     }
@@ -59,10 +69,10 @@ type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 type Built<T> = Result<T, seccompiler::BackendError>;
 
 /// What passes: the plain list, and calls that depend on an argument.
-fn allowed() -> Built<Rules> {
+fn allowed(datagrams: Datagrams) -> Built<Rules> {
     let mut rules: Rules = calls::ALLOWED.iter().map(|call| (*call, Vec::new())).collect();
     rules.extend([
-        (libc::SYS_socket, sockets()?),
+        (libc::SYS_socket, sockets(datagrams)?),
         (libc::SYS_socketpair, vec![all([equals(0, libc::AF_UNIX as u64)?])?]),
         (libc::SYS_clone, vec![all([without(0, NEW_NAMESPACES)?])?]),
         (libc::SYS_unshare, vec![all([without(0, NEW_NAMESPACES | libc::CLONE_NEWTIME as u64)?])?]),
@@ -112,14 +122,18 @@ const TEMPORARY: u64 = (libc::O_TMPFILE & !libc::O_DIRECTORY) as u64;
 
 /// Unix sockets; IPv4 and IPv6 with the protocols that need no module; netlink for routes, which is how a program lists
 /// its interfaces.
-fn sockets() -> Built<Vec<SeccompRule>> {
+fn sockets(datagrams: Datagrams) -> Built<Vec<SeccompRule>> {
     let mut rules = vec![
         all([equals(0, libc::AF_UNIX as u64)?])?,
         all([equals(0, libc::AF_NETLINK as u64)?, equals(2, libc::NETLINK_ROUTE as u64)?])?,
     ];
     for family in [libc::AF_INET, libc::AF_INET6] {
         for protocol in [0, libc::IPPROTO_TCP, libc::IPPROTO_UDP, libc::IPPROTO_ICMP, libc::IPPROTO_ICMPV6] {
-            rules.push(all([equals(0, family as u64)?, equals(2, protocol as u64)?])?);
+            let (family, protocol) = (equals(0, family as u64)?, equals(2, protocol as u64)?);
+            rules.push(match datagrams {
+                Datagrams::Allowed => all([family, protocol])?,
+                Datagrams::Refused => all([family, protocol, is_stream(1)?])?,
+            });
         }
     }
     Ok(rules)
@@ -145,6 +159,13 @@ fn all<const N: usize>(conditions: [SeccompCondition; N]) -> Built<SeccompRule> 
 
 fn equals(argument: u8, value: u64) -> Built<SeccompCondition> {
     SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)
+}
+
+/// Whether the kind of socket in `argument`, without its flags, is a stream.
+fn is_stream(argument: u8) -> Built<SeccompCondition> {
+    const KIND: u64 = 0xf;
+    let stream = libc::SOCK_STREAM as u64;
+    SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::MaskedEq(KIND), stream)
 }
 
 fn differs(argument: u8, value: libc::c_ulong) -> Built<SeccompCondition> {
@@ -174,14 +195,18 @@ mod tests {
     #[test]
     fn no_call_is_both_allowed_and_absent() {
         let absent = absent();
-        let both: Vec<_> =
-            allowed().expect("valid rules").into_keys().filter(|call| absent.contains_key(call)).collect();
+        let both: Vec<_> = allowed(Datagrams::Allowed)
+            .expect("valid rules")
+            .into_keys()
+            .filter(|call| absent.contains_key(call))
+            .collect();
         assert_eq!(both, Vec::<i64>::new());
     }
 
     #[test]
     fn a_plain_list_entry_never_shadows_a_rule_on_arguments() {
-        let conditional = allowed().expect("valid rules").into_iter().filter(|(_, rules)| !rules.is_empty());
+        let conditional = allowed(Datagrams::Allowed).expect("valid rules").into_iter();
+        let conditional = conditional.filter(|(_, rules)| !rules.is_empty());
         let shadowed: Vec<_> =
             conditional.map(|(call, _)| call).filter(|call| calls::ALLOWED.contains(call)).collect();
         assert_eq!(shadowed, Vec::<i64>::new());
@@ -189,7 +214,7 @@ mod tests {
 
     #[test]
     fn calls_that_reach_beyond_the_bottle_are_not_on_the_list() {
-        let allowed = allowed().expect("valid rules");
+        let allowed = allowed(Datagrams::Allowed).expect("valid rules");
         let dangerous = [
             libc::SYS_mount,
             libc::SYS_umount2,
@@ -230,6 +255,8 @@ mod tests {
 
     #[test]
     fn the_filter_compiles_for_this_machine() {
-        assert!(Filter::compile().is_ok());
+        assert!(
+            [Datagrams::Allowed, Datagrams::Refused].into_iter().all(|which| Filter::compile(which).is_ok())
+        );
     }
 }

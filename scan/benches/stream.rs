@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::hint::black_box;
+use std::io::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use nix::time::{ClockId, clock_gettime};
 use scan::{Bounds, Known, Rules, Scanner, Scrubber};
 
 const SIZE: usize = 16 << 20;
+const PACKED_SIZE: usize = 1 << 20;
 const PIECE: usize = 16 << 10;
 const RUNS: usize = 5;
 
@@ -63,6 +65,21 @@ fn pictures() -> Vec<u8> {
     )
 }
 
+/// A program's text in gzip, some of it after some.
+fn packed() -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(&SOURCE.as_bytes()[..32 << 10]).unwrap();
+    let mut packed = encoder.finish().unwrap();
+    packed.truncate(PACKED_SIZE);
+    packed.iter().copied().cycle().take(PACKED_SIZE).collect()
+}
+
+/// What begins like gzip again and again, and is none.
+fn false_starts() -> Vec<u8> {
+    let start = [&[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3][..], &noise(54)].concat();
+    start.iter().copied().cycle().take(PACKED_SIZE).collect()
+}
+
 fn known() -> Arc<Known> {
     let mut known = Known::default();
     known.add(b"q8Zr2LkT0vWcN5mYx1JdB7sHfG3a").unwrap();
@@ -92,12 +109,14 @@ fn main() {
     let wanted: Vec<String> =
         std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|word| name.contains(word.as_str()));
-    let inputs: [(&str, Input); 5] = [
+    let inputs: [(&str, Input); 7] = [
         ("source text", || repeated(SOURCE.as_bytes())),
         ("prose", || repeated(PROSE.as_bytes())),
         ("JSON to a model", conversation),
         ("pictures in base64", pictures),
         ("noise", || noise(SIZE)),
+        ("text in gzip", packed),
+        ("false starts of gzip", false_starts),
     ];
     println!("| clean input, MB/s of one core | rules, known secrets, decoders | rules alone | scrubber |");
     println!("|---|---:|---:|---:|");

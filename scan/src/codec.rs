@@ -65,8 +65,8 @@ impl Damaged {
 
 /// Something compressed, on its way.
 pub(crate) enum Codec {
-    /// The header of gzip comes first, byte by byte.
-    Gzip(GzipHeader, Decompress),
+    /// The header of gzip comes first, byte by byte; deflate after it.
+    Gzip(GzipHeader),
     Deflate(Decompress),
     /// zlib or bare deflate: its first two bytes say which.
     Unsure(Vec<u8>),
@@ -134,20 +134,29 @@ fn is_closed(head: &[u8]) -> bool {
 }
 
 impl Codec {
-    /// What deflate is given at once ends at a multiple of this.
-    pub(crate) const CELL_BYTES: u64 = 16;
+    /// The most of deflate that is given at once.
+    pub(crate) const CELL_MAX_BYTES: usize = 256;
+    /// The same near the beginning, where what is none mostly ends.
+    const CELL_MIN_BYTES: usize = 16;
+    /// Where the beginning ends.
+    const NEAR_BYTES: u64 = 512;
+
+    /// What is given at once of `at`, counted from where it began, ends at a multiple of this.
+    pub(crate) fn cell(at: u64) -> u64 {
+        if at < Self::NEAR_BYTES { Self::CELL_MIN_BYTES as u64 } else { Self::CELL_MAX_BYTES as u64 }
+    }
 
     /// How much to give at once from the position `at` on, so that it does not depend on the pieces what comes out before damage.
     pub(crate) fn portion(&self, at: u64) -> usize {
         match self {
             Self::Zstd(zstd) => zstd.portion(),
-            _ => (Self::CELL_BYTES - at % Self::CELL_BYTES) as usize,
+            _ => (Self::cell(at) - at % Self::cell(at)) as usize,
         }
     }
 
     pub(crate) fn new(encoding: Encoding) -> Option<Self> {
         Some(match encoding {
-            Encoding::Gzip => Self::Gzip(GzipHeader::default(), Decompress::new(false)),
+            Encoding::Gzip => Self::Gzip(GzipHeader::default()),
             Encoding::Deflate => Self::Unsure(Vec::new()),
             Encoding::Zstd => Self::Zstd(Zstd::new()?),
             Encoding::Brotli => {
@@ -165,10 +174,13 @@ impl Codec {
     /// Takes some of `input` and writes some of `output`; neither read nor written means that there is no more.
     pub(crate) fn step(&mut self, input: &[u8], output: &mut [u8]) -> Result<Step, Damaged> {
         match self {
-            Self::Gzip(header, inflate) => match header.take(input)? {
-                Some(read) => Ok(Step { read, written: 0, ended: false }),
-                None => inflated(inflate, input, output),
-            },
+            Self::Gzip(header) => {
+                let read = header.take(input)?;
+                if header.part == Part::Done {
+                    *self = Self::bare();
+                }
+                Ok(Step { read, written: 0, ended: false })
+            }
             Self::Deflate(inflate) => inflated(inflate, input, output),
             Self::Unsure(seen) => {
                 let Some(byte) = input.first() else { return Ok(Step { read: 0, written: 0, ended: false }) };
@@ -332,12 +344,9 @@ impl GzipHeader {
     /// No decoder accepts one of them.
     const RESERVED_FLAGS: u8 = 0xe0;
 
-    /// Takes one byte of the header; nothing when it is over.
-    fn take(&mut self, input: &[u8]) -> Result<Option<usize>, Damaged> {
-        if self.part == Part::Done {
-            return Ok(None);
-        }
-        let Some(byte) = input.first().copied() else { return Ok(Some(0)) };
+    /// Takes one byte of the header; how many were there.
+    fn take(&mut self, input: &[u8]) -> Result<usize, Damaged> {
+        let Some(byte) = input.first().copied() else { return Ok(0) };
         match self.part {
             Part::Fixed => {
                 let expected = [0x1f, 0x8b, 8].get(self.seen);
@@ -376,7 +385,7 @@ impl GzipHeader {
             Part::Checksum(_) => self.part = Part::Done,
             Part::Done => {}
         }
-        Ok(Some(1))
+        Ok(1)
     }
 
     fn after(&self, done: u8) -> Part {

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
-use std::net::TcpListener;
+use std::net::{TcpListener, UdpSocket};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::Command;
@@ -173,6 +173,58 @@ fn a_bottle_reaches_its_bundle_and_nothing_else() {
         let open = Run::new("bash")
             .args(["-c", &format!("{PROBE}reach {HOST} {port}\nreach {HOST} {}", stage.api.port())]);
         assert_eq!(open.ok().unwrap().lines().count(), 2);
+    });
+}
+
+/// Says which sockets can be made that go by other ways than TCP and UDP, and which calls are let through that reach beyond a process;
+/// then sends a datagram to each of the addresses and ports that follow, and says which of them are known to lead nowhere.
+const CALLS: &str = r#"
+use Socket qw(:DEFAULT inet_pton pack_sockaddr_in6);
+for (qw(17,3,0 17,2,0 40,1,0 44,3,0 2,3,1 2,3,255 10,3,58 38,5,0 15,3,2 16,3,16 31,3,1)) {
+    my ($family, $kind, $protocol) = split /,/;
+    print "opens $_\n" if socket(my $socket, $family, $kind, $protocol);
+}
+my ($space, $root, $none) = ("\0" x 256, "/usr\0", 0);
+my %calls = (io_uring => [425, 1, $space], keyctl => [250, 0, -3, 0], bpf => [321, 0, $space, 128], perf => [298, $space, 0, -1, -1, 0],
+    userfaultfd => [323, 0], unshare => [272, 0x10000000], remount => [165, $none, $root, $none, 0x1020, $none], trace => [101, 16, 1, 0, 0]);
+for (sort keys %calls) {
+    my ($number, @words) = @{$calls{$_}};
+    print "calls $_\n" if syscall($number, @words) >= 0;
+}
+my $port = shift;
+for (@ARGV) {
+    my $six = /:/;
+    socket(my $socket, $six ? AF_INET6 : AF_INET, SOCK_DGRAM, 0) or next;
+    setsockopt($socket, SOL_SOCKET, SO_BROADCAST, 1);
+    my $address = inet_pton($six ? AF_INET6 : AF_INET, $_) or next;
+    for ($port, 53, 443, 853, 5353) {
+        send($socket, "x", 0, $six ? pack_sockaddr_in6($_, $address) : pack_sockaddr_in($_, $address));
+        last if $ENV{ONE_PORT};
+    }
+}
+"#;
+
+#[test]
+fn no_other_protocol_and_no_call_leads_out_of_a_bottle() {
+    for_each(|stage| {
+        let sink = UdpSocket::bind("[::]:0").unwrap();
+        sink.set_nonblocking(true).unwrap();
+        let port = sink.local_addr().unwrap().port();
+        let count = || std::iter::from_fn(|| sink.recv(&mut [0; 8]).ok()).count();
+        fs::write(stage.path("work/calls.pl"), CALLS).unwrap();
+        let addresses = Run::new("hostname").args(["-I"]).ok().unwrap();
+        let script = format!(
+            "perl calls.pl {port} {} {HOST} 127.0.0.1 ::1 127.0.0.11 192.0.2.1 198.51.100.53 224.0.0.251 255.255.255.255 2001:db8::1\n\
+             ls -d /run/dbus /run/user /var/run/dbus /tmp/.X11-unix 2>/dev/null\ntrue\n",
+            addresses.split_whitespace().collect::<Vec<_>>().join(" ")
+        );
+        let finished = stage.bottle(&script);
+        assert_eq!((finished.stdout.trim_end(), count()), ("", 0), "{}", finished.stderr);
+        // Where there is no wall, it goes on.
+        let open = Run::new("perl").args([stage.path("work/calls.pl").as_os_str()]);
+        let said = open.args([&port.to_string(), "127.0.0.1", "::1"]).env("ONE_PORT", "1").ok().unwrap();
+        assert!(said.contains("opens 17,3,0") && said.contains("calls keyctl"), "{said}");
+        assert_eq!(count(), 2);
     });
 }
 

@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use super::relay::{self, Target};
 use super::{Attempt, FAILED, Setback, agent, expect, mounts, report};
 use crate::plan::{FromWall, Plan, Stdio, ToWall};
-use crate::seccomp::Filter;
+use crate::seccomp::{Datagrams, Filter};
 use crate::sys::socket::Channel;
 use crate::sys::{process, terminal};
 
@@ -37,7 +37,7 @@ fn run(
     }
     mounts::build(&plan.steps, handed)?;
     let ends = Ends::open(plan.stdio)?;
-    let filter = Filter::compile().to("compile the system call filter")?;
+    let filter = Filter::compile(Datagrams::Allowed).to("compile the system call filter")?;
     let callers: Vec<_> = ends.callers.iter().map(AsFd::as_fd).collect();
     channel.send(&FromWall::Built, &callers).to("hand out the terminal")?;
     expect(channel, ToWall::Go)?;

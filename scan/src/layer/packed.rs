@@ -9,10 +9,8 @@ use crate::finding::{Coding, Place};
 use crate::layer::{Layer, Shared, stand_at};
 use crate::scanner::Uninspectable;
 
-/// What comes out at once.
-const OUT_BYTES: usize = 32 * 1024;
-/// More than deflate can give of one portion, at most 1032 times as much, so that all of it comes out before damage.
-const OUT_ROOM_BYTES: usize = 20 * 1024;
+/// What comes out at once, and the room for one more portion.
+const OUT_BYTES: usize = 28 * 1024;
 /// How many that begin inside one another are followed at once; a further one cannot be inspected.
 const OPEN_MAX: usize = 8;
 /// Each layer further in follows half as many, as all of them could be open in each of those around, but no fewer than this.
@@ -57,8 +55,15 @@ struct Unpacking {
     codec: Codec,
     child: Box<Layer>,
     place: Place,
+    /// Where its data begins.
+    from: u64,
     at: u64,
     settled: u64,
+}
+
+/// More than deflate can give of so much, at most 1032 times as much, and of what is read ahead: so that all of it comes out before damage.
+fn room(portion: usize) -> usize {
+    (portion + 8) * 1032
 }
 
 /// What has become of a decoder.
@@ -105,8 +110,9 @@ impl Layer {
             packed.head_seen = true;
             self.look_at_head(&mut packed, shared);
         }
+        let mut out = Vec::new();
         while packed.head_seen && !packed.over {
-            self.go_on(&mut packed, shared);
+            self.go_on(&mut packed, &mut out, shared);
             if packed.over || !self.find_start(&mut packed, shared, complete) {
                 break;
             }
@@ -146,7 +152,8 @@ impl Layer {
             return shared.state.cannot(Uninspectable::Depth);
         };
         let (place, _) = self.locate(&(start..start));
-        packed.open.push(Unpacking { codec, child, place, at: start + header, settled: start });
+        let from = start + header;
+        packed.open.push(Unpacking { codec, child, place, from, at: from, settled: start });
     }
 
     /// Looks for the next beginning; whether there was one.
@@ -187,14 +194,17 @@ impl Layer {
     }
 
     /// Follows all that are open through the bytes that are there.
-    fn go_on(&self, packed: &mut Packed, shared: &mut Shared<'_>) {
-        let is_ready = |open: &Unpacking| open.at < self.end();
-        if !packed.open.iter().any(is_ready) {
+    fn go_on(&self, packed: &mut Packed, out: &mut Vec<u8>, shared: &mut Shared<'_>) {
+        let most = packed.open.iter().map(|open| self.bytes.len() - self.index(open.at)).max().unwrap_or(0);
+        if most == 0 {
             return;
         }
-        let mut out = vec![0; OUT_BYTES];
+        let wanted = OUT_BYTES + room(most.min(Codec::CELL_MAX_BYTES));
+        if out.len() < wanted {
+            *out = vec![0; wanted];
+        }
         for mut open in std::mem::take(&mut packed.open) {
-            match self.follow(&mut open, &mut out, shared) {
+            match self.follow(&mut open, out, shared) {
                 Went::On => packed.open.push(open),
                 Went::Ended => {
                     packed.ended.push(open.at);
@@ -213,18 +223,21 @@ impl Layer {
     fn follow(&self, open: &mut Unpacking, out: &mut [u8], shared: &mut Shared<'_>) -> Went {
         let (mut filled, mut given) = (0, false);
         let went = loop {
-            if out.len() - filled < OUT_ROOM_BYTES {
+            let replays = open.codec.replays();
+            let rest = &self.bytes[self.index(open.at)..];
+            let portion = if given || replays {
+                &[]
+            } else {
+                &rest[..rest.len().min(open.codec.portion(open.at - open.from))]
+            };
+            if portion.is_empty() && !given && !replays {
+                break Went::On;
+            }
+            if out.len() - filled < room(portion.len()) {
                 if !open.pass_on(&out[..filled], shared) {
                     return Went::Over;
                 }
                 filled = 0;
-            }
-            let replays = open.codec.replays();
-            let rest = &self.bytes[self.index(open.at)..];
-            let portion =
-                if given || replays { &[] } else { &rest[..rest.len().min(open.codec.portion(open.at))] };
-            if portion.is_empty() && !given && !replays {
-                break Went::On;
             }
             let step = match open.codec.step(portion, &mut out[filled..]) {
                 Ok(step) => step,
@@ -234,7 +247,8 @@ impl Layer {
                         shared.state.cannot(Uninspectable::Encoding);
                     }
                     // Of a portion it is not known which of its bytes is at fault.
-                    open.at = (open.at + portion.len() as u64).next_multiple_of(Codec::CELL_BYTES);
+                    let taken = open.at - open.from;
+                    open.at = open.from + (taken + portion.len() as u64).next_multiple_of(Codec::cell(taken));
                     break Went::Ended;
                 }
             };

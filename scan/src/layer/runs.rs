@@ -307,7 +307,8 @@ impl Lane {
     /// Takes the characters of a whole block.
     fn take_block(&mut self, chars: &[u8; BLOCK_CHARS], position: u64) {
         self.block_at = position;
-        self.length = decode(chars, &mut self.block);
+        decode_block(chars, &mut self.block);
+        self.length = BLOCK_BYTES;
     }
 
     /// Takes one character; whether the block is full.
@@ -366,6 +367,17 @@ fn dull_run(bytes: &[u8], complete: bool) -> Option<usize> {
     let dull =
         digits < 2 * TEXT_MIN_BYTES && (0..4).all(|skip| run[skip..].chunks(BLOCK_CHARS).all(&mut is_dull));
     dull.then_some(end)
+}
+
+/// Decodes the characters of a whole block: eight by eight, of a length that is known when this is compiled.
+fn decode_block(chars: &[u8; BLOCK_CHARS], block: &mut [u8; BLOCK_BYTES]) {
+    let (eights, _) = chars.as_chunks::<8>();
+    let (sixes, _) = block.as_chunks_mut::<6>();
+    for (eight, six) in eights.iter().zip(sixes) {
+        let bits = eight.iter().fold(0_u64, |bits, byte| bits << 6 | u64::from(CLASSES[usize::from(*byte)]));
+        let [_, _, bytes @ ..] = bits.to_be_bytes();
+        *six = bytes;
+    }
 }
 
 /// Decodes the characters of at most one block; how many bytes that gives.

@@ -12,7 +12,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use crate::layout::{HOME, OURS};
-use crate::seccomp::Filter;
+use crate::seccomp::{Datagrams, Filter};
 use crate::sys::process::{self, Image};
 use crate::sys::{descriptors, identity};
 
@@ -106,8 +106,8 @@ type Setback = (&'static str, io::Error);
 
 fn prepare(words: &[OsString]) -> Result<Image, Setback> {
     let to = |attempt: &'static str| move |error: io::Error| (attempt, error);
-    let filter =
-        Filter::compile().map_err(|error| ("build the system call filter", io::Error::other(error)))?;
+    let filter = Filter::compile(Datagrams::Refused)
+        .map_err(|error| ("build the system call filter", io::Error::other(error)))?;
     furnish(&Path::new(OURS).join(SKELETON), Path::new(HOME)).map_err(to("furnish the home"))?;
     fs::write(PID, std::process::id().to_string()).map_err(to("say which process the command is"))?;
     let image = image(words).map_err(to("prepare the command"))?;
