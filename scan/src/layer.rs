@@ -15,6 +15,7 @@ use crate::mark::{Mark, Marks};
 use crate::rules::{AROUND_BYTES, Judgement, Rules, Woken};
 use crate::scanner::{Bounds, Uninspectable};
 use packed::Packed;
+pub(crate) use packed::begins;
 use runs::Runs;
 use words::{Percents, Zeros};
 

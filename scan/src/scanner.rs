@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::codec::{Decoder, Encoding};
 use crate::finding::{Finding, Through};
 use crate::known::{KNOWN_RULE, Known};
-use crate::layer::{Hit, KNOWN, Layer, Shared, State};
+use crate::layer::{Hit, KNOWN, Layer, Shared, State, begins};
 use crate::mark::{Mark, Marks};
 use crate::rules::Rules;
 
@@ -157,6 +157,11 @@ impl<'r> Scanner<'r> {
     /// The name of what [`Scanner::found`] tells of.
     pub fn found_mark(&self) -> Option<Mark> {
         self.state.hits.first().and_then(|hit| hit.mark)
+    }
+
+    /// Whether the next piece may take much longer than its length says: something is being decompressed, or may be from here on.
+    pub fn may_expand(&self, next: &[u8]) -> bool {
+        self.outer.is_some() || self.state.expanded > 0 || begins(next)
     }
 
     /// Why something may have been missed so far.

@@ -16,6 +16,7 @@ use crate::body::{self, Gathered, Meter, Progress};
 use crate::hold::{self, Asking, Suspect};
 use crate::inspect::{Format, Inspection, Suspicion};
 use crate::refusal::{Code, Refusal};
+use crate::tasks::aside;
 use crate::uses::NoUse;
 
 /// Where a request's body comes from.
@@ -67,10 +68,10 @@ impl Judged {
                 return Err(Refusal::new(Code::MalformedTarget, "the body broke off").because(&error));
             }
         };
-        match &mut suspicion {
-            Some(suspicion) => suspicion.body(&whole, &inspection, format)?,
-            None => inspection.whole(&whole, format)?,
-        }
+        aside(|| match &mut suspicion {
+            Some(suspicion) => suspicion.body(&whole, &inspection, format),
+            None => inspection.whole(&whole, format),
+        })?;
         inspection.meet(&whole, format);
         if let Some(suspicion) = suspicion.filter(|suspicion| suspicion.count > 0) {
             let suspect = self.suspect(plan, method, suspicion, whole.len());

@@ -15,6 +15,7 @@ use scan::Scanner;
 
 use super::messages::GrpcFrames;
 use super::{Format, Inspection, Joint, MASK, Messages, Objection};
+use crate::tasks::aside;
 
 /// What may be held back while it could become a secret.
 const HELD_MAX: u64 = 256 * 1024;
@@ -73,11 +74,15 @@ impl Examined {
     fn take(&mut self, data: Bytes) -> Result<(), Objection> {
         match &mut self.search {
             Search::Stream(scanner, joint) => {
-                scanner.feed(&data);
+                if scanner.may_expand(&data) {
+                    aside(|| scanner.feed(&data));
+                } else {
+                    scanner.feed(&data);
+                }
                 joint.as_mut().map_or(Ok(()), |joint| joint.feed(&data))?;
             }
-            Search::Either(both) => both.iter_mut().for_each(|scanner| scanner.feed(&data)),
-            Search::Grpc(grpc) => grpc.0.feed(&data, &mut grpc.1)?,
+            Search::Either(both) => aside(|| both.iter_mut().for_each(|scanner| scanner.feed(&data))),
+            Search::Grpc(grpc) => aside(|| grpc.0.feed(&data, &mut grpc.1))?,
         }
         self.taken += data.len() as u64;
         self.waiting_bytes += data.len() as u64;

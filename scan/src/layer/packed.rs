@@ -27,6 +27,11 @@ static STARTS: LazyLock<[(Finder<'static>, Start); 3]> = LazyLock::new(|| {
     ]
 });
 
+/// Whether something compressed may begin in `bytes`: of so much, much more may come out.
+pub(crate) fn begins(bytes: &[u8]) -> bool {
+    STARTS.iter().any(|(finder, _)| finder.find(bytes).is_some())
+}
+
 /// Archives that are not opened.
 const CLOSED: [&[u8]; 5] = [b"\xfd7zXZ\0", b"7z\xbc\xaf\x27\x1c", b"Rar!\x1a\x07", b"BZh", b"LZIP\x01"];
 
