@@ -71,7 +71,8 @@ pub fn text(script: &[u8]) -> Vec<u8> {
             0xf0.. => text.extend(form),
             0xe0.. => {
                 let length = script.next().copied().map_or(0, usize::from);
-                text.extend(&form[..length % form.len()]);
+                // Less than its core: a form that is cut off at its end is none, and nobody says that it is masked.
+                text.extend(&form[..length % (form.len() / 2)]);
             }
             other => text.push(*other),
         }
