@@ -39,7 +39,7 @@ impl Origin {
         timeout(PATIENCE, self.listener.accept()).await.unwrap().unwrap().0
     }
 
-    /// Begins a request and gives the connection that it was sent on.
+    /// Sends a request to the proxy, with `more` after its first lines.
     async fn ask(&self, agent: &mut TcpStream, method: &str, more: &str) {
         let port = self.listener.local_addr().unwrap().port();
         let head = format!("{method} http://{HOST}:{port}/ HTTP/1.1\r\nhost: {HOST}:{port}\r\n{more}\r\n");
