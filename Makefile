@@ -4,10 +4,10 @@ PROFILE ?= dist
 PREFIX ?= /usr/local
 export PROFILE PREFIX
 
-.PHONY: help demo test soak image bench fuzz install uninstall
+.PHONY: help demo test soak image image-agent bench fuzz install uninstall
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
 
 demo: ## a program in a sealed bottle, end to end, with a transcript
 	@bash scripts/demo.sh
@@ -20,6 +20,9 @@ soak: ## the bundle's stories with full counts; writes docs/soak.md
 
 image: ## the bundle image, with Docker (PROFILE=dev for a quick one, BASE_IMAGE=... to choose the base)
 	@bash scripts/image.sh
+
+image-agent: ## the image of the agent's container, with Docker: Node, git, Claude Code (BASE_IMAGE=... to choose the base)
+	@bash scripts/agent-image.sh
 
 bench: ## the benchmarks
 	@bash scripts/bench.sh

@@ -155,8 +155,21 @@ enum Command {
     /// Check and print the journals of a bottle
     #[command(subcommand)]
     Audit(Audit),
-    /// Say what this host lacks for bottles, and which setting is in the way
-    Doctor,
+    /// Say what this host lacks for bottles, and which setting is in the way; with --bottle, attack one from inside
+    #[command(
+        after_help = "With --bottle a sandbox is made as that manifest says, with routes to origins of the doctor's own in place of its own and \
+                      without its secrets, and the hostile wire cases are played from inside it.\n\nExit codes: 0 all is well; 64 something is \
+                      missing that every bottle needs; 70 the bottle did not withstand a case, or could not be made.\n\nExample:\n  bottlecap \
+                      doctor --bottle web"
+    )]
+    Doctor {
+        /// The manifest, or the name of a bottle that `init` wrote
+        #[arg(long, value_name = "FILE|NAME")]
+        bottle: Option<PathBuf>,
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
     /// Print completions for a shell
     Completions {
         /// The shell
@@ -469,7 +482,10 @@ impl Cli {
                 .map(|()| Outcome::Done),
             Command::Audit(audit) => audit.run(out).map(|()| Outcome::Done),
             Command::Requests(requests) => requests.run(out).map(|()| Outcome::Done),
-            Command::Doctor => doctor::report(out).map(|()| Outcome::Done),
+            Command::Doctor { bottle: None, json } => doctor::report(form(json), out).map(|()| Outcome::Done),
+            Command::Doctor { bottle: Some(bottle), json } => {
+                doctor::wire::report(&shelf()?.manifest(&bottle), form(json), out).map(|()| Outcome::Done)
+            }
             Command::Reference => {
                 requests::print(out, &reference::markdown(Cli::command())).map(|()| Outcome::Done)
             }

@@ -1,6 +1,7 @@
-//! What the kernel of this host gives, and which setting is in the way where it does not.
+//! What the kernel of this host gives, and which setting is in the way where it does not; and what a bottle stands on beside it.
 
 mod surroundings;
+pub mod wire;
 
 use std::fs;
 use std::io::{self, Write};
@@ -11,9 +12,11 @@ use std::process::{Command, Stdio};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::wait::{WaitStatus, waitpid};
+use serde::Serialize;
 
 use crate::fault::{Attempted, Fault};
 use crate::owners;
+use crate::requests::{Form, json, print};
 use crate::seccomp::{Datagrams, Filter};
 use crate::state::Directories;
 use crate::sys::mounts::{Attributes, Inode, clone_tree, restrict};
@@ -113,13 +116,59 @@ const PROBES: [(Probe, &str, &str); 5] = [
     (Probe::MappedMounts, "mapped-mounts", "mounts with mapped owners, for bottles that root starts"),
 ];
 
-/// Looks at each thing in a process of its own, and says what it found.
+/// One thing that was looked at.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Finding {
+    state: State,
+    what: String,
+    /// What is wrong, and what to do about it.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    note: String,
+}
+
+/// How it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum State {
+    /// As it is to be.
+    Ok,
+    /// Some bottles need it otherwise.
+    Note,
+    /// No bottle can be made without it.
+    Missing,
+}
+
+impl std::fmt::Display for Finding {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Finding { state, what, note } = self;
+        match state {
+            State::Ok => write!(f, "ok       {what}"),
+            State::Note => write!(f, "note     {what}: {note}"),
+            State::Missing => write!(f, "MISSING  {what}\n         {note}"),
+        }
+    }
+}
+
+/// Looks at each thing, those of the kernel in processes of their own, and says what it found.
 ///
 /// # Errors
 /// When something is missing.
-pub fn report(out: &mut impl Write) -> Result<(), Fault> {
+pub fn report(form: Form, out: &mut impl Write) -> Result<(), Fault> {
+    let mut findings = kernel()?;
+    findings.extend(surroundings::look(&Directories::of_process()));
+    match form {
+        Form::Json => json(out, &findings)?,
+        Form::Text => findings.iter().try_for_each(|finding| print(out, &format!("{finding}\n")))?,
+    }
+    match findings.iter().filter(|finding| finding.state == State::Missing).count() {
+        0 => Ok(()),
+        missing => Err(Fault::refused(format!("{missing} of what a bottle needs is missing here"))),
+    }
+}
+
+fn kernel() -> Result<Vec<Finding>, Fault> {
     let root = nix::unistd::geteuid().is_root();
-    let mut missing = 0;
+    let mut findings = Vec::new();
     for (probe, name, what) in PROBES {
         if probe == Probe::MappedMounts && !root {
             continue;
@@ -129,23 +178,14 @@ pub fn report(out: &mut impl Write) -> Result<(), Fault> {
             .stdin(Stdio::null())
             .output()
             .failing(|| "cannot run a probe".to_owned())?;
-        let said = String::from_utf8_lossy(&output.stdout);
-        let line = if output.status.success() {
-            format!("ok       {what}")
+        let (state, note) = if output.status.success() {
+            (State::Ok, String::new())
         } else {
-            missing += 1;
-            format!("MISSING  {what}\n         {}", said.trim())
+            (State::Missing, String::from_utf8_lossy(&output.stdout).trim().to_owned())
         };
-        writeln!(out, "{line}").failing(|| "cannot print".to_owned())?;
+        findings.push(Finding { state, what: what.to_owned(), note });
     }
-    for note in surroundings::look(&Directories::of_process()) {
-        writeln!(out, "{note}").failing(|| "cannot print".to_owned())?;
-    }
-    if missing == 0 {
-        Ok(())
-    } else {
-        Err(Fault::refused(format!("{missing} of what a bottle needs is missing here")))
-    }
+    Ok(findings)
 }
 
 /// Runs one probe in this process, which is spoilt for anything else by it. What is wrong is written to `out`.

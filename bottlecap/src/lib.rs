@@ -10,6 +10,7 @@ pub mod addresses;
 pub mod agent;
 pub mod backend;
 pub mod bundle;
+pub mod cgroup;
 pub mod cli;
 pub mod clone;
 pub mod doctor;

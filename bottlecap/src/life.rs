@@ -275,13 +275,18 @@ pub fn cleanup(
     out: &mut impl Write,
 ) -> Result<(), Fault> {
     let found = leftovers(directories, extent)?;
-    let engine = Kind::Docker.backend();
-    let mut kept = engine.remnants(directories)?;
-    kept.retain(|remnant| !directories.home(&remnant.bottle).is_held());
+    let mut kept = Vec::new();
+    for backend in [Kind::Sandbox, Kind::Docker].map(Kind::backend) {
+        let mut left = backend.remnants(directories)?;
+        left.retain(|remnant| !directories.home(&remnant.bottle).is_held());
+        kept.push((backend, left));
+    }
+    let kept: Vec<_> =
+        kept.iter().flat_map(|(backend, left)| left.iter().map(move |remnant| (backend, remnant))).collect();
     if found.is_empty() && kept.is_empty() {
         return print(out, "nothing is left behind\n");
     }
-    for remnant in &kept {
+    for (_, remnant) in &kept {
         print(out, &format!("{:<20} {}\n", remnant.what, escaped(&remnant.name)))?;
     }
     for leftover in &found {
@@ -292,8 +297,8 @@ pub fn cleanup(
     }
     let mut failures = Vec::new();
     // First, for their state is mounted in them.
-    for remnant in &kept {
-        failures.extend(engine.remove(remnant).err().map(|fault| fault.to_string()));
+    for (backend, remnant) in &kept {
+        failures.extend(backend.remove(remnant).err().map(|fault| fault.to_string()));
     }
     for leftover in &found {
         match leftover.remove() {

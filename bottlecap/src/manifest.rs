@@ -86,6 +86,14 @@ pub struct Limits {
     pub place: Option<(String, u64, u64)>,
 }
 
+impl Limits {
+    /// Whether there are any.
+    #[must_use]
+    pub fn any(&self) -> bool {
+        self.memory.is_some() || self.processes.is_some() || self.cpu_thousandths.is_some()
+    }
+}
+
 /// Who lives in a bottle.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Agent {

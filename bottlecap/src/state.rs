@@ -13,6 +13,7 @@ use nix::unistd::{Uid, geteuid, getuid};
 use serde::{Deserialize, Serialize};
 
 use crate::backend::Kind;
+use crate::cgroup;
 use crate::fault::{Attempted, Fault};
 use crate::manifest::Name;
 use crate::run::Request;
@@ -141,6 +142,9 @@ impl Directories {
                 && let Ok(held) = self.home(&name).hold()
             {
                 // What cannot be removed now is looked at again next time.
+                if cgroup::left_by(held.home()).iter().any(|group| cgroup::remove(group).is_err()) {
+                    continue;
+                }
                 let _ = fs::remove_dir_all(&record.run_dir);
                 let _ = fs::remove_dir(record.run_dir.with_extension("root"));
                 let _ = fs::remove_file(record.run_dir.with_extension("ready"));

@@ -71,8 +71,8 @@ impl Raw {
 
 impl Drop for Raw {
     fn drop(&mut self) {
-        // Nothing is left to do about a terminal that is gone.
-        let _ = termios::tcsetattr(io::stdin(), SetArg::TCSADRAIN, &self.0);
+        // What was typed for the bottle and not read is not for the caller's shell. Nothing is left to do about a terminal that is gone.
+        let _ = termios::tcsetattr(io::stdin(), SetArg::TCSAFLUSH, &self.0);
     }
 }
 

@@ -370,3 +370,33 @@ fn what_is_longer_than_the_screen_can_be_read_to_its_end() {
     let text = shown(&mut screen);
     assert!(text.contains("line 99") && !text.contains("(more below)"), "{text}");
 }
+
+#[test]
+fn a_push_that_is_held_is_decided_where_git_is_looked_at() {
+    let held = json!({"proposal": {"held": {
+        "id": "0a".repeat(16), "digest": format!("sha256:{}", "0".repeat(64)), "at": "2026-11-21T12:29:00Z",
+        "until": "2026-11-21T12:39:00Z", "found": 1,
+        "what": {"kind": "push", "repo": "web", "upstream": "ssh://git@git.example.com/web.git", "changes": 1, "objects": 3,
+                 "refs": [{"name": "refs/heads/agent/x", "old": "0".repeat(40), "new": "1".repeat(40)}]},
+        "findings": [{"rule": "github-pat", "position": "key.txt", "commit": "1".repeat(40), "line": 3, "excerpt": "key=****"}],
+    }}});
+    let mut holding = facts();
+    holding.requests.push(view("cc0e11aa22bb33cc", "pending", held));
+    holding.git = serde_json::from_value(
+        json!({"pushes": 2, "repos": [{"name": "web", "upstream": "ssh://git@git.example.com/web.git"}]}),
+    )
+    .ok();
+    let mut screen = screen();
+    screen.on(Event::Facts("web".to_owned(), Box::new(holding)));
+    press(&mut screen, "4");
+    insta::assert_snapshot!(shown(&mut screen).lines().filter(|line| !line.is_empty()).collect::<Vec<_>>().join("\n"), @"");
+    assert_eq!(press(&mut screen, "\n"), [Action::Look("cc0e11aa22bb33cc".to_owned(), Narrowing::default())]);
+    screen.on(Event::Looked(Narrowing::default(), Err("it is gone".to_owned())));
+    assert_eq!(
+        press(&mut screen, "rno keys\n"),
+        [Action::Reject("cc0e11aa22bb33cc".to_owned(), "no keys".to_owned())]
+    );
+    // The repository below it is nobody's question.
+    screen.on(Event::Done(Ok(String::new())));
+    assert_eq!(press(&mut screen, "j\n"), []);
+}

@@ -3,6 +3,7 @@
 use std::{
     io::{self, ErrorKind, Read, Write},
     net::{SocketAddr, TcpStream},
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -14,6 +15,7 @@ use crate::{
     h2,
     identity::{Client, Identity, Trust},
     judge::Seen,
+    lend,
     template::Names,
 };
 
@@ -31,10 +33,28 @@ const ENOUGH: usize = 1 << 20;
 /// What every exchange of a run has in common.
 #[derive(Debug)]
 pub(crate) struct Setting {
-    pub(crate) proxy: SocketAddr,
+    pub(crate) proxy: Door,
     pub(crate) identity: Identity,
     pub(crate) trust: Trust,
     pub(crate) host: String,
+}
+
+/// Where connections to the proxy come from.
+#[derive(Debug)]
+pub(crate) enum Door {
+    /// From here.
+    Own(SocketAddr),
+    /// From whoever listens on that socket.
+    Lent(PathBuf),
+}
+
+impl Door {
+    fn connect(&self) -> io::Result<TcpStream> {
+        match self {
+            Door::Own(address) => TcpStream::connect_timeout(address, LONG),
+            Door::Lent(socket) => lend::borrow(socket),
+        }
+    }
 }
 
 /// Plays the case; what reached the origin is not looked at here.
@@ -45,7 +65,7 @@ pub(crate) fn exchange(
     origin: SocketAddr,
 ) -> anyhow::Result<Seen> {
     let names = Names { host: setting.host.clone(), address: origin, absolute: over == Over::Plain };
-    let mut stream = TcpStream::connect_timeout(&setting.proxy, LONG)?;
+    let mut stream = setting.proxy.connect()?;
     stream.set_nodelay(true)?;
     stream.set_write_timeout(Some(PATIENCE))?;
     let wait = Wait::of(case);

@@ -5,11 +5,13 @@ mod exchange;
 mod h2;
 mod identity;
 mod judge;
+mod lend;
 #[cfg(test)]
 mod naive;
 mod origin;
 mod play;
 mod request;
+mod sys;
 mod template;
 
 use std::{
@@ -24,7 +26,7 @@ use clap::Parser;
 
 use crate::{
     case::Case,
-    exchange::Setting,
+    exchange::{Door, Setting},
     identity::{Identity, Trust},
     origin::Origin,
     play::{Outcome, Play},
@@ -47,7 +49,7 @@ const EXIT_USAGE: u8 = 64;
 )]
 struct Cli {
     /// The proxy, as http://HOST:PORT.
-    #[arg(long, value_name = "URL", required_unless_present_any = ["prepare", "list"])]
+    #[arg(long, value_name = "URL", required_unless_present_any = ["prepare", "list", "through"])]
     proxy: Option<String>,
     /// The certificate authority that the proxy signs with; without it any certificate will do.
     #[arg(long, value_name = "FILE")]
@@ -61,6 +63,13 @@ struct Cli {
     /// The directory with the origin's certificate authority, origin-ca.pem.
     #[arg(long, value_name = "DIR")]
     origin_dir: Option<PathBuf>,
+    /// Take the connections to the proxy from whoever lends them on this socket, from inside a bottle, instead of making them here.
+    /// Says on a line where the origins are, and begins when a line comes on standard input.
+    #[arg(long, value_name = "SOCKET", conflicts_with = "proxy")]
+    through: Option<PathBuf>,
+    /// Make connections to --proxy for whoever asks on this socket, and do nothing else.
+    #[arg(long, value_name = "SOCKET", requires = "proxy")]
+    lend: Option<PathBuf>,
     /// Only make the certificate authority in --origin-dir.
     #[arg(long, requires = "origin_dir")]
     prepare: bool,
@@ -102,6 +111,13 @@ fn run(cli: &Cli) -> anyhow::Result<bool> {
         identity::prepare(directory)?;
         return Ok(true);
     }
+    if let Some(socket) = &cli.lend {
+        let proxy = proxy_address(cli.proxy.as_deref().unwrap_or_default())?;
+        let lent =
+            std::os::unix::net::UnixListener::bind(socket).and_then(|socket| lend::lend(&socket, proxy));
+        lent.with_context(|| format!("cannot lend on {}", socket.display()))?;
+        return Ok(true);
+    }
     let wanted = |case: &Case| {
         cli.only.as_deref().is_none_or(|text| case.id.contains(text) || case.class.contains(text))
     };
@@ -117,7 +133,6 @@ fn run(cli: &Cli) -> anyhow::Result<bool> {
     }
     let ip = cli.origin.first().context("there is no --origin")?.ip().to_string();
     let identity = Identity::new(cli.origin_dir.as_deref(), &cli.name, &ip)?;
-    let trust = Trust::new(cli.ca.as_deref(), &identity)?;
     let origins = cli
         .origin
         .iter()
@@ -125,7 +140,17 @@ fn run(cli: &Cli) -> anyhow::Result<bool> {
             Origin::listen(*address, &identity.server).with_context(|| format!("cannot listen on {address}"))
         })
         .collect::<anyhow::Result<Vec<_>>>()?;
-    let proxy = proxy_address(cli.proxy.as_deref().unwrap_or_default())?;
+    let proxy = match &cli.through {
+        None => Door::Own(proxy_address(cli.proxy.as_deref().unwrap_or_default())?),
+        Some(socket) => {
+            let places: Vec<_> = origins.iter().map(|origin| origin.address).collect();
+            writeln!(out, "{}", serde_json::json!({ "origins": places }))?;
+            out.flush()?;
+            std::io::stdin().read_line(&mut String::new())?;
+            Door::Lent(socket.clone())
+        }
+    };
+    let trust = Trust::new(cli.ca.as_deref(), &identity)?;
     let setting = Setting { proxy, identity, trust, host: cli.name.clone() };
     let plays: Vec<Play<'_>> = cases.iter().flat_map(Play::of).collect();
     let outcomes = play::all(&setting, &origins, &plays);

@@ -78,6 +78,11 @@ impl Docker {
         self.script("scripts/image.sh").env("TAG", "bottlecap-sidecars:test").ok()
     }
 
+    /// Builds the image of the agent's container from this machine's packages, and returns its tag.
+    pub fn agent_image(&self) -> Result<String> {
+        self.script("scripts/agent-image.sh").env("TAG", "bottlecap-agent:test").ok()
+    }
+
     /// The API stand-in as a static program.
     pub fn echo_api(&self) -> Result<PathBuf> {
         let directory = self.script("scripts/binaries.sh").args(["tests"]).ok()?;

@@ -26,9 +26,13 @@ use tokio_rustls::TlsAcceptor;
 /// One piece of a long answer.
 const CHUNK: usize = 64 * 1024;
 
+/// What is answered to a request in place of the echo, given that and its body: media type and text.
+pub type Script = Box<dyn Fn(&Value, &[u8]) -> Option<(&'static str, String)> + Send + Sync>;
+
 /// What every connection shares.
 #[derive(Default)]
 struct Seen {
+    script: Option<Script>,
     /// The bearer token that the API knows; it then says whether it was sent, and echoes no Authorization.
     token: Option<String>,
     connections: AtomicU64,
@@ -77,6 +81,12 @@ impl EchoServer {
     #[must_use]
     pub fn with_token(self, token: String) -> Self {
         Self { seen: Arc::new(Seen { token: Some(token), ..Seen::default() }), ..self }
+    }
+
+    /// The same, answering what is written down before.
+    #[must_use]
+    pub fn with_script(self, script: Script) -> Self {
+        Self { seen: Arc::new(Seen { script: Some(script), ..Seen::default() }), ..self }
     }
 
     /// Where it listens.
@@ -128,10 +138,13 @@ async fn answer(
     seen: Arc<Seen>,
 ) -> Result<Response<BoxBody<Bytes, hyper::Error>>, hyper::Error> {
     let (head, mut body) = request.into_parts();
-    let (mut hash, mut length) = (Sha256::new(), 0_u64);
+    let (mut hash, mut length, mut kept) = (Sha256::new(), 0_u64, Vec::new());
     while let Some(frame) = body.frame().await {
         if let Ok(data) = frame?.into_data() {
             hash.update(&data);
+            if seen.script.is_some() {
+                kept.extend_from_slice(&data);
+            }
             length += data.len() as u64;
         }
     }
@@ -163,14 +176,14 @@ async fn answer(
     *seen.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(echo.clone());
 
     let response = Response::builder().status(StatusCode::OK);
+    let whole = |text: String| Full::from(text).map_err(|never| match never {}).boxed();
+    let scripted = seen.script.as_ref().and_then(|script| script(&echo, &kept));
     let bytes = head.uri.path().rsplit_once("/bytes/").and_then(|(_, count)| count.parse::<u64>().ok());
-    Ok(match bytes {
-        Some(count) => response.header("content-type", "application/octet-stream").body(zeros(count)),
-        None => {
-            let text = format!("{echo:#}\n");
-            response
-                .header("content-type", "application/json")
-                .body(Full::from(text).map_err(|never| match never {}).boxed())
+    Ok(match (scripted, bytes) {
+        (Some((media, text)), _) => response.header("content-type", media).body(whole(text)),
+        (None, Some(count)) => response.header("content-type", "application/octet-stream").body(zeros(count)),
+        (None, None) => {
+            response.header("content-type", "application/json").body(whole(format!("{echo:#}\n")))
         }
     }
     .expect("a status and one constant header make a response"))
@@ -219,6 +232,14 @@ impl HttpsEcho {
     pub fn start_on(address: IpAddr, names: &[&str]) -> Result<Self> {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         Self::run(move || async move { EchoServer::bind(SocketAddr::new(address, 0), &names).await })
+    }
+
+    /// The same, answering what is written down before.
+    pub fn start_scripted(address: IpAddr, names: &[&str], script: Script) -> Result<Self> {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        Self::run(move || async move {
+            Ok(EchoServer::bind(SocketAddr::new(address, 0), &names).await?.with_script(script))
+        })
     }
 
     /// On a free port of 127.0.0.1, without TLS.

@@ -1,7 +1,7 @@
 //! A git host on OpenSSH: one seeded repository, one key that may use it, and a record of who asked what.
 
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::net::TcpListener;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use crate::Run;
 #[derive(Debug)]
 pub struct GitHost {
     directory: TempDir,
-    port: u16,
+    address: SocketAddr,
     user: String,
     connections: Arc<AtomicU64>,
     closing: Arc<AtomicBool>,
@@ -29,6 +29,11 @@ pub struct GitHost {
 impl GitHost {
     /// Listens on 127.0.0.1 with a repository `seed.git` of one commit on `main`.
     pub fn start() -> Result<Self> {
+        Self::start_on(Ipv4Addr::LOCALHOST.into())
+    }
+
+    /// The same, on that address.
+    pub fn start_on(address: IpAddr) -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("bc-git-").tempdir()?;
         let at = |name: &str| directory.path().join(name);
         for key in ["host_key", "client_key"] {
@@ -64,8 +69,8 @@ impl GitHost {
             ),
         )?;
 
-        let listener = TcpListener::bind(("127.0.0.1", 0))?;
-        let port = listener.local_addr()?.port();
+        let listener = TcpListener::bind((address, 0))?;
+        let address = listener.local_addr()?;
         let connections = Arc::new(AtomicU64::new(0));
         let closing = Arc::new(AtomicBool::new(false));
         let log = OpenOptions::new().create(true).append(true).open(at("sshd.log"))?;
@@ -73,7 +78,7 @@ impl GitHost {
             let (config, connections, closing) = (at("sshd_config"), connections.clone(), closing.clone());
             move || accept(&listener, &config, &log, &connections, &closing)
         });
-        let host = Self { directory, port, user, connections, closing, acceptor: Some(acceptor) };
+        let host = Self { directory, address, user, connections, closing, acceptor: Some(acceptor) };
         host.seed()?;
         Ok(host)
     }
@@ -100,7 +105,7 @@ impl GitHost {
 
     /// The same, as its users name it.
     pub fn url(&self) -> String {
-        format!("ssh://{}@127.0.0.1:{}{}", self.user, self.port, self.repository().display())
+        format!("ssh://{}@{}{}", self.user, self.address, self.repository().display())
     }
 
     /// The public host key, as repos.yaml pins it: type and key.
@@ -146,7 +151,7 @@ impl Drop for GitHost {
     fn drop(&mut self) {
         self.closing.store(true, Ordering::SeqCst);
         // Wakes the acceptor.
-        drop(std::net::TcpStream::connect(("127.0.0.1", self.port)));
+        drop(std::net::TcpStream::connect(self.address));
         if let Some(acceptor) = self.acceptor.take() {
             drop(acceptor.join());
         }
@@ -215,7 +220,8 @@ mod tests {
         let host = GitHost::start().unwrap();
         let scratch = tempfile::tempdir().unwrap();
         let known = scratch.path().join("known_hosts");
-        fs::write(&known, format!("[127.0.0.1]:{} {}\n", host.port, host.host_key().unwrap())).unwrap();
+        fs::write(&known, format!("[127.0.0.1]:{} {}\n", host.address.port(), host.host_key().unwrap()))
+            .unwrap();
         let ssh = format!(
             "ssh -F none -i {} -o UserKnownHostsFile={} -o BatchMode=yes",
             host.path("client_key").display(),

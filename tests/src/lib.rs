@@ -6,6 +6,7 @@
 mod asking;
 mod binaries;
 mod bundle;
+mod conversation;
 mod docker;
 mod echo;
 mod git_host;
@@ -18,8 +19,9 @@ mod wire;
 
 pub use binaries::{Binaries, target_directory, workspace_root};
 pub use bundle::{Answer, Bundle, BundleBuilder};
+pub use conversation::{Conversation, Turns};
 pub use docker::{Container, Docker, Network};
-pub use echo::{EchoServer, HttpsEcho};
+pub use echo::{EchoServer, HttpsEcho, Script};
 pub use git_host::GitHost;
 pub use output::{Finished, Run};
 pub use process::{Lines, Process};

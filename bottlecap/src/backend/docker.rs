@@ -4,6 +4,7 @@
 //! What the engine is told is a compose project in the bottle's state. What is secret goes to the bundle by standard
 //! input each time it starts, and is in no file, no environment and no argument.
 
+mod bound;
 pub mod compose;
 pub mod engine;
 mod furnish;
@@ -161,7 +162,9 @@ impl Backend for Docker {
         });
         made.create(checked, &furnished)?;
         made.start_bundle(&order.provisions)?;
-        made.engine.run(["start", &compose::agent(&made.name)])?;
+        let agent = compose::agent(&made.name);
+        made.engine.run(["start", &agent])?;
+        bound::compare(&made.engine, &agent, furnished.seen())?;
         Ok(items)
     }
 

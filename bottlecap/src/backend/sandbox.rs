@@ -15,10 +15,12 @@ use nix::unistd::{Pid, geteuid};
 use super::{Backend, Kind, Order, Remnant};
 use crate::addresses::Addresses;
 use crate::bundle::{Bundle, Supervisor};
+use crate::cgroup::{self, Groups};
 use crate::doctor;
 use crate::etc::Identity;
 use crate::fault::{Attempted, Fault};
 use crate::layout::{Inputs, Shared, steps};
+use crate::manifest::Name;
 use crate::owners::{BOTTLE_USER, mapped_tree, plain_tree};
 use crate::plan::{FromWall, Layer, Plan, ToWall};
 use crate::provision::{self, Item};
@@ -31,11 +33,13 @@ use crate::sys::socket::Channel;
 use crate::terminal::{self, Relay};
 
 const HIGH: i32 = 32;
+const CONTROL_GROUP: &str = "control group";
 
 /// A bottle of namespaces, as far as it is made.
 #[derive(Debug, Default)]
 pub struct Sandbox {
     wall: Option<Wall>,
+    groups: Option<Groups>,
     bundle: Option<Bundle>,
     supervisor: Option<Supervisor>,
 }
@@ -66,6 +70,12 @@ impl Backend for Sandbox {
         let has = |layer| !checked.without.contains(&layer);
         let program = checked.command.first().cloned().unwrap_or_default();
         let wall = self.wall.insert(Wall::spawn(has(Layer::Descriptors), program)?);
+        let limits = &checked.manifest.limits;
+        if limits.any() {
+            // Before it is told the plan: everything in the bottle comes after that.
+            let groups = self.groups.insert(Groups::make(limits, order.name, order.held.home())?);
+            groups.take(wall.child.id()).failing(|| "cannot bound what the bottle uses".to_owned())?;
+        }
         if !has(Layer::Bundle) {
             let (identity, items) = provision::identity(checked, &Addresses::names(), None)?;
             wall.tell_plan(&plan(&order, &identity))?;
@@ -92,18 +102,34 @@ impl Backend for Sandbox {
     fn stop(&mut self) {
         // The agent before the daemons.
         drop(self.wall.take());
+        if let Some(groups) = self.groups.take() {
+            groups.remove();
+        }
         if let Some(mut supervisor) = self.supervisor.take() {
             supervisor.stop();
         }
     }
 
-    fn remnants(&self, _directories: &Directories) -> Result<Vec<Remnant>, Fault> {
-        // All of it are processes, and they end with the one that holds the bottle.
-        Ok(Vec::new())
+    fn remnants(&self, directories: &Directories) -> Result<Vec<Remnant>, Fault> {
+        // Its processes end with the one that holds the bottle; the groups that they were in are left when that is killed.
+        let mut found = Vec::new();
+        let bottles = directories.list().failing(|| "cannot list the bottles".to_owned())?;
+        for bottle in bottles.into_iter().filter_map(|(record, _)| record.name.parse::<Name>().ok()) {
+            let left = cgroup::left_by(&directories.home(&bottle));
+            found.extend(left.into_iter().map(|path| Remnant {
+                what: CONTROL_GROUP,
+                bottle: bottle.clone(),
+                name: path.display().to_string(),
+            }));
+        }
+        Ok(found)
     }
 
-    fn remove(&self, _remnant: &Remnant) -> Result<(), Fault> {
-        Ok(())
+    fn remove(&self, remnant: &Remnant) -> Result<(), Fault> {
+        if remnant.what != CONTROL_GROUP {
+            return Ok(());
+        }
+        cgroup::remove(Path::new(&remnant.name)).failing(|| format!("cannot remove {}", remnant.name))
     }
 }
 

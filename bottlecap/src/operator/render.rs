@@ -105,16 +105,19 @@ fn head_line(screen: &Screen, palette: Palette, width: usize, now: Timestamp) ->
 
 fn tab_line(screen: &Screen, palette: Palette) -> Line<'static> {
     let waiting = screen.facts.requests.iter().filter(|view| waits(view.state)).count();
+    let held = screen.held_pushes().len();
     let mut spans = vec![Span::raw(" ")];
     for (place, tab) in Tab::ALL.into_iter().enumerate() {
         let count = match tab {
             Tab::Requests if waiting > 0 => format!("({waiting})"),
             Tab::Grants if !screen.grants().is_empty() => format!("({})", screen.grants().len()),
+            Tab::Git if held > 0 => format!("({held})"),
             _ => String::new(),
         };
         let style = match tab {
             tab if tab == screen.tab => MARKED,
             Tab::Requests if waiting > 0 => palette.bad(),
+            Tab::Git if held > 0 => palette.bad(),
             _ => Style::new(),
         };
         spans.push(Span::styled(format!("{} {}{count}", place + 1, tab.name()), style));
@@ -180,11 +183,11 @@ fn list(frame: &mut Frame<'_>, area: Rect, screen: &Screen, palette: Palette, no
         Tab::Requests => ("state         age  asks".to_owned(), requests(screen, palette, now)),
         Tab::Grants => ("left       request           grants".to_owned(), grants(screen, palette, now)),
         Tab::Traffic => (traffic_title(screen), traffic(screen, palette, height)),
-        Tab::Git => (git_title(screen), git(screen, palette)),
+        Tab::Git => (git_title(screen), git(screen, palette, now)),
         Tab::Health => ("daemon      state      restarts  generation".to_owned(), health(screen, palette)),
         Tab::Bottles => ("bottle                    state".to_owned(), bottles(screen, palette)),
     };
-    let marks = !matches!(screen.tab, Tab::Traffic | Tab::Git | Tab::Health);
+    let marks = !matches!(screen.tab, Tab::Traffic | Tab::Health);
     let first = if marks { screen.at.saturating_sub(height.saturating_sub(1)) } else { screen.at };
     let first = if matches!(screen.tab, Tab::Traffic) { 0 } else { first };
     let mut text: Vec<Line<'_>> = rows
@@ -285,7 +288,11 @@ fn git_title(screen: &Screen) -> String {
     }
 }
 
-fn git(screen: &Screen, palette: Palette) -> Vec<(String, Style)> {
+fn git(screen: &Screen, palette: Palette, now: Timestamp) -> Vec<(String, Style)> {
+    let held = |view: &View| {
+        let age = span(now.duration_since(view.created_at));
+        (format!("? held {age:>4}  {}", plain(&view.proposal.to_string())), palette.bad())
+    };
     let row = |line: &GitLine| {
         let good = matches!(line.outcome.as_str(), "served" | "forwarded");
         let style = if good { palette.good() } else { palette.bad() };
@@ -299,7 +306,8 @@ fn git(screen: &Screen, palette: Palette) -> Vec<(String, Style)> {
         let style = if error.is_some() { palette.bad() } else { Style::new() };
         (format!("{:<16} {}{}", plain(&repo.name), plain(&repo.upstream), error.unwrap_or_default()), style)
     });
-    repositories.chain(screen.facts.git_log.iter().rev().map(row)).collect()
+    let held = screen.held_pushes().into_iter().map(held);
+    held.chain(repositories).chain(screen.facts.git_log.iter().rev().map(row)).collect()
 }
 
 fn health(screen: &Screen, palette: Palette) -> Vec<(String, Style)> {
@@ -393,6 +401,9 @@ fn key_line(screen: &Screen) -> &'static str {
             }
             Tab::Traffic => " f refused only  j/k scroll  Tab next  [ ] bottle  ? keys  q quit",
             Tab::Grants => " Enter look  x revoke  Tab next  [ ] bottle  ? keys  q quit",
+            Tab::Git if !screen.held_pushes().is_empty() => {
+                " Enter decide a held push  r reject  j/k  Tab next  [ ] bottle  ? keys  q quit"
+            }
             Tab::Git | Tab::Health => " j/k scroll  Tab next  [ ] bottle  ? keys  q quit",
             Tab::Bottles => " Enter choose  Tab next  ? keys  q quit",
         },
@@ -410,8 +421,8 @@ const HELP: [&str; 16] = [
     "   r               reject, with a reason that the agent is told",
     "   x               take a grant back",
     "   p               take no more requests; again: take them",
-    " Traffic",
-    "   f               refusals only",
+    " Traffic         f: refusals only",
+    " Git             a push that is held: Enter, r, as with requests",
     "",
     " The same by commands: bottlecap requests, traffic, routes, list, info;",
     " bottlecap operator --json prints all of this once.",

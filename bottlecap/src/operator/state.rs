@@ -3,6 +3,7 @@
 use std::num::NonZeroU32;
 
 use proposal::State;
+use proposal::peer::Held;
 use proposal::wire::View;
 
 use super::facts::{Facts, Listed, Passages, Traffic};
@@ -289,6 +290,20 @@ impl Screen {
         views
     }
 
+    /// The pushes that wait for a person, the one that came first first.
+    pub(super) fn held_pushes(&self) -> Vec<&View> {
+        let is_push = |view: &&View| {
+            let held = view.proposal.held().map(|hold| &hold.what);
+            waits(view.state) && matches!(held, Some(Held::Push { .. }))
+        };
+        self.facts.requests.iter().filter(is_push).collect()
+    }
+
+    fn git_lines(&self) -> usize {
+        let repositories = self.facts.git.as_ref().map_or(0, |git| git.repos.len());
+        self.held_pushes().len() + repositories + self.facts.git_log.len()
+    }
+
     pub(super) fn passages(&self) -> impl DoubleEndedIterator<Item = &super::facts::Passage> {
         let refused_only = self.refused_only;
         self.traffic.lines.iter().filter(move |line| !refused_only || line.decision != "allow")
@@ -299,7 +314,7 @@ impl Screen {
             Tab::Requests => self.facts.requests.len(),
             Tab::Traffic => self.passages().count(),
             Tab::Grants => self.grants().len(),
-            Tab::Git => self.facts.git_log.len(),
+            Tab::Git => self.git_lines(),
             Tab::Health => self.facts.daemons.len(),
             Tab::Bottles => self.bottles.len(),
         }
@@ -338,12 +353,14 @@ impl Screen {
                 self.refused_only = !self.refused_only;
                 self.keep_in_list();
             }
-            Key::Enter | Key::Char('a' | 'n') if matches!(self.tab, Tab::Requests | Tab::Grants) => {
+            Key::Enter | Key::Char('a' | 'n')
+                if matches!(self.tab, Tab::Requests | Tab::Grants | Tab::Git) =>
+            {
                 if let Some(id) = self.marked() {
                     return self.doing(Action::Look(id, Narrowing::default()));
                 }
             }
-            Key::Char('r') if self.tab == Tab::Requests => {
+            Key::Char('r') if matches!(self.tab, Tab::Requests | Tab::Git) => {
                 if let Some(id) = self.marked() {
                     self.mode = Mode::Write { purpose: Purpose::Reject(id), text: String::new() };
                 }
@@ -382,7 +399,11 @@ impl Screen {
     }
 
     fn marked(&self) -> Option<String> {
-        let views = if self.tab == Tab::Grants { self.grants() } else { self.requests() };
+        let views = match self.tab {
+            Tab::Grants => self.grants(),
+            Tab::Git => self.held_pushes(),
+            Tab::Requests | Tab::Traffic | Tab::Health | Tab::Bottles => self.requests(),
+        };
         views.get(self.at).map(|view| view.id.to_string())
     }
 

@@ -10,7 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::unistd::geteuid;
-use policy::{Diagnostic, Diagnostics, Policy, SecretRef};
+use policy::{Policy, SecretRef};
 use repos::{Allow, Repos, Upstream};
 use serde::Serialize;
 
@@ -18,6 +18,7 @@ use crate::addresses::Addresses;
 use crate::agent::{self, Luggage};
 use crate::backend::Kind;
 use crate::bundle::{Secret, programs};
+use crate::cgroup;
 use crate::clone::{Copy, Origin};
 use crate::fault::{Attempted, Fault, chain};
 use crate::host;
@@ -250,16 +251,12 @@ fn command(request: &Request, manifest: &Manifest) -> Result<Vec<OsString>, Faul
     Ok(words.into_iter().map(OsString::from).collect())
 }
 
-/// A bound that nothing keeps is worse than none.
+/// A bound that nothing keeps is worse than none. What an engine keeps, it says when it is asked.
 fn limits_hold(limits: &Limits, backend: Kind) -> Result<(), Fault> {
-    if backend == Kind::Docker {
-        return Ok(());
+    match backend {
+        Kind::Docker => Ok(()),
+        Kind::Sandbox => cgroup::check(limits, &cgroup::Host::of_process()),
     }
-    let Some((file, line, column)) = limits.place.clone() else { return Ok(()) };
-    let message = "limits are not enforced by the sandbox: start the bottle in a control group that has them, such as \
-                   `systemd-run --user --scope -p MemoryMax=2G -p TasksMax=512 bottlecap run …`, or use --backend docker"
-        .to_owned();
-    Err(Diagnostics::from(Diagnostic { file, line, column, message }).into())
 }
 
 /// The routes and their text: of the manifest's file, else those that the preset needs, else none.

@@ -16,11 +16,26 @@ pub fn open_path(path: &Path) -> io::Result<OwnedFd> {
 
 /// Opens `path` below `directory`: through no symbolic link, and never outside.
 pub fn open_beneath(directory: BorrowedFd<'_>, path: &Path, flags: libc::c_int) -> io::Result<OwnedFd> {
+    let resolve = libc::RESOLVE_BENEATH | libc::RESOLVE_NO_SYMLINKS | libc::RESOLVE_NO_MAGICLINKS;
+    open_resolved(directory, path, flags, resolve)
+}
+
+/// A handle to whatever `path` is for a process that has `root` for its root.
+pub fn open_in_root(root: BorrowedFd<'_>, path: &Path) -> io::Result<OwnedFd> {
+    open_resolved(root, path, libc::O_PATH, libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS)
+}
+
+fn open_resolved(
+    directory: BorrowedFd<'_>,
+    path: &Path,
+    flags: libc::c_int,
+    resolve: u64,
+) -> io::Result<OwnedFd> {
     let path = c_path(path)?;
     // SAFETY: the structure is plain integers; zero is a value for each.
     let mut how: libc::open_how = unsafe { std::mem::zeroed() };
     how.flags = (flags | libc::O_CLOEXEC) as u64;
-    how.resolve = libc::RESOLVE_BENEATH | libc::RESOLVE_NO_SYMLINKS | libc::RESOLVE_NO_MAGICLINKS;
+    how.resolve = resolve;
     // SAFETY: path and structure outlive the call, and the size is that of the structure.
     let fd = checked(unsafe {
         libc::syscall(

@@ -4,5 +4,6 @@
 mod calls;
 mod files;
 mod lifetime;
+mod limits;
 mod process;
 mod support;

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -13,7 +15,9 @@ use crate::git::Protected;
 use crate::layout::{HOME, OURS, empty_file};
 use crate::run::Checked;
 use crate::sys::beneath::Tree;
-use crate::workdir::{Found, Place};
+use crate::sys::descriptors::{open_beneath, open_path};
+use crate::sys::mounts::Inode;
+use crate::workdir::{Found, Place, shown};
 
 /// The directory in the bottle's state.
 pub(super) const DIRECTORY: &str = "agent";
@@ -25,6 +29,8 @@ const SKELETON: &str = "home";
 pub(super) struct Furnished {
     directory: PathBuf,
     binds: Vec<Bind>,
+    /// What is to be seen at each place that somebody else could lead elsewhere.
+    seen: Vec<(PathBuf, Inode)>,
     environment: BTreeMap<String, String>,
 }
 
@@ -58,6 +64,8 @@ impl Furnished {
         fs::set_permissions(&program, fs::Permissions::from_mode(0o711)).failing(told)?;
         Ok(Furnished {
             binds: binds(&directory, checked, git),
+            seen: seen(&directory, checked, git)
+                .failing(|| format!("cannot look at what is bound in {}", shown(&checked.workdir.path)))?,
             environment: environment(checked)?,
             directory,
         })
@@ -69,6 +77,10 @@ impl Furnished {
 
     pub(super) fn binds(&self) -> &[Bind] {
         &self.binds
+    }
+
+    pub(super) fn seen(&self) -> &[(PathBuf, Inode)] {
+        &self.seen
     }
 
     pub(super) fn environment(&self) -> &BTreeMap<String, String> {
@@ -129,6 +141,31 @@ fn binds(directory: &Path, checked: &Checked, git: &[Protected]) -> Vec<Bind> {
         Bind { source: path.clone(), target: path, access }
     }));
     binds
+}
+
+/// What was looked at, by the place where it is to be seen.
+fn seen(directory: &Path, checked: &Checked, git: &[Protected]) -> io::Result<Vec<(PathBuf, Inode)>> {
+    let own = |path: &Path| fs::metadata(path).map(|metadata| Inode::from(&metadata));
+    let nothing = own(&directory.join("empty"))?;
+    let mut seen = vec![
+        (PathBuf::from(OURS), own(directory)?),
+        ("/etc/ssl/certs".into(), own(&directory.join("system"))?),
+    ];
+    let shared = checked.mounts.iter().map(|(place, found)| (place, found));
+    for (place, found) in shared.chain([(&checked.workdir, &checked.found)]) {
+        seen.push((place.path.clone(), place.inode()));
+        seen.extend(found.sockets.iter().map(|socket| (place.path.join(socket), nothing)));
+    }
+    let workdir = open_path(&checked.workdir.path)?;
+    if Inode::of(&workdir)? != checked.workdir.inode() {
+        return Err(io::Error::other("it is another directory than was looked at"));
+    }
+    for protected in git {
+        let (Protected::Pinned(path) | Protected::ReadOnly(path)) = protected;
+        let found = open_beneath(workdir.as_fd(), path, libc::O_PATH)?;
+        seen.push((checked.workdir.path.join(path), Inode::of(found)?));
+    }
+    Ok(seen)
 }
 
 fn environment(checked: &Checked) -> Result<BTreeMap<String, String>, Fault> {

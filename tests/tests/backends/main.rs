@@ -1,134 +1,16 @@
-//! What holds for a bottle whatever its walls are made of: one story of escapes and one of provisions, told for each backend.
+//! What holds for a bottle whatever its walls are made of: one story of escapes, one of provisions and one of an agent at work, told
+//! for each backend.
 #![allow(clippy::unwrap_used)]
+
+mod claude;
+mod stage;
 
 use std::fs;
 use std::net::{TcpListener, UdpSocket};
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
-use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::Value;
-use tempfile::TempDir;
-use tests::{Binaries, Docker, Finished, HttpsEcho, Process, Run};
-
-const TOKEN: &str = "ghp_the-real-token-that-no-bottle-sees";
-/// The owner of the working directory: whoever starts a container's agent as itself needs one that is not root.
-const OWNER: u32 = 64_300;
-
-/// Where the host answers both kinds of bundle: on the engine's own bridge.
-const HOST: &str = "172.17.0.1";
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Sandbox,
-    Docker,
-}
-
-/// A host with a bottle to be started on it, and an API outside.
-struct Stage {
-    kind: Kind,
-    docker: Docker,
-    image: String,
-    root: TempDir,
-    api: HttpsEcho,
-    name: String,
-}
-
-impl Stage {
-    fn new(kind: Kind, docker: Docker) -> Self {
-        let image = docker.bundle_image().unwrap();
-        let api = HttpsEcho::start_on(HOST.parse().unwrap(), &[HOST]).unwrap();
-        let root = tempfile::Builder::new().prefix("bc-back-").tempdir().unwrap();
-        fs::set_permissions(root.path(), fs::Permissions::from_mode(0o711)).unwrap();
-        for name in ["work", "state", "run"] {
-            fs::create_dir(root.path().join(name)).unwrap();
-        }
-        std::os::unix::fs::chown(root.path().join("work"), Some(OWNER), Some(OWNER)).unwrap();
-        static NEXT: AtomicU32 = AtomicU32::new(1);
-        let name = format!("t{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::SeqCst));
-        let stage = Self { kind, docker, image, root, api, name };
-        stage.write(
-            "bottle.yaml",
-            &format!(
-                "routes: routes.yaml\nsecrets:\n  KEY: {{env: STORY_TOKEN}}\nupstream_ca: {}\n",
-                stage.api.ca().display()
-            ),
-        );
-        stage.write("routes.yaml", &format!(
-            "routes:\n  - host: {HOST}\n    ports: [{port}]\n    allow_private: [\"{HOST}/32:{port}\"]\n    matches:\n      \
-             - paths: [{{type: prefix, value: /v1/}}]\n        methods: [GET]\n    auth_scheme: bearer\n    token_env: KEY\n",
-            port = stage.api.port()
-        ));
-        stage
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.root.path().join(name)
-    }
-
-    fn write(&self, name: &str, text: &str) {
-        fs::write(self.path(name), text).unwrap();
-    }
-
-    fn command(&self, words: &[&str]) -> Command {
-        let mut command =
-            self.docker.command(&Binaries::find().unwrap().program("bottlecap").to_string_lossy());
-        command.args(words).current_dir(self.path("work"));
-        command.env("XDG_STATE_HOME", self.path("state")).env("XDG_RUNTIME_DIR", self.path("run"));
-        command.env("STORY_TOKEN", TOKEN).env("BOTTLECAP_SIDECARS_IMAGE", &self.image);
-        command
-    }
-
-    fn run_words(&self) -> Vec<String> {
-        let manifest = self.path("bottle.yaml").display().to_string();
-        let mut words = vec!["run", "--bottle", &manifest, "--name", &self.name, "--report"];
-        match self.kind {
-            Kind::Sandbox => words.extend(["--backend", "sandbox"]),
-            Kind::Docker => words.extend(["--backend", "docker", "--image", &self.image]),
-        }
-        words.push("--");
-        words.into_iter().map(str::to_owned).collect()
-    }
-
-    /// The bottle with a shell script in it, to its end.
-    fn bottle(&self, script: &str) -> Finished {
-        Run::from(self.started(script)).finish().unwrap()
-    }
-
-    fn started(&self, script: &str) -> Command {
-        let mut words = self.run_words();
-        words.extend(["bash", "-c", script].map(str::to_owned));
-        self.command(&words.iter().map(String::as_str).collect::<Vec<_>>())
-    }
-
-    /// Names of what the engine has of this bottle.
-    fn objects(&self) -> String {
-        let filter = format!("label=bottlecap.bottle={}", self.name);
-        ["container ls --all --quiet", "network ls --quiet", "volume ls --quiet"]
-            .map(|words| {
-                let words = words.split(' ').chain(["--filter", &filter]);
-                self.docker.run(words).ok().unwrap()
-            })
-            .join("\n")
-            .trim()
-            .to_owned()
-    }
-}
-
-impl Drop for Stage {
-    fn drop(&mut self) {
-        drop(Run::from(self.command(&["cleanup", "--history", "--yes"])).finish());
-    }
-}
-
-/// Tells `story` for each backend.
-fn for_each(story: impl Fn(&Stage)) {
-    for kind in [Kind::Sandbox, Kind::Docker] {
-        let Some(docker) = Docker::connect().unwrap() else { return };
-        story(&Stage::new(kind, docker));
-    }
-}
+use stage::{HOST, Kind, OWNER, Stage, TOKEN, for_each};
+use tests::{Docker, Process, Run};
 
 /// Says for each pair of host and port whether a connection can be opened, and for each name whether it is known.
 const PROBE: &str = r#"
@@ -407,4 +289,44 @@ fn the_persons_commands_work_on_a_bottle_of_containers() {
     said(&["stop", &stage.name]);
     bottle.wait().unwrap();
     assert!(said(&["audit", "verify", "--bottle", &stage.name]).contains("egress"));
+}
+
+#[test]
+fn a_directory_that_is_exchanged_while_the_container_starts_is_not_given_to_the_agent() {
+    let Some(docker) = Docker::connect().unwrap() else { return };
+    let stage = Stage::new(Kind::Docker, docker);
+    let (work, aside, home) = (stage.path("work"), stage.path("aside"), stage.path("secrets"));
+    fs::create_dir(&home).unwrap();
+    fs::write(home.join("key"), "of the host").unwrap();
+    // Stands in for the client, and is as quick as somebody who renames between the look and the bind can be.
+    let client = stage.path("client");
+    let exchange = format!("mv {0} {1} && ln -s {2} {0}", work.display(), aside.display(), home.display());
+    let script = |exchange: &str| {
+        format!(
+            "#!/bin/sh\n[ \"$1 $2\" != \"start bottlecap-{}\" ] || {{ {exchange}; }}\nexec {} \"$@\"\n",
+            stage.name,
+            stage.docker.program()
+        )
+    };
+    let run = |exchange: &str| {
+        fs::write(&client, script(exchange)).unwrap();
+        fs::set_permissions(&client, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let mut command = stage.started("cat key; echo there");
+        Run::from({
+            command.env("BOTTLECAP_DOCKER", &client);
+            command
+        })
+        .finish()
+        .unwrap()
+    };
+    let undisturbed = run(":");
+    assert_eq!(undisturbed.stdout.trim_end(), "there", "{}", undisturbed.stderr);
+    let refused = run(&exchange);
+    assert_eq!((refused.code, refused.stdout.as_str()), (64, ""), "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains(&format!("bound something else at {}", work.display())),
+        "{}",
+        refused.stderr
+    );
+    assert_eq!(stage.objects(), "");
 }
