@@ -12,7 +12,8 @@ cd "$ROOT"
 tag=${TAG:-bottlecap-agent:latest}
 bash scripts/docker-up.sh "${DOCKERD_PIDFILE:-/run/bottlecap-dockerd.pid}"
 bash scripts/need.sh node22
-base=${BASE_IMAGE:-$(bash scripts/base-image.sh)}
+# Node is linked to the C++ library.
+base=${BASE_IMAGE:-$(bash scripts/base-image.sh libstdc++6)}
 
 # Hard links where that is possible: the programs are some hundred megabytes.
 context=$(mktemp -d -p "$(target_dir)")

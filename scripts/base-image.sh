@@ -1,10 +1,13 @@
 #!/usr/bin/env bash
-# Makes the base of the bundle image from this machine's own Debian sources, for machines that reach no registry, and
-# prints its tag. The archive is kept under target/image and made again only when its recipe changes.
+# Makes the base of the images from this machine's own Debian sources, for machines that reach no registry, and prints its
+# tag. The archive is kept under target/image and made again only when its recipe changes.
+#
+#     scripts/base-image.sh [PACKAGE...]      further packages; the bundle needs none
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
 packages=git,openssh-client,ca-certificates
+for package in "$@"; do packages+=,$package; done
 export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-1767225600}
 
 suite=bookworm
@@ -16,7 +19,7 @@ if [ "$(. /etc/os-release && printf '%s' "${ID:-}")" = debian ]; then
     if [ -s /etc/apt/sources.list.d/debian.sources ]; then sources+=(/etc/apt/sources.list.d/debian.sources); fi
 fi
 
-recipe=$(cat "$0" "${sources[@]}" /dev/null | sha256sum | cut -c1-12)
+recipe=$({ cat "$0" "${sources[@]}" /dev/null; printf '%s' "$packages"; } | sha256sum | cut -c1-12)
 tag=bottlecap-base:$suite-$recipe
 directory=$(target_dir)/image
 archive=$directory/base-$suite-$recipe.tar

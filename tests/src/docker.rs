@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::Result;
@@ -73,14 +74,21 @@ impl Docker {
         Run::from(self.client()).args(args.into_iter().map(|arg| arg.as_ref().to_owned()))
     }
 
-    /// Builds the bundle image from this checkout, quickly compiled, and returns its tag.
+    /// Builds the bundle image from this checkout, quickly compiled, and returns its tag; or the one that
+    /// `BOTTLECAP_SIDECARS_IMAGE` names.
     pub fn bundle_image(&self) -> Result<String> {
+        if let Ok(image) = std::env::var("BOTTLECAP_SIDECARS_IMAGE") {
+            return Ok(image);
+        }
         self.script("scripts/image.sh").env("TAG", "bottlecap-sidecars:test").ok()
     }
 
-    /// Builds the image of the agent's container from this machine's packages, and returns its tag.
+    /// Builds the image of the agent's container from this machine's packages, once for this process, and returns its tag.
     pub fn agent_image(&self) -> Result<String> {
-        self.script("scripts/agent-image.sh").env("TAG", "bottlecap-agent:test").ok()
+        static BUILT: OnceLock<Result<String, String>> = OnceLock::new();
+        let build = || self.script("scripts/agent-image.sh").env("TAG", "bottlecap-agent:test").ok();
+        let built = BUILT.get_or_init(|| build().map_err(|error| format!("{error:#}")));
+        built.clone().map_err(|error| anyhow::anyhow!("{error}"))
     }
 
     /// The API stand-in as a static program.
