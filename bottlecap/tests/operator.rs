@@ -389,7 +389,15 @@ fn a_push_that_is_held_is_decided_where_git_is_looked_at() {
     let mut screen = screen();
     screen.on(Event::Facts("web".to_owned(), Box::new(holding)));
     press(&mut screen, "4");
-    insta::assert_snapshot!(shown(&mut screen).lines().filter(|line| !line.is_empty()).collect::<Vec<_>>().join("\n"), @"");
+    insta::assert_snapshot!(shown(&mut screen).lines().filter(|line| !line.is_empty()).collect::<Vec<_>>().join("\n"), @r"
+     bottlecap  web  running                                              12:30:00Z
+     1 Requests(2)  2 Traffic  3 Grants(1)  4 Git(1)  5 Health  6 Bottles
+     pushes 2 refused 0 secrets 0  reads 0 refused 0 ───────────────────────────────
+    ? held   3m  let this push to refs/heads/agent/x of web pass once, with what lo~
+    web              ssh://git@git.example.com/web.git
+    ────────────────────────────────────────────────────────────────────────────────
+     Enter decide a held push  r reject  j/k  Tab next  [ ] bottle  ? keys  q quit
+    ");
     assert_eq!(press(&mut screen, "\n"), [Action::Look("cc0e11aa22bb33cc".to_owned(), Narrowing::default())]);
     screen.on(Event::Looked(Narrowing::default(), Err("it is gone".to_owned())));
     assert_eq!(
