@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds static programs and prints the directory they are in: the same files run on any Linux of this architecture, and in
-# an image without a matching C library. Without arguments the five that make bottlecap.
+# an image without a matching C library. Without arguments those that make bottlecap.
 #
 #     PROFILE=dist|release|dev scripts/binaries.sh [PACKAGE...]
 set -euo pipefail
@@ -9,7 +9,7 @@ cd "$ROOT"
 
 profile=${PROFILE:-dist}
 packages=("$@")
-[ $# -gt 0 ] || packages=(supervisor egress git-gate supervise bottlecap)
+[ $# -gt 0 ] || packages=(supervisor egress git-gate supervise bottlecap bottlecap-corpus)
 bash scripts/need.sh rust cc
 host=$(rustc -vV | sed -n 's/^host: //p')
 say "building static binaries, profile $profile"

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Installs the five programs under PREFIX: all in lib/bottlecap, where bottlecap finds its daemons beside itself, and a
+# Installs the programs under PREFIX: all in lib/bottlecap, where bottlecap finds its daemons beside itself, and a
 # link to bottlecap in bin; its manual pages, and what shells complete. With --remove takes exactly that away again.
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 cd "$ROOT"
 
 prefix=${PREFIX:-/usr/local}
-programs=(bottlecap supervisor egress git-gate supervise)
+programs=(bottlecap supervisor egress git-gate supervise bottlecap-corpus)
 manual=share/man/man1
 # SHELL=FILE below PREFIX
 completions=(bash=share/bash-completion/completions/bottlecap zsh=share/zsh/site-functions/_bottlecap
@@ -31,7 +31,7 @@ into install -d "$prefix/bin" "$prefix/lib/bottlecap"
 for program in "${programs[@]}"; do
     # A daemon of a program that its user cannot read is closed to everybody but root, from its first instruction.
     mode=0711
-    [ "$program" != bottlecap ] || mode=0755
+    case $program in bottlecap | bottlecap-corpus) mode=0755 ;; esac
     into install -m "$mode" "$binaries/$program" "$prefix/lib/bottlecap/$program"
 done
 into ln -sfn ../lib/bottlecap/bottlecap "$prefix/bin/bottlecap"

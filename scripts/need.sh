@@ -67,11 +67,11 @@ need_rust() {
 clients=$(target_dir)/clients
 
 need_pyclients() {
-    if ! "$clients/py/bin/python" -c "import requests, httpx, h2, aiohttp, websockets" 2>/dev/null; then
+    if ! "$clients/py/bin/python" -c "import requests, httpx, h2, aiohttp, websockets, jsonschema" 2>/dev/null; then
         [ -x /usr/bin/python3 ] && /usr/bin/python3 -c "import ensurepip" 2>/dev/null || apt python3 python3-venv
-        say "pip install requests httpx aiohttp websockets, under $clients/py"
+        say "pip install requests httpx aiohttp websockets jsonschema, under $clients/py"
         /usr/bin/python3 -m venv "$clients/py"
-        "$clients/py/bin/pip" install --quiet --disable-pip-version-check requests 'httpx[http2]' aiohttp 'websockets>=15'
+        "$clients/py/bin/pip" install --quiet --disable-pip-version-check requests 'httpx[http2]' aiohttp 'websockets>=15' jsonschema
     fi
 }
 

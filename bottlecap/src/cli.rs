@@ -166,6 +166,9 @@ enum Command {
         /// The manifest, or the name of a bottle that `init` wrote
         #[arg(long, value_name = "FILE|NAME")]
         bottle: Option<PathBuf>,
+        /// Only the cases whose id or class contains this
+        #[arg(long, value_name = "TEXT", requires = "bottle")]
+        only: Option<String>,
         /// For programs
         #[arg(long)]
         json: bool,
@@ -482,9 +485,12 @@ impl Cli {
                 .map(|()| Outcome::Done),
             Command::Audit(audit) => audit.run(out).map(|()| Outcome::Done),
             Command::Requests(requests) => requests.run(out).map(|()| Outcome::Done),
-            Command::Doctor { bottle: None, json } => doctor::report(form(json), out).map(|()| Outcome::Done),
-            Command::Doctor { bottle: Some(bottle), json } => {
-                doctor::wire::report(&shelf()?.manifest(&bottle), form(json), out).map(|()| Outcome::Done)
+            Command::Doctor { bottle: None, only: _, json } => {
+                doctor::report(form(json), out).map(|()| Outcome::Done)
+            }
+            Command::Doctor { bottle: Some(bottle), only, json } => {
+                let manifest = shelf()?.manifest(&bottle);
+                doctor::wire::report(&manifest, only.as_deref(), form(json), out).map(|()| Outcome::Done)
             }
             Command::Reference => {
                 requests::print(out, &reference::markdown(Cli::command())).map(|()| Outcome::Done)

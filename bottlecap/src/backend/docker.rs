@@ -121,7 +121,7 @@ impl Backend for Docker {
         }
         bundle_environment(checked)?;
         for (image, hint) in [
-            (agent_image(checked), "scripts/agent-image.sh builds bottlecap-agent; --image names another"),
+            (agent_image(checked), "`make image-agent` builds it; --image names another"),
             (sidecars_image(), "`make image` builds it; BOTTLECAP_SIDECARS_IMAGE names another"),
         ] {
             if !engine.ask(["image", "inspect", "--format", "{{.Id}}", &image])?.good {

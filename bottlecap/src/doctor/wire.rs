@@ -49,13 +49,13 @@ struct Play {
     reference: String,
 }
 
-/// Plays the corpus in a bottle as `manifest` says, and prints what came of it.
+/// Plays the corpus, or what of it has `only` in its name, in a bottle as `manifest` says, and prints what came of it.
 ///
 /// # Errors
 /// When it cannot be played, or a play failed.
-pub fn report(manifest: &Path, form: Form, out: &mut impl Write) -> Result<(), Fault> {
+pub fn report(manifest: &Path, only: Option<&str>, form: Form, out: &mut impl Write) -> Result<(), Fault> {
     let manifest = Manifest::load(manifest, Shelf::of_process().as_ref())?;
-    let outcome = play(&manifest)?;
+    let outcome = play(&manifest, only)?;
     match form {
         Form::Json => json(out, &outcome)?,
         Form::Text => print(out, &outcome.in_words())?,
@@ -100,7 +100,7 @@ impl Outcome {
     }
 }
 
-fn play(manifest: &Manifest) -> Result<Outcome, Fault> {
+fn play(manifest: &Manifest, only: Option<&str>) -> Result<Outcome, Fault> {
     let told = || "cannot prepare the wire corpus".to_owned();
     let program = programs()?.join(PLAYER);
     let stage = tempfile::Builder::new().prefix("bottlecap-doctor-").tempdir().failing(told)?;
@@ -119,6 +119,7 @@ fn play(manifest: &Manifest) -> Result<Outcome, Fault> {
     let mut command = Command::new(&program);
     command.arg("--json").arg("--origin-dir").arg(&origin).arg("--through").arg(work.join(SOCKET));
     command.arg("--ca").arg(work.join("ca.pem"));
+    command.args(only.into_iter().flat_map(|text| ["--only", text]));
     for _ in 0..ORIGINS {
         command.args(["--origin", "127.0.0.1:0"]);
     }
