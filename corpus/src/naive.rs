@@ -15,7 +15,7 @@ use rustls_pki_types::ServerName;
 
 use crate::{
     case::{Case, Expect, Over},
-    exchange::Setting,
+    exchange::{Door, Setting},
     identity::{Identity, Trust},
     origin::Origin,
     play::{self, Play},
@@ -136,7 +136,7 @@ fn passing(naive: &Naive, wanted: impl Fn(&Case, Over) -> bool) -> (BTreeSet<Str
     let origins: Vec<_> =
         (0..ORIGINS).map(|_| Origin::listen(([127, 0, 0, 1], 0).into(), &identity.server).unwrap()).collect();
     let addresses: Vec<_> = origins.iter().map(|origin| origin.address).collect();
-    let proxy = start(naive, &addresses);
+    let proxy = Door::Own(start(naive, &addresses));
     let trust = Trust::new(None, &identity).unwrap();
     let setting = Setting { proxy, identity, trust, host: "localhost".into() };
     let cases = Case::all().unwrap();
