@@ -37,8 +37,7 @@ const WHOLE_LIMIT: u64 = 256 * 1024;
 pub(crate) enum Meter {
     /// Towards upstream.
     Up(Arc<Progress>),
-    /// Towards the agent; the entry is written when the body ends or is dropped. With the connection that it comes on, where
-    /// that is for one request at a time.
+    /// Towards the agent; the entry is written when the body ends or is dropped. With the connection that it comes on.
     Down(Box<Entry>, Option<Lent>),
 }
 
@@ -127,7 +126,7 @@ struct Waiting {
 pub(crate) fn metered(inner: Incoming, meter: Meter, limits: &Limits) -> Body {
     if inner.is_end_stream() {
         if let Meter::Down(_, Some(lent)) = meter {
-            lent.give_back();
+            lent.give_back(&limits.lease);
         }
         return Body::empty();
     }
@@ -299,16 +298,16 @@ impl Metered {
         let inner = &mut self.inner;
         let Meter::Down(_, lent) = &mut self.meter else { return Pin::new(inner).poll_frame(context) };
         let polled = match lent {
-            Some(lent) => lent.line().poll(context, |context| Pin::new(&mut *inner).poll_frame(context)),
+            Some(lent) => lent.poll(context, |context| Pin::new(&mut *inner).poll_frame(context)),
             None => Pin::new(&mut *inner).poll_frame(context),
         };
         let is_whole = match &polled {
             Poll::Ready(None) => true,
-            Poll::Ready(Some(Ok(_))) => inner.is_end_stream(),
+            Poll::Ready(Some(Ok(frame))) => frame.is_trailers() || inner.is_end_stream(),
             Poll::Ready(Some(Err(_))) | Poll::Pending => false,
         };
         if is_whole && let Some(lent) = lent.take() {
-            lent.give_back();
+            lent.give_back(&self.lease);
         }
         polled
     }

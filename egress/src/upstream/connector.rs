@@ -1,6 +1,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -63,7 +64,7 @@ impl Connector {
         let port = authority.port_u16().unwrap_or(if tls { 443 } else { 80 });
         let stream = self.dialer.dial(&host, port, (&self.allow_private, self.resolves), deadline).await?;
         if !tls {
-            return Ok(UpstreamStream { io: UpstreamIo::Plain(TokioIo::new(stream)), _place: place });
+            return Ok(UpstreamStream::new(UpstreamIo::Plain(TokioIo::new(stream)), place));
         }
         let name = match host.ip() {
             Some(ip) => ServerName::from(ip),
@@ -75,9 +76,7 @@ impl Connector {
         };
         let connector = TlsConnector::from(Arc::clone(tls));
         match timeout_at(deadline, connector.connect(name, stream)).await {
-            Ok(Ok(stream)) => {
-                Ok(UpstreamStream { io: UpstreamIo::Tls(Box::new(TokioIo::new(stream))), _place: place })
-            }
+            Ok(Ok(stream)) => Ok(UpstreamStream::new(UpstreamIo::Tls(Box::new(TokioIo::new(stream))), place)),
             Ok(Err(error)) => Err(DialError::Tls(error)),
             Err(_) => Err(DialError::Timeout),
         }
@@ -87,6 +86,8 @@ impl Connector {
 /// A connection to upstream, counted as long as it is open: among its route's, and among all.
 pub(super) struct UpstreamStream {
     io: UpstreamIo,
+    /// Whether bytes wait for upstream to read.
+    is_stuck: Arc<AtomicBool>,
     _place: (Held, OwnedSemaphorePermit),
 }
 
@@ -96,6 +97,23 @@ enum UpstreamIo {
 }
 
 impl UpstreamStream {
+    fn new(io: UpstreamIo, place: (Held, OwnedSemaphorePermit)) -> UpstreamStream {
+        UpstreamStream { io, is_stuck: Arc::default(), _place: place }
+    }
+
+    /// Shows whether bytes wait for upstream to read.
+    pub(super) fn is_stuck(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.is_stuck)
+    }
+
+    /// Notes that what was to be written could not be. Only after a flush is all of it out.
+    fn noted<T>(&self, written: Poll<T>) -> Poll<T> {
+        if written.is_pending() {
+            self.is_stuck.store(true, Ordering::Relaxed);
+        }
+        written
+    }
+
     /// Whether upstream chose HTTP/2.
     pub(super) fn is_http2(&self) -> bool {
         match &self.io {
@@ -120,17 +138,22 @@ impl Read for UpstreamStream {
 
 impl Write for UpstreamStream {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut self.get_mut().io {
+        let this = self.get_mut();
+        let written = match &mut this.io {
             UpstreamIo::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
             UpstreamIo::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
-        }
+        };
+        this.noted(written)
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().io {
+        let this = self.get_mut();
+        let flushed = match &mut this.io {
             UpstreamIo::Plain(stream) => Pin::new(stream).poll_flush(context),
             UpstreamIo::Tls(stream) => Pin::new(stream).poll_flush(context),
-        }
+        };
+        this.is_stuck.store(flushed.is_pending(), Ordering::Relaxed);
+        flushed
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -152,9 +175,11 @@ impl Write for UpstreamStream {
         context: &mut Context<'_>,
         buffers: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.get_mut().io {
+        let this = self.get_mut();
+        let written = match &mut this.io {
             UpstreamIo::Plain(stream) => Pin::new(stream).poll_write_vectored(context, buffers),
             UpstreamIo::Tls(stream) => Pin::new(stream).poll_write_vectored(context, buffers),
-        }
+        };
+        this.noted(written)
     }
 }

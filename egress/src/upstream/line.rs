@@ -4,7 +4,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
@@ -15,7 +14,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{Connection, SendRequest};
 use hyper::rt::Executor as _;
-use tokio::time::timeout;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::connector::UpstreamStream;
 use super::pool::ended;
@@ -23,14 +22,16 @@ use crate::tasks::Tasks;
 
 /// How often in a row the connection is polled before others have their turn.
 const ROUNDS: usize = 8;
-/// How long a connection that a task of its own drives may take to see that an answer is through.
-const SETTLE_TIMEOUT: Duration = Duration::from_millis(50);
 
-/// A connection, and the end of it that requests go in at.
-pub(crate) struct Line {
+/// A connection, and the end of it that requests go in at. It is closed when this is dropped.
+pub(super) struct Line {
     sender: SendRequest<Outgoing>,
     /// Until it has ended, or goes on in a task of its own.
     driven: Option<Driven>,
+    /// Ends that task.
+    detached: Option<DropGuard>,
+    /// Whether bytes wait for upstream to read.
+    is_stuck: Arc<AtomicBool>,
 }
 
 struct Driven {
@@ -43,10 +44,12 @@ impl Line {
     pub(super) fn new(
         sender: SendRequest<Outgoing>,
         connection: Connection<UpstreamStream, Outgoing>,
+        is_stuck: Arc<AtomicBool>,
     ) -> Line {
         let relay = Arc::new(Relay::default());
         let waker = Waker::from(Arc::clone(&relay));
-        Line { sender, driven: Some(Driven { connection: Box::new(connection), relay, waker }) }
+        let driven = Driven { connection: Box::new(connection), relay, waker };
+        Line { sender, driven: Some(driven), detached: None, is_stuck }
     }
 
     /// Sends `request` and returns the head of its answer. When that comes before the request is out, the connection goes on in a
@@ -63,15 +66,27 @@ impl Line {
             drive(driven, context, |context| answering.as_mut().poll(context))
         });
         let response = answered.await.map_err(Box::new)?;
-        let is_out = out.is_none_or(|out| out.load(Ordering::Acquire));
-        if !is_out && let Some(Driven { connection, .. }) = self.driven.take() {
-            tasks.execute(ended(connection));
+        if !out.is_none_or(|out| out.load(Ordering::Acquire)) || self.is_stuck() {
+            self.detach(tasks);
         }
         Ok(response)
     }
 
+    /// Has a task of its own drive the connection from now on.
+    pub(super) fn detach(&mut self, tasks: &Tasks) {
+        let Some(Driven { connection, .. }) = self.driven.take() else { return };
+        let end = CancellationToken::new();
+        tasks.execute(end.clone().run_until_cancelled_owned(ended(connection)));
+        self.detached = Some(end.drop_guard());
+    }
+
+    /// Whether something waits to go out.
+    fn is_stuck(&self) -> bool {
+        self.is_stuck.load(Ordering::Relaxed)
+    }
+
     /// Polls an answer that comes on this connection, and the connection, for as long as that helps.
-    pub(crate) fn poll<T>(
+    pub(super) fn poll<T>(
         &mut self,
         context: &mut Context<'_>,
         poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
@@ -79,24 +94,21 @@ impl Line {
         drive(&mut self.driven, context, poll)
     }
 
-    /// Nobody waits for it any more.
-    pub(super) fn rest(&mut self) {
-        if let Some(driven) = &self.driven {
-            drop(driven.relay.outer.take());
-        }
+    /// Nobody waits for it any more; whether it can be left like that, with nothing to send and nobody to drive it.
+    pub(super) fn rest(&mut self) -> bool {
+        let Some(driven) = &self.driven else { return self.sender.is_ready() };
+        drop(driven.relay.outer.take());
+        !self.is_stuck()
+    }
+
+    /// Waits until the request is out, and the answer through, on a connection that a task of its own drives; whether the next can go out.
+    pub(super) async fn settled(&mut self) -> bool {
+        self.sender.ready().await.is_ok()
     }
 
     /// Whether the next request can go out on it.
-    pub(super) async fn is_free(&mut self) -> bool {
-        if !self.is_open() {
-            return false;
-        }
-        if self.sender.is_ready() {
-            return true;
-        }
-        // Driven here, it has seen all there is.
-        self.driven.is_none()
-            && timeout(SETTLE_TIMEOUT, self.sender.ready()).await.is_ok_and(|ready| ready.is_ok())
+    pub(super) fn is_free(&mut self) -> bool {
+        self.is_open() && self.sender.is_ready()
     }
 
     /// Whether upstream has not closed it.

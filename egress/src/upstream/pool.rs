@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 use std::mem;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::header::{HOST, HeaderValue};
@@ -13,18 +14,21 @@ use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper::rt::Executor as _;
 use hyper_util::rt::TokioTimer;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::debug;
 
 use super::connector::{Connector, Protocols, UpstreamStream};
 use super::dial::DialError;
 use super::line::{Line, Outgoing};
+use crate::lease::Lease;
 use crate::tasks::Tasks;
 
 /// An idle connection to upstream is kept this long.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often that is looked at.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
+/// What is left of a request when its answer is through may take so long to go out.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// This many idle connections are kept per host.
 const IDLE_PER_HOST: usize = 32;
 /// What an HTTP/2 upstream may send before we have read it.
@@ -93,41 +97,74 @@ struct Kept {
 struct Place {
     /// How the host is named in a request.
     host: HeaderValue,
+    tasks: Tasks,
     open: Mutex<Open>,
 }
 
 #[derive(Default)]
 struct Open {
     idle: Vec<(Line, Instant)>,
-    /// Shared by all requests.
-    http2: Option<(http2::SendRequest<Outgoing>, Instant)>,
+    http2: Option<Shared>,
+}
+
+/// A connection that all requests share.
+#[derive(Clone)]
+struct Shared {
+    sender: http2::SendRequest<Outgoing>,
+    /// Held once for each that uses it, besides here.
+    uses: Arc<()>,
+    /// When it was last seen in use.
+    used: Instant,
 }
 
 /// A connection that a request goes out on.
 enum Way {
     Http1(Line),
-    Http2(http2::SendRequest<Outgoing>),
+    Http2(Shared),
 }
 
-/// A connection of HTTP/1.1 that an answer is still coming on.
+/// A connection that an answer is still coming on; one of HTTP/1.1 is closed when this is dropped.
 pub(crate) struct Lent {
-    line: Line,
+    /// None where many answers come on the same connection.
+    line: Option<Line>,
     place: Arc<Place>,
+    /// Shows that the shared one is in use.
+    _use: Option<Arc<()>>,
 }
 
 impl Lent {
-    /// What brings the answer's body.
-    pub(crate) fn line(&mut self) -> &mut Line {
-        &mut self.line
+    /// Polls the answer's body, and what brings it, for as long as that helps.
+    pub(crate) fn poll<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
+    ) -> Poll<T> {
+        match &mut self.line {
+            Some(line) => line.poll(context, poll),
+            None => poll(context),
+        }
     }
 
-    /// For the next request, once the answer is through as a whole. What is dropped instead is closed.
-    pub(crate) fn give_back(mut self) {
-        self.line.rest();
-        let mut open = self.place.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if open.idle.len() < IDLE_PER_HOST {
-            open.idle.push((self.line, Instant::now()));
+    /// For the next request, once the answer is through as a whole. What of the request is not out yet goes on, for as long as `lease`
+    /// allows it.
+    pub(crate) fn give_back(self, lease: &Arc<Lease>) {
+        let Lent { line: Some(mut line), place, .. } = self else { return };
+        if line.rest() {
+            return place.keep(line);
         }
+        let tasks = place.tasks.clone();
+        line.detach(&tasks);
+        let revoked = Arc::clone(lease).ended_after_a_moment();
+        tasks.execute(async move {
+            let settled = timeout(SETTLE_TIMEOUT, line.settled());
+            let is_settled = tokio::select! {
+                _ = revoked => false,
+                settled = settled => settled.unwrap_or_default(),
+            };
+            if is_settled {
+                place.keep(line);
+            }
+        });
     }
 }
 
@@ -144,10 +181,8 @@ impl Pool {
         let (key, mut target, mut request) = Key::of(request)?;
         let place = self.place(&key)?;
         loop {
-            let kept = place.take().await;
-            let is_kept = kept.is_some();
-            let way = match kept {
-                Some(way) => way,
+            let (way, is_kept) = match place.take() {
+                Some(way) => (way, true),
                 None => self.open(&key, &place).await?,
             };
             let mut failed = match way {
@@ -156,16 +191,18 @@ impl Pool {
                     request.headers_mut().insert(HOST, place.host.clone());
                     match line.send(request, &self.tasks).await {
                         Ok(response) => {
-                            return Ok((response, Some(Lent { line, place })));
+                            return Ok((response, Some(Lent { line: Some(line), place, _use: None })));
                         }
                         Err(error) => *error,
                     }
                 }
-                Way::Http2(mut sender) => {
+                Way::Http2(mut shared) => {
                     request.headers_mut().remove(HOST);
                     *request.uri_mut() = absolute(&key, target)?;
-                    match sender.try_send_request(request).await {
-                        Ok(response) => return Ok((response, None)),
+                    match shared.sender.try_send_request(request).await {
+                        Ok(response) => {
+                            return Ok((response, Some(Lent { line: None, place, _use: Some(shared.uses) })));
+                        }
                         Err(error) => error,
                     }
                 }
@@ -185,7 +222,7 @@ impl Pool {
     /// Sends `request`, which upgrades its connection.
     pub(super) async fn upgrade(&self, request: Request<Body>) -> Result<Response<Incoming>, RequestError> {
         let (key, target, mut request) = Key::of(request)?;
-        let stream = self.connector.connect(&key.scheme, &key.authority, Protocols::Http1).await?;
+        let stream = self.connect(&key, Protocols::Http1).await?;
         let (mut sender, connection) = http1_builder().handshake(stream).await.map_err(RequestError::Http)?;
         self.tasks.execute(ended(connection.with_upgrades()));
         *request.uri_mut() = Uri::from(target);
@@ -198,7 +235,7 @@ impl Pool {
         if let Some(place) = kept.places.get(key) {
             return Ok(Arc::clone(place));
         }
-        let place = Arc::new(Place { host: key.host()?, open: Mutex::default() });
+        let place = Arc::new(Place { host: key.host()?, tasks: self.tasks.clone(), open: Mutex::default() });
         kept.places.insert(key.clone(), Arc::clone(&place));
         if !kept.is_swept {
             kept.is_swept = true;
@@ -207,11 +244,33 @@ impl Pool {
         Ok(place)
     }
 
-    async fn open(&self, key: &Key, place: &Place) -> Result<Way, RequestError> {
-        let stream = self.connector.connect(&key.scheme, &key.authority, Protocols::Any).await?;
+    /// A new connection. Where there may be no more, one that is idle makes room.
+    async fn connect(&self, key: &Key, protocols: Protocols) -> Result<UpstreamStream, DialError> {
+        match self.connector.connect(&key.scheme, &key.authority, protocols).await {
+            Err(DialError::TooMany(_)) if self.make_room() => {
+                self.connector.connect(&key.scheme, &key.authority, protocols).await
+            }
+            connected => connected,
+        }
+    }
+
+    /// Closes what upstream has closed, or else what has been idle longest; whether there was any.
+    fn make_room(&self) -> bool {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.places.values().fold(false, |any, place| place.drop_closed() || any) {
+            return true;
+        }
+        let oldest = kept.places.values().filter_map(|place| Some((place.idle_since()?, place)));
+        oldest.min_by_key(|(since, _)| *since).is_some_and(|(_, place)| place.drop_oldest())
+    }
+
+    /// A new connection, or one that another request made meanwhile; whether it is that.
+    async fn open(&self, key: &Key, place: &Place) -> Result<(Way, bool), RequestError> {
+        let stream = self.connect(key, Protocols::Any).await?;
         if !stream.is_http2() {
+            let is_stuck = stream.is_stuck();
             let (sender, connection) = http1_builder().handshake(stream).await.map_err(RequestError::Http)?;
-            return Ok(Way::Http1(Line::new(sender, connection)));
+            return Ok((Way::Http1(Line::new(sender, connection, is_stuck)), false));
         }
         let handshake = http2::Builder::new(self.tasks.clone())
             .timer(TokioTimer::new())
@@ -222,15 +281,16 @@ impl Pool {
             .handshake::<UpstreamStream, Outgoing>(stream);
         let (sender, connection) = handshake.await.map_err(RequestError::Http)?;
         self.tasks.execute(ended(connection));
-        let mut open = place.open.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(Way::Http2(match &open.http2 {
+        let mut open = place.open();
+        Ok(match &open.http2 {
             // Another request was faster: its connection is for all.
-            Some((first, _)) if first.is_ready() => first.clone(),
+            Some(first) if first.sender.is_ready() => (Way::Http2(first.clone()), true),
             Some(_) | None => {
-                open.http2 = Some((sender.clone(), Instant::now()));
-                sender
+                let shared = Shared { sender, uses: Arc::default(), used: Instant::now() };
+                open.http2 = Some(shared.clone());
+                (Way::Http2(shared), false)
             }
-        }))
+        })
     }
 }
 
@@ -258,35 +318,85 @@ fn absolute(key: &Key, target: PathAndQuery) -> Result<Uri, http::Error> {
 
 impl Place {
     /// A connection that is open and free.
-    async fn take(&self) -> Option<Way> {
+    fn take(&self) -> Option<Way> {
+        let mut open = self.open();
+        if let Some(shared) = &mut open.http2 {
+            if shared.sender.is_ready() {
+                shared.used = Instant::now();
+                return Some(Way::Http2(shared.clone()));
+            }
+            open.http2 = None;
+        }
         loop {
-            let mut line = {
-                let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-                if let Some((sender, used)) = &mut open.http2 {
-                    if sender.is_ready() {
-                        *used = Instant::now();
-                        return Some(Way::Http2(sender.clone()));
-                    }
-                    open.http2 = None;
-                }
-                open.idle.pop()?.0
-            };
-            if line.is_free().await {
+            let mut line = open.idle.pop()?.0;
+            if line.is_free() {
                 return Some(Way::Http1(line));
             }
         }
     }
 
+    /// Keeps `line`, on which nothing runs, for the next request.
+    fn keep(&self, line: Line) {
+        let mut open = self.open();
+        if open.idle.len() < IDLE_PER_HOST {
+            open.idle.push((line, Instant::now()));
+        }
+    }
+
+    /// Closes what upstream has closed; whether there was any.
+    fn drop_closed(&self) -> bool {
+        let mut open = self.open();
+        let before = open.idle.len();
+        open.idle.retain_mut(|(line, _)| line.is_open());
+        open.idle.len() < before
+    }
+
+    /// Since when the one that is idle longest is.
+    fn idle_since(&self) -> Option<Instant> {
+        let open = self.open();
+        let line = open.idle.iter().map(|(_, since)| *since).min();
+        line.or_else(|| open.http2.as_ref().filter(|shared| shared.is_idle()).map(|shared| shared.used))
+    }
+
+    /// Closes the one that is idle longest; whether there was one.
+    fn drop_oldest(&self) -> bool {
+        let mut open = self.open();
+        let oldest = (0..open.idle.len()).min_by_key(|&at| open.idle[at].1);
+        match oldest {
+            Some(oldest) => {
+                open.idle.swap_remove(oldest);
+                true
+            }
+            None => open.http2.take_if(|shared| shared.is_idle()).is_some(),
+        }
+    }
+
     /// Closes what upstream has closed, and what was idle since before `then`.
     fn sweep(&self, then: Instant) {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.idle.retain_mut(|(line, since)| *since > then && line.is_open());
-        open.http2.take_if(|(sender, used)| *used <= then || sender.is_closed());
+        self.drop_closed();
+        let mut open = self.open();
+        open.idle.retain(|(_, since)| *since > then);
+        if let Some(shared) = &mut open.http2
+            && !shared.is_idle()
+        {
+            shared.used = Instant::now();
+        }
+        open.http2.take_if(|shared| shared.used <= then || shared.sender.is_closed());
+    }
+
+    fn open(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn is_empty(&self) -> bool {
-        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = self.open();
         open.idle.is_empty() && open.http2.is_none()
+    }
+}
+
+impl Shared {
+    fn is_idle(&self) -> bool {
+        Arc::strong_count(&self.uses) == 1
     }
 }
 

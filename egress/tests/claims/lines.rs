@@ -10,7 +10,7 @@ use http::Request;
 use http_body_util::BodyExt;
 use hudsucker::Body;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout;
 
@@ -26,10 +26,20 @@ struct Origin {
 
 impl Origin {
     async fn new() -> Origin {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Origin::with("").await
+    }
+
+    /// With `more` in its route. It takes little that it does not read.
+    async fn with(more: &str) -> Origin {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = socket.listen(16).unwrap();
         let port = listener.local_addr().unwrap().port();
         let bench = Bench::with(|_| {
-            format!("routes:\n  - host: {HOST}\n    scheme: http\n    ports: [{port}]\n    allow_private: [127.0.0.0/8]\n")
+            format!(
+                "routes:\n  - host: {HOST}\n    scheme: http\n    ports: [{port}]\n    allow_private: [127.0.0.0/8]\n    {more}\n"
+            )
         })
         .await;
         Origin { listener, bench }
@@ -163,4 +173,59 @@ async fn an_answer_that_is_slow_in_coming_and_one_that_breaks_off_are_told_apart
     let mut rest = Vec::new();
     let _ = timeout(PATIENCE, agent.read_to_end(&mut rest)).await.unwrap();
     assert_eq!(rest, b"3\r\none\r\n3\r\ntwo\r\n", "no last chunk: the answer is not whole");
+}
+
+#[tokio::test]
+async fn a_connection_on_which_nothing_runs_makes_room_for_one_that_is_needed() {
+    let origin = Origin::with("limits: {connections: 1}").await;
+    let mut agent = origin.bench.agent().dial().await;
+    origin.ask(&mut agent, "GET", "").await;
+    let mut line = origin.accept().await;
+    read_head(&mut line).await;
+    line.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+    assert!(read_head(&mut agent).await.starts_with("HTTP/1.1 200"));
+    let upgrade = "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n\
+                   sec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n";
+    origin.ask(&mut agent, "GET", upgrade).await;
+    let mut other = origin.accept().await;
+    assert!(read_head(&mut other).await.starts_with("GET / HTTP/1.1"));
+    assert!(closes(&mut line).await);
+}
+
+#[tokio::test]
+async fn an_upload_that_upstream_does_not_read_ends_with_its_route() {
+    let origin = Origin::new().await;
+    let mut agent = origin.bench.agent().dial().await;
+    origin.ask(&mut agent, "POST", "content-length: 1000000000\r\n").await;
+    let mut line = origin.accept().await;
+    read_head(&mut line).await;
+    line.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000000\r\n\r\nbegun").await.unwrap();
+    assert!(read_head(&mut agent).await.starts_with("HTTP/1.1 200"));
+    // Until no more fits on the way.
+    let more = vec![7; 64 * 1024];
+    while timeout(Duration::from_millis(500), agent.write_all(&more)).await.is_ok() {}
+    origin.bench.proxy.reload("routes: []").await.unwrap();
+    while timeout(PATIENCE, line.write_all(&more)).await.unwrap().is_ok() {}
+}
+
+#[tokio::test]
+async fn what_is_left_of_a_request_goes_out_after_its_answer_is_through() {
+    const LENGTH: usize = 300_000;
+    let origin = Origin::new().await;
+    let mut agent = origin.bench.agent().dial().await;
+    origin.ask(&mut agent, "POST", &format!("content-length: {LENGTH}\r\n")).await;
+    agent.write_all(&vec![7; LENGTH]).await.unwrap();
+    let mut line = origin.accept().await;
+    read_head(&mut line).await;
+    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+    line.write_all(answer).await.unwrap();
+    assert!(read_head(&mut agent).await.starts_with("HTTP/1.1 200"));
+    // The next one does not cut it off.
+    origin.ask(&mut agent, "GET", "").await;
+    let mut next = origin.accept().await;
+    assert!(read_head(&mut next).await.starts_with("GET / HTTP/1.1"));
+    next.write_all(answer).await.unwrap();
+    assert!(read_head(&mut agent).await.starts_with("HTTP/1.1 200"));
+    let mut rest = vec![0; LENGTH];
+    timeout(PATIENCE, line.read_exact(&mut rest)).await.unwrap().unwrap();
 }
