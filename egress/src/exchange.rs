@@ -131,7 +131,7 @@ impl Judged {
     /// Records and logs a refusal, and gives the answer.
     pub(crate) fn refuse(&mut self, refusal: &Refusal) -> Response<Body> {
         self.entry.refused(refusal);
-        if let Some(named) = &refusal.finding {
+        if let Some(named) = refusal.finding.as_deref() {
             self.proxy.marking.note(&self.entry.subject.host, named);
         }
         if self.snapshot.policy.log() >= LogLevel::Refusals {

@@ -281,7 +281,7 @@ pub(crate) struct Refusal {
     /// For our log alone.
     pub(crate) cause: Option<String>,
     /// What was found, where it has a name.
-    pub(crate) finding: Option<Named>,
+    pub(crate) finding: Option<Box<Named>>,
 }
 
 #[derive(Serialize)]
@@ -321,7 +321,7 @@ impl Refusal {
 
     /// The same, about something that was found.
     pub(crate) fn naming(self, finding: Option<Named>) -> Refusal {
-        Refusal { finding, ..self }
+        Refusal { finding: finding.map(Box::new), ..self }
     }
 
     /// The same, with the time after which it is worth trying again.
@@ -387,7 +387,7 @@ impl Refusal {
             hint: &self.hint,
             failed: self.code.failed_side(),
             propose: self.code.propose().or(self.finding.as_ref().map(|_| PROPOSE_EXCEPTION)),
-            finding: self.finding.as_ref().map(|Named { rule, mark, position }| AnswerFinding {
+            finding: self.finding.as_deref().map(|Named { rule, mark, position }| AnswerFinding {
                 rule,
                 position,
                 fingerprint: mark.to_string(),
