@@ -62,7 +62,7 @@ enum Kind {
 /// Why a tunnel ends before anything was forwarded.
 struct Failure {
     refusal: Refusal,
-    last_words: Vec<u8>,
+    last_words: Box<[u8]>,
 }
 
 /// Answers a CONNECT: with a tunnel, which then runs in the connection's task, or with a refusal.
@@ -168,7 +168,7 @@ fn meet(
 ) -> Result<(Host, Kind), Box<Stranger>> {
     let name = hello.server_name.as_deref().unwrap_or_default();
     let stranger = |refusal, last_words: &[u8]| {
-        let failure = Failure { refusal, last_words: last_words.to_vec() };
+        let failure = Failure { refusal, last_words: last_words.into() };
         Box::new(Stranger { name: name.escape_default().to_string(), failure })
     };
     if name.is_empty() {
@@ -221,7 +221,7 @@ impl Tunnel {
         if !leaf::names(hello.server_name.as_deref(), &self.endpoint.host) {
             return Err(Failure {
                 refusal: Refusal::new(Code::SniMismatch, "the TLS server name is not the host of the tunnel"),
-                last_words: UNRECOGNIZED_NAME.to_vec(),
+                last_words: Box::from(UNRECOGNIZED_NAME),
             });
         }
         if matches!(self.kind, Kind::Passthrough(_)) && hello.encrypted == EncryptedHello::Present {
@@ -230,7 +230,7 @@ impl Tunnel {
                     Code::EncryptedHello,
                     "the TLS server name may be hidden; turn ECH off",
                 ),
-                last_words: HANDSHAKE_FAILURE.to_vec(),
+                last_words: Box::from(HANDSHAKE_FAILURE),
             });
         }
         Ok(())
@@ -363,7 +363,7 @@ impl From<hello::Error> for Failure {
                 Vec::new()
             }
         };
-        Failure { refusal, last_words }
+        Failure { refusal, last_words: last_words.into() }
     }
 }
 

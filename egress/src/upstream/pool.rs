@@ -257,7 +257,7 @@ impl Pool {
     /// Closes what upstream has closed, or else what has been idle longest; whether there was any.
     fn make_room(&self) -> bool {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.places.values().fold(false, |any, place| place.drop_closed() || any) {
+        if kept.places.values().filter(|place| place.drop_closed()).count() > 0 {
             return true;
         }
         let oldest = kept.places.values().filter_map(|place| Some((place.idle_since()?, place)));
