@@ -25,7 +25,7 @@ use crate::wire::{
     Bounds, Change, End, Excepted, FromHook, HOOK_FD, LINE_MAX_BYTES, Marking, OnSecret, Options, ToHook,
     Update, Way,
 };
-use crate::{configuring, report, ssh, sys};
+use crate::{configuring, leftovers, report, ssh, sys};
 
 /// How long the daemon may take for an answer: the lock may be held by another push.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(360);
@@ -70,16 +70,18 @@ fn judge() -> anyhow::Result<Verdict> {
     let mut next = daemon.hear()?;
     loop {
         next = match next {
-            ToHook::Inspect { bounds, marking } => match scene.look(&push, &bounds, &marking, &mut daemon)? {
-                Looked::Refused(words) => return Ok(Verdict::Refuse(words)),
-                Looked::At(judgement, known) => {
-                    match daemon.hear_waiting()? {
-                        // Upstream has something else by now.
-                        again @ ToHook::Inspect { .. } => again,
-                        answer => return scene.conclude(&push, &judgement, &known, answer, &mut daemon),
+            ToHook::Inspect { bounds, marking, gate_dir } => {
+                match scene.look(&push, &bounds, &marking, &GateDir::new(gate_dir), &mut daemon)? {
+                    Looked::Refused(words) => return Ok(Verdict::Refuse(words)),
+                    Looked::At(judgement, known) => {
+                        match daemon.hear_waiting()? {
+                            // Upstream has something else by now.
+                            again @ ToHook::Inspect { .. } => again,
+                            answer => return scene.conclude(&push, &judgement, &known, answer, &mut daemon),
+                        }
                     }
                 }
-            },
+            }
             ToHook::Deny { reasons } => return Ok(Verdict::Refuse(report::denied(&reasons))),
             ToHook::Forward { .. } | ToHook::Wait { .. } | ToHook::Sent { .. } => {
                 bail!("the daemon answered out of turn")
@@ -231,6 +233,7 @@ impl Scene {
         push: &Push,
         bounds: &Bounds,
         marking: &Marking,
+        gate: &GateDir,
         daemon: &mut Daemon,
     ) -> anyhow::Result<Looked> {
         let Push { updates, options } = push;
@@ -238,7 +241,7 @@ impl Scene {
             bail!("push options are not passed on to this upstream; push without --push-option");
         }
         let (known, marks) = (self.upstream_tips()?, marks(marking)?);
-        let judgement = match self.inspect(updates, options, bounds, &known, &marks) {
+        let judgement = match self.inspect(push, bounds, &known, &marks, gate) {
             Ok(judgement) => judgement,
             Err(error) => {
                 let reason = format!("{error:#}");
@@ -369,11 +372,11 @@ impl Scene {
 
     fn inspect(
         &self,
-        updates: &[Update],
-        options: &[String],
+        Push { updates, options }: &Push,
         bounds: &Bounds,
         known: &[Oid],
         marks: &Arc<Marks>,
+        gate: &GateDir,
     ) -> anyhow::Result<Judgement> {
         let asked = Asked {
             max_file: bounds.max_file,
@@ -388,7 +391,11 @@ impl Scene {
             tips.push(Oid::from_str(&update.new)?);
         }
         let mut judgement = match &self.quarantine {
-            Some(path) => inspect::quarantined(&self.repo, path, &tips, known, &asked)?,
+            Some(path) => {
+                let judgement = inspect::quarantined(&self.repo, path, &tips, known, &asked)?;
+                leftovers::refuse(gate, &self.git_dir, path, &judgement.taken)?;
+                judgement
+            }
             None => inspect::new_objects(&self.repo, &tips, known, &asked)?,
         };
         let names = updates.iter().flat_map(|u| inspect::name(&u.name, "(ref name)", &asked));

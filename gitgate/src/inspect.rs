@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use git2::{ObjectType, Oid, Repository, Sort, Tree};
+use git2::{ObjectType, OdbLookupFlags, Oid, Repository, Sort, Tree};
 use scan::{Bounds, Finding, Marks, Report, Rules, Scanner, Uninspectable};
 
 use crate::wire::{Lfs, Opaque, Place};
@@ -70,6 +70,8 @@ pub(crate) struct Judgement {
     pub(crate) content: BTreeSet<Oid>,
     /// How large, without the lists of names.
     pub(crate) bytes: usize,
+    /// Objects of the repository itself that the push needs, or brings a second time.
+    pub(crate) taken: BTreeSet<Oid>,
 }
 
 /// What is asked of objects beside that they hold no secret.
@@ -127,11 +129,18 @@ pub(crate) fn quarantined(
     let brought = git2::Odb::new()?;
     brought.add_disk_alternate(&quarantine.to_string_lossy())?;
     let mut strays = 0;
+    let mut taken = inspection.new_ones();
     brought.foreach(|oid| {
-        strays += usize::from(!inspection.seen.contains(oid) && !own.exists(*oid));
+        // What git completes a pack with, so that its differences lead to something, is there twice.
+        if own.exists_ext(*oid, OdbLookupFlags::NO_REFRESH) {
+            taken.insert(*oid);
+        } else {
+            taken.remove(oid);
+            strays += usize::from(!inspection.seen.contains(oid));
+        }
         true
     })?;
-    let judgement = inspection.judgement();
+    let judgement = Judgement { taken, ..inspection.judgement() };
     if strays > 0 { Err(InspectError::Strays(strays)) } else { Ok(judgement) }
 }
 
@@ -194,12 +203,17 @@ struct Inspection<'r> {
 }
 
 impl Inspection<'_> {
-    fn judgement(self) -> Judgement {
+    fn new_ones(&self) -> BTreeSet<Oid> {
         let known: HashSet<&Oid> = self.known.iter().collect();
-        let objects = self.seen.len() - known.len();
-        let content = self.seen.iter().filter(|oid| !known.contains(oid)).copied().collect();
+        self.seen.iter().filter(|oid| !known.contains(oid)).copied().collect()
+    }
+
+    fn judgement(self) -> Judgement {
+        let content = self.new_ones();
+        let objects = content.len();
         Judgement {
             content,
+            taken: BTreeSet::new(),
             bytes: self.bytes,
             places: self.places,
             objections: self.objections,

@@ -26,6 +26,7 @@ mod hold;
 mod http;
 mod inspect;
 mod journal;
+mod leftovers;
 mod lister;
 mod listing;
 mod maintain;

@@ -57,7 +57,9 @@ pub(crate) async fn tend(
         tokio::time::sleep(QUIET).await;
         for served in state() {
             let path = served.mirror.path();
-            if waiting.get(path).is_some_and(|until| Instant::now() < *until) || !is_due(&served) {
+            let pressed = served.mirror.is_pressed();
+            let waits = !pressed && waiting.get(path).is_some_and(|until| Instant::now() < *until);
+            if waits || !is_due(&served) {
                 continue;
             }
             let pause = match renew(&served, &gate).await {

@@ -5,7 +5,7 @@
 //! upstream is copied; what reads objects needs both.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -125,6 +125,7 @@ pub(crate) struct Mirror {
     moved: AtomicU64,
     pushed: AtomicU64,
     pushes: AtomicU64,
+    pressed: AtomicBool,
     changed: Arc<Notify>,
     record: std::sync::Mutex<Record>,
     known: std::sync::Mutex<Known>,
@@ -209,7 +210,7 @@ impl Mirror {
         let path = repo_dir.join(format!("{}.git", repo.name));
         clear(&path);
         // An earlier gate may have left objects that no ref reaches.
-        let record = Record { leftovers: !path.join(WHOLE).exists(), ..Record::default() };
+        let record = Record { leftovers: !is_whole(&path), ..Record::default() };
         Self {
             path,
             making: Mutex::default(),
@@ -219,6 +220,7 @@ impl Mirror {
             moved: 0.into(),
             pushed: 0.into(),
             pushes: 0.into(),
+            pressed: false.into(),
             changed,
             record: record.into(),
             known: std::sync::Mutex::default(),
@@ -270,6 +272,17 @@ impl Mirror {
     pub(crate) fn push_begins(&self) -> Pushing<'_> {
         self.pushes.fetch_add(1, SeqCst);
         Pushing(self)
+    }
+
+    /// Has the upkeep not wait with what is due.
+    pub(crate) fn press(&self) {
+        self.pressed.store(true, SeqCst);
+        self.tidy();
+    }
+
+    /// Whether somebody asked for that since this was looked at last.
+    pub(crate) fn is_pressed(&self) -> bool {
+        self.pressed.swap(false, SeqCst)
     }
 
     /// Takes note that every object is reached by a ref.
@@ -496,6 +509,11 @@ impl Mirror {
         self.known().synced = Some((listed.clone(), self.moved()));
         Ok(listed)
     }
+}
+
+/// Whether every object of a mirror is reached by a ref. Refs that were read before count: they go only after this is no longer so.
+pub(crate) fn is_whole(path: &Path) -> bool {
+    path.join(WHOLE).exists()
 }
 
 /// Whether the mirror has nothing yet, so that the next refresh copies everything.

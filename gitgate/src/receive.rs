@@ -139,6 +139,10 @@ fn command(
     let rules = &served.repo.push;
     command.arg("-c").arg(format!("receive.maxInputSize={}", rules.max_pack()));
     command.arg("-c").arg(format!("receive.advertisePushOptions={}", rules.push_options()));
+    if served.mirror.record().leftovers {
+        // So that what was made from an object of the mirror is seen to be: git puts that object beside it.
+        command.args(["-c", "receive.unpackLimit=1"]);
+    }
     command.arg("receive-pack").args(asked.shape.arguments()).arg(path);
     command.envs(asked.protocol.variable().map(|value| ("GIT_PROTOCOL", value)));
     let number = sys::inherit(&mut command, OwnedFd::from(theirs));
@@ -277,6 +281,9 @@ impl<'s> Talk<'_, 's> {
                     None
                 }
                 FromHook::Unjudged { reason } => {
+                    if self.served.mirror.record().leftovers {
+                        self.served.mirror.press();
+                    }
                     self.tell(BTreeMap::new(), reason);
                     self.pushed.outcome = PushOutcome::Unjudged;
                     None
@@ -385,13 +392,18 @@ impl<'s> Talk<'_, 's> {
                 if asked.is_none() {
                     *asked = ask(self.served, self.state);
                 }
-                ToHook::Inspect { bounds, marking: self.marking() }
+                self.inspect(bounds)
             }
             Err(no) => {
                 self.pushed.outcome = PushOutcome::Denied;
                 self.deny(no)
             }
         }
+    }
+
+    pub(super) fn inspect(&self, bounds: Bounds) -> ToHook {
+        let gate_dir = self.state.gate.path().to_owned();
+        ToHook::Inspect { bounds, marking: self.marking(), gate_dir }
     }
 
     /// What the hook names findings with, and what is excepted now.
@@ -470,7 +482,9 @@ impl<'s> Talk<'_, 's> {
         }
         let now = self.state.find(&self.served.repo.name);
         let same = |now: &Served| {
-            Arc::ptr_eq(&now.mirror, &self.served.mirror) && now.repo.upstream == self.served.repo.upstream
+            Arc::ptr_eq(&now.mirror, &self.served.mirror)
+                && now.repo.upstream == self.served.repo.upstream
+                && now.repo.fetch.allow == self.served.repo.fetch.allow
         };
         let Some(now) = now.filter(|now| same(now)) else {
             return Err("the operator changed this repository in the meantime; push again".to_owned().into());

@@ -4,6 +4,7 @@
 //! not answered counts as unknown.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -102,36 +103,68 @@ impl Road {
 
     /// Sends these updates, and the pack that comes in frames, if there is one; upstream's answer.
     pub(crate) async fn send(
-        mut self,
+        self,
         updates: &[Update],
         options: &[String],
         frames: &mut (impl AsyncBufRead + Unpin),
     ) -> Answer {
-        let commands = self.shown.commands(updates, options);
-        let banded = self.shown.able.contains("side-band-64k");
-        let Self { stdin, stdout, .. } = &mut self;
-        let sent = async {
+        let Self { child, mut stdin, mut stdout, mut stderr, shown } = self;
+        let commands = shown.commands(updates, options);
+        let banded = shown.able.contains("side-band-64k");
+        // Upstream goes on waiting as long as this end is there: it goes with the last frame, or with who sent them.
+        let sent = async move {
             let began = stdin.write_all(&commands).await;
-            let sent = forward(frames, stdin).await;
-            let ended = stdin.shutdown().await;
-            began.and(sent).and(ended)
+            let sent = forward(frames, &mut stdin).await;
+            began.and(sent)
         };
-        let (sent, heard) = tokio::join!(sent, Heard::read(stdout, banded));
-        let answer = heard.answer(updates);
+        let mut own = Vec::new();
+        let (sent, heard) = tokio::select! {
+            both = async { tokio::join!(sent, Heard::read(&mut stdout, banded)) } => both,
+            never = gather_for_ever(&mut stderr, &mut own) => match never {},
+        };
+        drop(stdout);
+        let mut answer = heard.answer(updates);
         // What came to an end that was not its own is not known to have been whole.
-        let cut = sent.is_err() && answer.end == End::Taken;
-        self.end();
-        if cut { Answer { end: End::Unknown, ..answer } } else { answer }
+        if sent.is_err() && answer.end == End::Taken {
+            answer.end = End::Unknown;
+        }
+        if answer.end == End::Unknown {
+            let _ = timeout(END_TIMEOUT, gather(&mut stderr, &mut own)).await;
+        }
+        let own = printable(&String::from_utf8_lossy(&own));
+        if answer.end != End::Taken && !own.trim().is_empty() {
+            answer.words.push_str(&format!("git-gate: upstream: {}\n", ssh::explain(&own).words));
+        }
+        end(child, stderr);
+        answer
     }
 
     /// It ends by itself; nobody waits for that.
     fn end(self) {
-        let Self { mut child, stdin, stdout, stderr, shown: _ } = self;
-        drop((stdin, stdout));
-        tokio::spawn(async move {
-            let _ = timeout(END_TIMEOUT, child.wait()).await;
-            drop(stderr);
-        });
+        let Self { child, stderr, .. } = self;
+        end(child, stderr);
+    }
+}
+
+fn end(mut child: Child, stderr: ChildStderr) {
+    tokio::spawn(async move {
+        let _ = timeout(END_TIMEOUT, child.wait()).await;
+        drop(stderr);
+    });
+}
+
+/// The same, and nothing after it.
+async fn gather_for_ever(from: &mut (impl AsyncRead + Unpin), kept: &mut Vec<u8>) -> Infallible {
+    gather(from, kept).await;
+    std::future::pending().await
+}
+
+/// Reads to the end, and keeps the beginning.
+async fn gather(from: &mut (impl AsyncRead + Unpin), kept: &mut Vec<u8>) {
+    let mut buffer = [0; 4096];
+    while let Ok(n @ 1..) = from.read(&mut buffer).await {
+        let room = WORDS_MAX_BYTES - kept.len().min(WORDS_MAX_BYTES);
+        kept.extend(&buffer[..n.min(room)]);
     }
 }
 
@@ -302,12 +335,15 @@ impl Heard {
             all(&taken.iter().map(String::as_str).collect()),
             taken.is_empty() && all(&named),
         ) {
-            (true, true, _) => End::Taken,
+            (true, true, _) if refused.is_empty() => End::Taken,
             (true, false, true) => End::Refused,
-            (true, false, false) | (false, _, _) => End::Unknown,
+            (true, true, _) | (true, false, false) | (false, _, _) => End::Unknown,
         };
         for (name, reason) in &refused {
-            words.push_str(&format!("git-gate: upstream: {name}: [remote rejected] ({reason})\n"));
+            words.push_str(&format!(
+                "git-gate: upstream: {}: [remote rejected] ({reason})\n",
+                printable(name)
+            ));
         }
         Answer { end, words, refs: refused }
     }
@@ -332,13 +368,15 @@ impl Report {
                     packet == Packet::Flush && rest.is_empty() && (unpacked || report.taken.is_empty());
                 break;
             };
-            let line = printable(&String::from_utf8_lossy(line)).replace(['\n', '\t'], " ");
-            match line.split_once(' ') {
+            // A name is compared as it is, and made readable only where it is shown.
+            let line = String::from_utf8_lossy(line);
+            match line.trim_end_matches('\n').split_once(' ') {
                 Some(("unpack", word)) => unpacked = word == "ok",
                 Some(("ok", name)) => report.taken.push(name.to_owned()),
                 Some(("ng", refused)) => {
                     let (name, reason) = refused.split_once(' ').unwrap_or((refused, "failed"));
-                    report.refused.push((name.to_owned(), reason.to_owned()));
+                    let reason = printable(reason).replace(['\n', '\t'], " ");
+                    report.refused.push((name.to_owned(), reason));
                 }
                 Some(_) | None => return Self::default(),
             }
@@ -448,6 +486,52 @@ mod tests {
         let answer = heard(&["unpack ok\n", ng_a, ng_b, ""], true).await;
         assert!(answer.words.starts_with("hello[2J\nthere\n"), "{}", answer.words);
         assert_eq!(answer.refs[0], ("refs/heads/a".to_owned(), "hook declined".to_owned()));
+    }
+
+    /// A road to a program that stands for upstream.
+    fn road(script: &str) -> Road {
+        let mut command = tokio::process::Command::new("sh");
+        command.args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.kill_on_drop(true).spawn().expect("sh runs");
+        let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let (Some(stdin), Some(stdout), Some(stderr)) = pipes else { panic!("no pipes") };
+        Road { child, stdin, stdout: BufReader::new(stdout), stderr, shown: Shown::default() }
+    }
+
+    #[tokio::test]
+    async fn upstream_does_not_wait_for_the_rest_of_a_pack_whose_packer_is_gone() {
+        let frames = [&3_u32.to_be_bytes()[..], b"abc"].concat();
+        let updates = [update("refs/heads/a", A, B)];
+        let send = |script: &str, frames: Vec<u8>| {
+            let (road, updates) = (road(script), updates.clone());
+            async move { timeout(Duration::from_secs(60), road.send(&updates, &[], &mut &frames[..])).await }
+        };
+        let reads_all = "cat >/dev/null; echo 'the disk is full' >&2";
+        let answer = send(reads_all, frames.clone()).await.expect("an answer at once");
+        assert_eq!(answer.end, End::Unknown);
+        assert!(answer.words.contains("the disk is full"), "{}", answer.words);
+
+        // The control: with its end the same pack is taken, by an upstream that says so.
+        let report = "cat >/dev/null; printf '000eunpack ok\\n0014ok refs/heads/a\\n0000'";
+        let whole = [&frames[..], &[0; 4]].concat();
+        let answer = send(report, whole).await.expect("an answer");
+        assert_eq!((answer.end, answer.words.as_str()), (End::Taken, ""));
+        let answer = send(report, frames).await.expect("an answer");
+        assert_eq!(answer.end, End::Unknown, "what was cut is not known to have been whole");
+    }
+
+    #[tokio::test]
+    async fn a_name_is_compared_as_it_is() {
+        let name = "refs/heads/agent/a\u{200d}\u{9b}b";
+        let heard = |lines: &[&str]| Heard { words: Vec::new(), report: packets(lines) };
+        let updates = [update(name, A, B)];
+        let taken = heard(&["unpack ok\n", &format!("ok {name}\n"), ""]).answer(&updates);
+        assert_eq!(taken.end, End::Taken);
+        let refused = heard(&["unpack ok\n", &format!("ng {name} no\x1b[2J\n"), ""]).answer(&updates);
+        assert_eq!((refused.end, refused.refs), (End::Refused, vec![(name.to_owned(), "no[2J".to_owned())]));
+        assert!(refused.words.contains("refs/heads/agent/ab: [remote rejected]"), "{}", refused.words);
+        let both = heard(&["unpack ok\n", &format!("ok {name}\n"), &format!("ng {name} no\n"), ""]);
+        assert_eq!(both.answer(&updates).end, End::Unknown);
     }
 
     #[tokio::test]

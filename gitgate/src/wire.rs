@@ -58,7 +58,7 @@ pub(crate) enum End {
 #[serde(tag = "say", rename_all = "kebab-case")]
 pub(crate) enum ToHook {
     /// The refs may be pushed if their objects are clean and keep these bounds.
-    Inspect { bounds: Bounds, marking: Marking },
+    Inspect { bounds: Bounds, marking: Marking, gate_dir: PathBuf },
     /// Words for the client, who waits.
     Wait { words: String },
     /// The push ends here, for these reasons.

@@ -4,8 +4,9 @@
 mod common;
 
 use std::io::{Read, Write};
+use std::process::Command;
 
-use common::{RECEIVE, World, github_token, pkt, private_key};
+use common::{RECEIVE, Work, World, git, github_token, pkt, private_key};
 
 const NONE: &str = "0000000000000000000000000000000000000000";
 
@@ -105,6 +106,104 @@ fn a_connection_that_was_open_before_a_reload_is_judged_by_the_new_rules() {
     let answer = String::from_utf8_lossy(&answer);
     assert_eq!(world.upstream.refs(), before, "{answer}");
     assert!(answer.contains("this ref may not be pushed; allowed: nothing"), "{answer}");
+}
+
+/// An update and a pack of these objects, without what they rest on.
+fn push_only(world: &World, work: &Work, new: &str, objects: &[&str]) -> String {
+    let line = format!("{NONE} {new} refs/heads/agent/x\0report-status side-band-64k");
+    let mut pack = common::client(&work.path);
+    pack.args(["pack-objects", "--stdout", "-q"]);
+    let list: String = objects.iter().map(|oid| format!("{oid}\n")).collect();
+    let pack = common::fed(pack, list.as_bytes());
+    world.gate.talk(&[pkt(RECEIVE), pkt(line.as_bytes()), b"0000".to_vec(), pack].concat())
+}
+
+/// A pack of one object: a difference to one of seven bytes that is not in the pack, which adds an `x` to it.
+fn one_more(other: &str) -> Vec<u8> {
+    let delta = [7, 8, 0x90, 7, 1, b'x'];
+    let mut pack = b"PACK\0\0\0\x02\0\0\0\x01\x76".to_vec();
+    pack.extend((0..other.len()).step_by(2).map(|at| u8::from_str_radix(&other[at..at + 2], 16).unwrap()));
+    // Not compressed.
+    pack.extend([0x78, 0x01, 1, 6, 0, 0xf9, 0xff]);
+    pack.extend(delta);
+    let step =
+        |(a, b): (u32, u32), byte: &u8| ((a + u32::from(*byte)) % 65521, (a + b + u32::from(*byte)) % 65521);
+    let (a, b) = delta.iter().fold((1, 0), step);
+    pack.extend((b << 16 | a).to_be_bytes());
+    let digest = String::from_utf8(common::fed(Command::new("sha1sum"), &pack)).unwrap();
+    pack.extend((0..40).step_by(2).map(|at| u8::from_str_radix(&digest[at..at + 2], 16).unwrap()));
+    pack
+}
+
+#[test]
+fn what_upstream_purged_does_not_come_back_by_its_name() {
+    let world = World::new();
+    let purged = world.upstream.commit("secret");
+    let work = world.clone_web();
+    let blob = work.git(&["rev-parse", "HEAD:secret"]).succeed().trim().to_owned();
+    let base = work.git(&["rev-parse", "HEAD^"]).succeed().trim().to_owned();
+    common::eventually("the first packing", || world.has_bitmap());
+    world.upstream.purge();
+    git(world.dir.path(), &["ls-remote", &world.gate.url("web")]).succeed();
+    // A push that is under way keeps the mirror from being tidied.
+    let mut other = world.gate.connect();
+    common::exchange(&mut other, &pkt(RECEIVE));
+    let mut look = common::client(&world.dir.path().join("git/web.git"));
+    assert!(look.args(["cat-file", "-e", &purged]).status().unwrap().success(), "it is still there");
+
+    let before = world.upstream.refs();
+    let gone = |answer: &str| {
+        assert!(answer.contains("upstream no longer has object"), "{answer}");
+        assert_eq!(world.upstream.refs(), before);
+    };
+    gone(&push_only(&world, &work, &purged, &[]));
+
+    work.git(&["reset", "-q", "--hard", &base]).succeed();
+    let named = |blob: &str| {
+        let tree = format!("100644 blob {blob}\tnamed\n");
+        let mut make = common::client(&work.path);
+        make.args(["mktree", "--missing"]);
+        let tree = String::from_utf8(common::fed(make, tree.as_bytes())).unwrap().trim().to_owned();
+        let commit = work.git(&["commit-tree", "-p", &base, "-m", "named", &tree]).succeed();
+        (commit.trim().to_owned(), tree)
+    };
+    let (commit, tree) = named(&blob);
+    gone(&push_only(&world, &work, &commit, &[&commit, &tree]));
+
+    // The same where the name is that of something to which what is sent is a difference.
+    let more = work.object("blob", b"theirs\nx");
+    let line = format!("{NONE} {more} refs/tags/x\0report-status side-band-64k");
+    let request = [pkt(RECEIVE), pkt(line.as_bytes()), b"0000".to_vec(), one_more(&blob)].concat();
+    gone(&world.gate.talk(&request));
+
+    // The controls: what a ref of upstream reaches may be named, and ordinary pushes pass.
+    let old = work.git(&["rev-parse", &format!("{base}:README")]).succeed().trim().to_owned();
+    let (commit, tree) = named(&old);
+    let answer = push_only(&world, &work, &commit, &[&commit, &tree]);
+    assert!(answer.contains("ok refs/heads/agent/x"), "{answer}");
+    assert_eq!(world.upstream.rev("agent/x"), commit);
+    work.git(&["mv", "README", "MOVED"]).succeed();
+    let moved = work.commit("moved");
+    work.push("HEAD:refs/heads/agent/moved").succeed();
+    assert_eq!(world.upstream.rev("agent/moved"), moved);
+    work.push(&format!("{base}:refs/heads/agent/old")).succeed();
+}
+
+#[test]
+fn what_was_taken_away_can_be_pushed_again_soon() {
+    let world = World::with_rules("push: {allow: [refs/heads/agent/*], delete: true}");
+    let work = world.clone_web();
+    let new = work.write("a", "a\n").commit("a");
+    for _ in 0..3 {
+        let said = work.push("HEAD:refs/heads/agent/x").said();
+        if said.contains("upstream no longer has object") {
+            let whole = world.dir.path().join("git/web.git/git-gate-whole");
+            common::eventually("the mirror is tidied", || whole.exists());
+            work.push("HEAD:refs/heads/agent/x").succeed();
+        }
+        assert_eq!(world.upstream.rev("agent/x"), new, "{said}");
+        work.push(":refs/heads/agent/x").succeed();
+    }
 }
 
 /// The only push on the record.

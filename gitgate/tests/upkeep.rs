@@ -6,27 +6,12 @@ mod common;
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::{Duration, Instant};
 
-use common::{Gate, Upstream, World, git, pkt};
+use common::{Gate, Upstream, World, eventually, git, pkt};
 use tempfile::TempDir;
 
 fn mirror(world: &World) -> PathBuf {
     world.dir.path().join("git/web.git")
-}
-
-/// Looks again and again; the upkeep has its own time.
-fn eventually(what: &str, mut done: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !done() {
-        assert!(began.elapsed() < Duration::from_secs(60), "{what}");
-        std::thread::yield_now();
-    }
-}
-
-fn has_bitmap(world: &World) -> bool {
-    let packs = fs::read_dir(mirror(world).join("objects/pack")).unwrap();
-    packs.flatten().any(|entry| entry.path().extension().is_some_and(|e| e == "bitmap"))
 }
 
 /// Asks for one object by its name, in protocol version 2.
@@ -38,15 +23,6 @@ fn want(world: &World, oid: &str) -> String {
     world.gate.talk(&[hello, fetch, b"0000".to_vec()].concat())
 }
 
-/// Rewrites upstream's branch, so that the commit is no longer there.
-fn purge(world: &World) {
-    let seed = world.dir.path().join("upstream/seed");
-    git(&seed, &["reset", "-q", "--hard", "HEAD^"]).succeed();
-    git(&seed, &["push", "-q", "--force", "origin", "main"]).succeed();
-    git(&world.upstream.repository, &["reflog", "expire", "--expire=now", "--all"]).succeed();
-    git(&world.upstream.repository, &["gc", "-q", "--prune=now"]).succeed();
-}
-
 #[test]
 fn what_upstream_purged_cannot_be_read_and_goes_away() {
     let world = World::new();
@@ -54,9 +30,9 @@ fn what_upstream_purged_cannot_be_read_and_goes_away() {
     let work = world.clone_web();
     let blob = work.git(&["rev-parse", "HEAD:secret"]).succeed().trim().to_owned();
     assert!(want(&world, &blob).contains("PACK"), "as long as a ref reaches it, it is served");
-    eventually("the first packing", || has_bitmap(&world));
+    eventually("the first packing", || world.has_bitmap());
 
-    purge(&world);
+    world.upstream.purge();
     git(world.dir.path(), &["ls-remote", &world.gate.url("web")]).succeed();
     for oid in [&secret, &blob] {
         let answer = want(&world, oid);
@@ -77,7 +53,7 @@ fn a_gate_that_starts_again_tidies_what_it_finds() {
     let mut world = World::new();
     let secret = world.upstream.commit("secret");
     world.clone_web();
-    purge(&world);
+    world.upstream.purge();
     git(world.dir.path(), &["ls-remote", &world.gate.url("web")]).succeed();
     world.gate.terminate();
     let repos = fs::read_to_string(world.gate.config_dir.join("repos.yaml")).unwrap();
@@ -107,7 +83,7 @@ fn readers_do_not_fail_while_refs_move_and_mirrors_are_packed() {
             for round in 0..10 {
                 world.upstream.commit(&format!("round-{round}"));
                 if round % 3 == 2 {
-                    purge(&world);
+                    world.upstream.purge();
                 }
             }
         });
@@ -227,7 +203,7 @@ fn the_session_ends_when_the_gate_is_killed() {
 fn what_a_push_through_the_gate_took_away_cannot_be_read() {
     let world = World::with_rules("push: {allow: [refs/heads/agent/*], delete: true}");
     let work = world.clone_web();
-    eventually("the first packing", || has_bitmap(&world));
+    eventually("the first packing", || world.has_bitmap());
     let gone = work.write("new", "new\n").commit("new");
     work.push("HEAD:refs/heads/agent/x").succeed();
     assert!(want(&world, &gone).contains("PACK"));
@@ -274,7 +250,7 @@ fn an_endless_depth_reaches_nothing_behind_what_was_purged() {
     world.upstream.commit("secret");
     let end = world.upstream.commit("end");
     world.clone_web();
-    eventually("the first packing", || has_bitmap(&world));
+    eventually("the first packing", || world.has_bitmap());
     // From the end of a history that the client names, git would go on to what is before it.
     let ask = |version: &str| {
         let hello = pkt(format!("git-upload-pack /web.git\0host=h\0{version}").as_bytes());
@@ -292,8 +268,8 @@ fn an_endless_depth_reaches_nothing_behind_what_was_purged() {
         let answer = ask(version);
         assert!(answer.contains("unshallow") && answer.contains("PACK"), "the control: {answer}");
     }
-    purge(&world);
-    purge(&world);
+    world.upstream.purge();
+    world.upstream.purge();
     for version in versions {
         let answer = ask(version);
         assert!(answer.contains("not our ref") && !answer.contains("PACK"), "{answer}");

@@ -109,7 +109,7 @@ impl<'s> Talk<'_, 's> {
             return no;
         }
         match self.judge(&self.pushed.updates) {
-            Ok(Permit { bounds, .. }) => ToHook::Inspect { bounds, marking: self.marking() },
+            Ok(Permit { bounds, .. }) => self.inspect(bounds),
             Err(no) => {
                 self.pushed.outcome = PushOutcome::Denied;
                 self.deny(no)

@@ -8,6 +8,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
@@ -66,6 +67,12 @@ impl World {
         let list = format!("{}\n--not\nrefs/remotes/origin/main\n", objects.join("\n"));
         head.extend(fed(pack, list.as_bytes()));
         head
+    }
+
+    /// Whether the mirror was packed.
+    pub fn has_bitmap(&self) -> bool {
+        let packs = fs::read_dir(self.dir.path().join("git/web.git/objects/pack")).unwrap();
+        packs.flatten().any(|entry| entry.path().extension().is_some_and(|e| e == "bitmap"))
     }
 
     pub fn work(&self, name: &str) -> Work {
@@ -140,6 +147,15 @@ impl Upstream {
         git(&seed, &["commit", "-qm", file]).succeed();
         git(&seed, &["push", "-q", "origin", "main"]).succeed();
         self.rev("main")
+    }
+
+    /// Rewrites the branch, so that its last commit is no longer there.
+    pub fn purge(&self) {
+        let seed = self.dir.join("seed");
+        git(&seed, &["reset", "-q", "--hard", "HEAD^"]).succeed();
+        git(&seed, &["push", "-q", "--force", "origin", "main"]).succeed();
+        git(&self.repository, &["reflog", "expire", "--expire=now", "--all"]).succeed();
+        git(&self.repository, &["gc", "-q", "--prune=now"]).succeed();
     }
 
     /// The commands that came over ssh.
@@ -445,6 +461,15 @@ impl Work {
     }
 }
 
+/// Looks again and again; the upkeep has its own time.
+pub fn eventually(what: &str, mut done: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !done() {
+        assert!(began.elapsed() < Duration::from_secs(60), "{what}");
+        std::thread::yield_now();
+    }
+}
+
 /// What a command did.
 pub struct Ran(Output);
 
@@ -504,7 +529,7 @@ pub fn rest(mut stream: TcpStream, bytes: &[u8]) -> String {
 }
 
 /// The output of a command that reads these bytes.
-fn fed(mut command: Command, input: &[u8]) -> Vec<u8> {
+pub fn fed(mut command: Command, input: &[u8]) -> Vec<u8> {
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(input).unwrap();
     let output = child.wait_with_output().unwrap();
