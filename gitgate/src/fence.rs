@@ -59,6 +59,8 @@ enum Right {
 pub(crate) enum Reach {
     /// No further than its mirror.
     Mirror,
+    /// To what the hook of a push needs: also to upstream where it is the hook that pushes.
+    Hook,
     /// To upstream.
     Upstream,
 }
@@ -73,8 +75,13 @@ pub(crate) fn around(
 ) -> io::Result<Option<OwnedFd>> {
     let mut places = common();
     places.push((Right::Own, mirror.to_owned()));
-    if reach == Reach::Upstream {
-        places.extend(forwarding(repo, gate, keyring));
+    match (reach, &repo.upstream) {
+        (Reach::Mirror, _) => {}
+        // The daemon sends, and the key is its own.
+        (Reach::Hook, Upstream::Ssh(_)) => places.push(hook(gate)),
+        (Reach::Hook, Upstream::Https(_) | Upstream::File(_)) | (Reach::Upstream, _) => {
+            places.extend(forwarding(repo, gate, keyring));
+        }
     }
     fence(&places)
 }
@@ -118,13 +125,14 @@ fn common() -> Vec<(Right, PathBuf)> {
     places
 }
 
+/// A link to our own program, which is what the right goes to.
+fn hook(gate: &GateDir) -> (Right, PathBuf) {
+    (Right::Run, gate.hooks().join("pre-receive"))
+}
+
 /// What leads to upstream, and what the hook of a push needs.
 fn forwarding(repo: &Repo, gate: &GateDir, keyring: &Keyring) -> Vec<(Right, PathBuf)> {
-    let mut places = vec![
-        (Right::Read, gate.path().to_owned()),
-        // A link to our own program, which is what the right goes to.
-        (Right::Run, gate.hooks().join("pre-receive")),
-    ];
+    let mut places = vec![(Right::Read, gate.path().to_owned()), hook(gate)];
     match &repo.upstream {
         Upstream::Ssh(ssh) => places.push((Right::Read, ssh.identity.clone())),
         Upstream::Https(_) => places.extend(keyring.roots.clone().map(|roots| (Right::Read, roots))),
@@ -164,6 +172,45 @@ fn rights(right: Right) -> BitFlags<AccessFs> {
         Right::Own => {
             let names = AccessFs::MakeReg | AccessFs::MakeDir | AccessFs::MakeSym | AccessFs::Refer;
             read | write | names | AccessFs::RemoveFile | AccessFs::RemoveDir
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn a_git_that_receives_cannot_read_the_key_of_upstream() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (gate, identity) = (GateDir::new(dir.path().join("gate")), dir.path().join("identity"));
+        let (mirror, config) = (dir.path().join("web.git"), gate.path().join("config"));
+        for place in [gate.hooks(), mirror.clone()] {
+            std::fs::create_dir_all(place).expect("a directory");
+        }
+        for file in [&identity, &config, &mirror.join("HEAD")] {
+            std::fs::write(file, "text").expect("written");
+        }
+        let text = format!(
+            "repos:\n  - {{name: web, upstream: 'ssh://git@h/p', identity: {}, host_key: 'ssh-ed25519 \
+             AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA'}}\n",
+            identity.display()
+        );
+        let repos = repos::Repos::parse("repos.yaml", &text, repos::Allow::SshUpstream).expect("a good file");
+        let repo = repos.iter().next().expect("a repository");
+        let keyring = Keyring { secrets_dir: dir.path().to_owned(), roots: None };
+        let reads = |reach, file: &Path| {
+            let fence = around(repo, &mirror, reach, &gate, &keyring).expect("a fence");
+            let mut command = Command::new("cat");
+            command.arg(file).stdout(Stdio::null()).stderr(Stdio::null());
+            crate::sys::confine(&mut command, fence.expect("this test needs Landlock"));
+            command.status().expect("cat runs").success()
+        };
+        for (reach, outside) in [(Reach::Upstream, true), (Reach::Hook, false), (Reach::Mirror, false)] {
+            assert!(reads(reach, &mirror.join("HEAD")), "{reach:?}");
+            assert_eq!((reads(reach, &identity), reads(reach, &config)), (outside, outside), "{reach:?}");
         }
     }
 }

@@ -21,16 +21,18 @@ use sha2::{Digest as _, Sha256};
 use crate::door::Door;
 use crate::git::{GateDir, Objects, printable};
 use crate::inspect::{self, Asked, Judgement};
+use crate::leftovers::{self, Unreached};
 use crate::wire::{
     Bounds, Change, End, Excepted, FromHook, HOOK_FD, LINE_MAX_BYTES, Marking, OnSecret, Options, ToHook,
     Update, Way,
 };
-use crate::{configuring, leftovers, report, ssh, sys};
+use crate::{configuring, report, sys};
+
+mod words;
 
 /// How long the daemon may take for an answer: the lock may be held by another push.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(360);
 const STDIN_MAX_BYTES: u64 = 8 << 20;
-const WORDS_MAX_BYTES: u64 = 64 << 10;
 const OPTIONS_MAX: usize = 64;
 /// How much is packed here; more is left to a git of its own.
 const BUILT_MAX_OBJECTS: usize = 5000;
@@ -111,9 +113,13 @@ fn options() -> anyhow::Result<Vec<String>> {
     if count > OPTIONS_MAX {
         bail!("more than {OPTIONS_MAX} push options");
     }
-    (0..count)
+    let options: Vec<String> = (0..count)
         .map(|n| std::env::var(format!("GIT_PUSH_OPTION_{n}")).context("a push option is not text"))
-        .collect()
+        .collect::<anyhow::Result<_>>()?;
+    if options.iter().any(|option| option.contains(char::is_control)) {
+        bail!("a push option has a control character in it");
+    }
+    Ok(options)
 }
 
 /// What names the findings of this push.
@@ -241,7 +247,7 @@ impl Scene {
             bail!("push options are not passed on to this upstream; push without --push-option");
         }
         let (known, marks) = (self.upstream_tips()?, marks(marking)?);
-        let judgement = match self.inspect(push, bounds, &known, &marks, gate) {
+        let judgement = match self.inspect(push, bounds, &known, &marks) {
             Ok(judgement) => judgement,
             Err(error) => {
                 let reason = format!("{error:#}");
@@ -262,6 +268,14 @@ impl Scene {
         if !objections.is_empty() {
             daemon.say(&FromHook::Objected { reasons: objections.clone() })?;
             return Ok(Looked::Refused(report::denied(objections)));
+        }
+        // What waits for the operator first is looked at when it goes on.
+        if places.is_empty()
+            && let Err(error) = self.rests_on_upstream(&judgement, gate)
+        {
+            let reason = error.to_string();
+            daemon.say(&FromHook::Unjudged { reason: reason.clone() })?;
+            return Ok(Looked::Refused(report::unjudged(&reason)));
         }
         let excepted = marks.met().into_iter().filter_map(|at| marking.excepted.get(at).cloned()).collect();
         daemon.say(&if places.is_empty() {
@@ -294,10 +308,9 @@ impl Scene {
             ToHook::Inspect { .. } | ToHook::Wait { .. } => bail!("the daemon answered out of turn"),
         };
         let Answer { end, words, refs } = match way {
-            _ if !self.still_has(known)? => {
-                let words = format!("git-gate: {REMOVED}\n");
-                let refs = push.updates.iter().map(|u| (u.name.clone(), REMOVED.to_owned())).collect();
-                Answer { end: End::Refused, words, refs }
+            _ if !self.still_has(known)? => Answer::removed(push),
+            _ if !judgement.places.is_empty() && self.rests_on_upstream(judgement, &gate).is_err() => {
+                Answer::removed(push)
             }
             Way::Git { url, door } => self.forward(push, &url, &gate, &door)?,
             Way::Pack => {
@@ -376,7 +389,6 @@ impl Scene {
         bounds: &Bounds,
         known: &[Oid],
         marks: &Arc<Marks>,
-        gate: &GateDir,
     ) -> anyhow::Result<Judgement> {
         let asked = Asked {
             max_file: bounds.max_file,
@@ -391,11 +403,7 @@ impl Scene {
             tips.push(Oid::from_str(&update.new)?);
         }
         let mut judgement = match &self.quarantine {
-            Some(path) => {
-                let judgement = inspect::quarantined(&self.repo, path, &tips, known, &asked)?;
-                leftovers::refuse(gate, &self.git_dir, path, &judgement.taken)?;
-                judgement
-            }
+            Some(path) => inspect::quarantined(&self.repo, path, &tips, known, &asked)?,
             None => inspect::new_objects(&self.repo, &tips, known, &asked)?,
         };
         let names = updates.iter().flat_map(|u| inspect::name(&u.name, "(ref name)", &asked));
@@ -445,6 +453,13 @@ impl Scene {
             tips.extend(reference?.target());
         }
         Ok(tips)
+    }
+
+    /// Whether what a push does not bring is what upstream has.
+    fn rests_on_upstream(&self, judgement: &Judgement, gate: &GateDir) -> Result<(), Unreached> {
+        let refuse =
+            |quarantine: &PathBuf| leftovers::refuse(gate, &self.git_dir, quarantine, &judgement.taken);
+        self.quarantine.as_ref().map_or(Ok(()), refuse)
     }
 
     /// Whether upstream still reaches what counted as known. The lock is held.
@@ -506,15 +521,15 @@ impl Scene {
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         let mut stdout = child.stdout.take().ok_or_else(|| anyhow!("git has no output"))?;
         let stderr = child.stderr.take().ok_or_else(|| anyhow!("git has no output"))?;
-        let porcelain = std::thread::spawn(move || bounded_text(&mut stdout));
-        let words = relay(stderr);
+        let porcelain = std::thread::spawn(move || words::bounded(&mut stdout));
+        let words = words::relay(stderr);
         let porcelain = porcelain.join().unwrap_or_default();
         if child.wait()?.success() {
             return Ok(Answer { end: End::Taken, words: words.upstream, refs: Vec::new() });
         }
-        let refs = refused(&porcelain);
-        let end = if said_no_to_all(updates, &refs) { End::Refused } else { End::Unknown };
-        Ok(Answer { end, words: refusal(&words, &refs), refs })
+        let refs = words::refused(&porcelain);
+        let end = if words::said_no_to_all(updates, &refs) { End::Refused } else { End::Unknown };
+        Ok(Answer { end, words: words::refusal(&words, &refs), refs })
     }
 }
 
@@ -537,66 +552,12 @@ struct Answer {
     refs: Vec<(String, String)>,
 }
 
-/// What a push wrote to its standard error.
-#[derive(Default)]
-struct Words {
-    /// Lines of the remote side.
-    upstream: String,
-    /// Lines of git and ssh on this side.
-    own: String,
-}
-
-fn relay(stream: impl io::Read) -> Words {
-    let mut words = Words::default();
-    let text = bounded_text(&mut { stream });
-    for line in text.lines() {
-        match line.strip_prefix("remote: ") {
-            Some(line) => words.upstream.push_str(&format!("{}\n", line.trim_end())),
-            None if line.trim_end() == "remote:" => words.upstream.push('\n'),
-            None => words.own.push_str(&format!("{line}\n")),
-        }
+impl Answer {
+    /// The push rests on what is gone.
+    fn removed(push: &Push) -> Self {
+        let refs = push.updates.iter().map(|u| (u.name.clone(), REMOVED.to_owned())).collect();
+        Self { end: End::Refused, words: format!("git-gate: {REMOVED}\n"), refs }
     }
-    words
-}
-
-/// Upstream's verdict on each ref, from the output of `git push --porcelain`.
-fn refused(porcelain: &str) -> Vec<(String, String)> {
-    let refused = porcelain.lines().filter_map(|line| line.strip_prefix("!\t"));
-    let parts = refused.map(|line| {
-        let mut fields = line.splitn(2, '\t');
-        let name = fields.next().and_then(|f| f.split_once(':')).map_or("", |(_, name)| name);
-        (name.to_owned(), fields.next().unwrap_or_default().to_owned())
-    });
-    parts.collect()
-}
-
-/// Whether upstream itself refused each of the refs. Where it ended without a report git says something else.
-fn said_no_to_all(updates: &[Update], refs: &[(String, String)]) -> bool {
-    let no = |verdict: &str| verdict.starts_with("[remote rejected]") || verdict.starts_with("[rejected]");
-    updates.iter().all(|update| refs.iter().any(|(name, verdict)| *name == update.name && no(verdict)))
-}
-
-/// Upstream's own words, and its verdict on each ref.
-fn refusal(words: &Words, refs: &[(String, String)]) -> String {
-    let mut text = words.upstream.clone();
-    for (name, verdict) in refs {
-        text.push_str(&format!("git-gate: upstream: {name}: {verdict}\n"));
-    }
-    if refs.is_empty() {
-        text.push_str(&format!(
-            "git-gate: upstream cannot be pushed to: {}\n",
-            ssh::explain(&words.own).words
-        ));
-    }
-    text
-}
-
-/// Printable text up to a bound; the rest is read and dropped so that the writer does not block.
-fn bounded_text(stream: &mut impl io::Read) -> String {
-    let mut bytes = Vec::new();
-    let _ = stream.take(WORDS_MAX_BYTES).read_to_end(&mut bytes);
-    let _ = io::copy(stream, &mut io::sink());
-    printable(&String::from_utf8_lossy(&bytes))
 }
 
 fn say(words: &str) {

@@ -148,7 +148,7 @@ fn command(
     let number = sys::inherit(&mut command, OwnedFd::from(theirs));
     command.env(HOOK_FD, number.to_string());
     sys::bound_memory(&mut command, MEMORY_MAX_BYTES);
-    state.confine(&mut command, served, Reach::Upstream)?;
+    state.confine(&mut command, served, Reach::Hook)?;
     Ok((command, tokio::net::UnixStream::from_std(ours)?))
 }
 
@@ -496,7 +496,12 @@ impl<'s> Talk<'_, 's> {
         }
         let mut grants = BTreeSet::new();
         let mut no = No::default();
+        let mut names = BTreeSet::new();
         for update in updates {
+            if !names.insert(&update.name) {
+                no.lines.push(format!("{}: it is named twice in this push", printable(&update.name)));
+                no.refs.insert(update.name.clone(), "it is named twice in this push".to_owned());
+            }
             match now.repo.push.decide(&update.name, update.change.into(), &moment) {
                 Ok(counted) => grants.extend(counted.into_iter().map(str::to_owned)),
                 Err(denial) => {

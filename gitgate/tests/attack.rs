@@ -266,6 +266,20 @@ fn a_push_of_very_many_refs_is_refused_and_on_the_record() {
 }
 
 #[test]
+fn a_push_that_names_a_ref_twice_is_refused() {
+    let world = World::new();
+    let work = world.clone_web();
+    let one = work.write("a", "a\n").commit("a");
+    let two = work.write("b", "b\n").commit("b");
+    let name = "refs/heads/agent/x";
+    let answer = world.push_raw(&work, &[(NONE, &one, name), (NONE, &two, name)], &[&two]);
+    assert!(answer.contains("it is named twice in this push"), "{answer}");
+    assert!(!world.upstream.refs().contains(name));
+    let answer = world.push_raw(&work, &[(NONE, &one, name), (NONE, &two, "refs/heads/agent/y")], &[&two]);
+    assert!(answer.contains(&format!("ok {name}")) && answer.contains("ok refs/heads/agent/y"), "{answer}");
+}
+
+#[test]
 fn a_secret_in_a_name_is_not_in_the_journal() {
     let mut world = World::new();
     let work = world.clone_web();

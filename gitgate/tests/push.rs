@@ -362,3 +362,70 @@ fn a_header_that_git_does_not_know_is_judged() {
     );
     work.push(&format!("{clean}:refs/heads/agent/clean")).succeed();
 }
+
+#[test]
+fn refs_that_upstream_shows_to_readers_only_do_not_count_as_moved() {
+    let world = World::with_rules(
+        "fetch: {allow: [refs/heads/*, refs/pull/*]}\n    push: {allow: [refs/heads/agent/*]}",
+    );
+    let tip = world.upstream.rev("main");
+    git(&world.upstream.repository, &["update-ref", "refs/pull/1/head", &tip]).succeed();
+    let work = world.clone_web();
+    let pushes = || world.upstream.commands().matches("git-receive-pack").count();
+    let push = |name: &str| {
+        let before = pushes();
+        work.write(name, "mine\n").commit(name);
+        work.push(&format!("HEAD:refs/heads/agent/{name}")).succeed();
+        pushes() - before
+    };
+    assert_eq!(push("shown"), 1, "the control: everything is shown to everybody");
+    git(&world.upstream.repository, &["config", "receive.hideRefs", "refs/pull"]).succeed();
+    assert_eq!(push("hidden"), 1, "the push was judged again");
+    assert!(
+        git(world.dir.path(), &["ls-remote", &world.gate.url("web")]).succeed().contains("refs/pull/1/head")
+    );
+}
+
+#[test]
+fn a_push_whose_answer_does_not_come_is_not_told_as_refused() {
+    let mut world = World::new();
+    let work = world.clone_web();
+    work.write("f", "clean\n").commit("clean");
+    world.upstream.hook("pre-receive", "#!/bin/sh\nkill -9 $PPID\n");
+    let said = work.push("HEAD:refs/heads/agent/x").fail();
+    assert!(said.contains("upstream's answer did not come; it may have taken it"), "{said}");
+    world.upstream.hook("pre-receive", "#!/bin/sh\nexit 1\n");
+    let said = work.push("HEAD:refs/heads/agent/x").fail();
+    assert!(!said.contains("may have taken it") && said.contains("nothing was changed"), "{said}");
+    world.gate.terminate();
+    let pushes = world.gate.journal().into_iter().filter(|event| event["type"] == "push");
+    let outcomes: Vec<_> = pushes.map(|push| push["outcome"].clone()).collect();
+    assert_eq!(outcomes, ["unanswered", "rejected"]);
+}
+
+#[test]
+fn a_name_that_a_terminal_does_not_show_whole_is_pushed_and_refused_as_it_is() {
+    let world = World::new();
+    let work = world.clone_web();
+    let mine = work.write("f", "clean\n").commit("clean");
+    let name = "refs/heads/agent/a\u{200d}b";
+    work.push(&format!("HEAD:{name}")).succeed();
+    assert_eq!(world.upstream.rev(name), mine);
+    world.upstream.hook("pre-receive", "#!/bin/sh\nexit 1\n");
+    let said = work.push(&format!("HEAD:{name}c")).fail();
+    assert!(said.contains("nothing was changed"), "{said}");
+}
+
+#[test]
+fn a_key_that_may_read_and_not_push_is_told_so() {
+    let world = World::new();
+    let work = world.clone_web();
+    work.write("f", "clean\n").commit("clean");
+    let login = "#!/bin/sh\ncase $SSH_ORIGINAL_COMMAND in git-receive-pack*) echo 'this key is read-only' >&2; exit 1;; esac\n\
+                 exec sh -c \"$SSH_ORIGINAL_COMMAND\"\n";
+    std::fs::write(world.dir.path().join("upstream/login"), login).unwrap();
+    let said = work.push("HEAD:refs/heads/agent/x").fail();
+    assert!(said.contains("upstream cannot be pushed to: this key is read-only"), "{said}");
+    assert!(!said.contains("cannot refresh"), "{said}");
+    git(world.dir.path(), &["ls-remote", &world.gate.url("web")]).succeed();
+}

@@ -82,6 +82,12 @@ fn push_options_reach_upstream_where_they_may() {
     let said = work.git(&["push", "-o", &secret, "origin", "HEAD:refs/heads/agent/y"]).fail();
     assert!(said.contains("github-pat in (push option)"), "{said}");
 
+    for option in ["a\u{1b}[2J", "a\u{9b}b"] {
+        let said = work.git(&["push", "-o", option, "origin", "HEAD:refs/heads/agent/y"]).fail();
+        assert!(said.contains("a push option has a control character in it"), "{said}");
+    }
+    assert!(!open.upstream.refs().contains("agent/y"));
+
     let closed = World::new();
     let work = closed.clone_web();
     work.write("a", "a\n").commit("a");

@@ -9,6 +9,7 @@ use tokio::time::timeout;
 
 use super::{ANOTHER, PROOF_MAX, Permit, Talk, WORD_EVERY, ask, lock, say};
 use crate::journal::PushOutcome;
+use crate::listing::Listing;
 use crate::mirror::{PushLock, RefreshError};
 use crate::proof::Proof;
 use crate::refresh;
@@ -41,20 +42,28 @@ impl<'s> Talk<'_, 's> {
         {
             return (no, None);
         }
-        let lock = timeout(LOCK_TIMEOUT, self.served.mirror.lock_for_push()).await.ok();
-        if let Upstream::Ssh(ssh) = upstream
-            && lock.is_some()
-        {
+        let lock = loop {
+            let lock = timeout(LOCK_TIMEOUT, self.served.mirror.lock_for_push()).await.ok();
+            let (Upstream::Ssh(ssh), true) = (upstream, lock.is_some()) else { break lock };
             match self.open(ssh).await {
                 Err(no) => return (no, None),
-                Ok(At::Same) => {}
-                Ok(At::Another) if waited || (self.looks > 0 && self.served.mirror.seen_within(age)) => {}
-                Ok(At::Another) => {
-                    drop(lock);
-                    return (self.again().await, None);
+                Ok(At::Same) => break lock,
+                // It moves on while it is looked at; a moment ago it was as the mirror is.
+                Ok(At::Another)
+                    if (waited || self.looks > 0) && self.served.mirror.seen_within(PROOF_MAX) =>
+                {
+                    break lock;
                 }
+                Ok(At::Another) => drop(lock),
             }
-        }
+            // What somebody let pass is not judged again; the hook looks whether it still rests on what upstream has.
+            if !waited {
+                return (self.again().await, None);
+            }
+            if let Err(no) = self.catch_up().await {
+                return (no, None);
+            }
+        };
         let answer = self.go(lock.as_ref()).await;
         if !matches!(answer, ToHook::Forward { .. })
             && let Some(road) = self.road.take()
@@ -66,7 +75,7 @@ impl<'s> Talk<'_, 's> {
 
     /// Has upstream wait for the push; whether it has what the mirror has.
     async fn open(&mut self, ssh: &Ssh) -> Result<At, ToHook> {
-        let Served { repo, mirror } = self.served;
+        let repo = &self.served.repo;
         let gate = &self.state.gate;
         let (updates, options) = (&self.pushed.updates, &self.options);
         let (proof, mut opened) = tokio::join!(self.proof(), Road::open(gate, repo, ssh, updates));
@@ -75,16 +84,18 @@ impl<'s> Talk<'_, 's> {
             self.state.warm.end(ssh);
             opened = Road::open(gate, repo, ssh, updates).await;
         }
-        let road = opened.map_err(RefreshError::from);
-        let at = match &road {
-            Ok(road) => refresh::is_at(mirror.path(), road.shown.listing.clone()).await,
-            Err(error) => Err(error.clone()),
-        };
-        let (road, same) = match (road, at) {
-            (Ok(road), Ok(same)) => (road, same),
-            (_, Err(error)) | (Err(error), _) => {
+        let road = match opened.map_err(RefreshError::from) {
+            Ok(road) => road,
+            Err(error) => {
                 self.pushed.outcome = PushOutcome::Refused("refresh-failed");
-                return Err(self.deny(crate::front::unrefreshed(&repo.upstream, &error).into()));
+                return Err(self.deny(format!("upstream cannot be pushed to: {error}").into()));
+            }
+        };
+        let same = match self.is_at(&road).await {
+            Ok(same) => same,
+            Err(error) => {
+                road.leave().await;
+                return Err(self.unrefreshed(&error));
             }
         };
         if let Some(answer) = road.shown.misfit(updates, options) {
@@ -95,17 +106,33 @@ impl<'s> Talk<'_, 's> {
         Ok(if same { At::Same } else { At::Another })
     }
 
-    /// Has the objects judged again, by what upstream has now.
-    async fn again(&mut self) -> ToHook {
+    /// Whether upstream has what the mirror has. Who pushes may be shown less than who reads: where something differs, what
+    /// is shown to readers counts.
+    async fn is_at(&self, road: &Road) -> Result<bool, RefreshError> {
+        let Served { repo, mirror } = self.served;
+        if refresh::is_at(mirror.path(), road.shown.listing.clone()).await? {
+            return Ok(true);
+        }
+        let listed = mirror.list(repo, &self.state.tools()).await?;
+        refresh::is_at(mirror.path(), Listing::clone(&listed.listing)).await
+    }
+
+    /// Brings the mirror to what upstream has by now; not for ever.
+    async fn catch_up(&mut self) -> Result<(), ToHook> {
         if let Some(road) = self.road.take() {
             road.leave().await;
         }
         self.looks += 1;
         if self.looks > LOOKS_MAX {
             self.pushed.outcome = PushOutcome::Refused("busy");
-            return self.deny("upstream moves too fast; push again".to_owned().into());
+            return Err(self.deny("upstream moves too fast; push again".to_owned().into()));
         }
-        if let Err(no) = self.refreshed(Duration::ZERO).await {
+        self.refreshed(Duration::ZERO).await
+    }
+
+    /// Has the objects judged again, by what upstream has now.
+    async fn again(&mut self) -> ToHook {
+        if let Err(no) = self.catch_up().await {
             return no;
         }
         match self.judge(&self.pushed.updates) {
@@ -147,7 +174,7 @@ impl<'s> Talk<'_, 's> {
     pub(super) fn ended(&mut self, Answer { end, words, refs }: Answer) -> ToHook {
         let told = words.clone();
         if end != End::Taken {
-            let others = if refs.is_empty() { "upstream cannot be pushed to" } else { ANOTHER };
+            let others = others(end, refs.is_empty());
             let refs = refs.into_iter().map(|(name, word)| (name, bare(&word).to_owned()));
             self.tell(refs.collect(), others.to_owned());
         }
@@ -169,8 +196,12 @@ impl<'s> Talk<'_, 's> {
             return Ok(());
         }
         let Err(error) = mirror.refresh(repo, &self.state.tools()).await else { return Ok(()) };
+        Err(self.unrefreshed(&error))
+    }
+
+    fn unrefreshed(&mut self, error: &RefreshError) -> ToHook {
         self.pushed.outcome = PushOutcome::Refused("refresh-failed");
-        Err(self.deny(crate::front::unrefreshed(&repo.upstream, &error).into()))
+        self.deny(crate::front::unrefreshed(&self.served.repo.upstream, error).into())
     }
 
     /// Takes note that the mirror keeps objects that the push took its refs away from.
@@ -189,6 +220,15 @@ impl<'s> Talk<'_, 's> {
             Some((_, asked)) => asked.await.unwrap_or(Proof::Missing),
             None => Proof::Given,
         }
+    }
+}
+
+/// What is told of refs that upstream said nothing of.
+fn others(end: End, none: bool) -> &'static str {
+    match (end, none) {
+        (End::Unknown, _) => "upstream's answer did not come; it may have taken it",
+        (End::Refused | End::Taken, true) => "upstream cannot be pushed to",
+        (End::Refused | End::Taken, false) => ANOTHER,
     }
 }
 
