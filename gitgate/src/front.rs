@@ -22,7 +22,7 @@ use crate::mirror::{Freshness, RefreshError};
 use crate::pktline::{self, PktError};
 use crate::receive::{self, Received};
 use crate::request::{Asked, Protocol, Request, Service, Shape};
-use crate::session::{self, Client, Hangup, SessionError};
+use crate::session::{self, Client, Hangup, Moved, SessionError};
 use crate::state::{Served, State};
 use crate::v0::{Beginning, Unread};
 use crate::v2::{Conversation, Ended, Memory};
@@ -328,8 +328,9 @@ impl Front {
         let Client { reader, mut writer } = client;
         let (to_git, from_client) = tokio::io::duplex(PIPE_BYTES);
         let git = Client { reader: from_client, writer: &mut writer };
+        let moved = Moved::default();
         let ran = tokio::select! {
-            ran = session::run(git, command, Hangup::Kills) => ran,
+            ran = session::run(git, command, Hangup::Kills, &moved) => ran,
             ended = self.pass_on(reader, to_git, served) => match ended {
                 Ended::Refused(word, message) => {
                     warn!(repo, outcome = word, "read refused");
@@ -341,14 +342,14 @@ impl Front {
             },
         };
         match ran {
-            Ok(moved) => {
-                info!(repo, bytes = moved.down, "read served");
-                (SERVED, moved.down)
+            Ok(()) => {
+                info!(repo, bytes = moved.down(), "read served");
+                (SERVED, moved.down())
             }
-            Err(SessionError::Hangup) => (HANGUP, 0),
+            Err(SessionError::Hangup) => (HANGUP, moved.down()),
             Err(error) => {
                 warn!(repo, %error, "read failed");
-                (FAILED, 0)
+                (FAILED, moved.down())
             }
         }
     }
@@ -436,13 +437,13 @@ impl Front {
         let Received { mut pushed, session } =
             receive::receive(client, served, &self.state, &self.ledger, &self.holds, asked).await;
         match &session {
-            Ok(moved) if pushed.outcome == PushOutcome::Abandoned => {
-                if pushed.updates.is_empty() && moved.up <= NOTHING_BYTES {
+            Ok(()) if pushed.outcome == PushOutcome::Abandoned => {
+                if pushed.updates.is_empty() && pushed.bytes_up <= NOTHING_BYTES {
                     return debug!(repo, "nothing to push");
                 }
                 pushed.outcome = PushOutcome::Failed;
             }
-            Ok(_) => {}
+            Ok(()) => {}
             Err(error) => {
                 warn!(repo, %error, "push session failed");
                 if pushed.outcome == PushOutcome::Abandoned && matches!(error, SessionError::Git(_)) {

@@ -58,7 +58,7 @@ pub(crate) fn refuse(
         if began.elapsed() > SETTLES {
             return Err(Unreached::Unseen);
         }
-        std::thread::sleep(LOOK_EVERY);
+        std::thread::park_timeout(LOOK_EVERY);
     }
     let mut asked: BTreeSet<String> = taken.iter().map(Oid::to_string).collect();
     let deadline = Instant::now() + LOOKUP_TIMEOUT;

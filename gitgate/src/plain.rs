@@ -21,7 +21,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::pktline;
-use crate::session::{self, Client, Hangup, SessionError};
+use crate::session::{self, Client, Hangup, Moved, SessionError};
 
 mod place;
 mod service;
@@ -271,7 +271,7 @@ impl Daemon {
             Service::ReceivePack => Hangup::LeavesTheChild,
         };
         let (reader, writer) = stream.split();
-        match session::run(Client { reader, writer }, command, hangup).await {
+        match session::run(Client { reader, writer }, command, hangup, &Moved::default()).await {
             Ok(_) | Err(SessionError::Hangup) => {}
             Err(error) => say(&error.to_string()),
         }

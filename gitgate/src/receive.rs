@@ -58,7 +58,7 @@ const BUSY: &str = "another push to this repository takes too long; try again";
 /// A push and how its session went.
 pub(crate) struct Received {
     pub(crate) pushed: Pushed,
-    pub(crate) session: Result<Moved, SessionError>,
+    pub(crate) session: Result<(), SessionError>,
 }
 
 /// Receives a push. The mirror was refreshed a moment ago.
@@ -71,6 +71,7 @@ pub(crate) async fn receive(
     asked: Asked,
 ) -> Received {
     let mut pushed = Pushed::default();
+    let moved = Moved::default();
     let _pushing = served.mirror.push_begins();
     let session = match command(served, state, asked) {
         Ok((command, socket)) => {
@@ -99,7 +100,7 @@ pub(crate) async fn receive(
             let (over, ended) = oneshot::channel::<()>();
             let work = async {
                 let session =
-                    session::run(Client { reader, writer: answers }, command, Hangup::LeavesTheChild);
+                    session::run(Client { reader, writer: answers }, command, Hangup::LeavesTheChild, &moved);
                 let session = tokio::join!(session, talk.run(socket)).0;
                 drop(over);
                 session
@@ -120,9 +121,7 @@ pub(crate) async fn receive(
         }
         Err(error) => Err(SessionError::Spawn(error)),
     };
-    if let Ok(moved) = &session {
-        pushed.bytes_up = moved.up;
-    }
+    pushed.bytes_up = moved.up();
     Received { pushed, session }
 }
 

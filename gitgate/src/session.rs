@@ -49,13 +49,23 @@ pub(crate) enum SessionError {
     Git(String),
 }
 
-/// How many bytes went through a session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How many bytes went through a session, however it ended.
+#[derive(Debug, Default)]
 pub(crate) struct Moved {
     /// From the client.
-    pub(crate) up: u64,
+    up: AtomicU64,
     /// To the client.
-    pub(crate) down: u64,
+    down: AtomicU64,
+}
+
+impl Moved {
+    pub(crate) fn up(&self) -> u64 {
+        self.up.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn down(&self) -> u64 {
+        self.down.load(Ordering::Relaxed)
+    }
 }
 
 /// The two directions of a connection.
@@ -69,7 +79,8 @@ pub(crate) async fn run<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     client: Client<R, W>,
     command: Command,
     hangup: Hangup,
-) -> Result<Moved, SessionError> {
+    Moved { up: sent, down: received }: &Moved,
+) -> Result<(), SessionError> {
     let mut command = tokio::process::Command::from(command);
     command
         .stdin(Stdio::piped())
@@ -85,10 +96,9 @@ pub(crate) async fn run<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
         return Err(SessionError::Hangup);
     };
     let clock = Clock::new();
-    let (sent, received) = (AtomicU64::new(0), AtomicU64::new(0));
     let Client { reader: mut from_client, writer: mut to_client } = client;
     let up = async {
-        let ended = copy(&mut from_client, &mut stdin, &clock, &sent).await;
+        let ended = copy(&mut from_client, &mut stdin, &clock, sent).await;
         drop(stdin);
         match (ended, hangup) {
             (Copied::ReadFailed, Hangup::Kills) => {}
@@ -97,7 +107,7 @@ pub(crate) async fn run<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     };
     let down = async {
         let mut stdout = stdout;
-        let ended = copy(&mut stdout, &mut to_client, &clock, &received).await;
+        let ended = copy(&mut stdout, &mut to_client, &clock, received).await;
         if let (Copied::WriteFailed, Hangup::LeavesTheChild) = (&ended, hangup) {
             copy(&mut stdout, &mut tokio::io::sink(), &clock, &AtomicU64::new(0)).await;
         }
@@ -123,21 +133,14 @@ pub(crate) async fn run<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     let status = timeout(IDLE_TIMEOUT, child.wait()).await.map_err(|_| SessionError::Idle)?;
     group.ended();
     match status {
-        Ok(status) if status.success() => {
-            Ok(Moved { up: sent.load(Ordering::Relaxed), down: received.load(Ordering::Relaxed) })
-        }
+        Ok(status) if status.success() => Ok(()),
         Ok(_) => Err(SessionError::Git(words)),
         Err(error) => Err(SessionError::Spawn(error)),
     }
 }
 
 /// Runs the command with this input. What it answers goes to the client's socket itself and not through this process.
-pub(crate) async fn run_at(
-    socket: &OwnedFd,
-    input: &[u8],
-    mut command: Command,
-) -> Result<Moved, SessionError> {
-    let before = sys::sent_bytes(socket).map_err(SessionError::Spawn)?;
+pub(crate) async fn run_at(socket: &OwnedFd, input: &[u8], mut command: Command) -> Result<(), SessionError> {
     let stdout = socket.try_clone().map_err(SessionError::Spawn)?;
     // Nothing else would end it with us: it waits for its client only.
     sys::end_with_us(&mut command);
@@ -167,9 +170,8 @@ pub(crate) async fn run_at(
     };
     let status = timeout(IDLE_TIMEOUT, child.wait()).await.map_err(|_| SessionError::Idle)?;
     group.ended();
-    let down = sys::sent_bytes(socket).unwrap_or(before).saturating_sub(before);
     match status {
-        Ok(status) if status.success() => Ok(Moved { up: input.len() as u64, down }),
+        Ok(status) if status.success() => Ok(()),
         Ok(status) if status.signal() == Some(Signal::SIGPIPE as i32) => Err(SessionError::Hangup),
         Ok(_) => Err(SessionError::Git(words)),
         Err(error) => Err(SessionError::Spawn(error)),
@@ -292,6 +294,18 @@ async fn words(mut stream: impl AsyncRead + Unpin) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn what_went_through_counts_however_the_session_ends() {
+        for (end, fails) in [("true", false), ("false", true)] {
+            let mut command = Command::new("sh");
+            command.args(["-c", &format!("cat >/dev/null; printf '12345'; {end}")]);
+            let (moved, mut out) = (Moved::default(), Vec::new());
+            let client = Client { reader: &b"123"[..], writer: &mut out };
+            let ended = run(client, command, Hangup::Kills, &moved).await;
+            assert_eq!((ended.is_err(), moved.up(), moved.down()), (fails, 3, 5), "{end}");
+        }
+    }
 
     #[tokio::test]
     async fn processes_that_are_given_up_may_clean_up_first() {

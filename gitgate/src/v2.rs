@@ -22,8 +22,9 @@ use crate::mirror::{Freshness, Listed, RefreshError};
 use crate::pktline::{self, Packet};
 use crate::reach;
 use crate::request::{Protocol, Shape};
-use crate::session::{self, Client, Hangup, SessionError};
+use crate::session::{self, Client, Hangup, Moved, SessionError};
 use crate::state::{Served, State};
+use crate::sys;
 
 pub(crate) mod arguments;
 
@@ -253,21 +254,24 @@ impl Conversation<'_> {
             }
         };
         let input = &command.bytes[..];
+        let moved = Moved::default();
+        let socket = self.socket;
+        let sent = || socket.and_then(|socket| sys::sent_bytes(socket).ok());
+        let before = sent();
         let run = async {
             match self.socket {
                 Some(socket) => session::run_at(socket, input, git).await,
-                None => session::run(Client { reader: input, writer }, git, Hangup::Kills).await,
+                None => session::run(Client { reader: input, writer }, git, Hangup::Kills, &moved).await,
             }
         };
         let ran = tokio::select! {
             ran = run => ran,
             gone = gone => Err(gone),
         };
+        let past = before.zip(sent()).map_or(0, |(before, now)| now.saturating_sub(before));
+        self.down += past + moved.down();
         match ran {
-            Ok(moved) => {
-                self.down += moved.down;
-                Ok(())
-            }
+            Ok(()) => Ok(()),
             Err(SessionError::Hangup) => Err(Ended::Hangup),
             Err(error) => Err(Ended::Git(error)),
         }

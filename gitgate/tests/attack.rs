@@ -129,7 +129,7 @@ fn one_more(other: &str) -> Vec<u8> {
     let step =
         |(a, b): (u32, u32), byte: &u8| ((a + u32::from(*byte)) % 65521, (a + b + u32::from(*byte)) % 65521);
     let (a, b) = delta.iter().fold((1, 0), step);
-    pack.extend((b << 16 | a).to_be_bytes());
+    pack.extend(((b << 16) | a).to_be_bytes());
     let digest = String::from_utf8(common::fed(Command::new("sha1sum"), &pack)).unwrap();
     pack.extend((0..40).step_by(2).map(|at| u8::from_str_radix(&digest[at..at + 2], 16).unwrap()));
     pack
