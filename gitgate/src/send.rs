@@ -153,7 +153,7 @@ fn end(mut child: Child, stderr: ChildStderr) {
     });
 }
 
-/// The same, and nothing after it.
+/// Reads, keeps the beginning, and goes on waiting at the end.
 async fn gather_for_ever(from: &mut (impl AsyncRead + Unpin), kept: &mut Vec<u8>) -> Infallible {
     gather(from, kept).await;
     std::future::pending().await
