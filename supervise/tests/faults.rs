@@ -297,3 +297,33 @@ fn a_disk_that_does_not_write_refuses_what_it_cannot_keep_and_what_was_answered_
     let expected = [kept, decided].map(|id| (Id::parse(id.as_str().unwrap()).unwrap(), State::Pending));
     assert_eq!(states, expected);
 }
+
+/// The most memory that the process has had, in KiB.
+fn peak(daemon: &Daemon) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.child.id())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+#[test]
+fn a_flood_of_proposals_costs_neither_memory_nor_disk() {
+    let directory = tempfile::tempdir().unwrap();
+    let place = directory.path();
+    std::fs::write(place.join("routes.yaml"), ROUTES).unwrap();
+    let daemon = Daemon::start(place);
+    let flood = |rounds: std::ops::Range<u32>| {
+        for number in rounds {
+            // What is refused is as long as what is taken may be.
+            let arguments = json!({"host": format!("h{number}.example.com"), "reason": "x".repeat(400)});
+            let _ = daemon.agent.call("propose_route", arguments);
+        }
+    };
+    flood(0..100);
+    let (before, journal) = (peak(&daemon), place.join("state/audit/supervise/journal.jsonl"));
+    flood(100..1100);
+    let growth = peak(&daemon) - before;
+    assert!(growth < 4096, "{growth} KiB more for a thousand proposals");
+    let written = std::fs::metadata(journal).unwrap().len();
+    assert!(written < 64 * 1024, "{written} bytes of journal");
+    daemon.kill();
+}
