@@ -19,7 +19,7 @@ fn routes_must_be_there_but_may_be_empty() {
 #[test]
 fn an_unknown_field_names_the_fields_that_are_expected() {
     insta::assert_snapshot!(refused("routes:\n  - host: a.example.com\n    matches:\n      - metods: [GET]\n"), @"routes.yaml:4:9: unknown field `metods`, expected one of `paths`, `methods`, `headers`, `query`; did you mean `methods`?");
-    insta::assert_snapshot!(refused("route: []\n"), @"routes.yaml:1:1: unknown field `route`, expected one of `log`, `defaults`, `routes`, `releases`, `raised`; did you mean `routes`?");
+    insta::assert_snapshot!(refused("route: []\n"), @"routes.yaml:1:1: unknown field `route`, expected one of `log`, `defaults`, `routes`, `releases`, `raised`, `exceptions`; did you mean `routes`?");
     insta::assert_snapshot!(refused_route("colour: red"), @"routes.yaml:3:5: unknown field `colour`, expected one of `host`, `scheme`, `ports`, `matches`, `deny`, `path_allowlist`, `auth_scheme`, `token_env`, `token_file`, `own_credential_only`, `git`, `tls`, `allow_private`, `parent_resolves`, `expires_at`, `grant`, `placeholder_in`, `dlp`, `limits`, `max_uses`");
 }
 
