@@ -57,6 +57,8 @@ pub(crate) struct State {
     pub(crate) fed: u64,
     pub(crate) expanded: u64,
     pub(crate) hits: Vec<Hit>,
+    /// More was found than there is room for.
+    pub(crate) overfull: bool,
     pub(crate) uninspectable: Option<Uninspectable>,
 }
 
@@ -335,6 +337,7 @@ impl Layer {
             }
         }
         if shared.state.hits.len() >= HITS_MAX {
+            shared.state.overfull = true;
             return;
         }
         let span = self.position(secret.start)..self.position(secret.end);

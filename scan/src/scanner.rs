@@ -169,11 +169,17 @@ impl<'r> Scanner<'r> {
         self.state.uninspectable
     }
 
+    /// Whether more was found between two calls of [`Scanner::take_spans`] than is kept.
+    pub fn is_overfull(&self) -> bool {
+        self.state.overfull
+    }
+
     /// Where the secrets lie that were found since the last call. Nothing when one of them is hidden in something: then no
-    /// part of the input is the secret itself.
+    /// part of the input is the secret itself. Nor when there were too many to know where all of them lie.
     pub fn take_spans(&mut self) -> Option<Vec<Range<u64>>> {
         let hits = std::mem::take(&mut self.state.hits);
-        let plain = hits.iter().all(|hit| hit.carrier == 0 && hit.through.is_nothing());
+        let plain =
+            !self.state.overfull && hits.iter().all(|hit| hit.carrier == 0 && hit.through.is_nothing());
         plain.then(|| hits.into_iter().map(|hit| hit.span).collect())
     }
 

@@ -555,3 +555,16 @@ fn wide_text_between_other_bytes_is_read_however_it_is_cut() {
         assert_eq!(scan_in_pieces(text.chunks(step)), whole, "{step}");
     }
 }
+
+#[test]
+fn of_more_secrets_than_are_kept_no_place_is_told() {
+    let spans = |secrets: usize| {
+        let mut scanner = Scanner::new(Rules::builtin(), None, Bounds::default());
+        scanner.feed(format!("{} ", token()).repeat(secrets).as_bytes());
+        scanner.end();
+        scanner.found().unwrap();
+        scanner.take_spans()
+    };
+    assert_eq!(spans(4096).unwrap().len(), 4096);
+    assert_eq!(spans(4097), None);
+}

@@ -118,7 +118,13 @@ impl Judged {
             return Ok(());
         }
         self.count(plan).await?;
+        let newest = self.proxy.snapshot();
         for exception in met.into_iter().filter_map(|at| plan.watch.exceptions.get(at)) {
+            // It may have ended while the request was read, or waited.
+            if !newest.policy.exceptions(&exception.host, self.proxy.now()).any(|one| one == exception) {
+                let hint = format!("what excepted the finding of rule `{}` has ended", exception.rule);
+                return Err(Refusal::new(Code::SecretDetected, hint));
+            }
             match self.proxy.uses.take_exception(exception).await {
                 Ok(()) => {
                     info!(grant = %exception.grant, rule = exception.rule, "what is excepted goes out");

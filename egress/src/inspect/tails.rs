@@ -155,8 +155,9 @@ fn judge(joint: &mut Scanner<'_>, borders: &[usize]) -> Result<(), Objection> {
     let across = |span: &Range<u64>| {
         borders.iter().any(|border| span.start < *border as u64 && (*border as u64) < span.end)
     };
+    let is_overfull = joint.is_overfull();
     let spans = joint.take_spans().unwrap_or_default();
-    if spans.iter().any(across) { Err(Objection::Secret(rule, None)) } else { Ok(()) }
+    if is_overfull || spans.iter().any(across) { Err(Objection::Secret(rule, None)) } else { Ok(()) }
 }
 
 /// A body, or the messages of a stream, put to what went before.
