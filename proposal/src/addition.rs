@@ -503,7 +503,8 @@ fn capability_words(
             let words = format!(
                 "this lets exactly what `{rule}` found in {place} ({fingerprint}) pass to {target}, {until}"
             );
-            let careful = "what is excepted looks like a secret, and leaves the bottle with a yes; only its name is known here";
+            let careful = "what is excepted looks like a secret, and leaves the bottle with a yes, wherever it stands and not only in that place; \
+                           only its name is known here";
             (words, vec![careful.to_owned()])
         }
         Wish::Other { .. } => return Err(AdditionError::ByHand),
