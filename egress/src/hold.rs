@@ -38,6 +38,8 @@ const WORDS_MAX: usize = 64;
 pub(crate) struct Holds {
     open: Mutex<HashMap<String, Open>>,
     turns: Arc<Semaphore>,
+    /// Of several that one release fits, one at a time takes of it: the others have then taken nothing of what their route gives.
+    taking: tokio::sync::Mutex<()>,
     words: mpsc::Sender<Word>,
     /// Until supervise is spoken to.
     unsent: Mutex<Option<mpsc::Receiver<Word>>>,
@@ -83,7 +85,13 @@ impl Default for Holds {
     fn default() -> Holds {
         let (words, unsent) = mpsc::channel(WORDS_MAX);
         let turns = Arc::new(Semaphore::new(WHOLE_MAX));
-        Holds { open: Mutex::default(), turns, words, unsent: Mutex::new(Some(unsent)) }
+        Holds {
+            open: Mutex::default(),
+            turns,
+            taking: tokio::sync::Mutex::default(),
+            words,
+            unsent: Mutex::new(Some(unsent)),
+        }
     }
 }
 
@@ -183,9 +191,14 @@ impl<'p> Asking<'p> {
         Asking { proxy, suspect, lease, snapshots, place: None, end: Instant::now() + PATIENCE }
     }
 
-    /// Waits until the routes in force release the request.
-    pub(crate) async fn wait(&mut self) -> Result<(), Refusal> {
-        while self.release().is_none() {
+    /// Waits until the routes in force release the request; no other takes of a release until what is given is dropped.
+    pub(crate) async fn wait(&mut self) -> Result<tokio::sync::MutexGuard<'p, ()>, Refusal> {
+        loop {
+            let turn = self.proxy.holds.taking.lock().await;
+            if self.release().is_some() {
+                return Ok(turn);
+            }
+            drop(turn);
             if self.place.is_none() {
                 self.place = self.hold();
             }
@@ -208,10 +221,9 @@ impl<'p> Asking<'p> {
                 denial = Arc::clone(&self.lease).ended_after_a_moment() => return Err(Denial::into(denial)),
             }
         }
-        Ok(())
     }
 
-    /// Takes a use of the release, durably, and gives its grant; nothing when somebody else took the last one.
+    /// Takes a use of the release, durably, and gives its grant; nothing when the routes release it no more.
     pub(crate) async fn take(&mut self) -> Result<Option<String>, Refusal> {
         let Some(release) = self.release() else { return Ok(None) };
         let Asking { proxy, suspect: Suspect { digest, .. }, .. } = self;

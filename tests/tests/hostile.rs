@@ -122,3 +122,80 @@ fn clients_that_do_not_read_hold_no_more_than_a_window_each() {
     let peak = memory(&bundle, "VmHWM");
     assert!(peak < before + CLIENTS as u64 * MIB, "from {before} to {peak} bytes");
 }
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const GOAWAY: u8 = 7;
+/// END_STREAM and END_HEADERS.
+const WHOLE: u8 = 5;
+/// The first entry of the table that a connection fills (RFC 7541 section 2.3.3).
+const OWN_FIRST: u8 = 0x80 | 62;
+/// With its name and what every entry counts for, this fills that table: 4,096 bytes.
+const ENTRY: usize = 4000;
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// A request's head with a field that is kept in the table, and then so many times from there, in one byte each.
+fn head(api: SocketAddr, times: usize) -> Vec<u8> {
+    let authority = api.to_string();
+    let host = [&[1, u8::try_from(authority.len()).unwrap()], authority.as_bytes()].concat();
+    // A length of 127 and more goes on in bytes of seven bits.
+    let rest = ENTRY - 127;
+    let length = [0x7f, u8::try_from(rest & 0x7f).unwrap() | 0x80, u8::try_from(rest >> 7).unwrap()];
+    let kept = [&[0x40, 1, b'a'][..], &length, &[b'v'; ENTRY]].concat();
+    [&[0x82, 0x86, 0x84][..], &host, &kept, &vec![OWN_FIRST; times]].concat()
+}
+
+/// How a connection answers.
+#[derive(Debug, PartialEq, Eq)]
+enum Answer {
+    /// A stream, with the status 200 or another.
+    Stream { good: bool },
+    /// The whole connection ends, for this reason (RFC 9113 section 7).
+    Goodbye(u32),
+    /// It ends without a word.
+    Silence,
+}
+
+const ENHANCE_YOUR_CALM: u32 = 11;
+
+/// The first answer to one request with this head.
+fn answer(bundle: &Bundle, head: &[u8]) -> Answer {
+    let mut stream = TcpStream::connect(bundle.address(9099)).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(PREFACE).unwrap();
+    stream.write_all(&frame(HEADERS, WHOLE, 1, head)).unwrap();
+    let mut head = [0; 9];
+    while stream.read_exact(&mut head).is_ok() {
+        let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+        stream.read_exact(&mut payload).unwrap();
+        match head[3] {
+            // The status 200 is an entry that every table has.
+            HEADERS => return Answer::Stream { good: payload.contains(&0x88) },
+            RST_STREAM => return Answer::Stream { good: false },
+            GOAWAY => return Answer::Goodbye(u32::from_be_bytes(*payload[4..].first_chunk().unwrap())),
+            _ => {}
+        }
+    }
+    Answer::Silence
+}
+
+#[test]
+fn a_head_that_grows_a_thousandfold_when_it_is_read_is_refused_and_costs_nothing() {
+    let (bundle, api) = behind_egress();
+    // Three times the entry is within what a head may have: the form itself is served.
+    assert_eq!(answer(&bundle, &head(api, 3)), Answer::Stream { good: true });
+    assert_eq!(answer(&bundle, &head(api, 20)), Answer::Stream { good: false });
+    let before = memory(&bundle, "VmRSS");
+    for _ in 0..16 {
+        // 48 MB in a frame of 16 KiB.
+        assert_eq!(answer(&bundle, &head(api, 12_000)), Answer::Goodbye(ENHANCE_YOUR_CALM));
+    }
+    others_are_served(&bundle, api);
+    let peak = memory(&bundle, "VmHWM");
+    assert!(peak < before + 16 * MIB, "from {before} to {peak} bytes");
+}

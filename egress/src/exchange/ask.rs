@@ -79,7 +79,7 @@ impl Judged {
             let proxy = Arc::clone(&self.proxy);
             let mut asking = Asking::new(&proxy, suspect, lease);
             let grant = loop {
-                asking.wait().await?;
+                let _turn = asking.wait().await?;
                 // A request that may not go out now takes nothing of what the operator gave.
                 self.count(plan).await?;
                 if let Some(grant) = asking.take().await? {

@@ -244,6 +244,27 @@ async fn a_request_over_its_routes_limit_spends_no_release() {
 }
 
 #[tokio::test]
+async fn of_two_equal_requests_one_takes_the_release_and_the_other_nothing_of_the_route() {
+    let rules = format!("{ASKS}\nmax_uses: 2\ngrant: g1\nlimits: {{concurrency: 2}}");
+    let bench = Bench::allowing(&rules).await;
+    let supervise = Supervise::of(&bench);
+    let mut both = tokio::task::JoinSet::new();
+    for _ in 0..2 {
+        let agent = bench.agent();
+        both.spawn(async move { agent.send(Transport::Plain, post(&[], body())).await });
+    }
+    let hold = supervise.held().await;
+    assert_eq!(supervise.held().await.digest, hold.digest);
+    let released = releasing(&bench, &hold.digest, "g2");
+    let counted = released.replace(&bench.upstream.routes(ASKS), &bench.upstream.routes(&rules));
+    bench.proxy.reload(&counted).await.unwrap();
+    assert_eq!(both.join_next().await.unwrap().unwrap().status, 200);
+    // The other waits on, and the route's second use is there for whoever may go out.
+    assert_eq!(bench.agent().send(Transport::Plain, get("/v1/models")).await.status, 200);
+    assert_eq!((both.len(), bench.upstream.requests().len()), (1, 2));
+}
+
+#[tokio::test]
 async fn a_grant_that_is_used_up_is_told() {
     let bench = Bench::allowing("max_uses: 1\ngrant: g1").await;
     let supervise = Supervise::of(&bench);

@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -330,10 +330,49 @@ fn processor_time(child: &Child) -> Duration {
     Duration::from_millis(10 * ticks.sum::<u64>())
 }
 
+/// An upstream that answers each request with what it was sent, and the request that it had.
+fn reflecting() -> (u16, std::sync::mpsc::Receiver<String>) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (sender, seen) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map(Result::unwrap) {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                stream.read_exact(&mut byte).unwrap();
+                head.push(byte[0]);
+            }
+            let length = head.len();
+            write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n")
+                .unwrap();
+            stream.write_all(&head).unwrap();
+            if sender.send(String::from_utf8(head).unwrap()).is_err() {
+                return;
+            }
+        }
+    });
+    (port, seen)
+}
+
+/// The files below `directory` that hold the secret, but for the one that it came from.
+fn files_with(secret: &str, directory: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    let below = entries.flat_map(|path| if path.is_dir() { files_with(secret, &path) } else { vec![path] });
+    let holds = |path: &PathBuf| {
+        let bytes = std::fs::read(path).unwrap_or_default();
+        !path.ends_with("secrets/TOKEN") && bytes.windows(secret.len()).any(|part| part == secret.as_bytes())
+    };
+    below.filter(holds).collect()
+}
+
 #[test]
-fn a_process_that_is_killed_in_any_way_leaves_no_core() {
+fn a_process_that_is_killed_in_any_way_after_a_secret_came_back_leaves_no_core() {
     let secret = "kV9/xQ+2mZ=7pL4&wR8-tY1%uN6";
-    let root = directory("routes:\n  - {host: api.test, auth_scheme: bearer, token_file: TOKEN}\n");
+    let (port, seen) = reflecting();
+    let root = directory(&format!(
+        "routes:\n  - {{host: 127.0.0.1, scheme: http, ports: [{port}], allow_private: [\"127.0.0.1:{port}\"], auth_scheme: bearer, token_file: TOKEN}}\n"
+    ));
     assert!(init(root.path()).status.success());
     std::fs::write(root.path().join("secrets/TOKEN"), secret).unwrap();
     // As large a core as there can be, for egress and for the control.
@@ -344,31 +383,55 @@ fn a_process_that_is_killed_in_any_way_leaves_no_core() {
         command.arg(program).current_dir(root.path());
         command
     };
-    for signal in [Signal::SIGQUIT, Signal::SIGABRT, Signal::SIGILL] {
+    // Whoever handles a fault of its own takes the first of such a signal for one, and dies of the second.
+    let end_by = |signal: Signal, child: &mut Child| {
+        let pid = Pid::from_raw(child.id().cast_signed());
+        loop {
+            kill(pid, signal).unwrap();
+            if let Some(ended) = child.try_wait().unwrap() {
+                return ended;
+            }
+            std::thread::yield_now();
+        }
+    };
+    let pattern = std::fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap();
+    for signal in [Signal::SIGQUIT, Signal::SIGABRT, Signal::SIGILL, Signal::SIGSEGV] {
         let path = root.path().join("notify");
         let notifications = UnixDatagram::bind(&path).unwrap();
         let plain = egress(root.path());
-        let child = with_core(plain.get_program())
+        let mut child = with_core(plain.get_program())
             .args(plain.get_args())
             .env_clear()
+            .env("NO_COLOR", "1")
             .env("NOTIFY_SOCKET", &path)
-            .stderr(Stdio::null())
+            .stderr(Stdio::piped())
             .spawn()
             .unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap());
         let mut running = Running { child, notifications };
+        let proxy = address_in(&mut log, "listening");
         assert!(running.told().starts_with("READY=1"));
-        kill(Pid::from_raw(running.child.id().cast_signed()), signal).unwrap();
-        let ended = running.child.wait().unwrap();
+        let answer = get(&proxy, &format!("http://127.0.0.1:{port}/"));
+        assert!(seen.recv().unwrap().contains(secret), "it went out and came back");
+        let mask = "*".repeat(secret.len());
+        assert!(answer.contains(&mask) && !answer.contains(secret), "{answer}");
+        let ended = end_by(signal, &mut running.child);
         assert_eq!((ended.signal(), ended.core_dumped()), (Some(signal as i32), false));
         std::fs::remove_file(&path).unwrap();
+        assert_eq!(files_with(secret, root.path()), Vec::<PathBuf>::new());
 
-        let mut control = with_core(OsStr::new("sleep")).arg("1000").spawn().unwrap();
+        let mut control = with_core(OsStr::new("sleep")).arg("1000").env("KEPT", secret).spawn().unwrap();
         // Until the shell has become what it was told to be.
         while std::fs::read_to_string(format!("/proc/{}/comm", control.id())).unwrap().trim() != "sleep" {
             std::thread::yield_now();
         }
-        kill(Pid::from_raw(control.id().cast_signed()), signal).unwrap();
-        assert!(control.wait().unwrap().core_dumped(), "the system dumps cores");
+        assert!(end_by(signal, &mut control).core_dumped(), "the system dumps cores");
+        // Where it puts them beside the process, what that one knew is in it.
+        if !pattern.starts_with(['|', '/']) {
+            let cores = files_with(secret, root.path());
+            assert_eq!(cores.len(), 1, "{cores:?}");
+            std::fs::remove_file(&cores[0]).unwrap();
+        }
     }
 }
 

@@ -110,6 +110,36 @@ fn no_other_protocol_and_no_call_leads_out_of_a_bottle() {
     });
 }
 
+/// A datagram from one program to another over loopback, and what a C library may ask before it looks a name up: whether a datagram could
+/// go to this machine, by either protocol. musl takes a refusal that is not one of these for a failure of the look-up.
+const DATAGRAMS: &str = r#"
+use Socket qw(:DEFAULT inet_pton pack_sockaddr_in6); use Errno;
+for ([AF_INET, pack_sockaddr_in(65535, INADDR_LOOPBACK)], [AF_INET6, pack_sockaddr_in6(65535, inet_pton(AF_INET6, "::1"))]) {
+    my ($family, $address) = @$_;
+    my $good = socket(my $asked, $family, SOCK_DGRAM, 17);
+    $good &&= connect($asked, $address);
+    $good ||= $!{EADDRNOTAVAIL} || $!{EAFNOSUPPORT} || $!{EHOSTUNREACH} || $!{ENETDOWN} || $!{ENETUNREACH};
+    print $good ? "asked\n" : "$!\n";
+}
+socket(my $one, AF_INET, SOCK_DGRAM, 0) or exit;
+bind($one, pack_sockaddr_in(0, INADDR_LOOPBACK)) or die $!;
+socket(my $other, AF_INET, SOCK_DGRAM, 0); connect($other, getsockname $one) or die $!;
+send($other, "heard", 0); recv($one, my $word, 8, 0); print "$word\n";
+"#;
+
+#[test]
+fn datagrams_pass_within_a_sandbox_and_are_refused_in_a_container_whose_link_leads_to_the_host() {
+    for_each(|stage| {
+        fs::write(stage.path("work/datagrams.pl"), DATAGRAMS).unwrap();
+        let finished = stage.bottle("perl datagrams.pl");
+        let wanted = match stage.kind {
+            Kind::Sandbox => "asked\nasked\nheard",
+            Kind::Docker => "Operation not permitted\nOperation not permitted",
+        };
+        assert_eq!(finished.stdout.trim_end(), wanted, "{}", finished.stderr);
+    });
+}
+
 #[test]
 fn what_the_walls_hide_is_not_there_and_what_they_keep_cannot_be_changed() {
     for_each(|stage| {
