@@ -21,5 +21,5 @@ trap 'rm -rf "$context"' EXIT
 cp -al "$(target_dir)/clients/node_modules" "$context/node_modules" 2>/dev/null \
     || cp -a "$(target_dir)/clients/node_modules" "$context/node_modules"
 say "docker build $tag (base $base)"
-docker build --quiet --pull=false -f Dockerfile.agent --build-arg BASE_IMAGE="$base" -t "$tag" "$context" >/dev/null
+docker_build --pull=false -f Dockerfile.agent --build-arg BASE_IMAGE="$base" -t "$tag" "$context"
 printf '%s\n' "$tag"

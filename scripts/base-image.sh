@@ -29,7 +29,10 @@ if ! docker image inspect "$tag" >/dev/null 2>&1; then
         bash "$ROOT/scripts/need.sh" mmdebstrap
         mkdir -p "$directory"
         say "making the base image from Debian packages: $packages"
-        mmdebstrap --quiet --format=tar --variant=essential --include="$packages" \
+        # Without a terminal there is nobody for its bar.
+        quiet=()
+        [ -t 2 ] || quiet=(--quiet)
+        mmdebstrap "${quiet[@]}" --format=tar --variant=essential --include="$packages" \
             --dpkgopt='path-exclude=/usr/share/man/*' \
             --dpkgopt='path-exclude=/usr/share/doc/*' \
             --dpkgopt='path-include=/usr/share/doc/*/copyright' \

@@ -24,6 +24,6 @@ for program in "${programs[@]}"; do
     [ "${PROFILE:-dist}" != dev ] || strip "$context/bin/$program"
 done
 say "docker build $tag (base $base)"
-docker build --quiet --pull=false -f Dockerfile.sidecars --build-arg BASE_IMAGE="$base" --build-arg BIN_STAGE=prebuilt \
-    --build-arg REVISION="$(git rev-parse HEAD 2>/dev/null || echo unknown)" -t "$tag" "$context" >/dev/null
+docker_build --pull=false -f Dockerfile.sidecars --build-arg BASE_IMAGE="$base" --build-arg BIN_STAGE=prebuilt \
+    --build-arg REVISION="$(git rev-parse HEAD 2>/dev/null || echo unknown)" -t "$tag" "$context"
 printf '%s\n' "$tag"

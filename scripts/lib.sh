@@ -65,3 +65,8 @@ docker() {
         as_root env DOCKER_BUILDKIT=1 "$cli" "$@"
     fi
 }
+
+# `docker build`, with its own progress on a terminal and in silence elsewhere.
+docker_build() {
+    if [ -t 2 ]; then docker build "$@" >&2; else docker build --quiet "$@" >/dev/null; fi
+}

@@ -132,6 +132,11 @@ for thing in "$@"; do
             need iptables iptables
             ;;
         tmux) need tmux tmux ;;
+        keyring)
+            need secret-tool libsecret-tools
+            need gnome-keyring-daemon gnome-keyring
+            need dbus-run-session dbus-daemon
+            ;;
         strace) need strace strace ;;
         squid)
             # Wanted as a program: the service that comes with the package stays off.
@@ -149,6 +154,6 @@ for thing in "$@"; do
                 (cd "$ROOT" && env -u RUSTFLAGS cargo install --locked --quiet cargo-deny)
             fi
             ;;
-        *) fail "unknown thing: $thing" "rust cc cxx curl git ssh sshd python openssl venv ip nft h2load pyclients node22 mcpclients inits qemu kernel mmdebstrap docker compose squid tmux strace cargo-deny" ;;
+        *) fail "unknown thing: $thing" "rust cc cxx curl git ssh sshd python openssl venv ip nft h2load pyclients node22 mcpclients inits qemu kernel mmdebstrap docker compose squid tmux keyring strace cargo-deny" ;;
     esac
 done

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::errand::{self, Said};
 use crate::fault::{Attempted, Fault};
+use crate::progress::Progress;
 use crate::state::Home;
 use crate::workdir::shown;
 
@@ -26,6 +27,8 @@ mod origin;
 
 /// The longest that git may take.
 const PATIENCE: Duration = Duration::from_secs(10 * 60);
+/// What git says beside its progress when nothing is wrong.
+const ASIDE: [&str; 2] = ["Cloning into ", "remote: Total "];
 /// Where a clone is kept in a bottle's state.
 const WORK: &str = "work";
 /// What is known about it, where the bottle cannot write.
@@ -109,8 +112,8 @@ pub fn make(home: &Home, source: &Path) -> Result<Origin, Fault> {
     // By its whole address, and strictly: git would try other names beside a path, in it and next to it.
     let strictly = "--upload-pack=git upload-pack --strict";
     let dot_git = source.join(".git");
-    let words = ["clone", "--quiet", "--no-local", strictly, "--template=", "--"];
-    git.run(&[&words[..], &[&address(&dot_git), path(&clone)?]].concat())?;
+    let words = ["clone", "--progress", "--no-local", strictly, "--template=", "--"];
+    git.copy(&[&words[..], &[&address(&dot_git), path(&clone)?]].concat(), source)?;
     let config = dot_git.join("config");
     let url = git.say(&["config", "--file", path(&config)?, "--get", "remote.origin.url"])?;
     match url.and_then(|url| origin::without_credentials(&url)) {
@@ -194,7 +197,17 @@ impl Git {
     }
 
     fn run(&self, words: &[&str]) -> Result<(), Fault> {
-        let said = self.ask(words)?;
+        Git::good(self.ask(words)?)
+    }
+
+    /// The same for what takes a while: the copy of `source`.
+    fn copy(&self, words: &[&str], source: &Path) -> Result<(), Fault> {
+        let mut progress = Progress::start(format!("cloning {}", shown(source)));
+        let take = move |line: &str| progress.git(line) || ASIDE.iter().any(|words| line.starts_with(words));
+        Git::good(errand::finish_hearing(self.command(words), Vec::new(), PATIENCE, take)?)
+    }
+
+    fn good(said: Said) -> Result<(), Fault> {
         if said.good {
             return Ok(());
         }

@@ -1,6 +1,6 @@
 //! A program that is run to its end, with bounded patience.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
 use std::thread::{self, JoinHandle};
@@ -38,7 +38,17 @@ impl Said {
 
 /// Runs `command` with `input` to its end, or until `patience` is over: then it is killed, with what it started. It does not
 /// outlive this process.
-pub fn finish(mut command: Command, input: Vec<u8>, patience: Duration) -> Result<Said, Fault> {
+pub fn finish(command: Command, input: Vec<u8>, patience: Duration) -> Result<Said, Fault> {
+    finish_hearing(command, input, patience, |_| false)
+}
+
+/// The same with each line of its standard error shown to `take` as it comes. What that takes is not among the errors.
+pub fn finish_hearing(
+    mut command: Command,
+    input: Vec<u8>,
+    patience: Duration,
+    take: impl FnMut(&str) -> bool + Send + 'static,
+) -> Result<Said, Fault> {
     let name = command.get_program().to_string_lossy().into_owned();
     let told = || format!("cannot run {name}");
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -52,7 +62,7 @@ pub fn finish(mut command: Command, input: Vec<u8>, patience: Duration) -> Resul
         // A client that does not want its input says why by its exit code.
         let _ = pipe.take().map(|mut pipe| pipe.write_all(&input));
     });
-    let (output, errors) = (gather(child.stdout.take()), gather(child.stderr.take()));
+    let (output, errors) = (gather(child.stdout.take()), hear(child.stderr.take(), take));
     let deadline = Instant::now() + patience;
     let in_time = loop {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -89,9 +99,55 @@ fn gather(pipe: Option<impl Read + Send + 'static>) -> JoinHandle<Vec<u8>> {
     })
 }
 
+/// Gathers the lines that are not taken. Whoever writes over its own line ends it with a carriage return.
+fn hear(
+    pipe: Option<impl Read + Send + 'static>,
+    mut take: impl FnMut(&str) -> bool + Send + 'static,
+) -> JoinHandle<Vec<u8>> {
+    thread::spawn(move || {
+        let (mut kept, mut line, mut piece) = (Vec::new(), Vec::new(), [0; 4096]);
+        let mut end = |line: &mut Vec<u8>| {
+            if !line.is_empty() && !take(&String::from_utf8_lossy(line)) {
+                kept.extend_from_slice(line);
+                kept.push(b'\n');
+            }
+            line.clear();
+        };
+        let Some(mut pipe) = pipe else { return Vec::new() };
+        loop {
+            match pipe.read(&mut piece) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // What could be read counts.
+                Ok(0) | Err(_) => break,
+                Ok(length) => {
+                    for byte in &piece[..length] {
+                        match byte {
+                            b'\n' | b'\r' => end(&mut line),
+                            byte => line.push(*byte),
+                        }
+                    }
+                }
+            }
+        }
+        end(&mut line);
+        kept
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_that_is_taken_is_heard_when_it_comes_and_is_no_error() {
+        let (heard, lines) = std::sync::mpsc::channel();
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "printf '1%%\\r2%%\\rfatal: no\\n3%%' >&2; exit 1"]);
+        let take = move |line: &str| line.ends_with('%') && heard.send(line.to_owned()).is_ok();
+        let said = finish_hearing(shell, Vec::new(), Duration::from_secs(60), take).expect("it ends");
+        assert_eq!((said.errors.as_str(), said.good), ("fatal: no", false));
+        assert_eq!(lines.iter().collect::<Vec<_>>(), ["1%", "2%", "3%"]);
+    }
 
     #[test]
     fn a_program_that_does_not_end_is_not_waited_for() {

@@ -29,6 +29,7 @@ pub mod operator;
 pub mod owners;
 pub mod plan;
 pub mod preset;
+pub mod progress;
 pub mod provision;
 pub mod reference;
 pub mod requests;

@@ -271,7 +271,7 @@ fn done(action: Action, bottle: Option<String>, directories: &Directories) -> Ev
         Action::Approve { id, narrowing, token, host } => desk().and_then(|desk| {
             let approval = Approval::Token { token, host };
             desk.approve(&id, &narrowing, &approval, Form::Json, &mut out)?;
-            Ok(format!("approved {id}; egress has it"))
+            Ok(format!("approved {id}; it is in force"))
         }),
         Action::Reject(id, reason) => desk()
             .and_then(|desk| desk.reject(&id, &reason, Form::Text, &mut out))

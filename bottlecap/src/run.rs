@@ -1,5 +1,6 @@
 //! `bottlecap run`: from a manifest to a command inside a bottle, and back to nothing.
 
+mod mirrors;
 mod prepare;
 mod start;
 

@@ -24,6 +24,8 @@ const RECORD: &str = "bottle.json";
 const LOCK: &str = "lock";
 /// The journals of the daemons, below the root that they see.
 const AUDIT: &str = "var/lib/sidecars/audit";
+/// The same for the copies of repositories.
+const MIRRORS: &str = "git";
 /// For whom alone.
 const PRIVATE: u32 = 0o700;
 /// Others may pass through but not look: daemons with a user of their own.
@@ -319,10 +321,11 @@ impl Held {
         fs::write(&path, text).failing(|| format!("cannot write {}", path.display()))
     }
 
-    /// Forgets all but what tells what happened: the record, the log, the journals and the decisions.
+    /// Forgets all but what tells what happened, the record, the log, the journals and the decisions, and the copies of
+    /// repositories, which took long to make and are brought up to date before they serve again.
     pub fn keep_history(&self) {
-        let audit = self.home.root().join(AUDIT);
-        remove_around(&self.home.root(), &audit);
+        let root = self.home.root();
+        remove_around(&root, &[root.join(AUDIT), root.join(MIRRORS)]);
     }
 
     /// Forgets it altogether.
@@ -331,16 +334,16 @@ impl Held {
     }
 }
 
-/// Removes what is in `directory` but not on the way to `kept`. What cannot be removed stays for the next start.
-fn remove_around(directory: &Path, kept: &Path) {
+/// Removes what is in `directory` but not on the way to one of `kept`. What cannot be removed stays for the next start.
+fn remove_around(directory: &Path, kept: &[PathBuf]) {
     let Ok(entries) = fs::read_dir(directory) else { return };
     for entry in entries.flatten() {
         let path = entry.path();
-        if path == kept {
+        if kept.contains(&path) {
             continue;
         }
         let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
-        if kept.starts_with(&path) {
+        if kept.iter().any(|kept| kept.starts_with(&path)) {
             remove_around(&path, kept);
         } else if is_directory {
             let _ = fs::remove_dir_all(&path);
@@ -442,7 +445,10 @@ mod tests {
         }
         fs::write(sidecars.join("audit/egress/journal.jsonl"), "{}").expect("written");
         fs::write(sidecars.join("egress/ca/ca-key.pem"), "key").expect("written");
+        let mirror = held.home().root().join("git/web.git");
+        fs::create_dir_all(&mirror).expect("made");
         held.keep_history();
+        assert!(mirror.exists());
         assert!(sidecars.join("audit/egress/journal.jsonl").exists());
         assert!(!sidecars.join("egress").exists());
     }

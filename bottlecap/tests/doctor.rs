@@ -1,27 +1,22 @@
 //! What the doctor says of this host, and what it does to a bottle from inside.
 #![allow(clippy::unwrap_used)]
 
+mod support;
+
 use std::fs;
-use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::process::Output;
 
 use serde_json::Value;
-use tempfile::TempDir;
+use support::Person;
 
-fn doctor(root: &TempDir, words: &[&str]) -> Output {
-    let program = PathBuf::from(env!("CARGO_BIN_EXE_bottlecap"));
-    let player = program.with_file_name("bottlecap-corpus");
-    assert!(player.exists(), "{} is not built: cargo build --workspace", player.display());
-    let mut command = Command::new(program);
-    command.arg("doctor").args(words).current_dir(root.path()).stdin(Stdio::null());
-    command.env("XDG_STATE_HOME", root.path().join("state")).env("XDG_RUNTIME_DIR", root.path().join("run"));
-    command.env("XDG_CONFIG_HOME", root.path().join("config")).output().unwrap()
+fn doctor(person: &Person, words: &[&str]) -> Output {
+    person.output(&[&["doctor"], words].concat())
 }
 
 #[test]
 fn this_host_is_looked_at_thing_by_thing() {
-    let root = tempfile::tempdir().unwrap();
-    let output = doctor(&root, &["--json"]);
+    let person = Person::new();
+    let output = doctor(&person, &["--json"]);
     let findings: Value = serde_json::from_slice(&output.stdout).unwrap();
     let state = |what: &str| {
         let mut found = findings.as_array().unwrap().iter();
@@ -46,12 +41,12 @@ fn this_host_is_looked_at_thing_by_thing() {
 
 #[test]
 fn a_bottle_is_attacked_from_inside() {
-    let root = tempfile::tempdir().unwrap();
-    let manifest = root.path().join("bottle.yaml");
+    let person = Person::new();
+    let manifest = person.path("bottle.yaml");
     // The secret of the manifest is not asked for.
     fs::write(&manifest, "name: web\nsecrets: {T: {file: nowhere}}\ntransparent: true\n").unwrap();
     let manifest = manifest.to_str().unwrap();
-    let output = doctor(&root, &["--bottle", manifest, "--only", "smuggling: both"]);
+    let output = doctor(&person, &["--bottle", manifest, "--only", "smuggling: both"]);
     let (said, told) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{said}{told}");
     let line = said.lines().find(|line| line.contains("smuggling: both")).unwrap();
@@ -62,26 +57,23 @@ fn a_bottle_is_attacked_from_inside() {
     );
     assert!(said.ends_with("plays from inside the bottle were withstood\n"), "{said}");
     // What must arrive does: refusing everything would not do.
-    let output = doctor(&root, &["--bottle", manifest, "--only", "must work", "--json"]);
+    let output = doctor(&person, &["--bottle", manifest, "--only", "must work", "--json"]);
     let outcome: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert!(
         outcome["plays"].as_u64().unwrap() > 0 && outcome["failures"].as_array().unwrap().is_empty(),
         "{outcome}"
     );
-    assert!(
-        !root.path().join("state/bottlecap/bottles").read_dir().unwrap().any(|_| true),
-        "nothing is left"
-    );
+    assert!(!person.path("state/bottlecap/bottles").read_dir().unwrap().any(|_| true), "nothing is left");
 }
 
 #[test]
 fn what_cannot_be_played_is_said() {
-    let root = tempfile::tempdir().unwrap();
-    let output = doctor(&root, &["--bottle", "./none.yaml"]);
+    let person = Person::new();
+    let output = doctor(&person, &["--bottle", "./none.yaml"]);
     assert_eq!(output.status.code(), Some(64));
     assert!(String::from_utf8_lossy(&output.stderr).contains("cannot read the manifest"));
-    let manifest = root.path().join("bottle.yaml");
+    let manifest = person.path("bottle.yaml");
     fs::write(&manifest, "{}\n").unwrap();
-    let output = doctor(&root, &["--bottle", manifest.to_str().unwrap(), "--only", "no such case"]);
+    let output = doctor(&person, &["--bottle", manifest.to_str().unwrap(), "--only", "no such case"]);
     assert_eq!(output.status.code(), Some(70), "{}", String::from_utf8_lossy(&output.stderr));
 }

@@ -1,12 +1,14 @@
 //! Secrets from each source reach egress and are nowhere else: in no file, no argument, no environment, no log, nothing of the bottle.
 #![allow(clippy::unwrap_used)]
 
+mod support;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 
-use tempfile::TempDir;
+use support::{Person, appears, told};
 
 /// What each source gives. Long enough for egress, and nothing else looks like it.
 const SECRETS: [&str; 4] = [
@@ -19,15 +21,13 @@ const SECRETS: [&str; 4] = [
 const KNOWN: &str = "api.known.example";
 
 struct Stage {
-    root: TempDir,
+    person: Person,
 }
 
 impl Stage {
     fn new() -> Stage {
-        let root = tempfile::tempdir().unwrap();
-        fs::set_permissions(root.path(), fs::Permissions::from_mode(0o711)).unwrap();
-        let stage = Stage { root };
-        for directory in ["work", "bin", "config"] {
+        let stage = Stage { person: Person::new() };
+        for directory in ["bin", "config"] {
             fs::create_dir(stage.path(directory)).unwrap();
         }
         let [_, file, command, keyring] = SECRETS;
@@ -52,7 +52,7 @@ impl Stage {
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.root.path().join(name)
+        self.person.path(name)
     }
 
     fn program(&self, name: &str, script: &str) {
@@ -61,19 +61,12 @@ impl Stage {
     }
 
     fn bottlecap(&self, words: &[&str]) -> Output {
-        let program = PathBuf::from(env!("CARGO_BIN_EXE_bottlecap"));
-        let daemon = program.with_file_name("supervisor");
-        assert!(daemon.exists(), "{} is not built: cargo build --workspace", daemon.display());
         let path = format!("{}:{}", self.path("bin").display(), std::env::var("PATH").unwrap());
-        let mut command = Command::new(program);
-        command.args(words).current_dir(self.path("work")).stdin(Stdio::null()).env("PATH", path);
-        command.env("XDG_STATE_HOME", self.path("state")).env("XDG_RUNTIME_DIR", self.path("run"));
-        command.env("OUTSIDE", SECRETS[0]).env_remove("BOTTLECAP_BOTTLE").output().unwrap()
+        self.person.command(words).env("PATH", path).env("OUTSIDE", SECRETS[0]).output().unwrap()
     }
 
     fn said(&self, words: &[&str]) -> String {
-        let output = self.bottlecap(words);
-        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+        told(&self.bottlecap(words))
     }
 
     fn start(&self, script: &str) -> String {
@@ -117,11 +110,7 @@ fn a_secret_is_with_egress_and_nowhere_else() {
                   mv seen found; exec sleep 600";
     let started = stage.start(script);
     assert!(started.starts_with("web runs"), "{started}");
-    let watch = nix::sys::inotify::Inotify::init(nix::sys::inotify::InitFlags::empty()).unwrap();
-    watch.add_watch(&stage.path("work"), nix::sys::inotify::AddWatchFlags::IN_MOVED_TO).unwrap();
-    while !stage.path("work/found").exists() {
-        watch.read_events().unwrap();
-    }
+    appears(&stage.path("work/found"));
     let info: serde_json::Value = serde_json::from_str(&stage.said(&["info", "web", "--json"])).unwrap();
     let holder = info["pid"].as_i64().unwrap();
     let family = family(holder);

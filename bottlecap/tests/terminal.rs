@@ -1,21 +1,20 @@
 //! In a real terminal, which tmux holds: the operator's screen, and a bottle that people come to and leave.
 #![allow(clippy::unwrap_used)]
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+mod support;
+
+use std::process::Output;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollTimeout, poll};
-use tempfile::TempDir;
+use support::{Person, bottlecap};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const LOOK_INTERVAL_MS: u16 = 50;
 
 /// A terminal of 80 by 24, and a user with no bottle yet.
 struct Stage {
-    root: TempDir,
+    person: Person,
 }
 
 impl Drop for Stage {
@@ -28,34 +27,20 @@ impl Drop for Stage {
 
 impl Stage {
     fn new() -> Stage {
-        let root = tempfile::tempdir().unwrap();
-        fs::set_permissions(root.path(), fs::Permissions::from_mode(0o711)).unwrap();
-        fs::create_dir(root.path().join("work")).unwrap();
-        let stage = Stage { root };
+        let stage = Stage { person: Person::new() };
         let started = stage.tmux(&["-f", "/dev/null", "new-session", "-d", "-x", "80", "-y", "24", "sh"]);
         assert!(started.status.success(), "this test needs tmux: {started:?}");
         stage
     }
 
-    fn with_environment<'c>(&self, command: &'c mut Command) -> &'c mut Command {
-        command
-            .current_dir(self.root.path().join("work"))
-            .stdin(Stdio::null())
-            .env_remove("BOTTLECAP_BOTTLE");
-        command.env("XDG_STATE_HOME", self.root.path().join("state"));
-        command.env("XDG_RUNTIME_DIR", self.root.path().join("run")).env_remove("TMUX").env("PS1", "$ ")
-    }
-
     fn tmux(&self, words: &[&str]) -> Output {
-        let mut command = Command::new("tmux");
-        command.arg("-S").arg(self.root.path().join("tmux")).args(words);
-        self.with_environment(&mut command).output().expect("this test needs tmux")
+        let mut command = self.person.starts("tmux");
+        command.arg("-S").arg(self.person.path("tmux")).args(words).env("PS1", "$ ");
+        command.output().expect("this test needs tmux")
     }
 
     fn bottlecap(&self, words: &[&str]) -> String {
-        let mut command = Command::new(bottlecap());
-        let output = self.with_environment(command.args(words)).output().unwrap();
-        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+        self.person.said(words)
     }
 
     fn screen(&self) -> String {
@@ -85,14 +70,6 @@ impl Stage {
             let _ = poll(&mut [], PollTimeout::from(LOOK_INTERVAL_MS));
         }
     }
-}
-
-/// The program, beside the daemons that it starts.
-fn bottlecap() -> PathBuf {
-    let program = PathBuf::from(env!("CARGO_BIN_EXE_bottlecap"));
-    let daemon = program.with_file_name("supervisor");
-    assert!(daemon.exists(), "{} is not built: cargo build --workspace", daemon.display());
-    program
 }
 
 #[test]
@@ -156,6 +133,21 @@ fn a_bottle_ends_with_the_terminal_that_it_runs_in() {
 }
 
 #[test]
+fn ctrl_c_is_for_the_command_and_the_bottle_ends_with_it() {
+    let stage = Stage::new();
+    let run = format!(
+        "{} run --name web -- sh -c 'echo here; exec sleep 600'; echo code:$?",
+        bottlecap().display()
+    );
+    stage.type_line(&run);
+    stage.shows("\nhere");
+    stage.key("C-c");
+    stage.shows("code:130");
+    assert!(stage.bottlecap(&["list"]).contains("ended, exit 130"));
+    assert_eq!(stage.bottlecap(&["cleanup", "--yes"]), "nothing is left behind\n");
+}
+
+#[test]
 fn the_operators_screen_shows_a_bottle_and_gives_the_terminal_back() {
     let stage = Stage::new();
     let ask = "curl -s https://api.example.com/x > /dev/null; sleep 600";
@@ -206,7 +198,7 @@ fn a_request_is_narrowed_approved_and_revoked_at_the_screen() {
         "nothing is granted by looking"
     );
     stage.key("y");
-    stage.shows("egress has it");
+    stage.shows("it is in force");
     let routes = stage.bottlecap(&["routes", "show", "--json"]);
     assert!(routes.contains("GET https://docs.example.com/guide/start"), "{routes}");
     stage.key("3");

@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -18,6 +19,7 @@ use tracing::{debug, warn};
 use crate::cli::Status as Options;
 use crate::daemon::{Failure, InForce};
 use crate::front::Front;
+use crate::state::Served;
 use crate::status::{self, Status};
 
 /// The socket's name in the run directory.
@@ -32,15 +34,40 @@ const CONNECTIONS_MAX: usize = 16;
 #[serde(tag = "op", rename_all = "kebab-case", deny_unknown_fields)]
 enum Request {
     Status {},
+    /// Make the first copy of a repository, if there is none, and say how far it is.
+    Copy {
+        repo: String,
+    },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct Reply {
+struct Reply<T> {
     ok: bool,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    result: Option<Status>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    result: Option<T>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<Fault>,
+}
+
+impl<T> Reply<T> {
+    fn result(result: T) -> Self {
+        Self { ok: true, result: Some(result), error: None }
+    }
+
+    fn fault(code: &str, message: impl ToString) -> Self {
+        let fault = Fault { code: code.to_owned(), message: message.to_string() };
+        Self { ok: false, result: None, error: Some(fault) }
+    }
+}
+
+/// How far a copy is.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Copying {
+    /// In git's words.
+    At(String),
+    /// It is there.
+    Done,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -108,25 +135,58 @@ async fn converse(
         if line.is_empty() {
             return Ok(());
         }
-        let reply = match serde_json::from_slice(&line) {
+        match serde_json::from_slice(&line) {
             Ok(Request::Status {}) => {
-                Reply { ok: true, result: Some(status::of(front, force()).await), error: None }
+                say(&mut writer, &Reply::result(status::of(front, force()).await)).await?;
             }
-            Err(error) => {
-                let fault = Fault { code: "bad-request".to_owned(), message: error.to_string() };
-                Reply { ok: false, result: None, error: Some(fault) }
+            Ok(Request::Copy { repo }) => copy(front, &repo, &mut writer).await?,
+            Err(error) => say(&mut writer, &Reply::<Status>::fault("bad-request", error)).await?,
+        }
+    }
+}
+
+async fn say<T: Serialize>(writer: &mut OwnedWriteHalf, reply: &Reply<T>) -> io::Result<()> {
+    let mut text = serde_json::to_vec(reply)?;
+    text.push(b'\n');
+    timeout(REPLY_TIMEOUT, writer.write_all(&text)).await?
+}
+
+/// Makes the first copy. Where there is one already, nothing is asked of upstream.
+async fn copy(front: &Front, name: &str, writer: &mut OwnedWriteHalf) -> io::Result<()> {
+    let Some(served) = front.state.all().into_iter().find(|served| served.repo.name.to_string() == name)
+    else {
+        return say(writer, &Reply::<Copying>::fault("unknown-repo", "no repository has that name")).await;
+    };
+    let Served { repo, mirror } = served.as_ref();
+    if mirror.has_copy().await {
+        return say(writer, &Reply::result(Copying::Done)).await;
+    }
+    // There is something to wait for, even if upstream says nothing of it.
+    say(writer, &Reply::result(Copying::At(String::new()))).await?;
+    let (tools, mut progress) = (front.state.tools(), mirror.progress().subscribe());
+    let work = mirror.refresh(repo, &tools);
+    tokio::pin!(work);
+    loop {
+        // It goes on when nobody listens any more.
+        tokio::select! {
+            done = &mut work => return match done {
+                Ok(()) => say(writer, &Reply::result(Copying::Done)).await,
+                Err(error) => say(writer, &Reply::<Copying>::fault("upstream", error)).await,
+            },
+            Ok(()) = progress.changed() => {
+                let words = progress.borrow_and_update().clone();
+                if !words.is_empty() {
+                    say(writer, &Reply::result(Copying::At(words))).await?;
+                }
             }
-        };
-        let mut text = serde_json::to_vec(&reply)?;
-        text.push(b'\n');
-        timeout(REPLY_TIMEOUT, writer.write_all(&text)).await??;
+        }
     }
 }
 
 /// `git-gate status`: asks the running gate and prints what it says.
 pub fn show(options: &Options) -> Result<(), Failure> {
     let path = options.run_dir.join(SOCKET);
-    let ask = || -> anyhow::Result<(String, Reply)> {
+    let ask = || -> anyhow::Result<(String, Reply<Status>)> {
         let mut stream = std::os::unix::net::UnixStream::connect(&path)
             .with_context(|| format!("cannot reach git-gate at {}", path.display()))?;
         stream.set_read_timeout(Some(REPLY_TIMEOUT))?;

@@ -324,6 +324,12 @@ impl Mirror {
         self.torn();
     }
 
+    /// Whether it has anything of upstream yet.
+    pub(crate) async fn has_copy(&self) -> bool {
+        let path = self.path.clone();
+        !tokio::task::spawn_blocking(move || is_empty(&path)).await.unwrap_or(true)
+    }
+
     /// What the copying of objects is at; empty when nothing is copied.
     pub(crate) fn progress(&self) -> &watch::Sender<String> {
         &self.progress
@@ -482,9 +488,7 @@ impl Mirror {
         repo: &Repo,
         tools: &Tools,
     ) -> Result<Arc<Listed>, RefreshError> {
-        let path = self.path.clone();
-        let empty = tokio::task::spawn_blocking(move || is_empty(&path)).await.unwrap_or(true);
-        let bound = if empty { FIRST_TIMEOUT } else { REFRESH_TIMEOUT };
+        let bound = if self.has_copy().await { REFRESH_TIMEOUT } else { FIRST_TIMEOUT };
         let _turn = timeout(bound, self.turn.lock()).await.map_err(|_| RefreshError::Timeout(bound))?;
         if self.shows(&listed) && self.path.join("HEAD").exists() {
             return Ok(self.confirm(listed));

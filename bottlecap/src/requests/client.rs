@@ -71,7 +71,7 @@ pub(crate) fn follow<T: DeserializeOwned>(
     }
 }
 
-fn connect(socket: &Path) -> io::Result<UnixStream> {
+pub(crate) fn connect(socket: &Path) -> io::Result<UnixStream> {
     let stream = UnixStream::connect(socket)?;
     let peer = getsockopt(&stream, PeerCredentials)?.uid();
     if peer != 0 && peer != geteuid().as_raw() && !DAEMONS.contains(&peer) {

@@ -9,6 +9,7 @@ use nix::sys::signalfd::SignalFd;
 use nix::unistd::geteuid;
 use repos::{Allow, Repos};
 
+use super::mirrors::{self, Waited};
 use super::prepare::Checked;
 use crate::backend::{Backend, Order};
 use crate::bundle::{Identities, Provisions};
@@ -108,6 +109,13 @@ impl Bottle {
         };
         let items = self.backend.start(order)?;
         provision::tell(&items, self.held.home(), checked.report)?;
+        // The copies of a bottle without a name are gone with it: they are made when the agent asks for them.
+        if !self.unnamed && !checked.without.contains(&Layer::Bundle) {
+            match mirrors::wait(&self.run_dir, &checked.repos, signals) {
+                Waited::Done => {}
+                Waited::Ended(signal) => return Ok(128 + signal as i32),
+            }
+        }
         self.backend.exec(signals)
     }
 

@@ -86,7 +86,7 @@ impl Agent {
     }
 
     pub(crate) async fn try_dial(&self) -> std::io::Result<TcpStream> {
-        let stream = TcpStream::connect(self.proxy).await?;
+        let stream = super::narrow().connect(self.proxy).await?;
         stream.set_nodelay(true)?;
         Ok(stream)
     }

@@ -21,14 +21,14 @@ use egress::{Answers, Doors, Marking, Parts, Placeholder, Proxy, Secret, SecretS
 use rustls::RootCertStore;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
-use tokio::net::{TcpListener, UdpSocket};
+use tokio::net::{TcpListener, TcpSocket, UdpSocket};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use agent::{Agent, Answer, Transport, get, http1_on, http2_on, read_head, request};
 pub(crate) use grpc::Plain;
 pub(crate) use mirror::in_form;
-pub(crate) use upstream::{CHUNK, Upstream};
+pub(crate) use upstream::{CHUNK, CHUNKS, Upstream};
 
 /// The word that stands for a credential.
 pub(crate) const PLACEHOLDER: &str = "placeholder-0123456789";
@@ -93,7 +93,7 @@ impl Bench {
         let authority = CertificateAuthority::init(&root.join("ca"), Existing::Refuse).unwrap();
         let certificate = CertificateDer::from_pem_slice(authority.pem().as_bytes()).unwrap();
         let names = Arc::<Names>::default();
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let listener = listen_narrow();
         let address = listener.local_addr().unwrap();
         let led_here = egress::listen_transparent((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
         let transparent = led_here.local_addr().unwrap();
@@ -186,6 +186,25 @@ impl Bench {
         let line = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["event"].clone();
         text.lines().map(line).collect()
     }
+}
+
+/// What the sockets of a test hold back at most, each way: the kernel would let them grow to tens of megabytes.
+const SOCKET_BYTES: u32 = 256 * 1024;
+const BACKLOG: u32 = 1024;
+
+/// A socket whose buffers stay as they are, and those of what it accepts.
+fn narrow() -> TcpSocket {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_send_buffer_size(SOCKET_BYTES).unwrap();
+    socket.set_recv_buffer_size(SOCKET_BYTES).unwrap();
+    socket
+}
+
+/// A listener of that kind.
+fn listen_narrow() -> TcpListener {
+    let socket = narrow();
+    socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    socket.listen(BACKLOG).unwrap()
 }
 
 async fn one_port_for_both() -> (TcpListener, UdpSocket) {

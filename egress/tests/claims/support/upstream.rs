@@ -1,5 +1,5 @@
 use std::convert::Infallible;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -20,13 +20,14 @@ use rustls::ServerConfig;
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use sha1::{Digest, Sha1};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore};
 use tokio_rustls::TlsAcceptor;
 
-use super::{Counter, HOST, grpc, mirror};
+use super::{Counter, HOST, grpc, listen_narrow, mirror};
 
 pub(crate) const CHUNK: usize = 64 * 1024;
+/// How many of them a large body has.
+pub(crate) const CHUNKS: usize = 1024;
 
 /// A request as upstream saw it.
 #[derive(Debug, Clone)]
@@ -78,8 +79,7 @@ impl Upstream {
         let memory = Arc::<Memory>::default();
         let (config, roots) = certificates(directory);
         let acceptor = TlsAcceptor::from(Arc::new(config));
-        let tls = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let plain = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let (tls, plain) = (listen_narrow(), listen_narrow());
         let upstream = Upstream {
             tls: tls.local_addr().unwrap(),
             plain: plain.local_addr().unwrap(),
@@ -227,7 +227,7 @@ async fn answer(mut request: Request<Incoming>, memory: Arc<Memory>) -> Response
             Response::builder().status(status).header("etag", "\"e\"").body(Body::empty()).unwrap()
         }
         "/v1/download" => {
-            let chunks = stream::iter(0..1024).map(move |_| {
+            let chunks = stream::iter(0..CHUNKS).map(move |_| {
                 memory.sent.add(CHUNK);
                 Ok::<_, hudsucker::Error>(Bytes::from_static(&[7; CHUNK]))
             });
