@@ -1,9 +1,12 @@
 //! Where the bottle comes in: accepts, within bounds, on every side that is open to it.
 
 use std::io;
+use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -104,6 +107,7 @@ async fn accept(
         };
         while connections.try_join_next().is_some() {}
         match accepted {
+            Ok((stream, _)) if is_gone(&stream) => {}
             Ok((stream, _)) => {
                 let connection = Connection::new(Arc::clone(&proxy), stop.clone());
                 connections.spawn(async move {
@@ -134,6 +138,16 @@ impl Side {
             Side::Transparent(led) => Box::pin(transparent::serve(connection, stream, led)).await,
             Side::Dns(answers) => Box::pin(dns::serve_tcp(&connection, stream, answers)).await,
         }
+    }
+}
+
+/// Whether who connected has left already without a word: whoever only opens and closes connections then costs little of what the next one
+/// in the queue waits for.
+fn is_gone(stream: &TcpStream) -> bool {
+    match recv(stream.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT) {
+        Ok(length) => length == 0,
+        Err(Errno::EAGAIN | Errno::EINTR) => false,
+        Err(_) => true,
     }
 }
 
