@@ -36,6 +36,7 @@ use crate::bundle::{Bundle, LOG, Provisions, secret_lines};
 use crate::fault::{Attempted, Fault};
 use crate::manifest::Name;
 use crate::plan::Stdio as Connection;
+use crate::progress::Progress;
 use crate::provision::{self, Item};
 use crate::requests::client;
 use crate::run::Checked;
@@ -44,7 +45,7 @@ use crate::sys::process::{Setup, prepare};
 use crate::sys::terminal::{open_pair, take_control};
 use crate::terminal::{self, Relay};
 use compose::{Bounds, Inputs, PROGRAM, SECRETS_PIPE, Subnet};
-use engine::{Engine, Running};
+use engine::{Engine, Running, joined};
 use furnish::Furnished;
 use guard::Guard;
 
@@ -120,13 +121,20 @@ impl Backend for Docker {
             .with_hint("give it to an ordinary user (chown), or choose another --cwd"));
         }
         bundle_environment(checked)?;
-        for (image, hint) in [
+        let images = [
             (agent_image(checked), "`make image-agent` builds it; --image names another"),
             (sidecars_image(), "`make image` builds it; BOTTLECAP_SIDECARS_IMAGE names another"),
-        ] {
-            if !engine.ask(["image", "inspect", "--format", "{{.Id}}", &image])?.good {
-                return Err(Fault::refused(format!("the image {} is not there", proposal::escaped(&image)))
-                    .with_hint(hint));
+        ];
+        let is_there = |names: &[&str]| -> Result<bool, Fault> {
+            Ok(engine.ask([&["image", "inspect", "--format", "{{.Id}}"], names].concat())?.good)
+        };
+        // Both at once; one by one only to say which is missing.
+        if !is_there(&images.each_ref().map(|(image, _)| image.as_str()))? {
+            for (image, hint) in images {
+                if !is_there(&[&image])? {
+                    let message = format!("the image {} is not there", proposal::escaped(&image));
+                    return Err(Fault::refused(message).with_hint(hint));
+                }
             }
         }
         self.engine = Some(engine);
@@ -142,6 +150,7 @@ impl Backend for Docker {
         // Where this bottle is written down already: of two that start together, one at least sees the other.
         let others = checked.directories.list().failing(|| "cannot list the bottles".to_owned())?;
         neighbours::refuse_shared(order.name, &others, checked)?;
+        let progress = Progress::quiet(format!("starting {}", order.name));
         clear(&engine, order.name, home.path())?;
         let bundle = Bundle::new(home, order.run_dir)?;
         let ca = bundle.provide(&order.provisions)?;
@@ -161,10 +170,13 @@ impl Backend for Docker {
             log: None,
         });
         made.create(checked, &furnished)?;
-        made.start_bundle(&order.provisions)?;
-        let agent = compose::agent(&made.name);
-        made.engine.run(["start", &agent])?;
-        bound::compare(&made.engine, &agent, furnished.seen())?;
+        // In the agent's container nothing of the agent runs yet.
+        let (engine, agent) = (made.engine.clone(), compose::agent(&made.name));
+        std::thread::scope(|scope| {
+            let compared = scope.spawn(|| bound::compare(&engine, &agent, furnished.seen()));
+            made.serve(&order.provisions).and(joined(compared))
+        })?;
+        drop(progress);
         Ok(items)
     }
 
@@ -265,9 +277,13 @@ impl Object {
 
 /// Removes all that the engine keeps of the bottle `name` whose state is in `state`; how much that was.
 fn remove_all(engine: &Engine, name: &str, state: &Path) -> Result<usize, Fault> {
+    let lists = std::thread::scope(|scope| {
+        let asked = OBJECTS.map(|kind| scope.spawn(move || kind.list(engine, Some(name))));
+        asked.map(joined)
+    });
     let (mut found, mut failure) = (0, Ok(()));
-    for kind in OBJECTS {
-        for (_, of, object) in kind.list(engine, Some(name))? {
+    for (kind, list) in OBJECTS.into_iter().zip(lists) {
+        for (_, of, object) in list? {
             if Path::new(&of) == state {
                 found += 1;
                 failure = failure.and(kind.remove(engine, &object));
@@ -280,15 +296,17 @@ fn remove_all(engine: &Engine, name: &str, state: &Path) -> Result<usize, Fault>
 /// Removes what an earlier bottle of that name left, which nobody holds any more. One of somebody else is left alone.
 fn clear(engine: &Engine, name: &Name, state: &Path) -> Result<(), Fault> {
     remove_all(engine, name.as_str(), state)?;
-    for container in [compose::agent(name), compose::sidecars(name)] {
-        if engine.ask(["container", "inspect", "--format", "{{.Id}}", &container])?.good {
-            return Err(Fault::refused(format!(
-                "a container {container} is there, and not of this user's bottles"
-            ))
-            .with_hint("choose another --name, or look at it with docker inspect"));
+    let named = [compose::agent(name), compose::sidecars(name)].map(|name| format!("name=^/{name}$"));
+    let [agent, sidecars] = &named;
+    let words =
+        ["container", "ls", "--all", "--format", "{{.Names}}", "--filter", agent, "--filter", sidecars];
+    match engine.run(words)?.lines().next() {
+        None => Ok(()),
+        Some(container) => {
+            Err(Fault::refused(format!("a container {container} is there, and not of this user's bottles"))
+                .with_hint("choose another --name, or look at it with docker inspect"))
         }
     }
-    Ok(())
 }
 
 fn agent_image(checked: &Checked) -> String {
@@ -338,7 +356,7 @@ fn first_subnet(name: &Name) -> u32 {
 }
 
 impl Made {
-    /// Has the engine make networks and containers, on the first network that is free.
+    /// Has the engine make and start networks and containers, on the first network that is free.
     fn create(&self, checked: &Checked, furnished: &Furnished) -> Result<(), Fault> {
         let table = fs::read_to_string("/proc/net/route").unwrap_or_default();
         let (image, sidecars) = (agent_image(checked), sidecars_image());
@@ -372,7 +390,7 @@ impl Made {
                 file.write_all(text.as_bytes())
             };
             written().failing(|| format!("cannot write {}", file.display()))?;
-            let said = self.engine.compose(&compose::project(&self.name), &file, &["up", "--no-start"])?;
+            let said = self.engine.compose(&compose::project(&self.name), &file, &["up", "--detach"])?;
             if !said.good && said.errors.contains("overlaps with") {
                 remove_all(&self.engine, self.name.as_str(), &self.state)?;
                 continue;
@@ -383,13 +401,9 @@ impl Made {
             .with_hint("`docker network prune` removes networks that nothing uses"))
     }
 
-    /// Starts the bundle, hands it its keys and secrets, and waits until it serves.
-    fn start_bundle(&mut self, provisions: &Provisions) -> Result<(), Fault> {
+    /// Hands the bundle its keys and secrets, and waits until it serves.
+    fn serve(&mut self, provisions: &Provisions) -> Result<(), Fault> {
         let container = compose::sidecars(&self.name);
-        // By compose, which joins a container to its second network only when it starts it.
-        let words = ["up", "--detach", "--no-deps", "--no-recreate", "sidecars"];
-        let said = self.engine.compose(&compose::project(&self.name), &self.state.join(FILE), &words)?;
-        said.or_failed("compose")?;
         self.log = Some(self.follow(&container)?);
         let keys = provisions.identities.keys();
         if !keys.is_empty() {

@@ -4,6 +4,7 @@
 
 mod claude;
 mod stage;
+mod traces;
 
 use std::fs;
 use std::net::{TcpListener, UdpSocket};
@@ -11,6 +12,7 @@ use std::net::{TcpListener, UdpSocket};
 use serde_json::Value;
 use stage::{HOST, Kind, OWNER, Stage, TOKEN, for_each};
 use tests::{Docker, Process, Run};
+use traces::Marks;
 
 /// Says for each pair of host and port whether a connection can be opened, and for each name whether it is known.
 const PROBE: &str = r#"
@@ -174,15 +176,14 @@ fn what_the_walls_hide_is_not_there_and_what_they_keep_cannot_be_changed() {
 #[test]
 fn the_secret_is_where_it_is_used_and_nowhere_else() {
     for_each(|stage| {
-        // Read by the story while the bottle runs: the agent says when it is there, and waits for a word.
+        // Read by the story while the bottle runs: the agent says when it is there, and stays.
         let script = format!(
             "{PROBE}token=$(printf ghp%s _the); env | grep -c $token; grep -rls $token /proc/[0-9]*/environ /proc/[0-9]*/cmdline /etc /run /tmp ~ . 2>/dev/null\n\
              exec 3<>/dev/tcp/egress/9099\n\
              printf 'GET http://_egress.local/allowlist HTTP/1.1\\r\\nHost: _egress.local\\r\\nConnection: close\\r\\n\\r\\n' >&3; grep -c $token <&3\n\
-             echo there; touch there; read -r word"
+             echo there; touch there; exec sleep 600"
         );
         let mut command = stage.started(&script);
-        command.stdin(std::process::Stdio::piped());
         let mut bottle = Process::start(&mut command).unwrap();
         bottle.stdout.wait(|line| line == "there").unwrap();
         assert_eq!(
@@ -248,14 +249,23 @@ fn a_bottle_is_provided_with_what_its_programs_need() {
 
 #[test]
 fn a_bottle_that_ends_leaves_nothing_however_it_ends() {
-    use nix::sys::signal::Signal;
+    use nix::sys::signal::Signal::{SIGHUP, SIGINT, SIGKILL, SIGTERM};
     for_each(|stage| {
-        for signal in [None, Some(Signal::SIGTERM), Some(Signal::SIGKILL)] {
-            let mut command = stage.started("echo there; read -r word");
-            command.stdin(std::process::Stdio::piped());
+        // Asked by another command, by Ctrl-C, by `kill`, by a terminal that closes, and not asked at all.
+        for signal in [None, Some(SIGINT), Some(SIGTERM), Some(SIGHUP), Some(SIGKILL)] {
+            let mut command = stage.started("echo there; exec sleep 600");
             let mut bottle = Process::start(&mut command).unwrap();
             bottle.stdout.wait(|line| line == "there").unwrap();
-            assert_eq!(stage.objects().is_empty(), stage.kind == Kind::Sandbox);
+            let marks = Marks::of(stage);
+            let there = marks.traces();
+            let is_there = |kind: &str| there.iter().any(|trace| trace.starts_with(kind));
+            // The search finds what there is.
+            let seen = (stage.objects().is_empty(), ["process ", "socket ", "ip "].map(is_there));
+            let wanted = match stage.kind {
+                Kind::Sandbox => (true, [true, true, false]),
+                Kind::Docker => (false, [true, false, true]),
+            };
+            assert_eq!(seen, wanted, "{there:#?}");
             match signal {
                 None => drop(Run::from(stage.command(&["stop", &stage.name])).ok().unwrap()),
                 Some(signal) => bottle.signal(signal).unwrap(),
@@ -265,6 +275,7 @@ fn a_bottle_that_ends_leaves_nothing_however_it_ends() {
             let lock = stage.path("state/bottlecap/bottles").join(&stage.name).join("lock");
             Run::new("flock").args([lock.as_os_str(), "true".as_ref()]).ok().unwrap();
             assert_eq!(stage.objects(), "", "after {signal:?}");
+            marks.are_gone(&format!("{signal:?}"));
         }
         Run::from(stage.command(&["cleanup", "--history", "--yes"])).ok().unwrap();
         assert!(fs::read_dir(stage.path("state/bottlecap/bottles")).unwrap().next().is_none());
@@ -293,8 +304,7 @@ fn the_command_has_its_input_its_signals_and_its_exit_code() {
 fn the_persons_commands_work_on_a_bottle_of_containers() {
     let Some(docker) = Docker::connect().unwrap() else { return };
     let stage = Stage::new(Kind::Docker, docker);
-    let mut command = stage.started("echo there; read -r word");
-    command.stdin(std::process::Stdio::piped());
+    let mut command = stage.started("echo there; exec sleep 600");
     let mut bottle = Process::start(&mut command).unwrap();
     bottle.stdout.wait(|line| line == "there").unwrap();
     let said = |words: &[&str]| Run::from(stage.command(words)).ok().unwrap();
@@ -328,26 +338,25 @@ fn a_directory_that_is_exchanged_while_the_container_starts_is_not_given_to_the_
     let (work, aside, home) = (stage.path("work"), stage.path("aside"), stage.path("secrets"));
     fs::create_dir(&home).unwrap();
     fs::write(home.join("key"), "of the host").unwrap();
-    // Stands in for the client, and is as quick as somebody who renames between the look and the bind can be.
-    let client = stage.path("client");
+    // Stand in for the programs that compose, and are as quick as somebody who renames between the look and the bind can be.
+    let programs = stage.path("programs");
+    fs::create_dir(&programs).unwrap();
     let exchange = format!("mv {0} {1} && ln -s {2} {0}", work.display(), aside.display(), home.display());
-    let script = |exchange: &str| {
-        format!(
-            "#!/bin/sh\n[ \"$1 $2\" != \"start bottlecap-{}\" ] || {{ {exchange}; }}\nexec {} \"$@\"\n",
-            stage.name,
-            stage.docker.program()
-        )
-    };
     let run = |exchange: &str| {
-        fs::write(&client, script(exchange)).unwrap();
-        fs::set_permissions(&client, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        for (name, real) in
+            [("docker", stage.docker.program()), ("docker-compose", "/usr/bin/docker-compose")]
+        {
+            let script = format!(
+                "#!/bin/sh\ncase \" $* \" in *\" up --detach \"*) {exchange};; esac\nexec {real} \"$@\"\n"
+            );
+            fs::write(programs.join(name), script).unwrap();
+            fs::set_permissions(programs.join(name), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+                .unwrap();
+        }
         let mut command = stage.started("cat key; echo there");
-        Run::from({
-            command.env("BOTTLECAP_DOCKER", &client);
-            command
-        })
-        .finish()
-        .unwrap()
+        command.env("BOTTLECAP_DOCKER", programs.join("docker"));
+        command.env("PATH", format!("{}:{}", programs.display(), std::env::var("PATH").unwrap()));
+        Run::from(command).finish().unwrap()
     };
     let undisturbed = run(":");
     assert_eq!(undisturbed.stdout.trim_end(), "there", "{}", undisturbed.stderr);

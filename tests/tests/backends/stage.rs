@@ -65,7 +65,7 @@ impl Stage {
         }
         std::os::unix::fs::chown(root.path().join("work"), Some(OWNER), Some(OWNER)).unwrap();
         static NEXT: AtomicU32 = AtomicU32::new(1);
-        let name = format!("t{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::SeqCst));
+        let name = format!("t{}-{:03}", std::process::id(), NEXT.fetch_add(1, Ordering::SeqCst));
         Self { kind, docker, image, agent, root, api, name }
     }
 
@@ -113,9 +113,14 @@ impl Stage {
         self.command(&words.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
+    /// What the engine knows this bottle's things by.
+    pub(crate) fn label(&self) -> String {
+        format!("label=bottlecap.bottle={}", self.name)
+    }
+
     /// Names of what the engine has of this bottle.
     pub(crate) fn objects(&self) -> String {
-        let filter = format!("label=bottlecap.bottle={}", self.name);
+        let filter = self.label();
         ["container ls --all --quiet", "network ls --quiet", "volume ls --quiet"]
             .map(|words| {
                 let words = words.split(' ').chain(["--filter", &filter]);

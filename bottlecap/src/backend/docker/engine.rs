@@ -3,7 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -79,15 +79,19 @@ impl Engine {
         };
         let mut engine =
             Engine { client, compose: Vec::new(), limits: Limits { memory: false, processes: false } };
-        let said = engine
-            .ask(["info", "--format", "{{json .}}"])
+        // Two questions that each take the client's own time.
+        let (said, composer) = std::thread::scope(|scope| {
+            let composer = scope.spawn(|| engine.composer());
+            (engine.ask(["info", "--format", "{{json .}}"]), joined(composer))
+        });
+        let said = said
             .map_err(|fault| fault.with_hint("install Docker, or use --backend sandbox, which needs none"))?;
         let information: Information = serde_json::from_str(&said.output).refusing(|| {
             format!("{} is no Docker client: its answer cannot be read", engine.client.display())
         })?;
         information.usable()?;
         engine.limits = Limits { memory: information.memory_limit, processes: information.pids_limit };
-        engine.compose = engine.composer()?;
+        engine.compose = composer?;
         Ok(engine)
     }
 
@@ -106,9 +110,11 @@ impl Engine {
         if self.ask(["compose", "version"]).is_ok_and(|said| said.good) {
             return Ok(vec![self.client.clone().into(), "compose".into()]);
         }
-        let alone = Command::new("docker-compose").arg("version").stdin(Stdio::null()).output();
-        if alone.is_ok_and(|output| output.status.success()) {
-            return Ok(vec!["docker-compose".into()]);
+        // It is not asked: that alone would take it half a second.
+        let paths = std::env::var_os("PATH").unwrap_or_default();
+        let found = std::env::split_paths(&paths).map(|path| path.join("docker-compose"));
+        if let Some(alone) = found.into_iter().find(|path| path.is_file()) {
+            return Ok(vec![alone.into()]);
         }
         Err(Fault::refused("neither `docker compose` nor `docker-compose` is there")
             .with_hint("install the compose plugin, or the package docker-compose"))
@@ -173,6 +179,11 @@ impl Engine {
         command.current_dir(file.parent().unwrap_or(Path::new("/")));
         finish(command, Vec::new(), PATIENCE)
     }
+}
+
+/// What a thread came to.
+pub(super) fn joined<T>(thread: std::thread::ScopedJoinHandle<'_, Result<T, Fault>>) -> Result<T, Fault> {
+    thread.join().unwrap_or_else(|_| Err(Fault::failed("a question to the engine was cut short")))
 }
 
 fn is_local(host: Option<&str>) -> Result<(), Fault> {
