@@ -66,7 +66,7 @@ pub async fn run(options: &Serve, sockets: Inherited, signals: Signals) -> Resul
     if options.check {
         return summary(&repos).context("cannot print the summary").map_err(Failure::Broken);
     }
-    state::check_programs(&repos).map_err(configuration)?;
+    state::check_programs().map_err(configuration)?;
     let keyring = Keyring { secrets_dir: options.secrets_dir.clone(), roots: options.upstream_ca.clone() };
     let state = State::prepare(&options.repo_dir, keyring).map_err(configuration)?;
     state.put(&repos).map_err(configuration)?;

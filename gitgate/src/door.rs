@@ -1,4 +1,4 @@
-//! The way to an upstream: OpenSSH with a pinned host key, https with a token, or a directory.
+//! The way of a git to an upstream that it reaches by itself: https with a token, or a directory.
 //!
 //! A token waits in a pipe that git inherits; git asks this program, under the name `askpass`, which
 //! reads it from there. The token is in no argument, no environment and no file.
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::git::GateDir;
-use crate::{ssh, sys};
+use crate::sys;
 
 /// The environment variable with the number of the pipe.
 const TOKEN_FD: &str = "GIT_GATE_TOKEN_FD";
@@ -28,8 +28,6 @@ const ANSWERS: usize = 2;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Door {
-    /// OpenSSH with this configuration file.
-    Ssh { config: PathBuf },
     /// Git's own https.
     Https { authority: String, user: String, resolve: Option<String>, roots: Option<PathBuf>, token: Token },
     /// A directory of this machine.
@@ -76,18 +74,18 @@ pub(crate) enum TokenError {
 }
 
 impl Keyring {
-    /// The door to an upstream; reads the token as it is now.
-    pub(crate) fn door(&self, gate: &GateDir, repo: &repos::Repo) -> Result<Door, TokenError> {
+    /// The door to an upstream, if it has one that a git goes through by itself; reads the token as it is now.
+    pub(crate) fn door(&self, repo: &repos::Repo) -> Result<Option<Door>, TokenError> {
         Ok(match &repo.upstream {
-            Upstream::Ssh(_) => Door::Ssh { config: gate.ssh_config(&repo.name) },
-            Upstream::File(_) => Door::Local,
-            Upstream::Https(https) => Door::Https {
+            Upstream::Ssh(_) => None,
+            Upstream::File(_) => Some(Door::Local),
+            Upstream::Https(https) => Some(Door::Https {
                 authority: https.authority(),
                 user: https.user.clone(),
                 resolve: https.address.map(|address| format!("{}:{}:{address}", https.host, https.port)),
                 roots: self.roots.clone(),
                 token: self.token(https)?,
-            },
+            }),
         })
     }
 
@@ -109,14 +107,6 @@ impl Door {
     /// Lets the command pass, and through this door only.
     pub(crate) fn open(&self, command: &mut Command, gate: &GateDir) -> io::Result<()> {
         match self {
-            Self::Ssh { config } => {
-                command
-                    .env("GIT_ALLOW_PROTOCOL", "ssh")
-                    .args(["-c", "protocol.ssh.allow=always"])
-                    .env("GIT_SSH", gate.ssh_program())
-                    .env("GIT_SSH_VARIANT", "ssh")
-                    .env(ssh::CONFIG_VARIABLE, config);
-            }
             Self::Local => {
                 command.env("GIT_ALLOW_PROTOCOL", "file").args(["-c", "protocol.file.allow=always"]);
             }
@@ -201,8 +191,8 @@ mod tests {
         let repo = repos.iter().next().expect("one repository");
         let keyring = Keyring { secrets_dir: dir.path().into(), roots: None };
         let gate = GateDir::new("/gate".into());
-        let door = keyring.door(&gate, repo).expect("a token");
-        let command = gate.git_through(Path::new("/r"), Objects::Own, &door).expect("a command");
+        let door = keyring.door(repo).expect("a token").expect("a door");
+        let command = gate.git_through(Path::new("/r"), Objects::Own, Some(&door)).expect("a command");
         let shown = format!("{command:?} {door:?}");
         assert!(
             shown.contains("http.curloptResolve=h:443:192.0.2.1") && shown.contains("Token(..)"),

@@ -1,5 +1,5 @@
-//! Which files a git may touch: its mirror, what every program needs, and what leads to upstream where it goes there; and which
-//! an ssh of our own may: those that lead to its upstream.
+//! Which files a git may touch: its mirror, what every program needs, and what leads to upstream where it goes there.
+//! The key of an upstream is for none of them.
 //!
 //! Landlock holds it to that, whatever a mistake in git or in a repository makes it try. Where the
 //! kernel has no Landlock there is no fence, and a warning says so once.
@@ -15,7 +15,7 @@ use landlock::{
     ABI, Access as _, AccessFs, BitFlags, CompatLevel, Compatible as _, PathBeneath, Ruleset,
     RulesetAttr as _, RulesetCreatedAttr as _,
 };
-use repos::{Repo, Ssh, Upstream};
+use repos::{Repo, Upstream};
 use tracing::warn;
 
 use crate::door::Keyring;
@@ -50,8 +50,6 @@ enum Right {
     Run,
     Use,
     Own,
-    /// To make sockets in a directory.
-    Listen,
 }
 
 /// How far a git goes.
@@ -77,8 +75,9 @@ pub(crate) fn around(
     places.push((Right::Own, mirror.to_owned()));
     match (reach, &repo.upstream) {
         (Reach::Mirror, _) => {}
-        // The daemon sends, and the key is its own.
+        // The daemon speaks to it, and the key is its own.
         (Reach::Hook, Upstream::Ssh(_)) => places.push(hook(gate)),
+        (Reach::Upstream, Upstream::Ssh(_)) => places.push((Right::Run, gate.ssh_program())),
         (Reach::Hook, Upstream::Https(_) | Upstream::File(_)) | (Reach::Upstream, _) => {
             places.extend(forwarding(repo, gate, keyring));
         }
@@ -90,18 +89,6 @@ pub(crate) fn around(
 pub(crate) fn around_mirror(mirror: &Path) -> io::Result<Option<OwnedFd>> {
     let mut places = common();
     places.push((Right::Own, mirror.to_owned()));
-    fence(&places)
-}
-
-/// The fence around an ssh of our own: what says where it goes and who it is, and the directory of the kept sessions.
-pub(crate) fn around_ssh(ssh: &Ssh, gate: &GateDir) -> io::Result<Option<OwnedFd>> {
-    let mut places = common();
-    places.extend([
-        (Right::Read, gate.path().to_owned()),
-        (Right::Run, gate.ssh_program()),
-        (Right::Read, ssh.identity.clone()),
-        (Right::Listen, gate.sockets()),
-    ]);
     fence(&places)
 }
 
@@ -134,7 +121,7 @@ fn hook(gate: &GateDir) -> (Right, PathBuf) {
 fn forwarding(repo: &Repo, gate: &GateDir, keyring: &Keyring) -> Vec<(Right, PathBuf)> {
     let mut places = vec![(Right::Read, gate.path().to_owned()), hook(gate)];
     match &repo.upstream {
-        Upstream::Ssh(ssh) => places.push((Right::Read, ssh.identity.clone())),
+        Upstream::Ssh(_) => {}
         Upstream::Https(_) => places.extend(keyring.roots.clone().map(|roots| (Right::Read, roots))),
         Upstream::File(path) => places.push((Right::Own, path.clone())),
     }
@@ -168,7 +155,6 @@ fn rights(right: Right) -> BitFlags<AccessFs> {
         Right::Read => read,
         Right::Run => read | AccessFs::Execute,
         Right::Use => read | write | AccessFs::IoctlDev,
-        Right::Listen => read | write | AccessFs::MakeSock | AccessFs::RemoveFile,
         Right::Own => {
             let names = AccessFs::MakeReg | AccessFs::MakeDir | AccessFs::MakeSym | AccessFs::Refer;
             read | write | names | AccessFs::RemoveFile | AccessFs::RemoveDir
@@ -183,14 +169,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_git_that_receives_cannot_read_the_key_of_upstream() {
+    fn no_git_can_read_the_key_of_upstream() {
         let dir = tempfile::tempdir().expect("a directory");
         let (gate, identity) = (GateDir::new(dir.path().join("gate")), dir.path().join("identity"));
-        let (mirror, config) = (dir.path().join("web.git"), gate.path().join("config"));
-        for place in [gate.hooks(), mirror.clone()] {
-            std::fs::create_dir_all(place).expect("a directory");
-        }
-        for file in [&identity, &config, &mirror.join("HEAD")] {
+        let mirror = dir.path().join("web.git");
+        std::fs::create_dir_all(&mirror).expect("a directory");
+        for file in [&identity, &mirror.join("HEAD")] {
             std::fs::write(file, "text").expect("written");
         }
         let text = format!(
@@ -201,16 +185,19 @@ mod tests {
         let repos = repos::Repos::parse("repos.yaml", &text, repos::Allow::SshUpstream).expect("a good file");
         let repo = repos.iter().next().expect("a repository");
         let keyring = Keyring { secrets_dir: dir.path().to_owned(), roots: None };
-        let reads = |reach, file: &Path| {
-            let fence = around(repo, &mirror, reach, &gate, &keyring).expect("a fence");
+        let reads = |reach: Option<Reach>, file: &Path| {
             let mut command = Command::new("cat");
             command.arg(file).stdout(Stdio::null()).stderr(Stdio::null());
-            crate::sys::confine(&mut command, fence.expect("this test needs Landlock"));
+            if let Some(reach) = reach {
+                let fence = around(repo, &mirror, reach, &gate, &keyring).expect("a fence");
+                crate::sys::confine(&mut command, fence.expect("this test needs Landlock"));
+            }
             command.status().expect("cat runs").success()
         };
-        for (reach, outside) in [(Reach::Upstream, true), (Reach::Hook, false), (Reach::Mirror, false)] {
-            assert!(reads(reach, &mirror.join("HEAD")), "{reach:?}");
-            assert_eq!((reads(reach, &identity), reads(reach, &config)), (outside, outside), "{reach:?}");
+        assert!(reads(None, &identity), "the control: without a fence it can");
+        for reach in [Reach::Upstream, Reach::Hook, Reach::Mirror] {
+            assert!(reads(Some(reach), &mirror.join("HEAD")), "{reach:?}");
+            assert!(!reads(Some(reach), &identity), "{reach:?}");
         }
     }
 }

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use crate::door::Door;
 
-/// Where the gate keeps what its children need: the hook, the ssh wrapper, ssh configurations.
+/// Where the gate keeps what its children need: this program, under the names that git knows.
 #[derive(Debug, Clone)]
 pub(crate) struct GateDir(PathBuf);
 
@@ -67,21 +67,6 @@ impl GateDir {
         self.0.join("bin/askpass")
     }
 
-    /// The directory of the sockets of upstream sessions.
-    pub(crate) fn sockets(&self) -> PathBuf {
-        self.0.join("m")
-    }
-
-    /// The ssh configuration of a repository.
-    pub(crate) fn ssh_config(&self, name: &repos::RepoName) -> PathBuf {
-        self.0.join("ssh").join(format!("{name}.config"))
-    }
-
-    /// The pinned host key of a repository's upstream.
-    pub(crate) fn known_hosts(&self, name: &repos::RepoName) -> PathBuf {
-        self.0.join("ssh").join(format!("{name}.known_hosts"))
-    }
-
     /// A git command on a repository. It reaches no other.
     pub(crate) fn git(&self, repository: &Path, objects: Objects<'_>) -> Command {
         let mut command = Command::new("git");
@@ -101,15 +86,17 @@ impl GateDir {
         command
     }
 
-    /// A git command that reaches upstream through its door and nothing else.
+    /// A git command that reaches upstream through its door, if it has one, and nothing else.
     pub(crate) fn git_through(
         &self,
         repository: &Path,
         objects: Objects<'_>,
-        door: &Door,
+        door: Option<&Door>,
     ) -> io::Result<Command> {
         let mut command = self.git(repository, objects);
-        door.open(&mut command, self)?;
+        if let Some(door) = door {
+            door.open(&mut command, self)?;
+        }
         Ok(command)
     }
 }

@@ -501,7 +501,7 @@ impl Scene {
             }
         }
         let objects = self.quarantine.as_deref().map_or(Objects::Own, Objects::Quarantine);
-        let mut command = gate.git_through(&self.git_dir, objects, door)?;
+        let mut command = gate.git_through(&self.git_dir, objects, Some(door))?;
         command.args(["push", "--porcelain", "--quiet", "--no-verify", "--no-signed"]);
         if updates.len() > 1 {
             command.arg("--atomic");

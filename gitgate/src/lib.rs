@@ -4,12 +4,13 @@
 //! received into quarantine; a hook (this same program) scans every object that upstream does not
 //! have and forwards the push under lease, so that the agent's push succeeds exactly when upstream
 //! took it. The agent speaks to `git upload-pack` and `git receive-pack` run with nothing but the
-//! environment and configuration given here; upstream is OpenSSH with a pinned host key, or https with a
-//! token that git reads from a pipe.
+//! environment and configuration given here; upstream is ssh with a pinned host key, which this process
+//! speaks itself, or https with a token that git reads from a pipe.
 
 pub mod activation;
 pub mod cli;
 pub mod control;
+pub mod courier;
 pub mod daemon;
 pub mod door;
 pub mod hook;
@@ -19,6 +20,7 @@ pub mod ssh;
 pub mod sys;
 
 mod configuring;
+mod fault;
 mod fence;
 mod front;
 mod git;
@@ -34,7 +36,6 @@ mod marking;
 mod metrics;
 mod mirror;
 mod pktline;
-mod proof;
 mod reach;
 mod receive;
 mod refresh;

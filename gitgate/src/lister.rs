@@ -2,23 +2,16 @@
 //!
 //! Protocol v2 is asked for; an upstream that knows only the older ones shows everything at once.
 
-use std::process::Stdio;
-use std::time::Duration;
-
 use git2::Oid;
 use repos::{FetchRules, Ssh};
 use tokio::io::{AsyncBufRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader};
-use tokio::process::{Child, ChildStderr};
-use tokio::time::timeout;
 
-use crate::git::{GateDir, printable};
+use crate::fault::Fault;
+use crate::git::printable;
 use crate::listing::{Gathering, Listing, Unlisted};
 use crate::pktline::{self, Packet};
-use crate::ssh::{self, Fault, FaultKind};
+use crate::ssh::{Ask, Remote, Session};
 
-/// How long an upstream may take to end after its last word.
-const END_TIMEOUT: Duration = Duration::from_secs(5);
-const WORDS_MAX_BYTES: u64 = 64 << 10;
 /// How much an upstream may say, also of what is not taken.
 const SAID_MAX_BYTES: u64 = 1 << 30;
 /// The name of an object in a repository of the newer format.
@@ -32,8 +25,6 @@ const PREFIXES_MAX: usize = 1000;
 pub(crate) enum NoListing {
     /// Upstream did not give one.
     Upstream(Fault),
-    /// Ssh could not be run.
-    Run(std::io::Error),
     /// It has more refs than are taken.
     Refs,
     /// It has a ref with a longer name than is taken.
@@ -52,66 +43,27 @@ impl From<Unlisted> for NoListing {
     }
 }
 
-/// What an upstream shows now.
-pub(crate) async fn ask(
-    gate: &GateDir,
-    ssh: &Ssh,
-    name: &repos::RepoName,
-    rules: &FetchRules,
-) -> Result<Listing, NoListing> {
-    let mut command = ssh::command(gate, ssh, &gate.ssh_config(name)).map_err(NoListing::Run)?;
-    command.env("GIT_PROTOCOL", "version=2").args(["-T", "-p"]);
-    command.arg(ssh.port.to_string()).arg("--").arg(format!("{}@{}", ssh.user, ssh.host));
-    command.arg(format!("git-upload-pack '{}'", path(ssh)));
-    let mut command = tokio::process::Command::from(command);
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-    let mut child = command.spawn().map_err(NoListing::Run)?;
-    let (Some(mut stdin), Some(stdout), Some(stderr)) =
-        (child.stdin.take(), child.stdout.take(), child.stderr.take())
-    else {
-        return Err(NoListing::Run(std::io::Error::other("ssh has no output")));
-    };
+/// What an upstream shows now, asked through this session.
+pub(crate) async fn ask(session: &Session, ssh: &Ssh, rules: &FetchRules) -> Result<Listing, NoListing> {
+    let remote = session.run("git-upload-pack", ssh, Ask::V2).await.map_err(NoListing::Upstream)?;
+    let Remote { mut stdin, stdout, over } = remote;
     let mut stdout = BufReader::with_capacity(BUFFER_BYTES, stdout.take(SAID_MAX_BYTES));
-    match converse(&mut stdout, &mut stdin, rules).await {
+    let told = converse(&mut stdout, &mut stdin, rules).await;
+    let all = stdout.get_ref().limit() == 0;
+    let remote = Remote { stdin, stdout: stdout.into_inner().into_inner(), over };
+    match told {
         Ok(listing) => {
-            drop((stdin, stdout));
-            // It ends by itself; nobody waits for that.
-            tokio::spawn(async move {
-                let _ = timeout(END_TIMEOUT, child.wait()).await;
-                drop(stderr);
-            });
+            remote.settle();
             Ok(listing)
         }
         Err(Broken::Told(reason)) => Err(reason),
-        Err(Broken::Off) if stdout.get_ref().limit() == 0 => Err(NoListing::Refs),
-        Err(Broken::Off) => {
-            drop((stdin, stdout));
-            Err(NoListing::Upstream(ssh::explain(&words(child, stderr).await)))
-        }
+        Err(Broken::Off) if all => Err(NoListing::Refs),
+        Err(Broken::Off) => Err(NoListing::Upstream(remote.fault().await)),
     }
-}
-
-/// The path as the other side sees it, in the form that git gives it.
-pub(crate) fn path(ssh: &Ssh) -> &str {
-    match ssh.path.strip_prefix('/') {
-        Some(home) if home.starts_with('~') => home,
-        Some(_) | None => &ssh.path,
-    }
-}
-
-pub(crate) async fn words(mut child: Child, stderr: ChildStderr) -> String {
-    let mut words = Vec::new();
-    let read = async {
-        let _ = stderr.take(WORDS_MAX_BYTES).read_to_end(&mut words).await;
-        let _ = child.wait().await;
-    };
-    let _ = timeout(END_TIMEOUT, read).await;
-    printable(&String::from_utf8_lossy(&words))
 }
 
 pub(crate) fn strange() -> Fault {
-    let words = "it does not speak git's protocol (does its login print something?)".to_owned();
-    Fault { kind: FaultKind::Refused, words }
+    Fault::refused("it does not speak git's protocol (does its login print something?)")
 }
 
 /// Why a conversation with upstream came to nothing.
@@ -139,7 +91,7 @@ pub(crate) async fn next(stream: &mut (impl AsyncBufRead + Unpin)) -> Result<Pac
         Ok(Some(packet)) => match packet.text().and_then(|text| text.strip_prefix(b"ERR ")) {
             Some(error) => {
                 let words = printable(&String::from_utf8_lossy(error)).trim().to_owned();
-                Err(Broken::Told(NoListing::Upstream(Fault { kind: FaultKind::Refused, words })))
+                Err(Broken::Told(NoListing::Upstream(Fault::refused(words))))
             }
             None => Ok(packet),
         },

@@ -1,4 +1,4 @@
-//! git-gate: the daemon, the scanner, and, under other names, git's hook and its ssh.
+//! git-gate: the daemon, the scanner, and, under other names, git's hook and what it takes for ssh.
 
 use std::process::ExitCode;
 
@@ -8,7 +8,7 @@ use clap::error::ErrorKind;
 use gitgate::cli::{Cli, Command, Log, Serve};
 use gitgate::daemon::{Failure, Signals};
 use gitgate::scanning::Outcome;
-use gitgate::{activation, control, daemon, door, hook, plain, scanning, ssh, sys};
+use gitgate::{activation, control, courier, daemon, door, hook, plain, scanning, sys};
 use tracing_subscriber::EnvFilter;
 
 const FOUND: u8 = 1;
@@ -26,7 +26,7 @@ fn main() -> ExitCode {
     let name = arguments.next().unwrap_or_default();
     match std::path::Path::new(&name).file_name().and_then(|n| n.to_str()) {
         Some("pre-receive") => hook::run(),
-        Some("ssh") => ssh::run(arguments),
+        Some("ssh") => courier::run(arguments),
         Some("askpass") => door::askpass(arguments),
         _ if arguments.next().is_some_and(|first| first == "--plain") => plain::run(),
         _ => start().unwrap_or_else(|failure| report(&failure)),

@@ -18,10 +18,10 @@ use tokio::time::timeout;
 use tracing::warn;
 
 use crate::door::{Keyring, TokenError};
+use crate::fault::{Fault, FaultKind};
 use crate::git::GateDir;
 use crate::listing::{Listing, NAME_MAX_BYTES, REFS_MAX};
 use crate::refresh::Refresh;
-use crate::ssh::{Fault, FaultKind};
 use crate::warm::Warm;
 
 /// How long upstream may take to show what it has, and how long the mirror may take to follow.

@@ -20,26 +20,27 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tracing::{debug, info};
 
+use crate::fault::Fault;
 use crate::fence::Reach;
 use crate::git::{Objects, printable};
 use crate::hold::{HOLD_TIMEOUT, Holds, Unheld};
 use crate::journal::{AUDIT_UNAVAILABLE, Ledger, PushOutcome, Pushed, UNRECORDED};
 use crate::mirror::PushLock;
-use crate::proof::Proof;
 use crate::request::{Asked, Shape};
 use crate::send::{Answer, Road};
 use crate::session::{self, Client, Hangup, Moved, SessionError};
 use crate::state::{Served, State};
 use crate::verdict::{self, Reasons};
+use crate::warm::Fresh;
 use crate::wire::{Bounds, Excepted, FromHook, HOOK_FD, LINE_MAX_BYTES, Marking, Place, ToHook, Update, Way};
-use crate::{door, proof, report, sys};
+use crate::{door, report, sys};
 
 mod forward;
 
 /// How many refs one push may change, so that its record stays readable and is always written.
 const REFS_MAX: usize = 1000;
-/// How long before a push is forwarded upstream may have proved that it is there.
-const PROOF_MAX: Duration = Duration::from_secs(5);
+/// How long before a push is forwarded upstream may have shown that it is there.
+const LOGIN_MAX: Duration = Duration::from_secs(5);
 /// How much memory of its own each process of a push may have.
 const MEMORY_MAX_BYTES: u64 = 2 << 30;
 
@@ -77,14 +78,14 @@ pub(crate) async fn receive(
         Ok((command, socket)) => {
             let (told, reasons) = watch::channel(None);
             let (left, gone) = watch::channel(false);
-            let proof = Mutex::new(None);
+            let login = Mutex::new(None);
             let talk = Talk {
                 served,
                 state,
                 ledger,
                 holds,
                 pushed: &mut pushed,
-                proof: &proof,
+                login: &login,
                 options: Vec::new(),
                 road: None,
                 looks: 0,
@@ -94,8 +95,8 @@ pub(crate) async fn receive(
                 gone,
             };
             let Client { reader, writer } = client;
-            // Upstream proves that it is there while the objects come in.
-            let reader = AtFirst { reader, begin: Some(|| *lock(&proof) = ask(served, state)) };
+            // The gate logs in to upstream while the objects come in.
+            let reader = AtFirst { reader, begin: Some(|| *lock(&login) = log_in(served)) };
             let (answers, answer) = tokio::io::duplex(PIPE_BYTES);
             let (over, ended) = oneshot::channel::<()>();
             let work = async {
@@ -158,8 +159,8 @@ struct Talk<'a, 's> {
     ledger: &'a Ledger,
     holds: &'a Holds,
     pushed: &'a mut Pushed,
-    /// Upstream is asked for it while the objects are judged.
-    proof: &'a Mutex<Option<AskedProof>>,
+    /// It is begun while the objects come in.
+    login: &'a Mutex<Option<EarlyLogin>>,
     /// Where the report of the push waits for why refs were refused.
     told: watch::Sender<Option<Reasons>>,
     options: Vec<String>,
@@ -175,20 +176,18 @@ struct Talk<'a, 's> {
     gone: watch::Receiver<bool>,
 }
 
-/// When upstream was asked for a proof, and what comes of it.
-type AskedProof = (Instant, JoinHandle<Proof>);
+/// A login that was begun, and when.
+type EarlyLogin = (Instant, JoinHandle<Result<Fresh, Fault>>);
 
-/// Begins to ask upstream whether it is there, where a kept session would be gone through.
-fn ask(served: &Served, state: &State) -> Option<AskedProof> {
+/// Begins to log in to upstream, where the daemon itself sends.
+fn log_in(served: &Served) -> Option<EarlyLogin> {
     let Upstream::Ssh(ssh) = &served.repo.upstream else { return None };
-    let (gate, ssh) = (state.gate.clone(), ssh.clone());
-    let config = gate.ssh_config(&served.repo.name);
-    let warm = state.warm.check(&ssh);
-    warm.then(|| (Instant::now(), tokio::spawn(async move { proof::ask(&gate, &ssh, &config).await })))
+    let ssh = ssh.clone();
+    Some((Instant::now(), tokio::spawn(async move { Fresh::open(&ssh).await })))
 }
 
-fn lock(proof: &Mutex<Option<AskedProof>>) -> MutexGuard<'_, Option<AskedProof>> {
-    proof.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(login: &Mutex<Option<EarlyLogin>>) -> MutexGuard<'_, Option<EarlyLogin>> {
+    login.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A reader that begins something when the first command of a push comes.
@@ -264,7 +263,7 @@ impl<'s> Talk<'_, 's> {
                 FromHook::Clean { objects, excepted } => {
                     self.pushed.objects = objects;
                     self.excepted = excepted;
-                    let (answer, turn) = self.forward(PROOF_MAX).await;
+                    let (answer, turn) = self.forward(LOGIN_MAX).await;
                     lock = turn;
                     Some(answer)
                 }
@@ -386,13 +385,7 @@ impl<'s> Talk<'_, 's> {
             return no;
         }
         match judged {
-            Ok(Permit { bounds, .. }) => {
-                let mut asked = lock(self.proof);
-                if asked.is_none() {
-                    *asked = ask(self.served, self.state);
-                }
-                self.inspect(bounds)
-            }
+            Ok(Permit { bounds, .. }) => self.inspect(bounds),
             Err(no) => {
                 self.pushed.outcome = PushOutcome::Denied;
                 self.deny(no)
@@ -460,12 +453,9 @@ impl<'s> Talk<'_, 's> {
         permit.grants.sort_unstable();
         permit.grants.dedup();
         let repo = &self.served.repo;
-        let door = self.state.keyring.door(&self.state.gate, repo);
+        let door = self.state.keyring.door(repo);
         let door = door.map_err(|error| (PushOutcome::Failed, error.to_string().into()))?;
-        let way = match &repo.upstream {
-            Upstream::Ssh(_) => Way::Pack,
-            Upstream::Https(_) | Upstream::File(_) => Way::Git { url: door::url(&repo.upstream), door },
-        };
+        let way = door.map_or(Way::Pack, |door| Way::Git { url: door::url(&repo.upstream), door });
         // The record comes first: what is not on it does not happen.
         if !self.ledger.push_begins(repo.name.as_str(), &self.pushed.updates, &permit.grants).await {
             return Err(unrecorded());

@@ -3,21 +3,27 @@
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 use git2::{Oid, Repository};
-use repos::{Repo, Upstream};
+use repos::{Repo, Ssh, Upstream};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 
-use crate::door;
+use crate::fault::Fault;
 use crate::fence::{self, Reach};
 use crate::git::{Objects, printable};
 use crate::lister::{self, NoListing};
 use crate::listing::{Gathering, Head, Listing, NOWHERE, Unlisted};
 use crate::mirror::{Mirror, RefreshError, Tools};
-use crate::proof::{self, Proof};
-use crate::{ssh, sys};
+use crate::ssh::Ask;
+use crate::warm::Fresh;
+use crate::{courier, door, sys};
 
+/// How long a command at upstream may take to end after the git that it spoke to.
+const END_TIMEOUT: Duration = Duration::from_secs(5);
 const OUTPUT_MAX_BYTES: u64 = 256 << 20;
 const WORDS_MAX_BYTES: usize = 64 << 10;
 /// Of how many moved refs it is asked whether they moved forward.
@@ -36,37 +42,31 @@ pub(crate) struct Refresh<'a> {
 }
 
 impl Refresh<'_> {
-    /// What upstream shows. What came through a kept session counts only if upstream proved meanwhile that it is
-    /// there and who it is; otherwise the session is given up, and upstream is asked once more without it.
+    /// What upstream shows. What came through a kept session counts only if a login meanwhile shows that upstream is
+    /// there and who it is; that login is kept in its place.
     pub(crate) async fn list(&self) -> Result<Listing, RefreshError> {
         let Upstream::Ssh(ssh) = &self.repo.upstream else {
             return self.list_by_git().await;
         };
-        let Tools { gate, warm, .. } = self.tools;
-        let config = gate.ssh_config(&self.repo.name);
-        let mut proof = Proof::Given;
-        if warm.check(ssh) {
-            let (listed, shown) = tokio::join!(self.list_over_ssh(ssh), proof::ask(gate, ssh, &config));
-            match (listed, shown) {
-                (Err(RefreshError::Upstream(_)), _) | (_, Proof::Missing) => warm.end(ssh),
-                (listed, Proof::Given) => return listed,
+        let (warm, rules) = (&self.tools.warm, &self.repo.fetch);
+        let fresh = if let Some(session) = warm.share(ssh) {
+            let (listed, fresh) = tokio::join!(lister::ask(&session, ssh, rules), Fresh::open(ssh));
+            if fresh.is_err() {
+                warm.end(ssh);
             }
-            proof = shown;
-        }
-        let listed = self.list_over_ssh(ssh).await;
-        if listed.is_ok() {
-            match proof {
-                Proof::Given => warm.keep(gate, ssh, &config),
-                Proof::Missing => warm.shun(ssh),
+            let fresh = fresh.map_err(RefreshError::Upstream)?;
+            // Whatever else went wrong may be the old session's doing.
+            if let Ok(listing) = listed {
+                warm.keep(ssh, fresh);
+                return Ok(listing);
             }
-        }
-        listed
-    }
-
-    async fn list_over_ssh(&self, ssh: &repos::Ssh) -> Result<Listing, RefreshError> {
-        lister::ask(&self.tools.gate, ssh, &self.repo.name, &self.repo.fetch)
-            .await
-            .map_err(RefreshError::from)
+            fresh
+        } else {
+            Fresh::open(ssh).await.map_err(RefreshError::Upstream)?
+        };
+        let listing = lister::ask(&fresh.session, ssh, rules).await?;
+        warm.keep(ssh, fresh);
+        Ok(listing)
     }
 
     async fn list_by_git(&self) -> Result<Listing, RefreshError> {
@@ -153,13 +153,46 @@ impl Refresh<'_> {
         command.args(["--no-auto-maintenance", "--no-recurse-submodules", "--refmap=", "--"]);
         command.arg(door::url(&self.repo.upstream));
         command.args(self.repo.fetch.allow.iter().map(|p| format!("+{p}:{p}")));
-        run(command, b"", Some(self.mirror.progress())).await.map(drop)
+        match &self.repo.upstream {
+            Upstream::Ssh(ssh) => self.fetch_over_ssh(command, ssh).await,
+            Upstream::Https(_) | Upstream::File(_) => {
+                run(command, b"", Some(self.mirror.progress())).await.map(drop)
+            }
+        }
+    }
+
+    /// Joins a git that fetches to upstream, through a session that nobody else goes through meanwhile: who reads slowly
+    /// holds up all that goes through it.
+    async fn fetch_over_ssh(&self, mut command: Command, ssh: &Ssh) -> Result<(), RefreshError> {
+        let Tools { gate, warm, .. } = self.tools;
+        let fresh = match warm.take(ssh) {
+            Some(fresh) => fresh,
+            None => Fresh::open(ssh).await.map_err(RefreshError::Upstream)?,
+        };
+        let remote =
+            fresh.session.run("git-upload-pack", ssh, Ask::V2).await.map_err(RefreshError::Upstream)?;
+        let socket = courier::hire(&mut command, gate);
+        let socket = socket.map_err(|error| RefreshError::Mirror(error.to_string()))?;
+        let mut carrying = JoinSet::new();
+        carrying.spawn(courier::carry(socket, remote));
+        let fetched = run(command, b"", Some(self.mirror.progress())).await;
+        if let Err(RefreshError::Upstream(fault)) = fetched {
+            let over = timeout(END_TIMEOUT, carrying.join_next()).await;
+            let Ok(Some(Ok(over))) = over else { return Err(RefreshError::Upstream(fault)) };
+            // Git says no more than that it heard nothing.
+            let lost = over.fault_or(fault).await;
+            return Err(RefreshError::Upstream(lost));
+        }
+        if !warm.has(ssh) {
+            warm.keep(ssh, fresh);
+        }
+        fetched.map(drop)
     }
 
     fn git(&self) -> Result<Command, RefreshError> {
         let Tools { gate, keyring, .. } = self.tools;
-        let door = keyring.door(gate, self.repo)?;
-        let command = gate.git_through(self.mirror.path(), Objects::Own, &door);
+        let door = keyring.door(self.repo)?;
+        let command = gate.git_through(self.mirror.path(), Objects::Own, door.as_ref());
         let mut command = command.map_err(|error| RefreshError::Mirror(error.to_string()))?;
         self.confine(&mut command, Reach::Upstream)?;
         Ok(command)
@@ -179,7 +212,6 @@ impl From<NoListing> for RefreshError {
     fn from(reason: NoListing) -> Self {
         match reason {
             NoListing::Upstream(fault) => Self::Upstream(fault),
-            NoListing::Run(error) => Self::Mirror(format!("ssh: {error}")),
             NoListing::Refs => Self::Refs,
             NoListing::RefName => Self::RefName,
             NoListing::ObjectFormat => Self::ObjectFormat,
@@ -293,7 +325,7 @@ async fn run(
     if status.success() {
         return Ok(String::from_utf8_lossy(&output).into_owned());
     }
-    Err(RefreshError::Upstream(ssh::explain(&words)))
+    Err(RefreshError::Upstream(Fault::of(&words)))
 }
 
 /// What a child says, without what it says of its progress, which is shown to those who wait.

@@ -4,21 +4,19 @@
 //! not answered counts as unknown.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::convert::Infallible;
-use std::process::Stdio;
 use std::time::Duration;
 
 use git2::Oid;
 use repos::{Repo, Ssh};
 use tokio::io::{AsyncBufRead, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader};
-use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout};
 use tokio::time::timeout;
 
-use crate::git::{GateDir, printable};
+use crate::fault::Fault;
+use crate::git::printable;
 use crate::lister::{self, Broken, NoListing};
 use crate::listing::{Gathering, Listing};
 use crate::pktline::{self, Packet};
-use crate::ssh;
+use crate::ssh::{Ask, Remote, Session};
 use crate::wire::{Change, End, Update};
 
 /// How long upstream may take to show what it has.
@@ -33,10 +31,7 @@ const FRAME_MAX_BYTES: u32 = 1 << 20;
 
 /// An upstream that waits for commands.
 pub(crate) struct Road {
-    child: Child,
-    stdin: ChildStdin,
-    stdout: BufReader<ChildStdout>,
-    stderr: ChildStderr,
+    remote: Remote,
     pub(crate) shown: Shown,
 }
 
@@ -62,43 +57,33 @@ pub(crate) struct Answer {
 impl Road {
     /// Asks upstream to receive a push, and reads what it has.
     pub(crate) async fn open(
-        gate: &GateDir,
+        session: &Session,
         repo: &Repo,
         ssh: &Ssh,
         updates: &[Update],
     ) -> Result<Self, NoListing> {
-        let mut command = ssh::command(gate, ssh, &gate.ssh_config(&repo.name)).map_err(NoListing::Run)?;
-        command.args(["-T", "-p"]).arg(ssh.port.to_string());
-        command.arg("--").arg(format!("{}@{}", ssh.user, ssh.host));
-        command.arg(format!("git-receive-pack '{}'", lister::path(ssh)));
-        let mut command = tokio::process::Command::from(command);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-        let mut child = command.spawn().map_err(NoListing::Run)?;
-        let (Some(stdin), Some(stdout), Some(stderr)) =
-            (child.stdin.take(), child.stdout.take(), child.stderr.take())
-        else {
-            return Err(NoListing::Run(std::io::Error::other("ssh has no output")));
-        };
-        let mut stdout = BufReader::with_capacity(BUFFER_BYTES, stdout);
+        let remote = session.run("git-receive-pack", ssh, Ask::V0).await.map_err(NoListing::Upstream)?;
+        let Remote { stdin, stdout, over } = remote;
+        let mut from = BufReader::with_capacity(BUFFER_BYTES, stdout);
         let names = updates.iter().map(|update| update.name.as_str()).collect();
         let mut gathering = Gathering::new(&repo.fetch);
-        let shown = timeout(SHOW_TIMEOUT, Shown::read(&mut stdout, &mut gathering, &names)).await;
+        let shown = timeout(SHOW_TIMEOUT, Shown::read(&mut from, &mut gathering, &names)).await;
+        // Upstream says no more until it is told something.
+        let remote = Remote { stdin, stdout: from.into_inner(), over };
         let mut shown = match shown {
             Ok(Ok(shown)) => shown,
             Ok(Err(Broken::Told(reason))) => return Err(reason),
-            Ok(Err(Broken::Off)) | Err(_) => {
-                drop((stdin, stdout));
-                return Err(NoListing::Upstream(ssh::explain(&lister::words(child, stderr).await)));
-            }
+            Ok(Err(Broken::Off)) => return Err(NoListing::Upstream(remote.fault().await)),
+            Err(_) => return Err(NoListing::Upstream(Fault::unreachable("it does not say what it has"))),
         };
         shown.listing = gathering.end()?;
-        Ok(Self { child, stdin, stdout, stderr, shown })
+        Ok(Self { remote, shown })
     }
 
     /// Ends it without a command.
     pub(crate) async fn leave(mut self) {
-        let _ = timeout(END_TIMEOUT, self.stdin.write_all(b"0000")).await;
-        self.end();
+        let _ = timeout(END_TIMEOUT, self.remote.stdin.write_all(b"0000")).await;
+        self.remote.settle();
     }
 
     /// Sends these updates, and the pack that comes in frames, if there is one; upstream's answer.
@@ -108,63 +93,30 @@ impl Road {
         options: &[String],
         frames: &mut (impl AsyncBufRead + Unpin),
     ) -> Answer {
-        let Self { child, mut stdin, mut stdout, mut stderr, shown } = self;
+        let Self { remote, shown } = self;
+        let Remote { mut stdin, stdout, mut over } = remote;
         let commands = shown.commands(updates, options);
         let banded = shown.able.contains("side-band-64k");
         // Upstream goes on waiting as long as this end is there: it goes with the last frame, or with who sent them.
         let sent = async move {
             let began = stdin.write_all(&commands).await;
             let sent = forward(frames, &mut stdin).await;
-            began.and(sent)
+            let ended = stdin.shutdown().await;
+            began.and(sent).and(ended)
         };
-        let mut own = Vec::new();
-        let (sent, heard) = tokio::select! {
-            both = async { tokio::join!(sent, Heard::read(&mut stdout, banded)) } => both,
-            never = gather_for_ever(&mut stderr, &mut own) => match never {},
-        };
-        drop(stdout);
+        let mut from = BufReader::with_capacity(BUFFER_BYTES, stdout);
+        let (sent, heard) = tokio::join!(sent, Heard::read(&mut from, banded));
         let mut answer = heard.answer(updates);
         // What came to an end that was not its own is not known to have been whole.
         if sent.is_err() && answer.end == End::Taken {
             answer.end = End::Unknown;
         }
-        if answer.end == End::Unknown {
-            let _ = timeout(END_TIMEOUT, gather(&mut stderr, &mut own)).await;
-        }
-        let own = printable(&String::from_utf8_lossy(&own));
+        let own = if answer.end == End::Unknown { over.last_words().await } else { over.words() };
         if answer.end != End::Taken && !own.trim().is_empty() {
-            answer.words.push_str(&format!("git-gate: upstream: {}\n", ssh::explain(&own).words));
+            answer.words.push_str(&format!("git-gate: upstream: {}\n", Fault::of(&own).words));
         }
-        end(child, stderr);
+        Remote { stdin: Box::pin(tokio::io::sink()), stdout: from.into_inner(), over }.settle();
         answer
-    }
-
-    /// It ends by itself; nobody waits for that.
-    fn end(self) {
-        let Self { child, stderr, .. } = self;
-        end(child, stderr);
-    }
-}
-
-fn end(mut child: Child, stderr: ChildStderr) {
-    tokio::spawn(async move {
-        let _ = timeout(END_TIMEOUT, child.wait()).await;
-        drop(stderr);
-    });
-}
-
-/// Reads, keeps the beginning, and goes on waiting at the end.
-async fn gather_for_ever(from: &mut (impl AsyncRead + Unpin), kept: &mut Vec<u8>) -> Infallible {
-    gather(from, kept).await;
-    std::future::pending().await
-}
-
-/// Reads to the end, and keeps the beginning.
-async fn gather(from: &mut (impl AsyncRead + Unpin), kept: &mut Vec<u8>) {
-    let mut buffer = [0; 4096];
-    while let Ok(n @ 1..) = from.read(&mut buffer).await {
-        let room = WORDS_MAX_BYTES - kept.len().min(WORDS_MAX_BYTES);
-        kept.extend(&buffer[..n.min(room)]);
     }
 }
 
@@ -490,12 +442,7 @@ mod tests {
 
     /// A road to a program that stands for upstream.
     fn road(script: &str) -> Road {
-        let mut command = tokio::process::Command::new("sh");
-        command.args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.kill_on_drop(true).spawn().expect("sh runs");
-        let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-        let (Some(stdin), Some(stdout), Some(stderr)) = pipes else { panic!("no pipes") };
-        Road { child, stdin, stdout: BufReader::new(stdout), stderr, shown: Shown::default() }
+        Road { remote: Remote::local(script), shown: Shown::default() }
     }
 
     #[tokio::test]

@@ -1,279 +1,417 @@
-//! OpenSSH towards upstream: a configuration written by us and no other.
+//! Upstream over ssh, spoken by this process: one connection, one pinned host key, one identity.
 //!
-//! Git runs this program under the name `ssh`; it hands over to the real one with the
-//! configuration file that stands in the environment. No shell is involved.
+//! A [`Session`] is a login. What runs at upstream is a [`Remote`], which ends with its value. No
+//! configuration, no agent and no file of the machine has a say; the key leaves this process for nobody.
 
-use std::fmt::Write as _;
+use std::borrow::Cow;
+use std::convert::Infallible;
 use std::io;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
-use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
-use std::sync::OnceLock;
+use std::str::FromStr as _;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use repos::Ssh;
+use repos::{HostKey, Ssh};
+use russh::client::{self, AuthResult, Handle};
+use russh::keys::{Algorithm, HashAlg, PrivateKeyWithHashAlg};
+use russh::{AlgorithmKind, ChannelMsg, ChannelReadHalf, ChannelWriteHalf, Preferred, SshId, cipher, kex};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream};
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
-use crate::git::{GateDir, bare_environment};
-use crate::{fence, sys};
+use crate::fault::Fault;
+use crate::git::printable;
 
-/// The environment variable with the path of the configuration file.
-pub(crate) const CONFIG_VARIABLE: &str = "GIT_GATE_SSH_CONFIG";
+pub(crate) mod identity;
+mod pinned;
 
-/// Settings that do not depend on the repository. A kept session passes on only the variables that it names itself.
-const FIXED: &str = "\
-IdentitiesOnly yes
-IdentityAgent none
-GlobalKnownHostsFile none
-StrictHostKeyChecking yes
-UpdateHostKeys no
-VerifyHostKeyDNS no
-CheckHostIP no
-BatchMode yes
-PreferredAuthentications publickey
-PasswordAuthentication no
-KbdInteractiveAuthentication no
-AddKeysToAgent no
-ForwardAgent no
-ForwardX11 no
-ClearAllForwardings yes
-PermitLocalCommand no
-ProxyCommand none
-ControlMaster no
-CanonicalizeHostname no
-RequestTTY no
-SendEnv GIT_PROTOCOL
-EscapeChar none
-ConnectTimeout 10
-ConnectionAttempts 1
-ServerAliveInterval 5
-ServerAliveCountMax 3
-LogLevel ERROR
-";
+use pinned::Pinned;
 
-/// Why an identity cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum IdentityError {
-    /// It cannot be opened.
-    #[error("cannot read the identity {}", path.display())]
-    Read {
-        /// The private key file.
-        path: PathBuf,
-        /// What the system said.
-        #[source]
-        source: io::Error,
-    },
-    /// Others may read it, which OpenSSH refuses.
-    #[error("the identity {} may be read by others (mode {mode:04o}); OpenSSH refuses it: chmod 600", path.display())]
-    Open {
-        /// The private key file.
-        path: PathBuf,
-        /// Its permission bits.
-        mode: u32,
-    },
+pub use identity::IdentityError;
+
+/// How long upstream may take to be reached, and how long to let us in.
+const LOGIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long it may take to begin a command.
+const BEGIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a command may take to end after its last word.
+const END_TIMEOUT: Duration = Duration::from_secs(5);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const KEEPALIVES_MAX: usize = 3;
+/// How much of what a command says of itself is kept.
+const WORDS_MAX_BYTES: usize = 64 << 10;
+const PIPE_BYTES: usize = 64 << 10;
+/// How many packets of a command wait for who reads it.
+const PACKETS_MAX: usize = 16;
+const STANDARD_ERROR: u32 = 1;
+
+/// What a default sshd of the last ten years offers, without SHA-1; the last two are no exchanges but say what this end knows.
+const KEY_EXCHANGES: &[kex::Name] = &[
+    kex::MLKEM768X25519_SHA256,
+    kex::CURVE25519,
+    kex::CURVE25519_PRE_RFC_8731,
+    kex::ECDH_SHA2_NISTP256,
+    kex::ECDH_SHA2_NISTP384,
+    kex::ECDH_SHA2_NISTP521,
+    kex::DH_GEX_SHA256,
+    kex::DH_G16_SHA512,
+    kex::DH_G18_SHA512,
+    kex::DH_G14_SHA256,
+    kex::EXTENSION_SUPPORT_AS_CLIENT,
+    kex::EXTENSION_OPENSSH_STRICT_KEX_AS_CLIENT,
+];
+const CIPHERS: &[cipher::Name] = &[
+    cipher::AES_128_GCM,
+    cipher::AES_256_GCM,
+    cipher::CHACHA20_POLY1305,
+    cipher::AES_256_CTR,
+    cipher::AES_192_CTR,
+    cipher::AES_128_CTR,
+];
+
+/// What is asked of the other side of git's protocol.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Ask {
+    /// The newest version.
+    V2,
+    /// The one that everybody speaks.
+    V0,
 }
 
-/// Whether OpenSSH will be able to use an identity.
-pub(crate) fn check_identity(path: &Path) -> Result<(), IdentityError> {
-    let read = |source| IdentityError::Read { path: path.to_owned(), source };
-    let file = std::fs::File::open(path).map_err(read)?;
-    let meta = file.metadata().map_err(read)?;
-    if !meta.is_file() {
-        return Err(read(io::Error::other("not a file")));
-    }
-    let mode = meta.permissions().mode() & 0o7777;
-    if meta.uid() == nix::unistd::Uid::effective().as_raw() && mode & 0o077 != 0 {
-        return Err(IdentityError::Open { path: path.to_owned(), mode });
-    }
-    Ok(())
+/// A login at upstream.
+pub(crate) struct Session {
+    handle: Handle<Pinned>,
 }
 
-/// The configuration file for one upstream.
-///
-/// `socket` is that of a session that is kept; where there is none, ssh makes a connection of its own.
-pub(crate) fn config(ssh: &Ssh, known_hosts: &Path, socket: Option<&Path>) -> String {
-    let dial = ssh.address.map_or_else(|| ssh.host.clone(), |address| address.to_string());
-    let mut text = String::from("Host *\n");
-    let _ = writeln!(text, "HostName {dial}");
-    let _ = writeln!(text, "HostKeyAlias {}", repos::known_hosts_name(ssh));
-    let _ = writeln!(text, "HostKeyAlgorithms {}", ssh.host_key.algorithms());
-    let _ = writeln!(text, "IdentityFile \"{}\"", ssh.identity.display());
-    let _ = writeln!(text, "UserKnownHostsFile \"{}\"", known_hosts.display());
-    match socket {
-        Some(path) => {
-            let _ = writeln!(text, "ControlPath \"{}\"", path.display());
+impl Session {
+    /// Logs in. That it succeeds shows that upstream is there now, has the pinned key, and lets the identity in.
+    pub(crate) async fn open(ssh: &Ssh) -> Result<Self, Fault> {
+        let late = |_| Err(Fault::unreachable(&dialled(ssh, "Connection timed out")));
+        timeout(LOGIN_TIMEOUT, log_in(ssh)).await.unwrap_or_else(late)
+    }
+
+    /// Whether the connection is still there, as far as this end knows.
+    pub(crate) fn lives(&self) -> bool {
+        !self.handle.is_closed()
+    }
+
+    /// Runs git's program of that name on the repository.
+    pub(crate) async fn run(&self, program: &str, ssh: &Ssh, ask: Ask) -> Result<Remote, Fault> {
+        let begun = timeout(BEGIN_TIMEOUT, self.begin(program, ssh, ask)).await;
+        let (half, writer) = match begun {
+            Ok(Ok(channel)) => channel,
+            Ok(Err(error)) => return Err(failed(error)),
+            Err(_) => return Err(Fault::unreachable("ssh: it begins no command in time")),
+        };
+        let (ours, theirs) = tokio::io::duplex(PIPE_BYTES);
+        let stdin = Box::pin(writer.make_writer());
+        let (left, gone) = oneshot::channel();
+        let words = Arc::default();
+        let pump = Pump { half, writer, to: theirs, words: Arc::clone(&words), gone };
+        let ended = tokio::spawn(pump.run());
+        Ok(Remote { stdin, stdout: Box::pin(ours), over: Over { words, ended, _left: left } })
+    }
+
+    async fn begin(
+        &self,
+        program: &str,
+        ssh: &Ssh,
+        ask: Ask,
+    ) -> Result<(ChannelReadHalf, ChannelWriteHalf<client::Msg>), russh::Error> {
+        let channel = self.handle.channel_open_session().await?;
+        match ask {
+            Ask::V2 => channel.set_env(false, "GIT_PROTOCOL", "version=2").await?,
+            Ask::V0 => {}
         }
-        None => text.push_str("ControlPath none\n"),
+        // The path of an upstream has no character that a shell would read.
+        channel.exec(true, format!("{program} '{}'", path(ssh))).await?;
+        Ok(channel.split())
     }
-    text.push_str(FIXED);
-    text
 }
 
-/// An ssh with this configuration file. Where OpenSSH would not run for our uid, the wrapper gives it a name first.
-/// It is held to the files that it needs.
-pub(crate) fn command(gate: &GateDir, ssh: &Ssh, config: &Path) -> io::Result<Command> {
-    static NAMED: OnceLock<bool> = OnceLock::new();
-    let named = *NAMED.get_or_init(|| sys::is_named_user(nix::unistd::Uid::effective()));
-    let mut command = Command::new(if named { PathBuf::from("ssh") } else { gate.ssh_program() });
-    bare_environment(&mut command);
-    if named {
-        command.arg("-F").arg(config);
-    } else {
-        command.env(CONFIG_VARIABLE, config);
+/// The path as the other side sees it, in the form that git gives it.
+fn path(ssh: &Ssh) -> &str {
+    match ssh.path.strip_prefix('/') {
+        Some(home) if home.starts_with('~') => home,
+        Some(_) | None => &ssh.path,
     }
-    if let Some(fence) = fence::around_ssh(ssh, gate)? {
-        sys::confine(&mut command, fence);
-    }
-    Ok(command)
 }
 
-/// Becomes ssh. Returns only when that fails.
-pub fn run(arguments: impl Iterator<Item = std::ffi::OsString>) -> ExitCode {
-    let Some(config) = std::env::var_os(CONFIG_VARIABLE) else {
-        return fail("the ssh wrapper is started by git, from git-gate");
+fn dialled(ssh: &Ssh, what: &str) -> String {
+    format!("ssh: connect to host {} port {}: {what}", ssh.host, ssh.port)
+}
+
+async fn log_in(ssh: &Ssh) -> Result<Session, Fault> {
+    let identity = identity::read(&ssh.identity).map_err(|error| Fault::refused(told(&error)))?;
+    let stream = dial(ssh).await?;
+    let _ = stream.set_nodelay(true);
+    let config = Arc::new(config(&ssh.host_key));
+    let pinned = Pinned::new(&ssh.host_key);
+    let mut handle = client::connect_stream(config, stream, pinned).await.map_err(failed)?;
+    // SHA-1 is not among them.
+    let hashes: &[Option<HashAlg>] =
+        if identity.algorithm().is_rsa() { &[Some(HashAlg::Sha512), Some(HashAlg::Sha256)] } else { &[None] };
+    for hash in hashes {
+        let key = PrivateKeyWithHashAlg::new(Arc::clone(&identity), *hash);
+        match handle.authenticate_publickey(&ssh.user, key).await {
+            Ok(AuthResult::Success) => return Ok(Session { handle }),
+            Ok(AuthResult::Failure { .. }) => {}
+            Err(error) => return Err(failed(error)),
+        }
+    }
+    if handle.is_closed() {
+        return Err(failed(russh::Error::HUP));
+    }
+    let at = format!("{}@{}", ssh.user, ssh.host);
+    Err(Fault::refused(format!("it does not accept the gate's identity ({at}: Permission denied)")))
+}
+
+/// An error and what is behind it.
+fn told(error: &dyn std::error::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
+}
+
+async fn dial(ssh: &Ssh) -> Result<TcpStream, Fault> {
+    let dialled = |error: io::Error| Fault::unreachable(&dialled(ssh, &error.to_string()));
+    if let Some(address) = ssh.address {
+        return TcpStream::connect((address, ssh.port)).await.map_err(dialled);
+    }
+    let addresses = tokio::net::lookup_host((ssh.host.as_str(), ssh.port)).await.map_err(|error| {
+        let mut fault = Fault::unreachable("");
+        fault.words = format!("its name cannot be resolved (ssh: {}: {error})", ssh.host);
+        fault
+    })?;
+    let mut last = io::Error::other("its name has no address");
+    for address in addresses {
+        match TcpStream::connect(address).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
+        }
+    }
+    Err(dialled(last))
+}
+
+fn config(host_key: &HostKey) -> client::Config {
+    let keys: Vec<Algorithm> = match host_key.kind() {
+        "ssh-rsa" => {
+            [HashAlg::Sha512, HashAlg::Sha256].map(|hash| Algorithm::Rsa { hash: Some(hash) }).into()
+        }
+        kind => Algorithm::from_str(kind).into_iter().collect(),
     };
-    let uid = nix::unistd::Uid::effective();
-    if let Err(error) = sys::ensure_named_user(uid) {
-        return fail(&format!(
-            "OpenSSH needs an entry for uid {uid} in /etc/passwd, and a user namespace in its place is not allowed here: {error}"
-        ));
+    let preferred = Preferred {
+        kex: Cow::Borrowed(KEY_EXCHANGES),
+        key: Cow::Owned(keys),
+        cipher: Cow::Borrowed(CIPHERS),
+        ..Preferred::DEFAULT
+    };
+    client::Config {
+        client_id: SshId::Standard(Cow::Borrowed("SSH-2.0-git-gate")),
+        preferred,
+        keepalive_interval: Some(KEEPALIVE_INTERVAL),
+        keepalive_max: KEEPALIVES_MAX,
+        channel_buffer_size: PACKETS_MAX,
+        ..client::Config::default()
     }
-    let mut command = Command::new("ssh");
-    let protocol = std::env::var_os("GIT_PROTOCOL");
-    bare_environment(&mut command);
-    if let Some(protocol) = protocol {
-        command.env("GIT_PROTOCOL", protocol);
+}
+
+/// What an error of a connection means.
+fn failed(error: russh::Error) -> Fault {
+    use russh::Error;
+    match error {
+        Error::UnknownKey => Fault::refused(
+            "its host key is not the pinned one; if the change is genuine, the operator sets the new `host_key` in repos.yaml \
+             (Host key verification failed)",
+        ),
+        Error::NoCommonAlgo { kind: AlgorithmKind::Key, theirs, .. } => Fault::refused(format!(
+            "it has no host key of the pinned type; if that is genuine, the operator sets the new `host_key` in repos.yaml \
+             (it offers {})",
+            printable(&theirs.join(", "))
+        )),
+        Error::NoCommonAlgo { kind, theirs, .. } => Fault::refused(format!(
+            "its ssh and the gate's have no {} in common (it offers {})",
+            match kind {
+                AlgorithmKind::Kex => "key exchange",
+                AlgorithmKind::Key => "host key type",
+                AlgorithmKind::Cipher => "cipher",
+                AlgorithmKind::Compression => "compression",
+                AlgorithmKind::Mac => "integrity check",
+            },
+            printable(&theirs.join(", "))
+        )),
+        Error::IO(error) => Fault::unreachable(&format!("ssh: {error}")),
+        Error::HUP | Error::Disconnect | Error::SendError | Error::RecvError | Error::Join(_) => {
+            Fault::unreachable("ssh: the connection was closed")
+        }
+        Error::KeepaliveTimeout | Error::ConnectionTimeout | Error::InactivityTimeout | Error::Elapsed(_) => {
+            Fault::unreachable("ssh: it stopped answering")
+        }
+        error => Fault::refused(format!("ssh to it fails: {}", printable(&error.to_string()))),
     }
-    let error = command.arg("-F").arg(config).args(arguments).exec();
-    fail(&format!("cannot run ssh: {error}"))
 }
 
-#[allow(clippy::print_stderr)]
-fn fail(message: &str) -> ExitCode {
-    eprintln!("git-gate: {message}");
-    ExitCode::from(255)
+/// A command that runs at upstream.
+pub(crate) struct Remote {
+    pub(crate) stdin: Stdin,
+    pub(crate) stdout: Stdout,
+    pub(crate) over: Over,
 }
 
-/// Why upstream did not do what it was asked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Fault {
-    pub(crate) kind: FaultKind,
-    /// For someone who cannot see upstream.
-    pub(crate) words: String,
+/// What a command at upstream reads. Shut down, it ends there.
+pub(crate) type Stdin = std::pin::Pin<Box<dyn AsyncWrite + Send + Sync>>;
+/// What it writes.
+pub(crate) type Stdout = std::pin::Pin<Box<dyn AsyncRead + Send + Sync>>;
+
+/// The end of a command at upstream. The command ends with this value.
+pub(crate) struct Over {
+    words: Words,
+    ended: JoinHandle<Ended>,
+    _left: oneshot::Sender<Infallible>,
 }
 
-/// Whether upstream said no, or said nothing.
+type Words = Arc<Mutex<Vec<u8>>>;
+
+/// How a command came to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum FaultKind {
-    /// It answered, or somebody answered in its place.
-    Refused,
-    /// It is not there.
-    Unreachable,
+pub(crate) enum Ended {
+    /// By itself.
+    Closed,
+    /// The connection broke off.
+    Lost,
+    /// Nobody listens any more.
+    Left,
 }
 
-/// What the words of a failed ssh or git mean.
-pub(crate) fn explain(words: &str) -> Fault {
-    let has = |part: &str| words.contains(part);
-    let (kind, meaning) = if has("REMOTE HOST IDENTIFICATION HAS CHANGED")
-        || has("Host key verification failed")
-    {
-        (
-            FaultKind::Refused,
-            "its host key is not the pinned one; if the change is genuine, the operator sets the new `host_key` in repos.yaml",
-        )
-    } else if has("no matching host key type") {
-        (
-            FaultKind::Refused,
-            "it has no host key of the pinned type; if that is genuine, the operator sets the new `host_key` in repos.yaml",
-        )
-    } else if has("Permission denied (") {
-        (FaultKind::Refused, "it does not accept the gate's identity")
-    } else if has("Authentication failed for")
-        || has("could not read Username")
-        || has("could not read Password")
-    {
-        (FaultKind::Refused, "it does not accept the gate's token")
-    } else if has("SSL certificate problem")
-        || has("server certificate verification failed")
-        || has("SSL: no alternative certificate")
-    {
-        (FaultKind::Refused, "its certificate is not one that the gate trusts")
-    } else if has("unable to update url base from redirection") || has("The requested URL returned error: 30")
-    {
-        (
-            FaultKind::Refused,
-            "it redirects elsewhere; the operator names the address where it lives in repos.yaml",
-        )
-    } else if has("Could not resolve host") {
-        (FaultKind::Unreachable, "its name cannot be resolved")
-    } else if has("Connection refused")
-        || has("Failed to connect")
-        || has("timed out")
-        || has("Operation too slow")
-        || has("not responding")
-        || has("No route to host")
-        || has("Network is unreachable")
-        || has("Connection closed by")
-        || has("Connection reset by")
-    {
-        (FaultKind::Unreachable, "it cannot be reached")
-    } else {
-        return Fault { kind: FaultKind::Refused, words: last_lines(words) };
-    };
-    Fault { kind, words: format!("{meaning} ({})", last_line(words)) }
+impl Remote {
+    /// Lets the command come to its end by itself; nobody waits for that, and not for ever.
+    pub(crate) fn settle(self) {
+        let Self { mut stdin, mut stdout, over } = self;
+        tokio::spawn(async move {
+            let settled = async {
+                let _ = stdin.shutdown().await;
+                tokio::io::copy(&mut stdout, &mut tokio::io::sink()).await
+            };
+            let _ = timeout(END_TIMEOUT, settled).await;
+            drop(over);
+        });
+    }
+
+    /// Why the command ended before it did what it should.
+    pub(crate) async fn fault(self) -> Fault {
+        let Self { mut stdin, mut stdout, over } = self;
+        let rest = async {
+            let _ = stdin.shutdown().await;
+            let _ =
+                tokio::io::copy(&mut stdout.as_mut().take(u64::from(u32::MAX)), &mut tokio::io::sink()).await;
+        };
+        let _ = timeout(END_TIMEOUT, rest).await;
+        over.fault().await
+    }
 }
 
-fn last_lines(words: &str) -> String {
-    let lines: Vec<&str> = words.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
-    lines[lines.len().saturating_sub(4)..].join("; ")
+impl Over {
+    /// Why the command ended before it did what it should.
+    pub(crate) async fn fault(self) -> Fault {
+        self.fault_or(Fault::refused("it ends the conversation without a word")).await
+    }
+
+    /// The same, where the command says nothing of it in the words of who spoke with it.
+    pub(crate) async fn fault_or(mut self, fault: Fault) -> Fault {
+        let ended = timeout(END_TIMEOUT, &mut self.ended).await;
+        let words = self.words();
+        match ended {
+            Ok(Ok(Ended::Lost)) => Fault::unreachable("ssh: the connection was closed"),
+            _ if words.trim().is_empty() => fault,
+            _ => Fault::of(&words),
+        }
+    }
+
+    /// What the command said of itself so far.
+    pub(crate) fn words(&self) -> String {
+        let words = self.words.lock().unwrap_or_else(PoisonError::into_inner);
+        printable(&String::from_utf8_lossy(&words))
+    }
+
+    /// The same once it came to its end, if it does so soon.
+    pub(crate) async fn last_words(&mut self) -> String {
+        let _ = timeout(END_TIMEOUT, &mut self.ended).await;
+        self.words()
+    }
 }
 
-/// The first line that says something definite.
-fn last_line(words: &str) -> &str {
-    let noise =
-        |l: &&str| !l.is_empty() && !l.starts_with('@') && !l.starts_with("fatal: Could not read from");
-    let telling = [
-        "Host key verification failed",
-        "matching host key",
-        "Permission denied",
-        "ssh: ",
-        "Connection",
-        "fatal: ",
-    ];
-    let lines = || words.lines().map(str::trim).filter(noise);
-    lines().find(|l| telling.iter().any(|t| l.contains(t))).or_else(|| lines().next()).unwrap_or_default()
+/// What comes from a command, to those who read it.
+struct Pump {
+    half: ChannelReadHalf,
+    writer: ChannelWriteHalf<client::Msg>,
+    to: DuplexStream,
+    words: Words,
+    gone: oneshot::Receiver<Infallible>,
+}
+
+impl Pump {
+    async fn run(mut self) -> Ended {
+        let ended = self.copy().await;
+        if ended != Ended::Closed {
+            let _ = self.writer.close().await;
+        }
+        ended
+    }
+
+    async fn copy(&mut self) -> Ended {
+        loop {
+            let message = tokio::select! {
+                message = self.half.wait() => message,
+                _ = &mut self.gone => return Ended::Left,
+            };
+            match message {
+                Some(ChannelMsg::Data { data }) => {
+                    let passed = tokio::select! {
+                        passed = self.to.write_all(&data) => passed,
+                        _ = &mut self.gone => return Ended::Left,
+                    };
+                    if passed.is_err() {
+                        return Ended::Left;
+                    }
+                }
+                Some(ChannelMsg::ExtendedData { data, ext: STANDARD_ERROR }) => self.keep(&data),
+                Some(ChannelMsg::Eof) => drop(self.to.shutdown().await),
+                Some(ChannelMsg::Failure) => {
+                    self.keep(b"its ssh does not run this command for us\n");
+                    return Ended::Left;
+                }
+                Some(ChannelMsg::Close) => return Ended::Closed,
+                Some(_) => {}
+                None => return Ended::Lost,
+            }
+        }
+    }
+
+    fn keep(&self, said: &[u8]) {
+        let mut words = self.words.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = WORDS_MAX_BYTES - words.len().min(WORDS_MAX_BYTES);
+        words.extend(&said[..said.len().min(room)]);
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_changed_host_key_is_told_in_words() {
-        let words = "@@@@@@\n@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @\nHost key verification failed.\nfatal: Could not read from remote repository.\n";
-        insta::assert_snapshot!(explain(words).words, @"its host key is not the pinned one; if the change is genuine, the operator sets the new `host_key` in repos.yaml (Host key verification failed.)");
-        insta::assert_snapshot!(explain("ssh: connect to host h port 1: Connection refused\nfatal: Could not read from remote repository.").words, @"it cannot be reached (ssh: connect to host h port 1: Connection refused)");
-        insta::assert_snapshot!(explain("fatal: '/x' does not appear to be a git repository\n").words, @"fatal: '/x' does not appear to be a git repository");
-    }
-
-    #[test]
-    fn an_ssh_of_ours_reads_its_own_configuration_and_no_file_beside_it() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let gate = GateDir::new(dir.path().join("gate"));
-        std::fs::create_dir_all(gate.sockets()).expect("a directory");
-        let text = "repos:\n  - {name: a, upstream: 'ssh://git@h/p', identity: /nowhere, host_key: 'ssh-ed25519 \
-                    AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA'}\n";
-        let repos = repos::Repos::parse("repos.yaml", text, repos::Allow::SshUpstream).expect("a good file");
-        let Some(repos::Upstream::Ssh(upstream)) = repos.iter().next().map(|repo| &repo.upstream) else {
-            panic!("an upstream behind ssh")
-        };
-        let (inside, outside) = (gate.path().join("config"), dir.path().join("config"));
-        let reads = |config: &Path| {
-            std::fs::write(config, "User fenced\n").expect("written");
-            let mut command = command(&gate, upstream, config).expect("a command");
-            let output = command.args(["-G", "h"]).output().expect("ssh runs");
-            String::from_utf8_lossy(&output.stdout).contains("user fenced")
-        };
-        assert!(reads(&inside));
-        assert!(!reads(&outside), "it was read from outside of the fence");
+impl Remote {
+    /// A program of this machine in the place of upstream.
+    pub(crate) fn local(script: &str) -> Self {
+        use std::process::Stdio;
+        let mut command = tokio::process::Command::new("sh");
+        command.args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.kill_on_drop(true).spawn().expect("sh runs");
+        let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let (Some(stdin), Some(stdout), Some(mut stderr)) = pipes else { panic!("no pipes") };
+        let words = Words::default();
+        let (left, _) = oneshot::channel();
+        let said = Arc::clone(&words);
+        let ended = tokio::spawn(async move {
+            let mut read = Vec::new();
+            stderr.read_to_end(&mut read).await.expect("read");
+            said.lock().expect("not poisoned").extend(read);
+            child.wait().await.expect("it ends");
+            Ended::Closed
+        });
+        Self { stdin: Box::pin(stdin), stdout: Box::pin(stdout), over: Over { words, ended, _left: left } }
     }
 }

@@ -26,6 +26,7 @@ use crate::{sys, v2};
 
 /// The name of the configuration file, also in messages.
 const FILE: &str = "repos.yaml";
+const GIT: &str = "git";
 
 /// Why the gate cannot take a configuration.
 #[derive(Debug, thiserror::Error)]
@@ -69,8 +70,8 @@ pub(crate) enum ConfigError {
         #[source]
         source: io::Error,
     },
-    /// A path that cannot stand in an ssh configuration.
-    #[error("the path {} has characters that cannot stand in an ssh configuration", path.display())]
+    /// A path that git would read as several.
+    #[error("the path {} has characters that cannot stand in what git is told of it", path.display())]
     Path {
         /// The path.
         path: PathBuf,
@@ -85,7 +86,7 @@ impl ConfigError {
             Self::Prepare { .. } | Self::Path { .. } => {
                 Some("--repo-dir names a directory that this user may write; the mirrors are kept there")
             }
-            Self::Program { .. } => Some("install git and openssh-client, or set PATH"),
+            Self::Program { .. } => Some("install git, or set PATH"),
             Self::Parse(_) | Self::Identity { .. } => None,
         }
     }
@@ -105,7 +106,8 @@ pub(crate) fn load(config_dir: &Path, allow: Allow) -> Result<Loaded, ConfigErro
     let repos = Repos::parse(FILE, &text, allow)?;
     for repo in repos.iter() {
         if let Upstream::Ssh(ssh) = &repo.upstream {
-            ssh::check_identity(&ssh.identity)
+            ssh::identity::read(&ssh.identity)
+                .map(drop)
                 .map_err(|source| ConfigError::Identity { repo: repo.name.clone(), source })?;
         }
     }
@@ -116,17 +118,12 @@ pub(crate) fn load(config_dir: &Path, allow: Allow) -> Result<Loaded, ConfigErro
     Ok(Loaded { repos, digest })
 }
 
-/// Checks that the programs are there on which everything rests.
-pub(crate) fn check_programs(repos: &Repos) -> Result<(), ConfigError> {
-    let ssh = repos.iter().any(|repo| matches!(repo.upstream, Upstream::Ssh(_)));
-    for (program, argument) in [("git", "--version")].into_iter().chain(ssh.then_some(("ssh", "-V"))) {
-        let mut command = Command::new(program);
-        bare_environment(&mut command);
-        let ran =
-            command.arg(argument).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
-        ran.map_err(|source| ConfigError::Program { program, source })?;
-    }
-    Ok(())
+/// Checks that the program is there on which everything rests.
+pub(crate) fn check_programs() -> Result<(), ConfigError> {
+    let mut command = Command::new(GIT);
+    bare_environment(&mut command);
+    command.arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().map(drop).map_err(|source| ConfigError::Program { program: GIT, source })
 }
 
 /// One repository and its mirror.
@@ -150,7 +147,7 @@ pub(crate) struct State {
 }
 
 impl State {
-    /// Prepares the directory of the mirrors: the hook, the ssh wrapper, both links to this program.
+    /// Prepares the directory of the mirrors: this program, under the names that git knows.
     pub(crate) fn prepare(repo_dir: &Path, keyring: Keyring) -> Result<Self, ConfigError> {
         let failed = |path: &Path| {
             let path = path.to_owned();
@@ -171,8 +168,7 @@ impl State {
         for link in [gate.hooks().join("pre-receive"), gate.ssh_program(), gate.askpass_program()] {
             relink(&program, &link).map_err(failed(&link))?;
         }
-        make_dir(&gate.sockets()).map_err(failed(gate.path()))?;
-        let warm = Arc::new(Warm::new(&gate));
+        let warm = Arc::default();
         Ok(Self {
             repo_dir,
             gate,
@@ -190,7 +186,6 @@ impl State {
     pub(crate) fn put(&self, repos: &Repos) -> Result<(), ConfigError> {
         let mut next = BTreeMap::new();
         for repo in repos.iter() {
-            self.write_ssh_files(repo)?;
             let old = self.find(&repo.name).map(|served| {
                 if served.repo.upstream.url() != repo.upstream.url()
                     || served.repo.fetch.allow != repo.fetch.allow
@@ -281,23 +276,6 @@ impl State {
         }
         Ok(())
     }
-
-    fn write_ssh_files(&self, repo: &Repo) -> Result<(), ConfigError> {
-        let Upstream::Ssh(ssh) = &repo.upstream else {
-            return Ok(());
-        };
-        let known_hosts = self.gate.known_hosts(&repo.name);
-        let config = self.gate.ssh_config(&repo.name);
-        let socket = self.warm.socket(ssh);
-        let files = [
-            (&config, ssh::config(ssh, &known_hosts, socket.as_deref())),
-            (&known_hosts, repos::known_hosts(ssh)),
-        ];
-        for (path, text) in files {
-            replace(path, &text).map_err(|source| ConfigError::Prepare { path: path.clone(), source })?;
-        }
-        Ok(())
-    }
 }
 
 fn make_dir(path: &Path) -> io::Result<()> {
@@ -310,11 +288,4 @@ fn relink(target: &Path, link: &Path) -> io::Result<()> {
     let _ = fs::remove_file(&new);
     std::os::unix::fs::symlink(target, &new)?;
     fs::rename(new, link)
-}
-
-fn replace(path: &Path, text: &str) -> io::Result<()> {
-    make_dir(path.parent().unwrap_or(path))?;
-    let new = path.with_extension("new");
-    fs::write(&new, text)?;
-    fs::rename(new, path)
 }

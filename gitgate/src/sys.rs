@@ -6,8 +6,6 @@ use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
-use nix::unistd::{Uid, User};
-
 /// Shuts the process off: not dumpable, no new privileges, no core file.
 pub fn harden() -> io::Result<()> {
     // SAFETY: prctl with these options takes plain integers and touches no memory of ours.
@@ -143,35 +141,6 @@ pub(crate) fn monotonic_usec() -> u64 {
     // SAFETY: `now` is a valid timespec that lives through the call.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
     u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0) / 1000
-}
-
-/// SECBIT_NOROOT and its lock: uid 0 alone gives no capability.
-const SECURE_BITS: libc::c_ulong = 0b11;
-
-/// Whether the user database has an entry for this uid.
-pub(crate) fn is_named_user(uid: Uid) -> bool {
-    matches!(User::from_uid(uid), Ok(Some(_)))
-}
-
-/// Gives the process a name in the user database, which OpenSSH insists on.
-///
-/// A uid without an entry becomes uid 0 of a new user namespace: the same rights as before, `root` as
-/// its name, and no capability once a program is executed.
-pub(crate) fn ensure_named_user(uid: Uid) -> io::Result<()> {
-    if is_named_user(uid) {
-        return Ok(());
-    }
-    let gid = nix::unistd::Gid::effective();
-    // The files below belong to root as long as the process is not dumpable; it holds no secret.
-    // SAFETY: prctl with this option takes plain integers.
-    check(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 1, 0, 0, 0) })?;
-    // SAFETY: unshare takes a plain integer; the process has one thread here.
-    check(unsafe { libc::unshare(libc::CLONE_NEWUSER) })?;
-    std::fs::write("/proc/self/setgroups", "deny")?;
-    std::fs::write("/proc/self/uid_map", format!("0 {uid} 1"))?;
-    std::fs::write("/proc/self/gid_map", format!("0 {gid} 1"))?;
-    // SAFETY: prctl with this option takes plain integers.
-    check(unsafe { libc::prctl(libc::PR_SET_SECUREBITS, SECURE_BITS, 0, 0, 0) })
 }
 
 fn check(result: libc::c_int) -> io::Result<()> {

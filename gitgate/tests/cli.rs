@@ -77,6 +77,7 @@ fn an_identity_that_cannot_be_used_is_an_error_at_the_start() {
     let world = World::new();
     let yaml = world.upstream.entry("web", "fetch: {}");
     let identity = world.dir.path().join("upstream/identity");
+    let _ = fs::remove_file(identity.with_extension("pub"));
     let dir = TempDir::new().unwrap();
     fs::set_permissions(&identity, fs::Permissions::from_mode(0o644)).unwrap();
     let open = check(dir.path(), &yaml);
@@ -86,6 +87,13 @@ fn an_identity_that_cannot_be_used_is_an_error_at_the_start() {
         "{}",
         said(&open)
     );
+    fs::remove_file(&identity).unwrap();
+    let mut make = Command::new("ssh-keygen");
+    make.args(["-q", "-t", "ed25519", "-N", "secret", "-f"]).arg(&identity);
+    assert!(make.stdin(Stdio::piped()).status().unwrap().success());
+    let locked = check(dir.path(), &yaml);
+    assert_eq!(locked.status.code(), Some(64));
+    assert!(said(&locked).contains("has a passphrase"), "{}", said(&locked));
     fs::remove_file(&identity).unwrap();
     let missing = check(dir.path(), &yaml);
     assert_eq!(missing.status.code(), Some(64));
@@ -226,24 +234,6 @@ fn what_scan_cannot_do_is_a_usage_error() {
     assert!(said(&rules).contains("cannot read rules.toml"), "{}", said(&rules));
     assert_eq!(gate(&["scan", &format!("{path}/absent")]).status.code(), Some(64));
     assert_eq!(gate(&["scan", path, "A..B"]).status.code(), Some(64));
-}
-
-#[test]
-fn a_uid_without_a_name_gets_one_and_no_capability_with_it() {
-    let dir = TempDir::new().unwrap();
-    let program = dir.path().join("bin/ssh");
-    fs::create_dir(dir.path().join("bin")).unwrap();
-    fs::write(&program, "#!/bin/sh\nid -u; grep -E 'Cap(Prm|Eff)' /proc/self/status\n").unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
-    let wrapper = dir.path().join("ssh");
-    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_git-gate"), &wrapper).unwrap();
-    let mut command = Command::new("unshare");
-    command.args(["-U", "--map-user=64102", "--map-group=64102"]).arg(&wrapper).arg("host");
-    command.env("GIT_GATE_SSH_CONFIG", "/dev/null");
-    command.env("PATH", format!("{}:/usr/bin:/bin", program.parent().unwrap().display()));
-    let output = command.output().unwrap();
-    let none = "0000000000000000";
-    assert_eq!(printed(&output), format!("0\nCapPrm:\t{none}\nCapEff:\t{none}\n"), "{}", said(&output));
 }
 
 #[test]

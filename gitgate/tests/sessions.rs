@@ -4,14 +4,8 @@
 mod common;
 
 use std::fs;
-use std::time::{Duration, Instant};
 
-use common::{Ran, World, git};
-
-fn kept(world: &World) -> usize {
-    let entries = fs::read_dir(world.dir.path().join("git/.git-gate/m")).unwrap().flatten();
-    entries.filter(|entry| !entry.file_name().to_string_lossy().contains('.')).count()
-}
+use common::{Ran, World, eventually, git};
 
 fn list(world: &World) -> Ran {
     git(world.dir.path(), &["ls-remote", &world.gate.url("web")])
@@ -19,14 +13,10 @@ fn list(world: &World) -> Ran {
 
 /// Reads until a session is kept and was gone through.
 fn warm(world: &World) {
-    let began = Instant::now();
     list(world).succeed();
-    while kept(world) == 0 {
-        assert!(began.elapsed() < Duration::from_secs(60), "no session is kept");
-        std::thread::yield_now();
-    }
+    eventually("a session", || world.gate.kept_sessions() == Some(1));
     list(world).succeed();
-    assert_eq!(kept(world), 1, "a proof was given, so the session stays");
+    eventually("a session", || world.gate.kept_sessions() == Some(1));
 }
 
 #[test]
@@ -36,7 +26,7 @@ fn a_session_that_lives_on_does_not_stand_for_a_host_that_is_down() {
     world.upstream.stop_listening();
     let said = list(&world).fail();
     assert!(said.contains("it cannot be reached") && said.contains("Connection refused"), "{said}");
-    assert_eq!(kept(&world), 0);
+    assert_eq!(world.gate.kept_sessions(), Some(0));
     world.upstream.listen_again();
     warm(&world);
 }
@@ -49,7 +39,7 @@ fn a_session_that_lives_on_does_not_stand_for_a_host_with_another_key() {
     world.upstream.listen_with_key("other_host");
     let said = list(&world).fail();
     assert!(said.contains("its host key is not the pinned one"), "{said}");
-    assert_eq!(kept(&world), 0);
+    assert_eq!(world.gate.kept_sessions(), Some(0));
     world.upstream.stop_listening();
     world.upstream.listen_again();
     warm(&world);

@@ -1,6 +1,6 @@
 //! The repositories that git-gate serves: `repos.yaml` parsed into values that cannot be wrong, the
-//! decision about one ref of a push, and the texts made from them (git configuration for the
-//! bottle, known-hosts lines for OpenSSH). No I/O.
+//! decision about one ref of a push, and the text made from them (git configuration for the
+//! bottle). No I/O.
 //!
 //! ```
 //! use repos::{Allow, Repos};
@@ -29,5 +29,5 @@ pub use name::{NameError, RepoName};
 pub use parse::{Allow, Repo, Repos};
 pub use push::{Change, OnSecret, PushDenial, PushRules};
 pub use refs::{PatternError, RefPattern};
-pub use render::{gitconfig, known_hosts, known_hosts_name};
+pub use render::gitconfig;
 pub use upstream::{Https, Ssh, Upstream};

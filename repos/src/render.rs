@@ -1,9 +1,9 @@
-//! Texts made from repositories: git configuration for the bottle, known-hosts lines for OpenSSH.
+//! A text made from repositories: git configuration for the bottle.
 
 use std::fmt::Write as _;
 
 use crate::parse::{Repo, Repos};
-use crate::upstream::{HTTPS_PORT, Https, SSH_PORT, Ssh, Upstream};
+use crate::upstream::{HTTPS_PORT, Https, SSH_PORT, Upstream};
 
 /// Git configuration that sends every spelling of each upstream to the gate.
 ///
@@ -25,19 +25,6 @@ pub fn gitconfig(repos: &Repos, gate: &str) -> String {
         text.push_str("[lfs]\n\tgitprotocol = http\n");
     }
     text
-}
-
-/// The known-hosts line that pins a host, with a line end.
-pub fn known_hosts(ssh: &Ssh) -> String {
-    format!("{} {}\n", known_hosts_name(ssh), ssh.host_key)
-}
-
-/// The name under which OpenSSH looks a host up: `host`, or `[host]:port`.
-pub fn known_hosts_name(ssh: &Ssh) -> String {
-    match ssh.port {
-        SSH_PORT => ssh.host.clone(),
-        port => format!("[{}]:{port}", ssh.host),
-    }
 }
 
 fn spellings(repo: &Repo) -> Vec<String> {
@@ -127,15 +114,5 @@ mod tests {
         [lfs]
         	gitprotocol = http
         "#);
-    }
-
-    #[test]
-    fn a_port_is_part_of_the_known_hosts_name() {
-        let text = |upstream: &str| match &repos(upstream).iter().next().expect("one repository").upstream {
-            Upstream::Ssh(ssh) => known_hosts(ssh),
-            Upstream::Https(_) | Upstream::File(_) => unreachable!("the upstream is ssh"),
-        };
-        assert_eq!(text("ssh://git@h/p"), format!("h {}\n", key()));
-        assert_eq!(text("ssh://git@h:2222/p"), format!("[h]:2222 {}\n", key()));
     }
 }

@@ -59,8 +59,8 @@ const GIT_SHARES: &[&str] =
     &["/usr/share/git-core", "/usr/local/share/git-core", "/usr/share/ca-certificates", "/usr/share/locale"];
 /// Files that name resolution reads, and that are links to elsewhere on many machines.
 const RESOLVER_FILES: &[&str] = &["/etc/resolv.conf", "/etc/hosts"];
-/// The programs of others that git-gate starts.
-const GIT_PROGRAMS: &[&str] = &["git", "ssh"];
+/// The program of others that git-gate starts.
+const GIT: &str = "git";
 
 /// What decides the permissions beside the daemon itself.
 #[derive(Debug)]
@@ -96,9 +96,7 @@ pub(crate) fn files(daemon: Daemon, purpose: Purpose, around: &Surroundings<'_>)
             grants.add(Access::Own, [paths.run_of(daemon), paths.journal(daemon)]);
         }
         (Daemon::GitGate, Purpose::Serve | Purpose::MakeCa) => {
-            // ssh needs a name for its uid, and a uid without one gets it from a user namespace: its maps are files there.
-            grants.add(Access::Use, ["/proc"]);
-            grants.add(Access::Read, ["/etc"]);
+            grants.add(Access::Read, ["/proc", "/etc"]);
             grants.add(Access::Read, GIT_SHARES);
             grants.add(Access::Read, resolver_directories());
             grants.add(Access::Run, git_programs(around.search));
@@ -137,19 +135,16 @@ fn resolver_directories() -> Vec<PathBuf> {
     real.map(directory).collect()
 }
 
-/// git and ssh wherever they are found on the search path, and the directory of git's own programs. A script in their place is left
+/// git wherever it is found on the search path, and the directory of git's own programs. A script in their place is left
 /// out: it would need a shell.
 fn git_programs(search: &OsStr) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for directory in std::env::split_paths(search) {
-        for name in GIT_PROGRAMS {
-            let Ok(program) = directory.join(name).canonicalize() else { continue };
-            if let Some(prefix) = program.parent().and_then(Path::parent) {
-                let own = [prefix.join("lib/git-core"), prefix.join("libexec/git-core")];
-                found.extend(own.into_iter().filter(|_| *name == "git"));
-            }
-            found.push(program);
+        let Ok(program) = directory.join(GIT).canonicalize() else { continue };
+        if let Some(prefix) = program.parent().and_then(Path::parent) {
+            found.extend([prefix.join("lib/git-core"), prefix.join("libexec/git-core")]);
         }
+        found.push(program);
     }
     found.sort_unstable();
     found.dedup();

@@ -191,7 +191,7 @@ pub struct VmBuilder {
 pub const VM_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
 
 impl VmBuilder {
-    /// A machine with the bundle, git and ssh, that can reach nothing.
+    /// A machine with the bundle and git, that can reach nothing.
     pub fn new() -> Result<Self> {
         let programs = static_programs()?;
         let directory = tempfile::Builder::new().prefix("bc-vm-").tempdir()?;
@@ -206,7 +206,7 @@ impl VmBuilder {
             Run::new("strip").args([Path::new("-o"), &stripped, &programs.join(program)]).ok()?;
             image.file(&format!("/usr/local/bin/{program}"), 0o755, 0, fs::read(&stripped)?);
         }
-        image.link("/init", "/usr/local/bin/supervisor").program("/usr/bin/git")?.program("/usr/bin/ssh")?;
+        image.link("/init", "/usr/local/bin/supervisor").program("/usr/bin/git")?;
         for name in ["git", "git-upload-pack", "git-receive-pack", "git-upload-archive"] {
             image.link(&format!("/usr/lib/git-core/{name}"), "/usr/bin/git");
         }

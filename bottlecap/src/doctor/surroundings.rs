@@ -19,14 +19,13 @@ use crate::{cgroup, host};
 const ROOM_MEBIBYTES: u64 = 1024;
 const DAEMONS: [&str; 4] = ["supervisor", "egress", "git-gate", "supervise"];
 /// What git-gate and the working copy need.
-const TOOLS: [&str; 2] = ["git", "ssh"];
+const GIT: &str = "git";
 
 /// One finding for each.
 pub(super) fn look(directories: &Directories) -> Vec<Finding> {
     let mut findings =
         vec![clock(Timestamp::now()), authority(), roots(), room(directories), groups(), daemons()];
-    findings.extend(TOOLS.map(tool));
-    findings.push(engine());
+    findings.extend([tool(GIT), engine()]);
     findings
 }
 

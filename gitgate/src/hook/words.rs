@@ -2,8 +2,8 @@
 
 use std::io::{self, Read as _};
 
+use crate::fault::Fault;
 use crate::git::printable;
-use crate::ssh;
 use crate::wire::Update;
 
 const WORDS_MAX_BYTES: u64 = 64 << 10;
@@ -55,10 +55,7 @@ pub(super) fn refusal(words: &Words, refs: &[(String, String)]) -> String {
         text.push_str(&format!("git-gate: upstream: {}: {verdict}\n", printable(name)));
     }
     if refs.is_empty() {
-        text.push_str(&format!(
-            "git-gate: upstream cannot be pushed to: {}\n",
-            ssh::explain(&words.own).words
-        ));
+        text.push_str(&format!("git-gate: upstream cannot be pushed to: {}\n", Fault::of(&words.own).words));
     }
     text
 }

@@ -7,14 +7,16 @@ use tokio::io::BufReader;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::timeout;
 
-use super::{ANOTHER, PROOF_MAX, Permit, Talk, WORD_EVERY, ask, lock, say};
+use super::{ANOTHER, LOGIN_MAX, Permit, Talk, WORD_EVERY, lock, say};
+use crate::fault::Fault;
 use crate::journal::PushOutcome;
+use crate::lister::NoListing;
 use crate::listing::Listing;
 use crate::mirror::{PushLock, RefreshError};
-use crate::proof::Proof;
 use crate::refresh;
 use crate::send::{Answer, Road};
 use crate::state::Served;
+use crate::warm::Fresh;
 use crate::wire::{Change, End, ToHook};
 
 /// How long a push waits for its turn.
@@ -50,7 +52,7 @@ impl<'s> Talk<'_, 's> {
                 Ok(At::Same) => break lock,
                 // It moves on while it is looked at; a moment ago it was as the mirror is.
                 Ok(At::Another)
-                    if (waited || self.looks > 0) && self.served.mirror.seen_within(PROOF_MAX) =>
+                    if (waited || self.looks > 0) && self.served.mirror.seen_within(LOGIN_MAX) =>
                 {
                     break lock;
                 }
@@ -76,14 +78,18 @@ impl<'s> Talk<'_, 's> {
     /// Has upstream wait for the push; whether it has what the mirror has.
     async fn open(&mut self, ssh: &Ssh) -> Result<At, ToHook> {
         let repo = &self.served.repo;
-        let gate = &self.state.gate;
         let (updates, options) = (&self.pushed.updates, &self.options);
-        let (proof, mut opened) = tokio::join!(self.proof(), Road::open(gate, repo, ssh, updates));
-        if proof == Proof::Missing {
-            // What came through the session counts for nothing: a connection of its own says what is wrong.
-            self.state.warm.end(ssh);
-            opened = Road::open(gate, repo, ssh, updates).await;
-        }
+        let opened = match self.login(ssh).await {
+            Ok(fresh) => {
+                let opened = Road::open(&fresh.session, repo, ssh, updates).await;
+                self.state.warm.keep(ssh, fresh);
+                opened
+            }
+            Err(fault) => {
+                self.state.warm.end(ssh);
+                Err(NoListing::Upstream(fault))
+            }
+        };
         let road = match opened.map_err(RefreshError::from) {
             Ok(road) => road,
             Err(error) => {
@@ -213,12 +219,15 @@ impl<'s> Talk<'_, 's> {
         }
     }
 
-    /// The proof that upstream is there, where a kept session is gone through.
-    pub(super) async fn proof(&self) -> Proof {
-        let early = lock(self.proof).take().filter(|(asked, _)| asked.elapsed() < PROOF_MAX);
-        match early.or_else(|| ask(self.served, self.state)) {
-            Some((_, asked)) => asked.await.unwrap_or(Proof::Missing),
-            None => Proof::Given,
+    /// A login of a moment ago at most.
+    async fn login(&self, ssh: &Ssh) -> Result<Fresh, Fault> {
+        let early = lock(self.login).take().filter(|(began, _)| began.elapsed() < LOGIN_MAX);
+        match early {
+            Some((_, login)) => match login.await {
+                Ok(login) => login,
+                Err(_) => Fresh::open(ssh).await,
+            },
+            None => Fresh::open(ssh).await,
         }
     }
 }

@@ -163,6 +163,11 @@ impl Upstream {
         fs::read_to_string(self.dir.join("commands")).unwrap_or_default()
     }
 
+    /// How many processes serve connections.
+    pub fn connections(&self) -> usize {
+        self.sshd.as_ref().map_or(0, |sshd| descendants(sshd.id()).len())
+    }
+
     /// As long as this file is there, the second command that came over ssh does not begin.
     pub fn slow(&self) -> PathBuf {
         self.dir.join("slow")
@@ -206,8 +211,20 @@ impl Upstream {
 
     /// Listens again on the same port, with another host key.
     pub fn listen_with_key(&mut self, key: &str) {
+        self.listen_with(key, "");
+    }
+
+    /// The same with further lines of its configuration.
+    pub fn listen_with(&mut self, key: &str, more: &str) {
         let mut said = String::new();
-        assert!(self.try_listen(&mut said, key), "{said}");
+        assert!(self.try_listen(&mut said, key, more), "{said}");
+    }
+
+    /// Makes a key of upstream's; its name is that of a host key from then on.
+    pub fn make_key(&self, name: &str, kind: &[&str]) {
+        let mut make = Command::new("ssh-keygen");
+        make.args(["-q", "-N", "", "-f"]).arg(self.dir.join(name)).arg("-t").args(kind);
+        assert!(make.status().unwrap().success());
     }
 
     fn listen(&mut self) {
@@ -234,20 +251,20 @@ impl Upstream {
         let mut said = String::new();
         for _ in 0..10 {
             self.port = free_port();
-            if self.try_listen(&mut said, "host") {
+            if self.try_listen(&mut said, "host", "") {
                 return;
             }
         }
         panic!("sshd does not start: {said}");
     }
 
-    fn try_listen(&mut self, said: &mut String, key: &str) -> bool {
+    fn try_listen(&mut self, said: &mut String, key: &str, more: &str) -> bool {
         let dir = self.dir.display();
         // Another home keeps the login shell from the start-up files of whoever runs the tests.
         let config = format!(
             "ListenAddress 127.0.0.1:{}\nHostKey {dir}/{key}\nAuthorizedKeysFile {dir}/authorized_keys\n\
              StrictModes no\nUsePAM no\nPasswordAuthentication no\nPermitRootLogin yes\nPidFile none\n\
-             AcceptEnv GIT_PROTOCOL\nMaxStartups 100\nSetEnv \"PATH={}\" HOME=/nonexistent\n",
+             AcceptEnv GIT_PROTOCOL\nMaxStartups 100\nSetEnv \"PATH={}\" HOME=/nonexistent\n{more}\n",
             self.port,
             std::env::var("PATH").unwrap()
         );
@@ -313,11 +330,18 @@ impl Gate {
         Self::spawn(Command::new(env!("CARGO_BIN_EXE_git-gate")), dir, repos_yaml, more)
     }
 
-    /// A gate whose uid has no entry in the user database, started by a script that has `"$@"` for the gate.
-    pub fn start_as_nobody_known(dir: &Path, repos_yaml: &str, script: &str) -> Self {
+    /// A gate with these variables in its environment.
+    pub fn start_among(dir: &Path, repos_yaml: &str, variables: &[(&str, &Path)]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_git-gate"));
+        command.envs(variables.iter().copied());
+        Self::spawn(command, dir, repos_yaml, &[])
+    }
+
+    /// A gate whose uid has no entry in the user database.
+    pub fn start_as_nobody_known(dir: &Path, repos_yaml: &str) -> Self {
         let mut command = Command::new("unshare");
         command.args(["-U", "--keep-caps", "--map-user=64102", "--map-group=64102"]);
-        command.args(["sh", "-c", script, "sh", env!("CARGO_BIN_EXE_git-gate")]);
+        command.arg(env!("CARGO_BIN_EXE_git-gate"));
         Self::spawn(command, dir, repos_yaml, &[])
     }
 
@@ -402,6 +426,15 @@ impl Gate {
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).unwrap();
         String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    /// How many sessions to upstream are kept, if the gate says so.
+    pub fn kept_sessions(&self) -> Option<u64> {
+        let run = self.state_dir.with_file_name("run");
+        let mut status = Command::new(env!("CARGO_BIN_EXE_git-gate"));
+        let output = status.args(["status", "--json", "--run-dir"]).arg(run).output().unwrap();
+        let status: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        status["result"]["upstream_sessions"].as_u64()
     }
 
     /// The events of the journal.

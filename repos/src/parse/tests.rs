@@ -95,7 +95,7 @@ fn wrong_keys_and_values_are_named_with_their_place() {
     repos.yaml:14:20: `fetch.allow` is empty: nothing could be read
     repos.yaml:14:31: `stale` is `refuse`, or `allow` with an age of at most 24h as in `allow 60s`, not `allow`
     repos.yaml:17:15: `identity` is the absolute path of a private key file: letters, digits and `._~+@=,-/`, without `..`
-    repos.yaml:18:15: `ssh-dss AAAA`: unknown host key type `ssh-dss`, expected one of ssh-ed25519, ecdsa-sha2-nistp256, ecdsa-sha2-nistp384, ecdsa-sha2-nistp521, ssh-rsa, sk-ssh-ed25519@openssh.com, sk-ecdsa-sha2-nistp256@openssh.com
+    repos.yaml:18:15: `ssh-dss AAAA`: unknown host key type `ssh-dss`, expected one of ssh-ed25519, ecdsa-sha2-nistp256, ecdsa-sha2-nistp384, ecdsa-sha2-nistp521, ssh-rsa
     repos.yaml:19:22: `here` is not an IP address
     repos.yaml:19:31: `g` is not this repository's upstream host `h`
     repos.yaml:21:15: `file:///srv/d.git`: a file upstream needs the option --allow-local-upstream

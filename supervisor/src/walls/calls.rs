@@ -64,15 +64,12 @@ const EVERYONE: &[i64] = &[
     #[cfg(target_arch = "x86_64")] libc::SYS_utimes, #[cfg(target_arch = "x86_64")] libc::SYS_arch_prctl,
 ];
 
-/// Calls of git-gate, which starts git and ssh, and ends them.
+/// Calls of git-gate, which starts git, and ends it.
 #[rustfmt::skip]
 const WITH_CHILDREN: &[i64] = &[
     libc::SYS_wait4, libc::SYS_waitid, libc::SYS_kill, libc::SYS_tkill, libc::SYS_tgkill, libc::SYS_pidfd_open, libc::SYS_pidfd_send_signal,
     libc::SYS_setsid, libc::SYS_setpgid, libc::SYS_setpriority, libc::SYS_sched_setaffinity, libc::SYS_sched_setscheduler, libc::SYS_sched_setparam,
     libc::SYS_ioprio_get, libc::SYS_ioprio_set,
-    // ssh gives up rights that it does not have; in a user namespace of its own that is a change of numbers.
-    libc::SYS_setuid, libc::SYS_setgid, libc::SYS_setreuid, libc::SYS_setregid, libc::SYS_setresuid, libc::SYS_setresgid, libc::SYS_setgroups,
-    libc::SYS_capset,
     // It may put further walls around its children.
     libc::SYS_landlock_create_ruleset, libc::SYS_landlock_add_rule, libc::SYS_landlock_restrict_self,
     #[cfg(target_arch = "x86_64")] libc::SYS_fork, #[cfg(target_arch = "x86_64")] libc::SYS_vfork,
@@ -131,8 +128,6 @@ pub(crate) fn filter(daemon: Daemon) -> Built<BpfProgram> {
             );
             rules.extend(allowed(WITH_CHILDREN));
             rules.insert(libc::SYS_clone, vec![rule(masked(0, NEW_NAMESPACES, 0)?)?]);
-            // A uid without a name gets one this way, which ssh insists on.
-            rules.insert(libc::SYS_unshare, vec![rule(equals(0, libc::CLONE_NEWUSER as u64)?)?]);
         }
         Daemon::Supervise => {
             // It dials nobody: its listening socket is handed to it, and the others are local.
@@ -204,6 +199,9 @@ mod tests {
             libc::SYS_add_key,
             libc::SYS_mount,
             libc::SYS_setns,
+            libc::SYS_unshare,
+            libc::SYS_setuid,
+            libc::SYS_capset,
             libc::SYS_chroot,
             libc::SYS_pivot_root,
             libc::SYS_init_module,
