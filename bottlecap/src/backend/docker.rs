@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use nix::ifaddrs::getifaddrs;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
@@ -350,6 +351,20 @@ fn journals(root: &Path) -> Result<(), Fault> {
     Ok(())
 }
 
+/// Refuses a network that this host has an address on: an engine that does not know the option which keeps it off takes it in
+/// silence, and the agent would reach what listens here.
+fn is_sealed(network: Subnet) -> Result<(), Fault> {
+    let own = getifaddrs().failing(|| "cannot list this host's addresses".to_owned())?;
+    let mut own = own.filter_map(|interface| Some(interface.address?.as_sockaddr_in()?.ip()));
+    match own.find(|address| network.contains(*address)) {
+        None => Ok(()),
+        Some(address) => Err(Fault::refused(format!(
+            "this engine cannot hold a bottle: it gave this host the address {address} on the network that is to be sealed"
+        ))
+        .with_hint("use --backend sandbox, which needs no engine and no root")),
+    }
+}
+
 /// A first number that two bottles seldom share.
 fn first_subnet(name: &Name) -> u32 {
     name.as_str().bytes().fold(5381_u32, |sum, byte| sum.wrapping_mul(33) ^ u32::from(byte))
@@ -395,7 +410,8 @@ impl Made {
                 remove_all(&self.engine, self.name.as_str(), &self.state)?;
                 continue;
             }
-            return said.or_failed("compose").map(drop);
+            said.or_failed("compose")?;
+            return is_sealed(network);
         }
         Err(Fault::failed("no network is free for the bottle")
             .with_hint("`docker network prune` removes networks that nothing uses"))

@@ -338,26 +338,8 @@ fn a_directory_that_is_exchanged_while_the_container_starts_is_not_given_to_the_
     let (work, aside, home) = (stage.path("work"), stage.path("aside"), stage.path("secrets"));
     fs::create_dir(&home).unwrap();
     fs::write(home.join("key"), "of the host").unwrap();
-    // Stand in for the programs that compose, and are as quick as somebody who renames between the look and the bind can be.
-    let programs = stage.path("programs");
-    fs::create_dir(&programs).unwrap();
     let exchange = format!("mv {0} {1} && ln -s {2} {0}", work.display(), aside.display(), home.display());
-    let run = |exchange: &str| {
-        for (name, real) in
-            [("docker", stage.docker.program()), ("docker-compose", "/usr/bin/docker-compose")]
-        {
-            let script = format!(
-                "#!/bin/sh\ncase \" $* \" in *\" up --detach \"*) {exchange};; esac\nexec {real} \"$@\"\n"
-            );
-            fs::write(programs.join(name), script).unwrap();
-            fs::set_permissions(programs.join(name), std::os::unix::fs::PermissionsExt::from_mode(0o755))
-                .unwrap();
-        }
-        let mut command = stage.started("cat key; echo there");
-        command.env("BOTTLECAP_DOCKER", programs.join("docker"));
-        command.env("PATH", format!("{}:{}", programs.display(), std::env::var("PATH").unwrap()));
-        Run::from(command).finish().unwrap()
-    };
+    let run = |exchange: &str| stage.bottle_after(exchange, "cat key; echo there");
     let undisturbed = run(":");
     assert_eq!(undisturbed.stdout.trim_end(), "there", "{}", undisturbed.stderr);
     let refused = run(&exchange);
@@ -368,4 +350,46 @@ fn a_directory_that_is_exchanged_while_the_container_starts_is_not_given_to_the_
         refused.stderr
     );
     assert_eq!(stage.objects(), "");
+}
+
+#[test]
+fn an_engine_that_leaves_the_host_an_address_on_the_sealed_network_gets_no_agent() {
+    let Some(docker) = Docker::connect().unwrap() else { return };
+    let stage = Stage::new(Kind::Docker, docker);
+    // As podman does, which takes the option and drops it.
+    let project = stage.path("state/bottlecap/bottles").join(&stage.name).join("compose.json");
+    let forget =
+        format!("sed -i s/com.docker.network.bridge.inhibit_ipv4/example.unknown/ {}", project.display());
+    let refused = stage.bottle_after(&forget, "echo there");
+    assert_eq!((refused.code, refused.stdout.as_str()), (64, ""), "{}", refused.stderr);
+    assert!(refused.stderr.contains("on the network that is to be sealed"), "{}", refused.stderr);
+    assert_eq!(stage.objects(), "");
+}
+
+#[test]
+fn the_plugin_composes_where_the_client_has_it() {
+    let Some(docker) = Docker::connect().unwrap() else { return };
+    let stage = Stage::new(Kind::Docker, docker);
+    // A plugin as the client finds it, and no program of its own: what it is told is what the older program understands too.
+    let plugins = stage.path("client/cli-plugins");
+    fs::create_dir_all(&plugins).unwrap();
+    let metadata = r#"{"SchemaVersion":"0.1.0","Vendor":"test","Version":"v2","ShortDescription":"compose"}"#;
+    let used = stage.path("used");
+    let plugin = format!(
+        "#!/bin/sh\n[ \"$1\" != docker-cli-plugin-metadata ] || {{ echo '{metadata}'; exit; }}\nshift; echo \"$*\" >>{}\n\
+         exec /usr/bin/docker-compose \"$@\"\n",
+        used.display()
+    );
+    fs::write(plugins.join("docker-compose"), plugin).unwrap();
+    fs::set_permissions(plugins.join("docker-compose"), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .unwrap();
+    let mut command = stage.started("echo there");
+    command.env("DOCKER_CONFIG", stage.path("client"));
+    let ran = Run::from(command).finish().unwrap();
+    assert_eq!((ran.code, ran.stdout.trim_end()), (0, "there"), "{}", ran.stderr);
+    let told = fs::read_to_string(used).unwrap();
+    assert!(
+        told.contains(&format!("--project-name bottlecap-{}", stage.name)) && told.contains("up --detach"),
+        "{told}"
+    );
 }

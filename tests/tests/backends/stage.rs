@@ -102,6 +102,25 @@ impl Stage {
         Run::from(self.started(script)).finish().unwrap()
     }
 
+    /// The same with something done at the last moment before the engine is told what to make: stand-ins for both programs that
+    /// compose do it.
+    pub(crate) fn bottle_after(&self, done: &str, script: &str) -> Finished {
+        let programs = self.path("programs");
+        fs::create_dir_all(&programs).unwrap();
+        for (name, real) in [("docker", self.docker.program()), ("docker-compose", "/usr/bin/docker-compose")]
+        {
+            let script = format!(
+                "#!/bin/sh\ncase \" $* \" in *\" up --detach \"*) {done};; esac\nexec {real} \"$@\"\n"
+            );
+            fs::write(programs.join(name), script).unwrap();
+            fs::set_permissions(programs.join(name), fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let mut command = self.started(script);
+        command.env("BOTTLECAP_DOCKER", programs.join("docker"));
+        command.env("PATH", format!("{}:{}", programs.display(), std::env::var("PATH").unwrap()));
+        Run::from(command).finish().unwrap()
+    }
+
     pub(crate) fn started(&self, script: &str) -> Command {
         self.started_as(&["bash", "-c", script])
     }

@@ -139,6 +139,12 @@ impl Subnet {
         Ipv4Addr::from(u32::from(self.0) + 2)
     }
 
+    /// Whether the address is one of them.
+    #[must_use]
+    pub fn contains(self, address: Ipv4Addr) -> bool {
+        u32::from(address) >> (32 - SUBNET_BITS) == u32::from(self.0) >> (32 - SUBNET_BITS)
+    }
+
     /// Whether a route of this host, as /proc/net/route has them, leads to some of it.
     #[must_use]
     pub fn is_routed(self, table: &str) -> bool {

@@ -244,7 +244,9 @@ impl Information {
         }
         match major {
             Some(OLDEST..) => Ok(()),
-            Some(_) | None => refused("it is older than 20.10, or none of Docker's"),
+            Some(_) | None => refused(
+                "it is older than 20.10, or none of Docker's (podman leaves this host an address on the sealed network)",
+            ),
         }
     }
 }
@@ -310,14 +312,16 @@ mod tests {
             r#"{"ServerVersion":"28.2.2","OSType":"linux","SecurityOptions":["name=userns"]}"#,
             r#"{"ServerVersion":"19.3.1","OSType":"linux","SecurityOptions":null}"#,
             r#"{"host":{"security":{"rootless":true}},"version":{"Version":"4.3.1"}}"#,
+            r#"{"ServerVersion":"4.3.1","OSType":"linux","SecurityOptions":["name=seccomp,profile=default"]}"#,
             r#"{"ServerErrors":["Cannot connect to the Docker daemon"]}"#,
         ];
         insta::assert_snapshot!(seen.map(refusal).join("\n"), @r"
         usable
         this engine cannot hold a bottle: it is rootless, and owners of files would be others than they seem
         this engine cannot hold a bottle: it maps users (userns-remap), and owners of files would be others than they seem
-        this engine cannot hold a bottle: it is older than 20.10, or none of Docker's
+        this engine cannot hold a bottle: it is older than 20.10, or none of Docker's (podman leaves this host an address on the sealed network)
         this engine cannot hold a bottle: it is no Docker engine for Linux containers
+        this engine cannot hold a bottle: it is older than 20.10, or none of Docker's (podman leaves this host an address on the sealed network)
         no Docker engine answers: Cannot connect to the Docker daemon
         ");
     }
