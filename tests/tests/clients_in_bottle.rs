@@ -352,6 +352,38 @@ fn claude_code_in_a_bottle_streams_from_its_api_and_never_had_the_key() {
 }
 
 #[test]
+fn codex_in_a_bottle_speaks_to_its_api_with_the_bottles_tools_and_never_had_the_key() {
+    let stage = Stage::start();
+    let codex = stage.clients.join("mcp/node_modules/.bin/codex");
+    assert!(codex.exists(), "no {}: run `scripts/need.sh mcpclients`", codex.display());
+    stage.write("bottle.yaml", &format!("{}agent: {{preset: codex}}\n", stage.manifest()));
+    let provider = format!(
+        "model_providers.stand-in={{name=\"stand-in\",base_url=\"{}/v1\",wire_api=\"responses\",env_key=\"OPENAI_API_KEY\"}}",
+        stage.url()
+    );
+    let said = stage.shell(&format!(
+        "{node} {codex} exec --skip-git-repo-check --dangerously-bypass-approvals-and-sandbox -c 'model=\"stand-in\"' \
+         -c 'model_provider=\"stand-in\"' -c '{provider}' 'say hello' 2>told || {{ cat told; exit 1; }}\n\
+         env; cat /proc/self/environ; grep -rls real-token-for /etc ~ /run . || echo nowhere",
+        node = stage.node("node"),
+        codex = codex.display()
+    ));
+    // The tools are those of the registration that the preset brings.
+    assert!(
+        said.contains("hello from the stand-in, with mcp__bottlecap") && said.ends_with("nowhere"),
+        "{said}"
+    );
+    let seen = stage.seen();
+    let calls: Vec<_> =
+        seen.iter().filter(|seen| seen["path"].as_str().unwrap().starts_with("/v1/responses")).collect();
+    assert!(!calls.is_empty());
+    for call in calls {
+        assert_eq!(call["headers"]["authorization"], format!("Bearer {}", SECRETS[0]));
+        assert!(!call["headers"].to_string().contains("placeholder"), "{call}");
+    }
+}
+
+#[test]
 fn a_program_without_proxy_variables_is_served_in_a_bottle_that_is_transparent_and_in_no_other() {
     let stage = Stage::start();
     let url = format!("{}/v1/echo", stage.url());

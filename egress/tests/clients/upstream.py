@@ -67,6 +67,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.git(path, body)
         elif path == "/v1/messages":
             self.messages(json.loads(body))
+        elif path == "/v1/responses":
+            self.respond(json.loads(body))
         elif path.startswith("/v1/echo"):
             self.reply(200, body or b"nothing", [("content-type", "text/plain")])
         else:
@@ -117,6 +119,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(b"%x\r\n%s\r\n" % (len(event), event))
             self.wfile.flush()
         self.wfile.write(b"0\r\n\r\n")
+
+    def respond(self, request):
+        # The servers whose tools the model may use.
+        offered = sorted(tool["name"] for tool in request["tools"] if tool.get("type") == "namespace")
+        text = f"hello from the stand-in, with {' '.join(offered)}"
+        usage = {"input_tokens": 1, "input_tokens_details": None, "output_tokens": 1, "output_tokens_details": None, "total_tokens": 2}
+        item = {"type": "message", "role": "assistant", "id": "m", "content": [{"type": "output_text", "text": text}]}
+        events = [{"type": "response.created", "response": {"id": "r"}}, {"type": "response.output_item.done", "item": item},
+                  {"type": "response.completed", "response": {"id": "r", "usage": usage}}]
+        said = "".join(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in events)
+        self.reply(200, said.encode(), [("content-type", "text/event-stream")])
 
 
 def tls():
