@@ -14,7 +14,7 @@ use crate::chain::{Hash, Link};
 use crate::event::{Dropped, Recovered};
 use crate::read::{Head, Lines};
 use crate::segment;
-use crate::storage::Storage;
+use crate::storage::{Locked, Storage};
 
 /// No event of ours comes near it; it keeps one line readable and one read bounded.
 const EVENT_LIMIT: usize = 1 << 20;
@@ -94,12 +94,11 @@ impl Journal {
     pub fn open_within(path: impl AsRef<Path>, bound: Bound) -> Result<(Journal, Recovery), Error> {
         let path = path.as_ref();
         let open = |source| Error::Open { path: path.to_owned(), source };
-        let mut file = create(path).map_err(open)?;
-        match file.try_lock() {
-            Ok(()) => {}
+        let mut file = match Locked::new(create(path).map_err(open)?) {
+            Ok(file) => file,
             Err(TryLockError::WouldBlock) => return Err(Error::InUse { path: path.to_owned() }),
             Err(TryLockError::Error(source)) => return Err(open(source)),
-        }
+        };
         let Head { seq, hash, last_bytes: length, unfinished_bytes, .. } = Lines::of(path)?.head()?;
         file.cut(length).map_err(open)?;
         let rotation = Some(Rotation { path: path.to_owned(), bound });
@@ -192,14 +191,14 @@ struct Rotation {
 
 impl Rotation {
     /// Closes the file that ends with the record `seq`; the new one, locked.
-    fn next(&self, seq: u64) -> io::Result<File> {
+    fn next(&self, seq: u64) -> io::Result<Locked> {
         let new = self.path.with_extension("jsonl.new");
         match fs::remove_file(&new) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             Ok(()) | Err(_) => {}
         }
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&new)?;
-        file.try_lock().map_err(io::Error::from)?;
+        let file = Locked::new(file)?;
         fs::rename(&self.path, segment::name(&self.path, seq))?;
         fs::rename(&new, &self.path)?;
         File::open(directory(&self.path))?.sync_all()?;
