@@ -1,6 +1,7 @@
 //! One request: bound to its host, judged, forwarded with our credential, answered.
 
 mod ask;
+mod leaving;
 mod upgrade;
 
 use std::sync::Arc;
@@ -15,34 +16,30 @@ use http_body::Body as _;
 use hudsucker::Body;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
-use policy::{
-    CanonicalPath, Credential, Decision, Denial, Detector, Dlp, LogLevel, Route, RouteLimits, Scheme,
-};
+use policy::{CanonicalPath, Decision, Denial, LogLevel, Route, RouteLimits, Scheme};
 use tracing::{info, warn};
 
 use crate::authority::{self, Endpoint};
 use crate::body::{self, Limits, Meter, Progress};
+use crate::credential::Exchanged;
 use crate::credential::rewrite::Rewriter;
-use crate::credential::{self, Exchanged, Secret};
 use crate::frames::Looks;
 use crate::front::{After, Connection};
 use crate::headers;
-use crate::inspect::{self, Format, Inspection, Suspicion};
+use crate::inspect;
 use crate::journal::Entry;
 use crate::lease::{Asked, Lease, RequestAsked};
 use crate::local;
 use crate::proxy::Proxy;
 use crate::refusal::{Code, Form, Refusal, Subject};
-use crate::scrub::{self, Scrub};
+use crate::scrub;
 use crate::snapshot::Snapshot;
 use crate::splice::Spliced;
 use crate::upstream::{self, Lent, RouteClient};
 use crate::uses::NoUse;
 use ask::Source;
+use leaving::Watch;
 use upgrade::{Upgrade, WEBSOCKET};
-
-/// Methods whose answer is the request as upstream got it.
-const ECHOING: [&str; 2] = ["TRACE", "TRACK"];
 
 /// Stands in answers and records for a path that holds a secret.
 const WITHHELD: &str = "(withheld)";
@@ -374,102 +371,6 @@ impl Judged {
         Ok((response, lent))
     }
 
-    /// Takes the agent's credentials out, searches what is left, puts the route's in, and gives what goes out.
-    fn exchange_credentials(
-        &self,
-        route: &Route,
-        asked: &RequestAsked,
-        parts: &mut request::Parts,
-    ) -> Result<(Exchanged, Watch), Refusal> {
-        let what = route.agent_credentials();
-        let secret = match route.credential() {
-            Some(wanted) => Some((wanted, self.secret_of(route, wanted, &parts.method)?)),
-            None => None,
-        };
-        let mut watch = self.watch(route, &asked.endpoint)?;
-        let mut query = parts.uri.query().map(str::to_owned);
-        if let Some((inspection, format)) = &mut watch.inspection {
-            // What is taken out or replaced does not leave, so it is not searched.
-            let mut leaving = parts.headers.clone();
-            let before = credential::strip(what, &mut leaving, query.as_deref());
-            let mut after = before.clone();
-            let line = [asked.method.as_str(), asked.endpoint.host.as_str(), asked.path.as_str()];
-            watch.suspicion = inspection.head(line, &mut after, &mut leaving)?;
-            if after != before {
-                query = after;
-            }
-            for (name, value) in &leaving {
-                if parts.headers.get(name) != Some(value) && leaving.get_all(name).iter().count() == 1 {
-                    parts.headers.insert(name.clone(), value.clone());
-                } else if leaving.get_all(name) != parts.headers.get_all(name) {
-                    return Err(inspect::Objection::Secret("header", None).refusal("header"));
-                }
-            }
-            *format = inspection.format(&parts.headers)?;
-        }
-        if watch.scrub.is_some() {
-            Scrub::prepare(&mut parts.headers);
-        }
-        let exchanged = match secret {
-            Some((wanted, secret)) => {
-                let placeholder = &self.proxy.placeholder;
-                credential::exchange(what, wanted, placeholder, &secret, &mut parts.headers, query.as_deref())
-                    .map_err(|error| unavailable(route, wanted, &error))?
-            }
-            None => Exchanged {
-                query: credential::strip(what, &mut parts.headers, query.as_deref()),
-                body: None,
-                messages: None,
-            },
-        };
-        Ok((exchanged, watch))
-    }
-
-    /// The secret that a route injects, which is looked for from now on.
-    fn secret_of(&self, route: &Route, wanted: &Credential, method: &Method) -> Result<Secret, Refusal> {
-        if ECHOING.iter().any(|echoing| method.as_str().eq_ignore_ascii_case(echoing)) {
-            let hint = "this method has upstream send back what it got, which here includes a credential";
-            return Err(Refusal::new(Code::Policy(policy::Code::MethodNotAllowed), hint));
-        }
-        let secret =
-            self.proxy.secrets.get(&wanted.secret).map_err(|error| unavailable(route, wanted, &error))?;
-        let looks = |dlp: &Dlp| {
-            dlp.inbound.contains(&Detector::KnownSecrets) || dlp.outbound.contains(&Detector::KnownSecrets)
-        };
-        match self.proxy.knowns.learn(&secret, wanted.scheme.as_ref()) {
-            Err(error) if route.dlp().is_some_and(looks) => Err(unavailable(route, wanted, &error)),
-            Ok(()) | Err(_) => Ok(secret),
-        }
-    }
-
-    /// What the route has searched and scrubbed. Where it says nothing, the answers to its own credential are scrubbed.
-    fn watch(&self, route: &Route, endpoint: &Endpoint) -> Result<Watch, Refusal> {
-        let known = self.proxy.knowns.current();
-        let exceptions = self.snapshot.policy.exceptions(&endpoint.host, self.proxy.now());
-        let exceptions: Vec<_> =
-            exceptions.filter(|one| !self.proxy.uses.is_exception_spent(one)).cloned().collect();
-        let inspection = route.dlp().and_then(|dlp| {
-            let destination = self.proxy.tails.of(&format!("{}:{}", endpoint.host, endpoint.port));
-            let inspection = Inspection::of(dlp, &known, destination)?;
-            Some(inspection.marked(self.proxy.marking.marks(&exceptions)))
-        });
-        let scrubs = match route.dlp() {
-            Some(dlp) => dlp.inbound.contains(&Detector::KnownSecrets),
-            None => route.credential().is_some(),
-        };
-        let scrubs = scrubs && !known.is_empty();
-        let hits = self.snapshot.hits(route);
-        if scrubs {
-            hits.judge()?;
-        }
-        Ok(Watch {
-            inspection: inspection.map(|inspection| (inspection, Format::Plain)),
-            suspicion: None,
-            exceptions,
-            scrub: scrubs.then(|| Scrub::new(known, Arc::clone(hits))),
-        })
-    }
-
     /// Takes out of an answer's head what ends here and what may not be seen in the bottle.
     fn clean(
         &self,
@@ -559,35 +460,11 @@ struct Opening {
     after: After,
 }
 
-/// What of a request and its answer is looked at.
-#[derive(Clone)]
-struct Watch {
-    inspection: Option<(Inspection, Format)>,
-    /// What was found in the head, where a person is asked: until it was.
-    suspicion: Option<Suspicion>,
-    /// What is excepted of what may be found.
-    exceptions: Vec<policy::Exception>,
-    scrub: Option<Scrub>,
-}
-
-impl Watch {
-    fn is_on(&self) -> bool {
-        self.inspection.is_some() || self.scrub.is_some()
-    }
-}
-
 /// An answer whose head is fit to be passed back, the connection its body comes on, and what that is encoded with besides.
 struct Answer {
     response: Response<Incoming>,
     lent: Option<Lent>,
     encoding: Option<scan::Encoding>,
-}
-
-fn unavailable(route: &Route, wanted: &Credential, cause: &dyn std::fmt::Display) -> Refusal {
-    let name = wanted.secret.name();
-    warn!(secret = %name, route = %route.id(), %cause, "a credential is not available");
-    let hint = format!("the operator has to provide the secret `{name}` for this route");
-    Refusal::new(Code::CredentialUnavailable, hint)
 }
 
 fn too_large(most: u64) -> Refusal {

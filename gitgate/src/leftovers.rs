@@ -6,16 +6,15 @@
 use std::collections::BTreeSet;
 use std::io::{self, BufRead as _, BufReader};
 use std::path::Path;
-use std::process::{Child, Stdio};
+use std::process::Child;
 use std::time::{Duration, Instant};
 
 use git2::Oid;
 
-use crate::git::{GateDir, Objects};
+use crate::git::GateDir;
 use crate::mirror;
+use crate::reach::{self, LOOKUP_TIMEOUT};
 
-/// How long looking up may take.
-const LOOKUP_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long a refresh that removes nothing may take to say so.
 const SETTLES: Duration = Duration::from_secs(3);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -80,11 +79,9 @@ fn strike(
     if asked.is_empty() {
         return Ok(());
     }
-    let mut command = gate.git(mirror, Objects::Own);
-    command.args(["rev-list", "--objects", "--no-object-names", "--all"]);
+    let mut command = reach::listing(gate, mirror);
     command.args(newest.then_some("--no-walk"));
-    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
-    let mut child = Listing(child);
+    let mut child = Listing(command.spawn()?);
     let stdout = child.0.stdout.take().ok_or(Unreached::Git)?;
     for line in BufReader::new(stdout).lines() {
         if asked.remove(line?.trim()) && asked.is_empty() {

@@ -1,7 +1,8 @@
 //! Whether objects that a reader names are reached by a ref, where the mirror may hold others.
 
 use std::collections::BTreeSet;
-use std::process::Stdio;
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use git2::Oid;
@@ -9,11 +10,11 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::time::timeout;
 
 use crate::fence::Reach;
-use crate::git::Objects;
+use crate::git::{GateDir, Objects};
 use crate::state::{Served, State};
 
 /// How long looking up may take.
-const LOOKUP_TIMEOUT: Duration = Duration::from_secs(120);
+pub(crate) const LOOKUP_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Refuses, in words for the client, what no ref reaches. `shown` are objects of which that is known already.
 pub(crate) async fn look(
@@ -40,14 +41,20 @@ pub(crate) async fn look(
     }
 }
 
+/// Lists what the refs of a mirror reach, a name on each line.
+pub(crate) fn listing(gate: &GateDir, mirror: &Path) -> Command {
+    let mut command = gate.git(mirror, Objects::Own);
+    command.args(["rev-list", "--objects", "--no-object-names", "--all"]);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    command
+}
+
 /// Strikes out what some ref reaches.
 async fn strike(served: &Served, state: &State, asked: &mut BTreeSet<String>) -> std::io::Result<()> {
-    let mut command = state.gate.git(served.mirror.path(), Objects::Own);
-    command.args(["rev-list", "--objects", "--no-object-names", "--all"]);
+    let mut command = listing(&state.gate, served.mirror.path());
     state.confine(&mut command, served, Reach::Mirror)?;
     let mut command = tokio::process::Command::from(command);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
-    let mut child = command.spawn()?;
+    let mut child = command.kill_on_drop(true).spawn()?;
     let stdout = child.stdout.take().ok_or_else(|| std::io::Error::other("git has no output"))?;
     let mut lines = BufReader::new(stdout).lines();
     while let Some(line) = lines.next_line().await? {

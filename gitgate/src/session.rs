@@ -123,20 +123,7 @@ pub(crate) async fn run<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
         () = clock.idle() => Err(SessionError::Idle),
         () = tokio::time::sleep(SESSION_TIMEOUT) => Err(SessionError::Timeout),
     };
-    let words = match ended {
-        Ok(words) => words,
-        Err(error) => {
-            group.end(&mut child).await;
-            return Err(error);
-        }
-    };
-    let status = timeout(IDLE_TIMEOUT, child.wait()).await.map_err(|_| SessionError::Idle)?;
-    group.ended();
-    match status {
-        Ok(status) if status.success() => Ok(()),
-        Ok(_) => Err(SessionError::Git(words)),
-        Err(error) => Err(SessionError::Spawn(error)),
-    }
+    group.outcome(&mut child, ended).await
 }
 
 /// Runs the command with this input. What it answers goes to the client's socket itself and not through this process.
@@ -161,21 +148,7 @@ pub(crate) async fn run_at(socket: &OwnedFd, input: &[u8], mut command: Command)
         () = stands_still(socket) => Err(SessionError::Idle),
         () = tokio::time::sleep(SESSION_TIMEOUT) => Err(SessionError::Timeout),
     };
-    let words = match words {
-        Ok(words) => words,
-        Err(error) => {
-            group.end(&mut child).await;
-            return Err(error);
-        }
-    };
-    let status = timeout(IDLE_TIMEOUT, child.wait()).await.map_err(|_| SessionError::Idle)?;
-    group.ended();
-    match status {
-        Ok(status) if status.success() => Ok(()),
-        Ok(status) if status.signal() == Some(Signal::SIGPIPE as i32) => Err(SessionError::Hangup),
-        Ok(_) => Err(SessionError::Git(words)),
-        Err(error) => Err(SessionError::Spawn(error)),
-    }
+    group.outcome(&mut child, words).await
 }
 
 /// Waits until the client has taken nothing for too long.
@@ -207,8 +180,28 @@ impl Group {
         }
     }
 
-    fn ended(mut self) {
+    /// What the session came to: what the child says at its end counts only where nothing went wrong before.
+    async fn outcome(
+        mut self,
+        child: &mut Child,
+        words: Result<String, SessionError>,
+    ) -> Result<(), SessionError> {
+        let words = match words {
+            Ok(words) => words,
+            Err(error) => {
+                self.end(child).await;
+                return Err(error);
+            }
+        };
+        let status = timeout(IDLE_TIMEOUT, child.wait()).await.map_err(|_| SessionError::Idle)?;
         self.0 = None;
+        match status {
+            Ok(status) if status.success() => Ok(()),
+            // Nobody reads what it writes.
+            Ok(status) if status.signal() == Some(Signal::SIGPIPE as i32) => Err(SessionError::Hangup),
+            Ok(_) => Err(SessionError::Git(words)),
+            Err(error) => Err(SessionError::Spawn(error)),
+        }
     }
 }
 

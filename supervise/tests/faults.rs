@@ -26,8 +26,16 @@ struct Daemon {
 
 impl Daemon {
     fn start(place: &Path) -> Daemon {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_supervise"))
+        Daemon::under(&[], place)
+    }
+
+    /// As the last words of a command.
+    fn under(command: &[&str], place: &Path) -> Daemon {
+        let mut words = command.iter().copied().chain([env!("CARGO_BIN_EXE_supervise")]);
+        let mut child = Command::new(words.next().unwrap())
+            .args(words)
             .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap())
             .args(["--listen", "127.0.0.1:0", "--config"])
             .arg(place)
             .arg("--run-dir")
@@ -36,9 +44,12 @@ impl Daemon {
             .arg(place.join("state"))
             .stderr(Stdio::piped())
             .spawn()
-            .unwrap();
-        let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
-        let listening = log.find(|line| line.as_ref().unwrap().contains("listening")).unwrap().unwrap();
+            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let mut log = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+        let mut said = String::new();
+        let listening =
+            log.by_ref().inspect(|line| said.push_str(line)).find(|line| line.contains("listening"));
+        let listening = listening.unwrap_or_else(|| panic!("the daemon does not start: {said}"));
         let address = listening.rsplit_once("address=").unwrap().1.parse().unwrap();
         std::thread::spawn(move || log.for_each(drop));
         Daemon { child, agent: Agent { address } }
@@ -212,21 +223,10 @@ fn on_a_full_disk_nothing_is_decided_and_what_was_answered_is_there_afterwards()
     std::fs::write(place.join("routes.yaml"), ROUTES).unwrap();
     std::fs::create_dir(place.join("state")).unwrap();
     // A small file system of its own for the journal, which nobody else sees.
-    let script = "mount -t tmpfs -o size=64k journal \"$1/state\" && exec \"$2\" --listen 127.0.0.1:0 --config \"$1\" --run-dir \"$1/run\" --state-dir \"$1/state\"";
-    let mut child = Command::new("unshare")
-        .args(["--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"])
-        .arg(place)
-        .arg(env!("CARGO_BIN_EXE_supervise"))
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut log = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
-    let mut said = String::new();
-    let listening = log.by_ref().inspect(|line| said.push_str(line)).find(|line| line.contains("listening"));
-    let listening = listening.unwrap_or_else(|| panic!("a file system of its own is needed: {said}"));
-    let address = listening.rsplit_once("address=").unwrap().1.parse().unwrap();
-    std::thread::spawn(move || log.for_each(drop));
-    let daemon = Daemon { child, agent: Agent { address } };
+    let script = "mount -t tmpfs -o size=64k journal \"$0/state\" && exec \"$@\"";
+    let own =
+        ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, place.to_str().unwrap()];
+    let daemon = Daemon::under(&own, place);
     let operator = common::Operator { socket: place.join("run/supervise.sock") };
 
     let id = daemon.agent.propose("a.example.com").unwrap()["id"].clone();
@@ -249,35 +249,10 @@ fn a_disk_that_does_not_write_refuses_what_it_cannot_keep_and_what_was_answered_
     let directory = tempfile::tempdir().unwrap();
     let place = directory.path();
     std::fs::write(place.join("routes.yaml"), ROUTES).unwrap();
-    // From the third record on, none can be made durable.
-    let mut child = Command::new("strace")
-        .args([
-            "-f",
-            "-qq",
-            "-o",
-            "/dev/null",
-            "-e",
-            "trace=fdatasync",
-            "-e",
-            "inject=fdatasync:error=EIO:when=3+",
-        ])
-        .arg(env!("CARGO_BIN_EXE_supervise"))
-        .args(["--listen", "127.0.0.1:0", "--config"])
-        .arg(place)
-        .arg("--run-dir")
-        .arg(place.join("run"))
-        .arg("--state-dir")
-        .arg(place.join("state"))
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("strace is installed: scripts/need.sh strace");
-    let mut log = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
-    let mut said = String::new();
-    let listening = log.by_ref().inspect(|line| said.push_str(line)).find(|line| line.contains("listening"));
-    let listening = listening.unwrap_or_else(|| panic!("the daemon does not start under strace: {said}"));
-    let address = listening.rsplit_once("address=").unwrap().1.parse().unwrap();
-    std::thread::spawn(move || log.for_each(drop));
-    let agent = Agent { address };
+    // From the third record on, none can be made durable. strace: scripts/need.sh strace.
+    let inject = "inject=fdatasync:error=EIO:when=3+";
+    let strace = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync", "-e", inject];
+    let Daemon { mut child, agent } = Daemon::under(&strace, place);
     let operator = common::Operator { socket: place.join("run/supervise.sock") };
 
     let [kept, decided] =
@@ -311,11 +286,15 @@ fn a_flood_of_proposals_costs_neither_memory_nor_disk() {
     let place = directory.path();
     std::fs::write(place.join("routes.yaml"), ROUTES).unwrap();
     let daemon = Daemon::start(place);
-    let flood = |rounds: std::ops::Range<u32>| {
+    let mut taken = 0;
+    let mut flood = |rounds: std::ops::Range<u32>| {
         for number in rounds {
             // What is refused is as long as what is taken may be.
             let arguments = json!({"host": format!("h{number}.example.com"), "reason": "x".repeat(400)});
-            let _ = daemon.agent.call("propose_route", arguments);
+            match daemon.agent.call("propose_route", arguments) {
+                Ok(_) => taken += 1,
+                Err(refused) => assert_eq!(refused["code"], "too-many-requests"),
+            }
         }
     };
     flood(0..100);
@@ -325,5 +304,6 @@ fn a_flood_of_proposals_costs_neither_memory_nor_disk() {
     assert!(growth < 4096, "{growth} KiB more for a thousand proposals");
     let written = std::fs::metadata(journal).unwrap().len();
     assert!(written < 64 * 1024, "{written} bytes of journal");
+    assert!((3..=20).contains(&taken), "{taken}");
     daemon.kill();
 }
