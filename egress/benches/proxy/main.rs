@@ -3,14 +3,17 @@
 //! The figure is the processor time of the proxy's process, by its own clock: the machine may be noisy, and client and
 //! origin run beside it. The programs take turns, so that what disturbs one disturbs all, and the median of each is taken.
 //! `EGRESS_BENCH_HUDSUCKER` names a program built from benches/peers/hudsucker, `EGRESS_BENCH_MITMDUMP` a mitmdump; a peer
-//! that is not named is left out. `EGRESS_BENCH_EGRESS` may name another egress. Arguments choose scenarios by name.
+//! that is not named is left out. A relay, which is this program again, shows what the machine itself takes.
+//! `EGRESS_BENCH_EGRESS` may name another egress. Arguments choose scenarios by name.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod client;
 mod goals;
 mod origin;
+mod relay;
 mod subject;
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use client::Client;
@@ -46,6 +49,8 @@ struct Row {
     /// The most that it may be of hudsucker's, and the least that mitmdump's may be of it.
     goals: (Option<f64>, Option<f64>),
     measure: fn(&Runtime, &Subject, &Origin) -> f64,
+    /// mitmdump speaks to the origin what its client speaks, and this one speaks HTTP/1.1.
+    without: Option<Kind>,
 }
 
 const ROWS: &[Row] = &[
@@ -54,34 +59,42 @@ const ROWS: &[Row] = &[
         unit: "µs",
         goals: (Some(1.0), Some(60.0)),
         measure: |r, s, o| keep_alive(r, s, o.http1),
+        without: None,
     },
     Row {
         name: "keep-alive request, HTTP/2 to the origin",
         unit: "µs",
         goals: (None, None),
         measure: |r, s, o| keep_alive(r, s, o.http2),
+        without: Some(Kind::Mitmdump),
     },
     Row {
         name: "new connection and one request",
         unit: "µs",
         goals: (Some(0.8), Some(20.0)),
         measure: new_connections,
+        without: None,
     },
     Row {
         name: "1 GiB down",
         unit: "ms",
         goals: (Some(0.9), None),
         measure: |r, s, o| transfer(r, s, o, Client::download),
+        without: None,
     },
     Row {
         name: "1 GiB up",
         unit: "ms",
         goals: (Some(0.9), None),
         measure: |r, s, o| transfer(r, s, o, Client::upload),
+        without: None,
     },
 ];
 
 fn main() {
+    if let Some(address) = std::env::var_os(relay::ADDRESS) {
+        return relay::run(&address);
+    }
     let wanted: Vec<String> =
         std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|word| name.contains(word.as_str()));
@@ -100,30 +113,23 @@ fn main() {
         println!("|---|{}", "---:|".repeat(kinds.len()));
     }
     for row in rows {
-        let values = by_turns(&runtime, &origin, &kinds, row.measure);
-        let cell = |(kind, value): (&Kind, &f64)| match kind {
-            Kind::Egress | Kind::Inspecting => format!("{value:.1} {}", row.unit),
-            Kind::Hudsucker | Kind::Mitmdump => {
-                format!("{value:.1} {} ({:.2}×)", row.unit, value / values[0])
-            }
+        let taking_part: Vec<Kind> =
+            kinds.iter().copied().filter(|kind| row.without != Some(*kind)).collect();
+        let values: HashMap<Kind, f64> =
+            taking_part.iter().copied().zip(by_turns(&runtime, &origin, &taking_part, row.measure)).collect();
+        let ours = values[&Kind::Egress];
+        let cell = |kind: &Kind| match (kind, values.get(kind)) {
+            (_, None) => "–".to_owned(),
+            (Kind::Egress, Some(value)) => format!("{value:.1} {}", row.unit),
+            (_, Some(value)) => format!("{value:.1} {} ({:.2}×)", row.unit, value / ours),
         };
-        let cells: Vec<String> = kinds.iter().zip(&values).map(cell).collect();
-        println!("| {} | {} |", row.name, cells.join(" | "));
-        for (kind, value) in kinds.iter().zip(&values) {
-            match (kind, row.goals) {
-                (Kind::Hudsucker, (Some(most), _)) => {
-                    goals.at_most(
-                        &format!("{}: part of hudsucker's time", row.name),
-                        values[0] / value,
-                        most,
-                        "",
-                    );
-                }
-                (Kind::Mitmdump, (_, Some(least))) => {
-                    goals.at_least(&format!("{}: mitmdump's time", row.name), value / values[0], least, "×");
-                }
-                _ => {}
-            }
+        println!("| {} | {} |", row.name, kinds.iter().map(cell).collect::<Vec<_>>().join(" | "));
+        let (most, least) = row.goals;
+        if let (Some(most), Some(theirs)) = (most, values.get(&Kind::Hudsucker)) {
+            goals.at_most(&format!("{}: part of hudsucker's time", row.name), ours / theirs, most, "");
+        }
+        if let (Some(least), Some(theirs)) = (least, values.get(&Kind::Mitmdump)) {
+            goals.at_least(&format!("{}: mitmdump's time", row.name), theirs / ours, least, "×");
         }
     }
     if is_wanted("inspection") {

@@ -14,21 +14,24 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
 use crate::origin::Origin;
+use crate::relay;
 
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Kind {
     Egress,
     /// egress that searches what leaves and scrubs what comes back.
     Inspecting,
     Hudsucker,
     Mitmdump,
+    /// What passes on bytes and does nothing else.
+    Relay,
 }
 
 impl Kind {
     /// Those that are compared for the same work.
-    pub(crate) const ALL: [Kind; 3] = [Kind::Egress, Kind::Hudsucker, Kind::Mitmdump];
+    pub(crate) const ALL: [Kind; 4] = [Kind::Egress, Kind::Hudsucker, Kind::Mitmdump, Kind::Relay];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -36,6 +39,7 @@ impl Kind {
             Kind::Inspecting => "egress, inspecting",
             Kind::Hudsucker => "hudsucker",
             Kind::Mitmdump => "mitmdump",
+            Kind::Relay => "a relay",
         }
     }
 
@@ -47,6 +51,7 @@ impl Kind {
             }
             Kind::Hudsucker => std::env::var_os("EGRESS_BENCH_HUDSUCKER").map(PathBuf::from),
             Kind::Mitmdump => std::env::var_os("EGRESS_BENCH_MITMDUMP").map(PathBuf::from),
+            Kind::Relay => std::env::current_exe().ok(),
         }
     }
 }
@@ -118,7 +123,7 @@ fn routes(kind: Kind, origin: &Origin) -> String {
         Kind::Inspecting => {
             "    dlp:\n      outbound_detectors: [token_patterns, known_secrets]\n      inbound_detectors: [known_secrets]\n"
         }
-        Kind::Egress | Kind::Hudsucker | Kind::Mitmdump => "",
+        Kind::Egress | Kind::Hudsucker | Kind::Mitmdump | Kind::Relay => "",
     };
     format!(
         "routes:\n  - host: localhost\n    ports: [{http1}, {http2}]\n    allow_private: [127.0.0.0/8, \"::1/128\"]\n    \
@@ -142,6 +147,9 @@ fn command(kind: Kind, root: &Path, origin: &Origin, address: SocketAddr) -> Com
                 .arg(address.to_string())
                 .args([&root.join("ca/ca.pem"), &root.join("ca/ca-key.pem"), &origin.roots])
                 .stderr(Stdio::null());
+        }
+        Kind::Relay => {
+            command.env(relay::ADDRESS, address.to_string());
         }
         Kind::Mitmdump => {
             // Its authority is one file: the key, then the certificate.
