@@ -208,3 +208,22 @@ async fn an_upload_that_upstream_does_not_read_ends_with_its_route() {
     let _ = timeout(PATIENCE, agent.read_to_end(&mut Vec::new())).await.unwrap();
     while timeout(PATIENCE, line.write_all(&more)).await.unwrap().is_ok() {}
 }
+
+#[tokio::test]
+async fn what_is_left_of_an_upload_goes_out_after_its_whole_answer() {
+    // Sizes that are held up in different places: in the kernel, in the proxy, at the agent.
+    for size in [256 << 10, 2 << 20, 16 << 20] {
+        let origin = Origin::new().await;
+        let mut agent = origin.bench.agent().dial().await;
+        origin.ask(&mut agent, "POST", &format!("content-length: {size}\r\n")).await;
+        let mut line = origin.accept().await;
+        read_head(&mut line).await;
+        let (mut answer, mut upload) = agent.into_split();
+        let sending = tokio::spawn(async move { upload.write_all(&vec![7; size]).await });
+        line.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+        assert!(read_head(&mut answer).await.starts_with("HTTP/1.1 200"));
+        answer.read_exact(&mut [0; 2]).await.unwrap();
+        timeout(PATIENCE, line.read_exact(&mut vec![0; size])).await.unwrap().unwrap();
+        sending.await.unwrap().unwrap();
+    }
+}
