@@ -1,6 +1,7 @@
 //! One connection of the bottle: HTTP/1.1 or HTTP/2, and what follows an upgrade, which stays owned by it.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,6 +24,7 @@ use tracing::debug;
 
 use crate::exchange::{self, Via};
 use crate::proxy::Proxy;
+use crate::relay::Relay;
 use crate::splice::{Prefixed, Stream};
 use crate::{tunnel, websocket};
 
@@ -115,9 +117,10 @@ impl Connection {
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades();
         let mut connection = Box::pin(connection);
+        let relay = Relay::new();
         async move {
             let served = tokio::select! {
-                served = connection.as_mut() => served,
+                served = poll_fn(|context| relay.poll(context, |context| connection.as_mut().poll(context))) => served,
                 () = self.stop.cancelled() => {
                     connection.as_mut().graceful_shutdown();
                     connection.as_mut().await

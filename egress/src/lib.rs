@@ -39,6 +39,7 @@ pub mod observe;
 pub mod peer;
 mod proxy;
 mod refusal;
+mod relay;
 pub mod run;
 mod scrub;
 mod snapshot;

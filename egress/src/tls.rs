@@ -9,6 +9,10 @@ use std::sync::Arc;
 use rustls::CipherSuite;
 use rustls::crypto::CryptoProvider;
 
+/// How much is encrypted before it is written: 64 KiB, a usual piece of a body, with what frames it. With less the rest of each piece
+/// would be a record and a write of its own.
+pub(crate) const WRITE_BYTES: usize = 68 * 1024;
+
 /// The one cryptography provider of this process. AES with 128 bits comes first: no less safe, and cheaper.
 pub(crate) fn provider() -> Arc<CryptoProvider> {
     static PROVIDER: std::sync::LazyLock<Arc<CryptoProvider>> = std::sync::LazyLock::new(|| {

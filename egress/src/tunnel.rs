@@ -30,7 +30,7 @@ use crate::refusal::{Code, Form, Refusal, Subject};
 use crate::snapshot::Snapshot;
 use crate::splice::{Prefixed, Spliced, Stream, splice};
 use crate::tls::hello::{self, ClientHello, EncryptedHello};
-use crate::tls::leaf;
+use crate::tls::{WRITE_BYTES, leaf};
 use crate::upstream;
 
 /// How long the client may take for its part of the handshake.
@@ -341,7 +341,10 @@ async fn shake_hands<S: Stream>(
     let stream = Prefixed::new(bytes[bytes.len() - left_over..].to_vec(), stream);
     let handshake = StartHandshake::from_parts(accepted, stream).into_stream(config);
     match timeout(HANDSHAKE_TIMEOUT, handshake).await {
-        Ok(Ok(stream)) => Ok(stream),
+        Ok(Ok(mut stream)) => {
+            stream.get_mut().1.set_buffer_limit(Some(WRITE_BYTES));
+            Ok(stream)
+        }
         Ok(Err(error)) => {
             let hint = "the TLS handshake failed; does the client trust http://_egress.local/ca.pem?";
             Err(Refusal::new(Code::HandshakeFailed, hint).because(&error))

@@ -19,6 +19,7 @@ use tokio_rustls::client::TlsStream;
 use super::UpstreamTls;
 use super::dial::{DialError, Dialer};
 use crate::limits::{Gauge, Held};
+use crate::tls::WRITE_BYTES;
 
 /// What may be spoken on a connection.
 #[derive(Debug, Clone, Copy)]
@@ -76,7 +77,10 @@ impl Connector {
         };
         let connector = TlsConnector::from(Arc::clone(tls));
         match timeout_at(deadline, connector.connect(name, stream)).await {
-            Ok(Ok(stream)) => Ok(UpstreamStream::new(UpstreamIo::Tls(Box::new(TokioIo::new(stream))), place)),
+            Ok(Ok(mut stream)) => {
+                stream.get_mut().1.set_buffer_limit(Some(WRITE_BYTES));
+                Ok(UpstreamStream::new(UpstreamIo::Tls(Box::new(TokioIo::new(stream))), place))
+            }
             Ok(Err(error)) => Err(DialError::Tls(error)),
             Err(_) => Err(DialError::Timeout),
         }

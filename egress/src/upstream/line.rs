@@ -2,11 +2,10 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::task::{Context, Poll, Wake, Waker};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use futures_util::task::AtomicWaker;
 use http::{Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hudsucker::{Body, Error};
@@ -18,10 +17,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::connector::UpstreamStream;
 use super::pool::ended;
+use crate::relay::Relay;
 use crate::tasks::Tasks;
-
-/// How often in a row the connection is polled before others have their turn.
-const ROUNDS: usize = 8;
 
 /// A connection, and the end of it that requests go in at. It is closed when this is dropped.
 pub(super) struct Line {
@@ -36,8 +33,7 @@ pub(super) struct Line {
 
 struct Driven {
     connection: Box<Connection<UpstreamStream, Outgoing>>,
-    relay: Arc<Relay>,
-    waker: Waker,
+    relay: Relay,
 }
 
 impl Line {
@@ -46,9 +42,7 @@ impl Line {
         connection: Connection<UpstreamStream, Outgoing>,
         is_stuck: Arc<AtomicBool>,
     ) -> Line {
-        let relay = Arc::new(Relay::default());
-        let waker = Waker::from(Arc::clone(&relay));
-        let driven = Driven { connection: Box::new(connection), relay, waker };
+        let driven = Driven { connection: Box::new(connection), relay: Relay::new() };
         Line { sender, driven: Some(driven), detached: None, is_stuck }
     }
 
@@ -97,7 +91,7 @@ impl Line {
     /// Nobody waits for it any more; whether it can be left like that, with nothing to send and nobody to drive it.
     pub(super) fn rest(&mut self) -> bool {
         let Some(driven) = &self.driven else { return self.sender.is_ready() };
-        drop(driven.relay.outer.take());
+        driven.relay.rest();
         !self.is_stuck()
     }
 
@@ -127,61 +121,21 @@ fn drive<T>(
     context: &mut Context<'_>,
     mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
 ) -> Poll<T> {
-    let Some(Driven { connection, relay, waker }) = driven else { return poll(context) };
-    relay.outer.register(context.waker());
-    let mut inner = Context::from_waker(waker);
-    for _ in 0..ROUNDS {
-        relay.begin();
-        if let Poll::Ready(value) = poll(&mut inner) {
-            relay.end();
-            return Poll::Ready(value);
+    let Some(Driven { connection, relay }) = driven else { return poll(context) };
+    let polled = relay.poll(context, |context| {
+        if let Poll::Ready(value) = poll(context) {
+            return Poll::Ready(Some(value));
         }
-        if Pin::new(&mut **connection).poll(&mut inner).is_ready() {
+        Pin::new(&mut **connection).poll(context).map(|_| None)
+    });
+    match polled {
+        Poll::Ready(Some(value)) => Poll::Ready(value),
+        Poll::Ready(None) => {
             // What it had to say is said to the one who waits.
-            relay.end();
             *driven = None;
-            return poll(context);
+            poll(context)
         }
-        if relay.end() {
-            return Poll::Pending;
-        }
-    }
-    context.waker().wake_by_ref();
-    Poll::Pending
-}
-
-/// Wakes the task, except while that task polls: what becomes ready then is seen in the next round.
-#[derive(Default)]
-struct Relay {
-    state: AtomicU8,
-    outer: AtomicWaker,
-}
-
-const RESTING: u8 = 0;
-const POLLING: u8 = 1;
-const AGAIN: u8 = 2;
-
-impl Relay {
-    fn begin(&self) {
-        self.state.store(POLLING, Ordering::Release);
-    }
-
-    /// Whether nothing became ready since [`Relay::begin`].
-    fn end(&self) -> bool {
-        self.state.swap(RESTING, Ordering::AcqRel) == POLLING
-    }
-}
-
-impl Wake for Relay {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        let noted = |state| (state != RESTING).then_some(AGAIN);
-        if self.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, noted).is_err() {
-            self.outer.wake();
-        }
+        Poll::Pending => Poll::Pending,
     }
 }
 
