@@ -249,14 +249,16 @@ fn a_disk_that_does_not_write_refuses_what_it_cannot_keep_and_what_was_answered_
     let directory = tempfile::tempdir().unwrap();
     let place = directory.path();
     std::fs::write(place.join("routes.yaml"), ROUTES).unwrap();
-    // From the third record on, none can be made durable. strace: scripts/need.sh strace.
-    let inject = "inject=fdatasync:error=EIO:when=3+";
+    let daemon = Daemon::start(place);
+    let [kept, decided] =
+        ["a", "b"].map(|name| daemon.agent.propose(&format!("{name}.example.com")).unwrap()["id"].clone());
+    daemon.kill();
+    // From now on nothing can be made durable. strace: scripts/need.sh strace.
+    let inject = "inject=fdatasync:error=EIO";
     let strace = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync", "-e", inject];
     let Daemon { mut child, agent } = Daemon::under(&strace, place);
     let operator = common::Operator { socket: place.join("run/supervise.sock") };
 
-    let [kept, decided] =
-        ["a", "b"].map(|name| agent.propose(&format!("{name}.example.com")).unwrap()["id"].clone());
     assert_eq!(agent.propose("c.example.com").unwrap_err()["code"], "journal-unavailable");
     let refused = operator.ask(json!({"op": "approve", "id": decided})).unwrap_err();
     assert_eq!(refused.code, "journal-unavailable");
