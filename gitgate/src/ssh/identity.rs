@@ -156,4 +156,18 @@ mod tests {
             assert!(matches!(read(&path), Err(IdentityError::Key { .. })), "{text}");
         }
     }
+
+    #[test]
+    fn the_key_of_a_device_is_refused_as_that() {
+        use russh::keys::ssh_key::private::{KeypairData, SkEd25519};
+        use russh::keys::ssh_key::public::{self, Ed25519PublicKey};
+        let dir = tempfile::tempdir().expect("a directory");
+        let public = public::SkEd25519::new(Ed25519PublicKey([7; 32]), "ssh:");
+        let key = KeypairData::SkEd25519(SkEd25519::new(public, 1, [9; 16]).expect("a handle"));
+        let key = PrivateKey::new(key, "").expect("a key");
+        let path = dir.path().join("device");
+        fs::write(&path, key.to_openssh(Default::default()).expect("text").as_bytes()).expect("written");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("closed");
+        assert!(matches!(read(&path), Err(IdentityError::Hardware { .. })), "{:?}", read(&path).err());
+    }
 }
