@@ -25,6 +25,7 @@ fi
 # A workspace of its own, with compiler flags of its own: cargo finds them from inside it.
 cd fuzz
 cargo build --locked --release
+programs=${CARGO_TARGET_DIR:-target}/$(rustc -vV | sed -n 's/^host: //p')/release
 mkdir -p target/artifacts target/logs
 seconds=${FUZZ_SECONDS:-30}
 rows=()
@@ -34,7 +35,7 @@ for name in ${FUZZ_TARGETS:-$(basename -s .rs -a fuzz_targets/*.rs)}; do
     mkdir -p "target/corpus/$name"
     log=target/logs/$name.log
     result=none
-    if ! cargo run --quiet --locked --release --bin "$name" -- -max_total_time="$seconds" -timeout=30 \
+    if ! "$programs/$name" -max_total_time="$seconds" -timeout=30 \
         -rss_limit_mb=2048 -print_final_stats=1 -artifact_prefix="target/artifacts/$name-" \
         "target/corpus/$name" "seeds/$name" >"$log" 2>&1; then
         result="**see fuzz/$log**"

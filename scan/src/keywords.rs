@@ -4,6 +4,8 @@
 /// How many marks there are: as many as 16 bits can number.
 const MARKS: usize = 1 << 16;
 const GRAM_BYTES: usize = 3;
+/// At how many places of eight bytes three of them stand.
+const PLACES: usize = 8 - GRAM_BYTES + 1;
 /// Case is folded by this bit; some signs become others by it, which only costs a comparison.
 const FOLD: u32 = 0x0020_2020;
 
@@ -89,36 +91,42 @@ impl Keywords {
     pub(crate) fn find(&self, text: &[u8], from: usize, mut visit: impl FnMut(usize, usize)) {
         let marks: &[u8; MARKS] = self.marks.as_ref().try_into().expect("made so long");
         let rest = text.get(from..).unwrap_or_default();
-        let mut check = |mark: usize, at: usize| {
-            for part in &self.groups[self.group[mark] as usize] {
-                let Some(start) = at.checked_sub(part.offset).filter(|start| *start >= from) else {
-                    continue;
-                };
-                let word = &self.words[part.word];
-                let found = text.get(start..start + word.len());
-                if found.is_some_and(|found| found.eq_ignore_ascii_case(word)) {
-                    visit(part.word, start);
-                }
-            }
-        };
         let mut at = 0;
         while let Some(bytes) = rest[at..].first_chunk() {
             let bytes = u64::from_le_bytes(*bytes);
-            let found = [0, 1, 2, 3].map(|ahead| mark((bytes >> (8 * ahead)) as u32));
-            // One question for four places.
-            if found.iter().fold(0, |any, mark| any | marks[*mark]) != 0 {
-                for (ahead, mark) in found.into_iter().enumerate() {
-                    check(mark, from + at + ahead);
+            // One question for as many places as have three bytes here.
+            if (0..PLACES).fold(0, |any, ahead| any | marks[mark_at(bytes, ahead)]) != 0 {
+                for ahead in (0..PLACES).filter(|ahead| marks[mark_at(bytes, *ahead)] != 0) {
+                    self.check(mark_at(bytes, ahead), text, from, from + at + ahead, &mut visit);
                 }
             }
-            at += found.len();
+            at += PLACES;
         }
         for at in at..rest.len() {
             let byte = |ahead: usize| rest.get(at + ahead).copied().unwrap_or(0);
             let mark = mark(u32::from_le_bytes([byte(0), byte(1), byte(2), 0]));
-            check(mark, from + at);
+            self.check(mark, text, from, from + at, &mut visit);
         }
     }
+
+    /// Compares the words of which three bytes may stand at `at`.
+    fn check(&self, mark: usize, text: &[u8], from: usize, at: usize, visit: &mut impl FnMut(usize, usize)) {
+        for part in &self.groups[self.group[mark] as usize] {
+            let Some(start) = at.checked_sub(part.offset).filter(|start| *start >= from) else {
+                continue;
+            };
+            let word = &self.words[part.word];
+            let found = text.get(start..start + word.len());
+            if found.is_some_and(|found| found.eq_ignore_ascii_case(word)) {
+                visit(part.word, start);
+            }
+        }
+    }
+}
+
+/// The mark of the three bytes that stand so far into eight.
+fn mark_at(eight: u64, ahead: usize) -> usize {
+    mark((eight >> (8 * ahead)) as u32)
 }
 
 /// The mark of the first three of four bytes, in either case.

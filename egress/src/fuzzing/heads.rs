@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use http::header::{CONNECTION, HOST};
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, Request, Response, Version};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::{Bytes, Incoming};
 use hyper::server::conn::http1;
@@ -84,7 +84,9 @@ fn judge(mut parts: http::request::Parts) {
     if !bound || CanonicalPath::parse(parts.uri.path()).is_err() {
         return;
     }
-    assert_eq!(parts.headers.get_all(HOST).iter().count(), 1);
+    // One; or none where HTTP/1.0 has an absolute target: it is given what that says on its way.
+    let by_target = parts.version == Version::HTTP_10 && parts.uri.authority().is_some();
+    assert!(matches!((parts.headers.get_all(HOST).iter().count(), by_target), (1, _) | (0, true)));
     let nominated: Vec<String> = parts
         .headers
         .get_all(CONNECTION)
@@ -151,6 +153,13 @@ mod tests {
         fn what_goes_on_of_a_head_has_one_reading_however_it_comes(step in 1_u8..50, lines in prop::collection::vec(line(), 0..20)) {
             super::heads(&[&[step][..], lines.join("\r\n").as_bytes()].concat());
         }
+    }
+
+    #[test]
+    fn an_absolute_target_of_http_1_0_needs_no_host_and_nothing_else_goes_without_one() {
+        let absolute = b"POST http://api.example.com/a HTTP/1.0\r\nHA: b\r\n\r\nabcGET !b HTTP/1.1\r\n\r\n";
+        super::heads(&[&[7][..], absolute].concat());
+        super::heads(b"\x07GET /a HTTP/1.0\r\n\r\nGET http://api.example.com/a HTTP/1.1\r\n\r\n");
     }
 
     #[test]

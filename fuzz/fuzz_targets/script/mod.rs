@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::sync::{Arc, LazyLock};
 
 use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::{GeneralPurpose, STANDARD, URL_SAFE_NO_PAD};
 use scan::Known;
 
 const SECRET: &str = "kV9/xQ+2mZ=7pL4&wR8\"tY1%uN6";
@@ -54,11 +54,22 @@ fn forms() -> &'static [Vec<u8>] {
     &FORMS
 }
 
-/// The forms of the secret that stand there as they are, without what depends on what stands beside them.
+/// What gives the secret away wherever it stands, whatever stands beside it: the secret, in hexadecimal, and the characters of base64, once
+/// and twice over, that depend on it alone.
 pub fn cores() -> Vec<Vec<u8>> {
-    let inner = |form: &Vec<u8>| form[4..form.len() - 6].to_vec();
-    let base64 = forms()[1..4].iter().map(inner);
-    base64.chain([SECRET.into(), forms()[7].clone(), forms()[8].clone()]).collect()
+    let once = aligned(SECRET.as_bytes());
+    let twice: Vec<Vec<u8>> = once.iter().flat_map(|core| aligned(core)).collect();
+    let hex = [forms()[7].clone(), forms()[8].clone()];
+    [SECRET.into()].into_iter().chain(hex).chain(once).chain(twice).collect()
+}
+
+/// At each of the three places of a group, in both alphabets.
+fn aligned(value: &[u8]) -> Vec<Vec<u8>> {
+    let core = |before: usize, alphabet: &GeneralPurpose| {
+        let padded = [&[0; 2][..before], value].concat();
+        alphabet.encode(&padded)[(before * 8).div_ceil(6)..padded.len() * 8 / 6].into()
+    };
+    (0..3).flat_map(|before| [core(before, &STANDARD), core(before, &URL_SAFE_NO_PAD)]).collect()
 }
 
 /// From 0xf0 on a byte is a form, from 0xe0 on the beginning of one, of as many bytes as the next byte says.
