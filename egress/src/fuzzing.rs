@@ -42,8 +42,9 @@ pub fn authority(text: &str) {
     if authority::bind_to_tunnel(&parts, &tunnel).is_ok() {
         assert_eq!(hosts.len(), 1, "{text:?}");
         assert!(names(hosts[0], "api.example.com", 443), "{text:?}");
-        let absolute =
-            target.split_once("://").map(|(_, rest)| rest.split(['/', '?', '#']).next().unwrap_or_default());
+        // What begins with a slash is a path, whatever stands further on in it.
+        let absolute = if target.starts_with('/') { None } else { target.split_once("://") };
+        let absolute = absolute.map(|(_, rest)| rest.split(['/', '?', '#']).next().unwrap_or_default());
         assert!(absolute.is_none_or(|named| names(named, "api.example.com", 443)), "{text:?}");
     }
     if let Ok(endpoint) = authority::of_plain(&parts) {
@@ -166,6 +167,11 @@ mod tests {
             hosts in prop::collection::vec("(api[.]example[.]com|api.example.com.|other.test|\\[::1\\])(:443|:80|:|)", 0..3)
         ) {
             super::authority(&[&[target][..], &hosts].concat().join("\n"));
+        }
+
+        #[test]
+        fn a_path_with_a_url_in_it_is_a_path(path in "/[ -~]{0,8}", scheme in "https?|x", host in "[a-z.]{1,9}") {
+            super::authority(&format!("{path}{scheme}://{host}/x\napi.examplE.com"));
         }
 
         #[test]
