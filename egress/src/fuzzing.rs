@@ -170,11 +170,6 @@ mod tests {
         }
 
         #[test]
-        fn a_path_with_a_url_in_it_is_a_path(path in "/[ -~]{0,8}", scheme in "https?|x", host in "[a-z.]{1,9}") {
-            super::authority(&format!("{path}{scheme}://{host}/x\napi.examplE.com"));
-        }
-
-        #[test]
         fn a_hello_is_understood_however_it_is_cut(step in any::<u8>(), rest in prop::collection::vec(any::<u8>(), 0..80)) {
             super::client_hello(&[&[step, 22, 3, 1, 0, 60, 1, 0, 0, 56, 3, 3][..], &rest].concat());
         }
