@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
+use crate::backend::Kind;
+use crate::doctor::wire::Patient;
 use crate::fault::{Attempted, Fault};
 use crate::init::{self, Shelf};
 use crate::life::{self, Bottle, Extent, Log, Visit};
@@ -155,7 +157,7 @@ enum Command {
     Audit(Audit),
     /// Say what this host lacks for bottles, and which setting is in the way; with --bottle, attack one from inside
     #[command(
-        after_help = "With --bottle a sandbox is made as that manifest says, with routes to origins of the doctor's own in place of its own and \
+        after_help = "With --bottle a bottle is made as that manifest says, with routes to origins of the doctor's own in place of its own and \
                       without its secrets, and the hostile wire cases are played from inside it.\n\nExit codes: 0 all is well; 64 something is \
                       missing that every bottle needs; 70 the bottle did not withstand a case, or could not be made.\n\nExample:\n  bottlecap \
                       doctor --bottle web"
@@ -164,6 +166,12 @@ enum Command {
         /// The manifest, or the name of a bottle that `init` wrote
         #[arg(long, value_name = "FILE|NAME")]
         bottle: Option<PathBuf>,
+        /// What its walls are made of
+        #[arg(long, value_name = "KIND", default_value = "sandbox", env = "BOTTLECAP_BACKEND")]
+        backend: Kind,
+        /// The image of its container [default: that of the manifest, or bottlecap-agent:latest]
+        #[arg(long, value_name = "IMAGE", env = "BOTTLECAP_IMAGE")]
+        image: Option<String>,
         /// Only the cases whose id or class contains this
         #[arg(long, value_name = "TEXT", requires = "bottle")]
         only: Option<String>,
@@ -330,12 +338,13 @@ impl Cli {
                 .map(|()| Outcome::Done),
             Command::Audit(audit) => audit.run(out).map(|()| Outcome::Done),
             Command::Requests(requests) => requests.run(out).map(|()| Outcome::Done),
-            Command::Doctor { bottle: None, only: _, json } => {
+            Command::Doctor { bottle: None, json, .. } => {
                 doctor::report(form(json), out).map(|()| Outcome::Done)
             }
-            Command::Doctor { bottle: Some(bottle), only, json } => {
+            Command::Doctor { bottle: Some(bottle), backend, image, only, json } => {
                 let manifest = shelf()?.manifest(&bottle);
-                doctor::wire::report(&manifest, only.as_deref(), form(json), out).map(|()| Outcome::Done)
+                let patient = Patient { manifest: &manifest, backend, image: image.as_deref() };
+                doctor::wire::report(patient, only.as_deref(), form(json), out).map(|()| Outcome::Done)
             }
             Command::Reference => print(out, &reference::markdown(Cli::command())).map(|()| Outcome::Done),
             Command::Schema => print(out, &format!("{:#}\n", manifest::schema())).map(|()| Outcome::Done),

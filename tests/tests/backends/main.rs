@@ -393,3 +393,33 @@ fn the_plugin_composes_where_the_client_has_it() {
         "{told}"
     );
 }
+
+#[test]
+fn a_bottle_of_containers_is_attacked_from_inside() {
+    let Some(docker) = Docker::connect().unwrap() else { return };
+    let stage = Stage::new(Kind::Docker, docker);
+    let manifest = stage.path("bottle.yaml").display().to_string();
+    let doctor = |only: &str| {
+        let words = [
+            "doctor",
+            "--bottle",
+            &manifest,
+            "--backend",
+            "docker",
+            "--image",
+            &stage.agent,
+            "--only",
+            only,
+            "--json",
+        ];
+        let finished = Run::from(stage.command(&words)).finish().unwrap();
+        let outcome: Value =
+            serde_json::from_str(&finished.stdout).unwrap_or_else(|_| panic!("{finished:?}"));
+        assert_eq!((finished.code, &outcome["failures"]), (0, &Value::Array(Vec::new())), "{outcome:#}");
+        outcome["plays"].as_u64().unwrap()
+    };
+    assert!(doctor("smuggling: both") > 0);
+    // What must arrive does: refusing everything would not do.
+    assert!(doctor("must work") > 0);
+    assert!(fs::read_dir(stage.path("state/bottlecap/bottles")).unwrap().next().is_none(), "nothing is left");
+}
