@@ -69,8 +69,12 @@ fn start() -> Result<ExitCode, Failure> {
     }
 }
 
+/// What is logged unless the environment says otherwise. Upstream has a say in what russh logs below that.
+const DEFAULT_FILTER: &str = "info,russh=error";
+
 fn log(options: &Serve) {
-    let filter = EnvFilter::try_from_env("BOTTLECAP_LOG_FILTER").unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_env("BOTTLECAP_LOG_FILTER");
+    let filter = filter.unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
     match options.log {
         Log::Json => log.json().init(),

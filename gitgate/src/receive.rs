@@ -165,7 +165,7 @@ struct Talk<'a, 's> {
     told: watch::Sender<Option<Reasons>>,
     options: Vec<String>,
     /// Upstream, which waits for the push.
-    road: Option<Road>,
+    road: Option<(Road, Fresh)>,
     /// How often upstream had something else than what the objects were judged by.
     looks: u32,
     /// The digest of a push that passes although secrets were found in it.

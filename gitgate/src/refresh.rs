@@ -12,13 +12,13 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::fault::Fault;
+use crate::fault::{Fault, FaultKind};
 use crate::fence::{self, Reach};
 use crate::git::{Objects, printable};
 use crate::lister::{self, NoListing};
 use crate::listing::{Gathering, Head, Listing, NOWHERE, Unlisted};
 use crate::mirror::{Mirror, RefreshError, Tools};
-use crate::ssh::Ask;
+use crate::ssh::{Ask, Remote};
 use crate::warm::Fresh;
 use crate::{courier, door, sys};
 
@@ -140,6 +140,15 @@ impl Refresh<'_> {
     }
 
     async fn fetch(&self, refs: usize) -> Result<(), RefreshError> {
+        match &self.repo.upstream {
+            Upstream::Ssh(ssh) => self.fetch_over_ssh(refs, ssh).await,
+            Upstream::Https(_) | Upstream::File(_) => {
+                run(self.fetching(refs)?, b"", Some(self.mirror.progress())).await.map(drop)
+            }
+        }
+    }
+
+    fn fetching(&self, refs: usize) -> Result<Command, RefreshError> {
         let mut command = self.git()?;
         // Without it git says a line for each ref.
         let quiet = (refs > TALKATIVE_MAX).then_some("--quiet");
@@ -153,24 +162,35 @@ impl Refresh<'_> {
         command.args(["--no-auto-maintenance", "--no-recurse-submodules", "--refmap=", "--"]);
         command.arg(door::url(&self.repo.upstream));
         command.args(self.repo.fetch.allow.iter().map(|p| format!("+{p}:{p}")));
-        match &self.repo.upstream {
-            Upstream::Ssh(ssh) => self.fetch_over_ssh(command, ssh).await,
-            Upstream::Https(_) | Upstream::File(_) => {
-                run(command, b"", Some(self.mirror.progress())).await.map(drop)
-            }
-        }
+        Ok(command)
     }
 
-    /// Joins a git that fetches to upstream, through a session that nobody else goes through meanwhile: who reads slowly
-    /// holds up all that goes through it.
-    async fn fetch_over_ssh(&self, mut command: Command, ssh: &Ssh) -> Result<(), RefreshError> {
+    /// Fetches through a session that nobody else goes through meanwhile: who reads slowly holds up all that goes through
+    /// it. What a kept one does not do, a new one is asked for: upstream may take one command for each and no more.
+    async fn fetch_over_ssh(&self, refs: usize, ssh: &Ssh) -> Result<(), RefreshError> {
+        if let Some(taken) = self.tools.warm.take(ssh)
+            && let Ok(remote) = taken.session.run("git-upload-pack", ssh, Ask::V2).await
+        {
+            match self.fetch_through(taken, remote, refs, ssh).await {
+                Err(RefreshError::Upstream(Fault { kind: FaultKind::Unreachable, .. })) => {}
+                fetched => return fetched,
+            }
+        }
+        let fresh = Fresh::open(ssh).await.map_err(RefreshError::Upstream)?;
+        let remote = fresh.session.run("git-upload-pack", ssh, Ask::V2).await;
+        self.fetch_through(fresh, remote.map_err(RefreshError::Upstream)?, refs, ssh).await
+    }
+
+    /// Joins a git that fetches to what runs at upstream.
+    async fn fetch_through(
+        &self,
+        session: Fresh,
+        remote: Remote,
+        refs: usize,
+        ssh: &Ssh,
+    ) -> Result<(), RefreshError> {
         let Tools { gate, warm, .. } = self.tools;
-        let fresh = match warm.take(ssh) {
-            Some(fresh) => fresh,
-            None => Fresh::open(ssh).await.map_err(RefreshError::Upstream)?,
-        };
-        let remote =
-            fresh.session.run("git-upload-pack", ssh, Ask::V2).await.map_err(RefreshError::Upstream)?;
+        let mut command = self.fetching(refs)?;
         let socket = courier::hire(&mut command, gate);
         let socket = socket.map_err(|error| RefreshError::Mirror(error.to_string()))?;
         let mut carrying = JoinSet::new();
@@ -183,8 +203,8 @@ impl Refresh<'_> {
             let lost = over.fault_or(fault).await;
             return Err(RefreshError::Upstream(lost));
         }
-        if !warm.has(ssh) {
-            warm.keep(ssh, fresh);
+        if fetched.is_ok() && !warm.has(ssh) {
+            warm.keep(ssh, session);
         }
         fetched.map(drop)
     }

@@ -16,7 +16,7 @@ use crate::git::printable;
 use crate::lister::{self, Broken, NoListing};
 use crate::listing::{Gathering, Listing};
 use crate::pktline::{self, Packet};
-use crate::ssh::{Ask, Remote, Session};
+use crate::ssh::{Ask, Remote, Session, Until};
 use crate::wire::{Change, End, Update};
 
 /// How long upstream may take to show what it has.
@@ -94,7 +94,9 @@ impl Road {
         frames: &mut (impl AsyncBufRead + Unpin),
     ) -> Answer {
         let Self { remote, shown } = self;
-        let Remote { mut stdin, stdout, mut over } = remote;
+        let Remote { stdin, stdout, mut over } = remote;
+        // An upstream that has answered reads no more.
+        let (mut stdin, unanswered) = Until::new(stdin);
         let commands = shown.commands(updates, options);
         let banded = shown.able.contains("side-band-64k");
         // Upstream goes on waiting as long as this end is there: it goes with the last frame, or with who sent them.
@@ -105,7 +107,12 @@ impl Road {
             began.and(sent).and(ended)
         };
         let mut from = BufReader::with_capacity(BUFFER_BYTES, stdout);
-        let (sent, heard) = tokio::join!(sent, Heard::read(&mut from, banded));
+        let heard = async {
+            let heard = Heard::read(&mut from, banded).await;
+            drop(unanswered);
+            heard
+        };
+        let (sent, heard) = tokio::join!(sent, heard);
         let mut answer = heard.answer(updates);
         // What came to an end that was not its own is not known to have been whole.
         if sent.is_err() && answer.end == End::Taken {

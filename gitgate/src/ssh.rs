@@ -5,14 +5,14 @@
 
 use std::borrow::Cow;
 use std::convert::Infallible;
-use std::io;
 use std::str::FromStr as _;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use repos::{HostKey, Ssh};
 use russh::client::{self, AuthResult, Handle};
-use russh::keys::{Algorithm, HashAlg, PrivateKeyWithHashAlg};
+use russh::keys::{Algorithm, HashAlg, PrivateKey, PrivateKeyWithHashAlg};
 use russh::{AlgorithmKind, ChannelMsg, ChannelReadHalf, ChannelWriteHalf, Preferred, SshId, cipher, kex};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream};
 use tokio::net::TcpStream;
@@ -24,13 +24,17 @@ use crate::fault::Fault;
 use crate::git::printable;
 
 pub(crate) mod identity;
+mod line;
 mod pinned;
+mod until;
 
+use line::Line;
 use pinned::Pinned;
+pub(crate) use until::Until;
 
 pub use identity::IdentityError;
 
-/// How long upstream may take to be reached, and how long to let us in.
+/// How long upstream may take to let us in.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long it may take to begin a command.
 const BEGIN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -44,6 +48,8 @@ const PIPE_BYTES: usize = 64 << 10;
 /// How many packets of a command wait for who reads it.
 const PACKETS_MAX: usize = 16;
 const STANDARD_ERROR: u32 = 1;
+/// How a signature begins that was made with SHA-1.
+const SHA1_SIGNATURE: &[u8] = b"\0\0\0\x07ssh-rsa";
 
 /// What a default sshd of the last ten years offers, without SHA-1; the last two are no exchanges but say what this end knows.
 const KEY_EXCHANGES: &[kex::Name] = &[
@@ -78,16 +84,32 @@ pub(crate) enum Ask {
     V0,
 }
 
-/// A login at upstream.
+/// A login at upstream. Its connection ends with it and with the last command that it began.
 pub(crate) struct Session {
     handle: Handle<Pinned>,
+    line: Arc<Line>,
 }
 
 impl Session {
     /// Logs in. That it succeeds shows that upstream is there now, has the pinned key, and lets the identity in.
     pub(crate) async fn open(ssh: &Ssh) -> Result<Self, Fault> {
-        let late = |_| Err(Fault::unreachable(&dialled(ssh, "Connection timed out")));
-        timeout(LOGIN_TIMEOUT, log_in(ssh)).await.unwrap_or_else(late)
+        let identity = identity::read(&ssh.identity).map_err(|error| Fault::refused(told(&error)))?;
+        let stream = line::dial(ssh).await?;
+        // What speaks ssh on it is a task of its own, which knows nothing of who waits here.
+        let line = Line::of(&stream).map_err(|error| Fault::unreachable(&format!("ssh: {error}")))?;
+        let denied = AtomicBool::new(false);
+        let handle = timeout(LOGIN_TIMEOUT, log_in(ssh, identity, stream, &denied)).await;
+        match handle {
+            Ok(Ok(handle)) => Ok(Self { handle, line: Arc::new(line) }),
+            // Whatever came after its no, it said no.
+            Ok(Err(_)) | Err(_) if denied.load(Ordering::Relaxed) => {
+                let at = format!("{}@{}", ssh.user, ssh.host);
+                let words = format!("it does not accept the gate's identity ({at}: Permission denied)");
+                Err(Fault::refused(words))
+            }
+            Ok(Err(fault)) => Err(fault),
+            Err(_) => Err(Fault::unreachable("ssh: it takes too long to let us in")),
+        }
     }
 
     /// Whether the connection is still there, as far as this end knows.
@@ -104,12 +126,13 @@ impl Session {
             Err(_) => return Err(Fault::unreachable("ssh: it begins no command in time")),
         };
         let (ours, theirs) = tokio::io::duplex(PIPE_BYTES);
-        let stdin = Box::pin(writer.make_writer());
+        let (stdin, open) = Until::new(Box::pin(writer.make_writer()));
         let (left, gone) = oneshot::channel();
         let words = Arc::default();
-        let pump = Pump { half, writer, to: theirs, words: Arc::clone(&words), gone };
+        let pump = Pump { half, writer, to: theirs, words: Arc::clone(&words), gone, open };
         let ended = tokio::spawn(pump.run());
-        Ok(Remote { stdin, stdout: Box::pin(ours), over: Over { words, ended, _left: left } })
+        let over = Over { words, ended, _left: left, _line: Some(Arc::clone(&self.line)) };
+        Ok(Remote { stdin: Box::pin(stdin), stdout: Box::pin(ours), over })
     }
 
     async fn begin(
@@ -137,58 +160,63 @@ fn path(ssh: &Ssh) -> &str {
     }
 }
 
-fn dialled(ssh: &Ssh, what: &str) -> String {
-    format!("ssh: connect to host {} port {}: {what}", ssh.host, ssh.port)
+async fn log_in(
+    ssh: &Ssh,
+    identity: Arc<PrivateKey>,
+    stream: TcpStream,
+    denied: &AtomicBool,
+) -> Result<Handle<Pinned>, Fault> {
+    let config = Arc::new(config(&ssh.host_key));
+    let dismissed = Arc::default();
+    let pinned = Pinned::new(&ssh.host_key, Arc::clone(&dismissed));
+    let mut handle = client::connect_stream(config, stream, pinned).await.map_err(failed)?;
+    if !handle.agent_session_binding().is_some_and(|shown| proves(shown.signature())) {
+        return Err(Fault::refused("it proves its host key with SHA-1"));
+    }
+    for hash in hashes(&handle, &identity).await {
+        let key = PrivateKeyWithHashAlg::new(Arc::clone(&identity), hash);
+        let error = match handle.authenticate_publickey(&ssh.user, key).await {
+            Ok(AuthResult::Success) => return Ok(handle),
+            // An end of the connection is told as a no that leaves nothing to try.
+            Ok(AuthResult::Failure { remaining_methods, .. })
+                if remaining_methods.is_empty() && handle.is_closed() =>
+            {
+                russh::Error::HUP
+            }
+            Ok(AuthResult::Failure { .. }) => {
+                denied.store(true, Ordering::Relaxed);
+                continue;
+            }
+            Err(error) => error,
+        };
+        // With its end it is known whether upstream took its leave, which is a no too.
+        let _ = (&mut handle).await;
+        denied.fetch_or(dismissed.load(Ordering::Relaxed), Ordering::Relaxed);
+        return Err(failed(error));
+    }
+    Err(failed(russh::Error::NotAuthenticated))
 }
 
-async fn log_in(ssh: &Ssh) -> Result<Session, Fault> {
-    let identity = identity::read(&ssh.identity).map_err(|error| Fault::refused(told(&error)))?;
-    let stream = dial(ssh).await?;
-    let _ = stream.set_nodelay(true);
-    let config = Arc::new(config(&ssh.host_key));
-    let pinned = Pinned::new(&ssh.host_key);
-    let mut handle = client::connect_stream(config, stream, pinned).await.map_err(failed)?;
-    // SHA-1 is not among them.
-    let hashes: &[Option<HashAlg>] =
-        if identity.algorithm().is_rsa() { &[Some(HashAlg::Sha512), Some(HashAlg::Sha256)] } else { &[None] };
-    for hash in hashes {
-        let key = PrivateKeyWithHashAlg::new(Arc::clone(&identity), *hash);
-        match handle.authenticate_publickey(&ssh.user, key).await {
-            Ok(AuthResult::Success) => return Ok(Session { handle }),
-            Ok(AuthResult::Failure { .. }) => {}
-            Err(error) => return Err(failed(error)),
-        }
+/// With which hashes the identity is shown, the best one first: a server may count what it does not take. SHA-1 is not among
+/// them.
+async fn hashes(handle: &Handle<Pinned>, identity: &PrivateKey) -> Vec<Option<HashAlg>> {
+    if !identity.algorithm().is_rsa() {
+        return vec![None];
     }
-    if handle.is_closed() {
-        return Err(failed(russh::Error::HUP));
+    match handle.best_supported_rsa_hash().await {
+        Ok(Some(Some(HashAlg::Sha256))) => vec![Some(HashAlg::Sha256)],
+        Ok(_) | Err(_) => vec![Some(HashAlg::Sha512), Some(HashAlg::Sha256)],
     }
-    let at = format!("{}@{}", ssh.user, ssh.host);
-    Err(Fault::refused(format!("it does not accept the gate's identity ({at}: Permission denied)")))
+}
+
+/// Whether a signature that fits proves anything: a host may sign otherwise than was agreed.
+fn proves(signature: &[u8]) -> bool {
+    !signature.is_empty() && !signature.starts_with(SHA1_SIGNATURE)
 }
 
 /// An error and what is behind it.
 fn told(error: &dyn std::error::Error) -> String {
     error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
-}
-
-async fn dial(ssh: &Ssh) -> Result<TcpStream, Fault> {
-    let dialled = |error: io::Error| Fault::unreachable(&dialled(ssh, &error.to_string()));
-    if let Some(address) = ssh.address {
-        return TcpStream::connect((address, ssh.port)).await.map_err(dialled);
-    }
-    let addresses = tokio::net::lookup_host((ssh.host.as_str(), ssh.port)).await.map_err(|error| {
-        let mut fault = Fault::unreachable("");
-        fault.words = format!("its name cannot be resolved (ssh: {}: {error})", ssh.host);
-        fault
-    })?;
-    let mut last = io::Error::other("its name has no address");
-    for address in addresses {
-        match TcpStream::connect(address).await {
-            Ok(stream) => return Ok(stream),
-            Err(error) => last = error,
-        }
-    }
-    Err(dialled(last))
 }
 
 fn config(host_key: &HostKey) -> client::Config {
@@ -266,6 +294,8 @@ pub(crate) struct Over {
     words: Words,
     ended: JoinHandle<Ended>,
     _left: oneshot::Sender<Infallible>,
+    /// None where there is no connection.
+    _line: Option<Arc<Line>>,
 }
 
 type Words = Arc<Mutex<Vec<u8>>>;
@@ -345,13 +375,16 @@ struct Pump {
     to: DuplexStream,
     words: Words,
     gone: oneshot::Receiver<Infallible>,
+    /// Gone, it ends who writes to the command.
+    open: oneshot::Sender<Infallible>,
 }
 
 impl Pump {
     async fn run(mut self) -> Ended {
         let ended = self.copy().await;
+        drop(self.open);
         if ended != Ended::Closed {
-            let _ = self.writer.close().await;
+            let _ = timeout(END_TIMEOUT, self.writer.close()).await;
         }
         ended
     }
@@ -412,6 +445,25 @@ impl Remote {
             child.wait().await.expect("it ends");
             Ended::Closed
         });
-        Self { stdin: Box::pin(stdin), stdout: Box::pin(stdout), over: Over { words, ended, _left: left } }
+        Self {
+            stdin: Box::pin(stdin),
+            stdout: Box::pin(stdout),
+            over: Over { words, ended, _left: left, _line: None },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signature_with_sha_1_proves_no_host() {
+        let signed =
+            |with: &str| [&(with.len() as u32).to_be_bytes(), with.as_bytes(), b"\0\0\0\x01x"].concat();
+        for (with, enough) in [("rsa-sha2-512", true), ("ssh-ed25519", true), ("ssh-rsa", false)] {
+            assert_eq!(proves(&signed(with)), enough, "{with}");
+        }
+        assert!(!proves(b""));
     }
 }

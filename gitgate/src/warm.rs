@@ -87,11 +87,16 @@ impl Warm {
         None
     }
 
-    /// The same for who alone goes through it from then on.
+    /// The same for who alone goes through it from then on; not one that somebody goes through now.
     pub(crate) fn take(&self, ssh: &Ssh) -> Option<Fresh> {
-        let session = self.share(ssh)?;
-        let kept = self.sessions().remove(&Connection::of(ssh));
-        Some(Fresh { session, identity: kept.map(|kept| kept.identity) })
+        let mut sessions = self.sessions();
+        let connection = Connection::of(ssh);
+        if Arc::strong_count(&sessions.get(&connection)?.session) > 1 {
+            return None;
+        }
+        let Kept { session, identity, .. } = sessions.remove(&connection)?;
+        let same = Stamp::of(&ssh.identity) == Some(identity) && session.lives();
+        same.then_some(Fresh { session, identity: Some(identity) })
     }
 
     /// Keeps a session in the place of the one that there was.
@@ -118,9 +123,13 @@ impl Warm {
         self.sessions().retain(|connection, _| wanted.contains(connection));
     }
 
-    /// Ends what nobody uses, and forgets what ended by itself.
+    /// Ends what nobody uses or has another identity by now, and forgets what ended by itself.
     pub(crate) fn sweep(&self) {
-        self.sessions().retain(|_, kept| kept.used.elapsed() < IDLE_MAX && kept.session.lives());
+        self.sessions().retain(|connection, kept| {
+            kept.used.elapsed() < IDLE_MAX
+                && kept.session.lives()
+                && Stamp::of(&connection.identity) == Some(kept.identity)
+        });
     }
 
     /// How many there are.

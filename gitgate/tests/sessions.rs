@@ -88,3 +88,20 @@ fn a_push_is_not_forwarded_through_a_session_to_a_host_that_is_down_or_another()
         assert_eq!(world.upstream.rev("agent/x"), new);
     }
 }
+
+#[test]
+fn a_host_that_takes_one_command_for_each_session_does() {
+    let mut world = World::new();
+    world.upstream.stop();
+    world.upstream.listen_with("host", "MaxSessions 1");
+    let work = world.clone_web();
+    for name in ["a", "b"] {
+        warm(&world);
+        let theirs = world.upstream.commit(name);
+        work.git(&["fetch", "-q", "origin"]).succeed();
+        assert_eq!(work.git(&["rev-parse", "origin/main"]).succeed().trim(), theirs);
+        let ours = work.write("ours", name).commit("ours");
+        work.push("HEAD:refs/heads/agent/x").succeed();
+        assert_eq!(world.upstream.rev("agent/x"), ours);
+    }
+}

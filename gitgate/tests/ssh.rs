@@ -4,12 +4,16 @@
 mod common;
 
 use std::fs;
+use std::io::{self, Read as _, Write as _};
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::Command;
+use std::thread;
+use std::time::Duration;
 
-use common::{Gate, Upstream, git};
+use common::{Gate, Upstream, Work, World, eventually, git};
 use tempfile::TempDir;
 
 const HOST_KEYS: [(&str, &[&str]); 4] = [
@@ -139,4 +143,62 @@ fn no_agent_no_jump_and_no_configuration_of_this_machine_has_a_say() {
     // The control: an ordinary ssh does as it is told there.
     ordinary_ssh(&home, &agent, upstream.port);
     assert!(marker.exists());
+}
+
+#[test]
+fn an_upstream_that_refuses_a_pack_before_its_end_is_heard_and_gives_the_turn_back() {
+    let world = World::new();
+    let work = world.clone_web();
+    git(&world.upstream.repository, &["config", "receive.maxInputSize", "100k"]).succeed();
+    // More than what ssh lets be sent to somebody who does not read it.
+    let mut noise = vec![0; 3 << 20];
+    fs::File::open("/dev/urandom").unwrap().read_exact(&mut noise).unwrap();
+    fs::write(work.path.join("noise"), noise).unwrap();
+    work.commit("noise");
+    let same = Work { path: work.path.clone() };
+    let pushed = thread::spawn(move || same.push("HEAD:refs/heads/agent/noise"));
+    eventually("upstream's answer", || pushed.is_finished());
+    let said = pushed.join().unwrap().fail();
+    assert!(said.contains("pack exceeds maximum allowed size"), "{said}");
+    work.git(&["reset", "-q", "--hard", "HEAD^"]).succeed();
+    let small = work.write("a", "a\n").commit("small");
+    work.push("HEAD:refs/heads/agent/small").succeed();
+    assert_eq!(world.upstream.rev("agent/small"), small);
+}
+
+#[test]
+fn a_host_that_says_its_version_and_nothing_more_keeps_no_connection_of_ours() {
+    let dir = TempDir::new().unwrap();
+    let mut upstream = Upstream::start(dir.path());
+    let gate = Gate::start(dir.path(), &upstream.entry("web", "fetch: {}"));
+    upstream.stop();
+    let listener = TcpListener::bind(("127.0.0.1", upstream.port)).unwrap();
+    let ended = thread::spawn(move || {
+        let (mut stream, _) = listener.accept()?;
+        stream.write_all(b"SSH-2.0-x\r\n")?;
+        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+        io::copy(&mut stream, &mut io::sink())
+    });
+    let said = git(dir.path(), &["ls-remote", &gate.url("web")]).fail();
+    assert!(said.contains("it takes too long to let us in"), "{said}");
+    assert!(ended.join().unwrap().is_ok(), "the connection is still there");
+}
+
+#[test]
+fn a_host_that_refuses_us_with_its_leave_is_not_a_silent_one() {
+    let dir = TempDir::new().unwrap();
+    let mut upstream = Upstream::start(dir.path());
+    let gate = Gate::start(dir.path(), &upstream.entry("web", "fetch: {stale: allow 10m}"));
+    let list = || git(dir.path(), &["ls-remote", &gate.url("web")]);
+    list().succeed();
+    fs::write(dir.path().join("upstream/authorized_keys"), "").unwrap();
+    for narrow in ["MaxAuthTries 1", "MaxAuthTries 6"] {
+        upstream.stop();
+        upstream.listen_with("host", narrow);
+        let said = list().fail();
+        assert!(said.contains("does not accept the gate's identity"), "{narrow}: {said}");
+    }
+    // The control: of one that is silent it is served what it had.
+    upstream.stop();
+    list().succeed();
 }

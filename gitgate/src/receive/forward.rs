@@ -68,9 +68,9 @@ impl<'s> Talk<'_, 's> {
         };
         let answer = self.go(lock.as_ref()).await;
         if !matches!(answer, ToHook::Forward { .. })
-            && let Some(road) = self.road.take()
+            && let Some((road, login)) = self.road.take()
         {
-            road.leave().await;
+            self.leave(road, login).await;
         }
         (answer, lock)
     }
@@ -80,18 +80,14 @@ impl<'s> Talk<'_, 's> {
         let repo = &self.served.repo;
         let (updates, options) = (&self.pushed.updates, &self.options);
         let opened = match self.login(ssh).await {
-            Ok(fresh) => {
-                let opened = Road::open(&fresh.session, repo, ssh, updates).await;
-                self.state.warm.keep(ssh, fresh);
-                opened
-            }
+            Ok(login) => Road::open(&login.session, repo, ssh, updates).await.map(|road| (road, login)),
             Err(fault) => {
                 self.state.warm.end(ssh);
                 Err(NoListing::Upstream(fault))
             }
         };
-        let road = match opened.map_err(RefreshError::from) {
-            Ok(road) => road,
+        let (road, login) = match opened.map_err(RefreshError::from) {
+            Ok(opened) => opened,
             Err(error) => {
                 self.pushed.outcome = PushOutcome::Refused("refresh-failed");
                 return Err(self.deny(format!("upstream cannot be pushed to: {error}").into()));
@@ -100,16 +96,29 @@ impl<'s> Talk<'_, 's> {
         let same = match self.is_at(&road).await {
             Ok(same) => same,
             Err(error) => {
-                road.leave().await;
+                self.leave(road, login).await;
                 return Err(self.unrefreshed(&error));
             }
         };
         if let Some(answer) = road.shown.misfit(updates, options) {
-            road.leave().await;
+            self.leave(road, login).await;
             return Err(self.ended(answer));
         }
-        self.road = Some(road);
+        self.road = Some((road, login));
         Ok(if same { At::Same } else { At::Another })
+    }
+
+    /// Sends nothing.
+    async fn leave(&self, road: Road, login: Fresh) {
+        road.leave().await;
+        self.keep(login);
+    }
+
+    /// Keeps a login on which nothing is under way any more.
+    fn keep(&self, login: Fresh) {
+        if let Upstream::Ssh(ssh) = &self.served.repo.upstream {
+            self.state.warm.keep(ssh, login);
+        }
     }
 
     /// Whether upstream has what the mirror has. Who pushes may be shown less than who reads: where something differs, what
@@ -125,8 +134,8 @@ impl<'s> Talk<'_, 's> {
 
     /// Brings the mirror to what upstream has by now; not for ever.
     async fn catch_up(&mut self) -> Result<(), ToHook> {
-        if let Some(road) = self.road.take() {
-            road.leave().await;
+        if let Some((road, login)) = self.road.take() {
+            self.leave(road, login).await;
         }
         self.looks += 1;
         if self.looks > LOOKS_MAX {
@@ -156,7 +165,7 @@ impl<'s> Talk<'_, 's> {
         reader: &mut BufReader<OwnedReadHalf>,
         writer: &mut OwnedWriteHalf,
     ) -> ToHook {
-        let Some(road) = self.road.take() else {
+        let Some((road, login)) = self.road.take() else {
             let words = "git-gate: upstream was not asked\n".to_owned();
             return self.ended(Answer { end: End::Refused, words, refs: Vec::new() });
         };
@@ -173,7 +182,12 @@ impl<'s> Talk<'_, 's> {
         };
         let words = || "git-gate: upstream took too long\n".to_owned();
         let late = |_| Answer { end: End::Unknown, words: words(), refs: Vec::new() };
-        self.ended(answer.unwrap_or_else(late))
+        let answer = answer.unwrap_or_else(late);
+        match answer.end {
+            End::Taken | End::Refused => self.keep(login),
+            End::Unknown => {}
+        }
+        self.ended(answer)
     }
 
     /// Takes note of what upstream made of the push.

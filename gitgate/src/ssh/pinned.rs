@@ -1,8 +1,14 @@
 //! The other end of a connection, which has to be who is expected, and opens nothing here.
+//!
+//! That is asked when the connection begins. Keys that are exchanged anew later are exchanged within it, with who holds the
+//! keys that there were; which host key is shown then is not asked again, for russh has no place to ask it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use repos::HostKey;
 use russh::Channel;
-use russh::client::{ChannelOpenHandle, Handler, Msg, Session};
+use russh::client::{ChannelOpenHandle, DisconnectReason, Handler, Msg, Session};
 use russh::keys::PublicKeyOrCertificate;
 
 type Answer = Result<(), russh::Error>;
@@ -10,17 +16,29 @@ type Answer = Result<(), russh::Error>;
 /// Who the other end has to be.
 pub(super) struct Pinned {
     key: String,
+    dismissed: Arc<AtomicBool>,
 }
 
 impl Pinned {
-    pub(super) fn new(key: &HostKey) -> Self {
-        Self { key: key.to_string() }
+    /// The flag is set once the other end takes its leave, in words.
+    pub(super) fn new(key: &HostKey, dismissed: Arc<AtomicBool>) -> Self {
+        Self { key: key.to_string(), dismissed }
     }
 }
 
 /// A channel that the other end wants is refused with the handle that would accept it.
 impl Handler for Pinned {
     type Error = russh::Error;
+
+    async fn disconnected(&mut self, reason: DisconnectReason<russh::Error>) -> Answer {
+        match reason {
+            DisconnectReason::ReceivedDisconnect(_) => {
+                self.dismissed.store(true, Ordering::Relaxed);
+                Ok(())
+            }
+            DisconnectReason::Error(error) => Err(error),
+        }
+    }
 
     async fn check_server_key(&mut self, shown: &PublicKeyOrCertificate) -> Result<bool, russh::Error> {
         Ok(match shown {
