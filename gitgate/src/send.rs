@@ -475,6 +475,22 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_upstream_that_refuses_before_it_has_read_all_is_heard_at_once() {
+        let report = "printf '000eunpack no\\n0017ng refs/heads/a no\\n0000'; head -c 200000 /dev/zero; exec sleep 600";
+        let length = FRAME_MAX_BYTES;
+        let frames = [&length.to_be_bytes()[..], &vec![0; length as usize], &[0; 4]].concat();
+        let updates = [update("refs/heads/a", A, B)];
+        let mut frames = &frames[..];
+        let sent = road(report).send(&updates, &[], &mut frames);
+        let answer = timeout(Duration::from_secs(60), sent).await.expect("an answer at once");
+        assert_eq!(
+            (answer.end, answer.refs),
+            (End::Refused, vec![("refs/heads/a".to_owned(), "no".to_owned())])
+        );
+        assert!(frames.is_empty(), "who writes the frames comes to their end");
+    }
+
+    #[tokio::test]
     async fn a_name_is_compared_as_it_is() {
         let name = "refs/heads/agent/a\u{200d}\u{9b}b";
         let heard = |lines: &[&str]| Heard { words: Vec::new(), report: packets(lines) };
