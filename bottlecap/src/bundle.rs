@@ -69,6 +69,17 @@ impl Secret {
     }
 }
 
+/// A secret for one daemon.
+#[derive(Debug)]
+pub struct Handed {
+    /// The daemon.
+    pub to: &'static str,
+    /// What the daemon's configuration calls it.
+    pub name: String,
+    /// The value.
+    pub secret: Secret,
+}
+
 /// What the daemons are given.
 #[derive(Debug)]
 pub struct Provisions {
@@ -76,8 +87,8 @@ pub struct Provisions {
     pub routes: String,
     /// The text of repos.yaml, and the keys that it names.
     pub identities: Identities,
-    /// Secrets of egress by name.
-    pub secrets: Vec<(String, Secret)>,
+    /// Secrets, each for the daemon that uses it.
+    pub secrets: Vec<Handed>,
     /// More roots for upstream.
     pub upstream_ca: Option<PathBuf>,
     /// Where clients that ignore proxy variables are served, if they are.
@@ -335,16 +346,13 @@ pub fn programs() -> Result<PathBuf, Fault> {
     Ok(own.parent().map_or_else(|| PathBuf::from("/"), Path::to_path_buf))
 }
 
-pub(crate) fn secret_lines(secrets: &[(String, Secret)]) -> Zeroizing<Vec<u8>> {
+pub(crate) fn secret_lines(secrets: &[Handed]) -> Zeroizing<Vec<u8>> {
     let mut lines = Zeroizing::new(Vec::new());
-    for (name, secret) in secrets {
+    for Handed { to, name, secret } in secrets {
         let value = Zeroizing::new(STANDARD.encode(secret.expose()));
         // Names are checked when the manifest is read, and base64 needs no escape.
-        lines.extend_from_slice(br#"{"daemon":"egress","name":""#);
-        lines.extend_from_slice(name.as_bytes());
-        lines.extend_from_slice(br#"","value":""#);
-        lines.extend_from_slice(value.as_bytes());
-        lines.extend_from_slice(b"\"}\n");
+        let parts = [r#"{"daemon":""#, to, r#"","name":""#, name, r#"","value":""#, &value, "\"}\n"];
+        parts.iter().for_each(|part| lines.extend_from_slice(part.as_bytes()));
     }
     lines
 }
@@ -409,8 +417,9 @@ mod tests {
     }
 
     #[test]
-    fn secrets_are_lines_of_json_for_egress_alone() {
-        let lines = secret_lines(&[("TOKEN_0".into(), Secret::new(b"one\"two".to_vec()))]);
+    fn secrets_are_lines_of_json_for_one_daemon_each() {
+        let secret = Secret::new(b"one\"two".to_vec());
+        let lines = secret_lines(&[Handed { to: "egress", name: "TOKEN_0".into(), secret }]);
         let line: serde_json::Value = serde_json::from_slice(&lines).expect("one JSON value");
         assert_eq!(line, serde_json::json!({"daemon": "egress", "name": "TOKEN_0", "value": "b25lInR3bw=="}));
     }

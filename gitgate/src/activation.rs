@@ -1,7 +1,9 @@
 //! Sockets from the parent and words to it: sd_listen_fds(3) and sd_notify(3).
 
+use std::collections::HashMap;
 use std::ffi::OsString;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _};
 use std::net::TcpListener;
 use std::os::fd::{OwnedFd, RawFd};
 use std::os::linux::net::SocketAddrExt as _;
@@ -9,6 +11,9 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
+use zeroize::Zeroizing;
+
+use crate::door::TOKEN_MAX_BYTES;
 use crate::sys;
 
 const FIRST_FD: RawFd = 3;
@@ -17,6 +22,9 @@ const FDS_MAX: RawFd = 256;
 /// The name under which the socket to supervise is handed over.
 const PEER: &str = "peer.supervise";
 
+/// What the name of a handed-over secret begins with.
+const SECRET_PREFIX: &str = "secret.";
+
 /// What the parent passed.
 #[derive(Debug, Default)]
 pub struct Inherited {
@@ -24,9 +32,32 @@ pub struct Inherited {
     pub listeners: Vec<TcpListener>,
     /// The socket to supervise.
     pub peer: Option<OwnedFd>,
+    /// Secrets by name.
+    pub(crate) secrets: HashMap<String, Secret>,
 }
 
-/// Takes the listening sockets with one of these names, and the socket to supervise; other descriptors of the list are closed.
+/// A secret as it came.
+#[derive(Clone)]
+pub(crate) struct Secret(pub(crate) Zeroizing<String>);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+impl Secret {
+    /// What a descriptor holds, from its beginning.
+    fn read(fd: OwnedFd) -> io::Result<Secret> {
+        let mut file = File::from(fd);
+        file.rewind()?;
+        let mut text = Zeroizing::new(String::with_capacity(TOKEN_MAX_BYTES as usize));
+        file.take(TOKEN_MAX_BYTES).read_to_string(&mut text)?;
+        Ok(Secret(text))
+    }
+}
+
+/// Takes the listening sockets with one of these names, the socket to supervise, and secrets; other descriptors of the list are closed.
 ///
 /// Call once, before any thread exists.
 pub fn inherited(wanted: &[&str]) -> io::Result<Inherited> {
@@ -42,7 +73,12 @@ pub fn inherited(wanted: &[&str]) -> io::Result<Inherited> {
         match names.next() {
             Some(name) if wanted.contains(&name) => found.listeners.push(TcpListener::from(fd)),
             Some(PEER) => found.peer = Some(fd),
-            Some(_) | None => {}
+            Some(name) => {
+                if let Some(secret) = name.strip_prefix(SECRET_PREFIX) {
+                    found.secrets.insert(secret.to_owned(), Secret::read(fd)?);
+                }
+            }
+            None => {}
         }
     }
     Ok(found)

@@ -67,7 +67,11 @@ pub async fn run(options: &Serve, sockets: Inherited, signals: Signals) -> Resul
         return summary(&repos).context("cannot print the summary").map_err(Failure::Broken);
     }
     state::check_programs().map_err(configuration)?;
-    let keyring = Keyring { secrets_dir: options.secrets_dir.clone(), roots: options.upstream_ca.clone() };
+    let keyring = Keyring {
+        secrets_dir: options.secrets_dir.clone(),
+        handed: Arc::new(sockets.secrets),
+        roots: options.upstream_ca.clone(),
+    };
     let state = State::prepare(&options.repo_dir, keyring).map_err(configuration)?;
     state.put(&repos).map_err(configuration)?;
     let ledger = Ledger::open(&options.state_dir).map_err(|error| Failure::Broken(error.into()))?;

@@ -3,16 +3,19 @@
 //! A token waits in a pipe that git inherits; git asks this program, under the name `askpass`, which
 //! reads it from there. The token is in no argument, no environment and no file.
 
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
+use std::sync::Arc;
 
 use repos::{Https, Upstream};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use crate::activation::Secret;
 use crate::git::GateDir;
 use crate::sys;
 
@@ -20,7 +23,7 @@ use crate::sys;
 const TOKEN_FD: &str = "GIT_GATE_TOKEN_FD";
 /// The environment variable with the one question that is answered.
 const QUESTION: &str = "GIT_GATE_QUESTION";
-const TOKEN_MAX_BYTES: u64 = 16 << 10;
+pub(crate) const TOKEN_MAX_BYTES: u64 = 16 << 10;
 /// Git asks once; a second time when it was turned away.
 const ANSWERS: usize = 2;
 
@@ -61,6 +64,8 @@ impl Token {
 #[derive(Debug, Clone)]
 pub(crate) struct Keyring {
     pub(crate) secrets_dir: PathBuf,
+    /// Secrets that were handed over; they come before those of the directory.
+    pub(crate) handed: Arc<HashMap<String, Secret>>,
     /// Certificate authorities for https in place of the system's.
     pub(crate) roots: Option<PathBuf>,
 }
@@ -92,9 +97,13 @@ impl Keyring {
     fn token(&self, https: &Https) -> Result<Token, TokenError> {
         let name = &https.token;
         let mut text = Zeroizing::new(String::with_capacity(TOKEN_MAX_BYTES as usize));
-        std::fs::File::open(self.secrets_dir.join(name))
-            .and_then(|file| file.take(TOKEN_MAX_BYTES).read_to_string(&mut text))
-            .map_err(|error| TokenError::Read { name: name.clone(), reason: error.to_string() })?;
+        match self.handed.get(name) {
+            Some(Secret(handed)) => text.push_str(handed),
+            None => std::fs::File::open(self.secrets_dir.join(name))
+                .and_then(|file| file.take(TOKEN_MAX_BYTES).read_to_string(&mut text))
+                .map(drop)
+                .map_err(|error| TokenError::Read { name: name.clone(), reason: error.to_string() })?,
+        }
         let token = text.trim_end_matches(['\n', '\r']);
         if token.is_empty() || token.contains(char::is_control) {
             return Err(TokenError::Form(name.clone()));
@@ -189,7 +198,7 @@ mod tests {
             "repos:\n  - {name: a, upstream: 'https://h/p', token_file: T, extra_hosts: {h: 192.0.2.1}}\n";
         let repos = repos::Repos::parse("repos.yaml", text, repos::Allow::SshUpstream).expect("a good file");
         let repo = repos.iter().next().expect("one repository");
-        let keyring = Keyring { secrets_dir: dir.path().into(), roots: None };
+        let keyring = Keyring { secrets_dir: dir.path().into(), handed: Arc::default(), roots: None };
         let gate = GateDir::new("/gate".into());
         let door = keyring.door(repo).expect("a token").expect("a door");
         let command = gate.git_through(Path::new("/r"), Objects::Own, Some(&door)).expect("a command");
@@ -205,7 +214,7 @@ mod tests {
     #[test]
     fn a_token_is_one_line() {
         let dir = tempfile::tempdir().expect("a directory");
-        let keyring = Keyring { secrets_dir: dir.path().into(), roots: None };
+        let keyring = Keyring { secrets_dir: dir.path().into(), handed: Arc::default(), roots: None };
         let https = Https {
             host: "h".into(),
             port: 443,
@@ -219,5 +228,9 @@ mod tests {
             std::fs::write(dir.path().join("T"), bad).expect("written");
             assert!(matches!(keyring.token(&https), Err(TokenError::Form(_))), "{bad:?}");
         }
+        // What was handed over comes before a file.
+        let handed = HashMap::from([("T".to_owned(), Secret(Zeroizing::new("t0ken\n".to_owned())))]);
+        let keyring = Keyring { handed: Arc::new(handed), ..keyring };
+        assert_eq!(keyring.token(&https).expect("a token").0.as_str(), "t0ken");
     }
 }

@@ -165,6 +165,7 @@ fn rights(right: Right) -> BitFlags<AccessFs> {
 #[cfg(test)]
 mod tests {
     use std::process::{Command, Stdio};
+    use std::sync::Arc;
 
     use super::*;
 
@@ -184,7 +185,7 @@ mod tests {
         );
         let repos = repos::Repos::parse("repos.yaml", &text, repos::Allow::SshUpstream).expect("a good file");
         let repo = repos.iter().next().expect("a repository");
-        let keyring = Keyring { secrets_dir: dir.path().to_owned(), roots: None };
+        let keyring = Keyring { secrets_dir: dir.path().to_owned(), handed: Arc::default(), roots: None };
         let reads = |reach: Option<Reach>, file: &Path| {
             let mut command = Command::new("cat");
             command.arg(file).stdout(Stdio::null()).stderr(Stdio::null());

@@ -10,14 +10,14 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::unistd::geteuid;
-use policy::{Policy, SecretRef};
+use policy::Policy;
 use repos::{Allow, Repos, Upstream};
 use serde::Serialize;
 
 use crate::addresses::Addresses;
 use crate::agent::{self, Luggage};
 use crate::backend::Kind;
-use crate::bundle::{Secret, programs};
+use crate::bundle::{Handed, Secret, programs};
 use crate::cgroup;
 use crate::clone::{Copy, Origin};
 use crate::fault::{Attempted, Fault, chain};
@@ -93,7 +93,7 @@ pub fn check(request: &Request, extent: Look<'_>) -> Result<Checked, Fault> {
     limits_hold(&manifest.limits, request.backend)?;
     let (routes, policy) = read_routes(&manifest)?;
     let (repos_text, repos) = read_repos(manifest.repos.as_deref())?;
-    secrets_are_there(&policy, &manifest)?;
+    secrets_are_there(&policy, &repos, &manifest)?;
     let command = command(request, &manifest)?;
     let luggage =
         agent::pack(&manifest.agent, request.agent.as_ref(), Shelf::of_process().as_ref(), &request.workdir)?;
@@ -177,7 +177,7 @@ pub(super) fn check_manifest(file: &Path, out: &mut impl Write) -> Result<(), Fa
     let manifest = read_manifest(Some(file))?;
     let (_, policy) = read_routes(&manifest)?;
     let (_, repos) = read_repos(manifest.repos.as_deref())?;
-    secrets_are_there(&policy, &manifest)?;
+    secrets_are_there(&policy, &repos, &manifest)?;
     for path in manifest.upstream_ca.iter().chain(&manifest.mounts) {
         fs::metadata(path).refusing(|| format!("cannot find {}", path.display()))?;
     }
@@ -288,20 +288,49 @@ fn read_repos(file: Option<&Path>) -> Result<(String, Repos), Fault> {
     Ok((text, repos))
 }
 
-fn secrets_are_there(policy: &Policy, manifest: &Manifest) -> Result<(), Fault> {
-    let named =
-        policy.routes().iter().filter_map(|route| route.credential()).map(|credential| &credential.secret);
-    for secret in named {
-        let (SecretRef::Env(name) | SecretRef::File(name)) = secret;
-        if !manifest.secrets.contains_key(name.as_str()) {
-            return Err(Fault::refused(format!(
-                "the routes use the secret `{}`, which the manifest does not have",
-                name.as_str()
-            ))
-            .with_hint(format!("add to the manifest: secrets: {{{}: {{env: VARIABLE}}}}", name.as_str())));
+fn secrets_are_there(policy: &Policy, repos: &Repos, manifest: &Manifest) -> Result<(), Fault> {
+    let by_routes = credentials(policy).map(|name| ("routes", name));
+    let by_repositories = tokens(repos).map(|name| ("repositories", name));
+    match by_routes.chain(by_repositories).find(|(_, name)| !manifest.secrets.contains_key(*name)) {
+        None => Ok(()),
+        Some((users, name)) => Err(Fault::refused(format!(
+            "the {users} use the secret `{name}`, which the manifest does not have"
+        ))
+        .with_hint(format!("add to the manifest: secrets: {{{name}: {{env: VARIABLE}}}}"))),
+    }
+}
+
+/// The secrets that the routes name.
+pub(super) fn credentials(policy: &Policy) -> impl Iterator<Item = &str> {
+    policy
+        .routes()
+        .iter()
+        .filter_map(|route| route.credential())
+        .map(|credential| credential.secret.name().as_str())
+}
+
+/// The secrets that https upstreams of git are opened with.
+pub(super) fn tokens(repos: &Repos) -> impl Iterator<Item = &str> {
+    repos.iter().filter_map(|repo| match &repo.upstream {
+        Upstream::Https(https) => Some(https.token.as_str()),
+        Upstream::Ssh(_) | Upstream::File(_) => None,
+    })
+}
+
+/// Who gets which secret: git-gate those that open upstreams of git, egress the others, and of the first those that a route names too.
+pub(super) fn shared_out(secrets: Vec<(String, Secret)>, policy: &Policy, repos: &Repos) -> Vec<Handed> {
+    let mut handed = Vec::new();
+    for (name, secret) in secrets {
+        let is_token = tokens(repos).any(|token| token == name);
+        if is_token {
+            let secret = Secret::new(secret.expose().to_vec());
+            handed.push(Handed { to: "git-gate", name: name.clone(), secret });
+        }
+        if !is_token || credentials(policy).any(|credential| credential == name) {
+            handed.push(Handed { to: "egress", name, secret });
         }
     }
-    Ok(())
+    handed
 }
 
 /// A word for this run, when a route replaces one: to egress among the secrets, to the agent by environment, also under the names
@@ -501,7 +530,7 @@ impl Planned {
         let at = self.without_proxy.iter().map(|at| format!("also without proxy variables at {at}"));
         part("may reach", self.may_reach.iter().cloned().chain(repositories).chain(at).collect())?;
         let secret = |(name, from): (&String, &String)| format!("{name}, from {from}");
-        part("secrets, for egress alone", self.secrets.iter().map(secret).collect())?;
+        part("secrets, each for the daemon alone that uses it", self.secrets.iter().map(secret).collect())?;
         part("files", self.files.clone())?;
         let variable = |(name, value): (&String, &String)| format!("{name}={value}");
         part("environment", self.environment.iter().map(variable).collect())
@@ -512,6 +541,30 @@ impl Planned {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn a_secret_goes_to_the_daemon_that_uses_it_and_to_no_other() {
+        let routes = "routes:\n  - {host: a.example.com, token_env: KEY}\n  - {host: b.example.com, token_env: BOTH}\n";
+        let policy = Policy::parse("routes.yaml", routes).unwrap();
+        let entry = |name: &str| {
+            format!(
+                "  - {{name: {name}, upstream: 'https://git.example.com/{name}.git', token_file: {name}}}\n"
+            )
+        };
+        let text = format!("repos:\n{}{}", entry("GIT"), entry("BOTH"));
+        let repos = Repos::parse("repos.yaml", &text, Allow::SshUpstream).unwrap();
+        let secrets = ["KEY", "GIT", "BOTH", "OTHER"].map(|name| (name.to_owned(), Secret::new(Vec::new())));
+        let handed = shared_out(secrets.into(), &policy, &repos);
+        let handed: Vec<_> = handed.iter().map(|handed| (handed.name.as_str(), handed.to)).collect();
+        let expected = [
+            ("KEY", "egress"),
+            ("GIT", "git-gate"),
+            ("BOTH", "git-gate"),
+            ("BOTH", "egress"),
+            ("OTHER", "egress"),
+        ];
+        assert_eq!(handed, expected);
+    }
 
     #[test]
     fn the_agent_has_the_word_and_never_the_secret_under_the_secrets_name() {

@@ -7,10 +7,11 @@ use jiff::Timestamp;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::SignalFd;
 use nix::unistd::geteuid;
+use policy::Policy;
 use repos::{Allow, Repos};
 
 use super::mirrors::{self, Waited};
-use super::prepare::Checked;
+use super::prepare::{Checked, shared_out};
 use crate::backend::{Backend, Order};
 use crate::bundle::{Identities, Provisions};
 use crate::fault::{Attempted, Fault, chain};
@@ -129,6 +130,8 @@ impl Bottle {
         checked.repos = Repos::parse("repos.yaml", &files.repos, Allow::SshUpstream)
             .failing(|| "the repositories cannot be read again".to_owned())?;
         checked.repos_text = files.repos;
+        let policy = Policy::parse("routes.yaml", &files.routes)
+            .failing(|| "the routes cannot be read again".to_owned())?;
         let identities = if geteuid().is_root() {
             let seen = self.backend.daemons_root(self.held.home(), &self.run_dir);
             Identities::placed(&checked.repos_text, &checked.repos, &seen)?
@@ -138,7 +141,7 @@ impl Bottle {
         Ok(Provisions {
             routes: files.routes,
             identities,
-            secrets: std::mem::take(&mut checked.secrets),
+            secrets: shared_out(std::mem::take(&mut checked.secrets), &policy, &checked.repos),
             upstream_ca: checked.manifest.upstream_ca.clone(),
             direct: checked.direct.clone(),
         })
