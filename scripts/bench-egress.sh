@@ -56,7 +56,7 @@ tables() {
     if wanted idle; then bounded 80 egress proxy idle; fi
     if wanted scanner; then
         printf '\nThe scanner and the scrubber, by `cargo bench -p scan --bench stream`, one thread:\n\n'
-        bounded 60 scan stream
+        bounded 120 scan stream
     fi
 }
 

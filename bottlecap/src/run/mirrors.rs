@@ -19,7 +19,7 @@ use crate::progress::Progress;
 use crate::requests::client;
 
 /// How long an upstream may say nothing. The copy goes on behind the command then.
-const SILENCE_MS: u16 = 15_000;
+const SILENCE_MS: u16 = 5_000;
 const LINE_MAX: usize = 64 << 10;
 
 /// How the wait ended.
