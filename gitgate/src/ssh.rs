@@ -1,6 +1,6 @@
 //! Upstream over ssh, spoken by this process: one connection, one pinned host key, one identity.
 //!
-//! A [`Session`] is a login. What runs at upstream is a [`Remote`], which ends with its value. No
+//! A `Session` is a login. What runs at upstream is a `Remote`, which ends with its value. No
 //! configuration, no agent and no file of the machine has a say; the key leaves this process for nobody.
 
 use std::borrow::Cow;
