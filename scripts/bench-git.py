@@ -6,10 +6,15 @@
     COUNT=1 scripts/bench-git.py PATH/OF/git-gate
 
 Prints a table of medians and ratios; the comparisons of a row took turns. With COUNT=1 it counts instead how many programs git-gate starts for
-each request (by strace), which is the same on a busy machine."""
-import concurrent.futures, os, pathlib, random, shutil, socket, statistics, subprocess, sys, tempfile, threading, time
+each request (by strace), which is the same on a busy machine. With --write after the path the table also takes the place of the one in
+docs/measurements-git.md."""
+import concurrent.futures, datetime, os, pathlib, random, shutil, socket, statistics, subprocess, sys, tempfile, threading, time
 
+if len(sys.argv) < 2 or sys.argv[2:] not in ([], ["--write"]):
+    sys.exit(__doc__)
 GATE = os.path.abspath(sys.argv[1])
+WRITE = sys.argv[2:] == ["--write"]
+DOCUMENT = pathlib.Path(__file__).resolve().parent.parent / "docs/measurements-git.md"
 ROUNDS = int(os.environ.get("ROUNDS", "5"))
 LARGE_MB = int(os.environ.get("LARGE_MB", "30"))
 LARGE_REFS = int(os.environ.get("LARGE_REFS", "500"))
@@ -19,6 +24,31 @@ for who in ("AUTHOR", "COMMITTER"):
     ENV[f"GIT_{who}_NAME"], ENV[f"GIT_{who}_EMAIL"] = "Bench", "bench@example.test"
 SSH = f"ssh -F /dev/null -i {root}/identity -o UserKnownHostsFile={root}/known -o IdentitiesOnly=yes -o LogLevel=ERROR"
 started = []
+
+
+told = []
+
+
+def tell(text):
+    """A part of what docs/measurements-git.md holds."""
+    told.append(text)
+    print(text, flush=True)
+
+
+def head(settings):
+    """How the rest came about."""
+    build = "debug" if "/debug/" in GATE else "release"
+    given = " ".join(f"{name}={value}" for name, value in settings.items())
+    tell(f"`{given} scripts/bench-git.py PATH/OF/git-gate` on {datetime.date.today()}, a {build} build, load {os.getloadavg()[0]:.1f} on "
+         f"{os.cpu_count()} processors:\n")
+
+
+def write(section):
+    """Puts what was told between the marks of a section."""
+    text = DOCUMENT.read_text()
+    begin, end = f"<!-- {section} -->\n", f"<!-- end of {section} -->"
+    before, rest = text.split(begin, 1)
+    DOCUMENT.write_text(before + begin + "\n".join(told).rstrip("\n") + "\n" + end + rest.split(end, 1)[1])
 
 
 def run(*command, cwd=root, **more):
@@ -123,22 +153,20 @@ def programs(url):
     }
     run("git", "ls-remote", url("small"))
     settled()
-    print("| request | programs started |\n|---|---:|")
+    head({"COUNT": 1, "LARGE_MB": LARGE_MB, "LARGE_REFS": LARGE_REFS})
+    tell("| request | programs |\n|---|---:|")
     for what, step in steps.items():
         before = started()
         step()
         settled()
-        print(f"| {what} | {started() - before} |", flush=True)
+        tell(f"| {what} | {started() - before} |")
 
-
-rows = []
 
 
 def row(what, medians, unit=1000, form="{:.0f} ms", goal=""):
     show = lambda name: form.format(medians[name] * unit) if name in medians else "–"
     ratio = medians["gate"] / medians["direct"]
-    rows.append(f"| {what} | {show('gate')} | {show('direct')} | {show('daemon')} | {ratio:.2f} | {goal} |")
-    print(rows[-1], flush=True)
+    tell(f"| {what} | {show('gate')} | {show('direct')} | {show('daemon')} | {ratio:.2f} | {goal} |")
 
 
 def main():
@@ -175,7 +203,8 @@ def main():
     for name in upstream:
         run("git", "ls-remote", url(name))
     if counted:
-        return programs(url)
+        programs(url)
+        return "programs"
 
     # git daemon: a mirror that an access hook refreshes, and a pre-receive hook that scans and forwards.
     hooked, hook_port = root / "hooked", port()
@@ -205,9 +234,11 @@ def main():
         time.sleep(0.5)
 
     fresh = {"GIT_SSH_COMMAND": SSH}
-    print("| what | git-gate | direct | git daemon with hooks | git-gate to direct | goal |\n|---|---:|---:|---:|---:|---:|")
+    sized = {"small": "small (500 refs)", "large": f"large ({LARGE_REFS:,} refs, {LARGE_MB} MB)"}
+    head({"ROUNDS": ROUNDS, "LARGE_MB": LARGE_MB, "LARGE_REFS": LARGE_REFS})
+    tell("| what | git-gate | direct | git daemon with hooks | git-gate to direct | goal |\n|---|---:|---:|---:|---:|---:|")
     for name in upstream:
-        row(f"ls-remote, {name}", interleaved({
+        row(f"ls-remote, {sized[name]}", interleaved({
             "direct": lambda: run("git", "ls-remote", ssh[name], env=fresh),
             "gate": lambda: run("git", "ls-remote", url(name)),
             "daemon": lambda: run("git", "ls-remote", hook(name)),
@@ -217,7 +248,7 @@ def main():
             run("git", "clone", "-q", "--bare", address, root / f"{kind}-{name}", env=fresh)
             run("git", "config", "remote.origin.fetch", "+refs/heads/*:refs/remotes/origin/*", cwd=root / f"{kind}-{name}")
             run("git", "fetch", "-q", cwd=root / f"{kind}-{name}", env=fresh)
-        row(f"fetch of nothing, {name}", interleaved({
+        row(f"fetch of nothing, {sized[name]}", interleaved({
             kind: lambda kind=kind: run("git", "fetch", "-q", cwd=root / f"{kind}-{name}", env=fresh)
             for kind in ("direct", "gate", "daemon")
         }), goal="0.8")
@@ -246,8 +277,7 @@ def main():
             if round:
                 taken[kind].append(seconds)
     row("push of one commit", {kind: statistics.median(values) for kind, values in taken.items()}, goal="1.3")
-    cpu_row = f"| processor time of git-gate for it | {statistics.median(used[1:]) * 1000:.0f} ms | – | – | – | 150 ms |"
-    print(cpu_row, flush=True)
+    tell(f"| processor time of git-gate for it | {statistics.median(used[1:]) * 1000:.0f} ms | – | – | – | 150 ms |")
 
     spent, used_by = {"gate": [], "direct": []}, {"gate": [0] * 4, "direct": [0] * 4}
     for round in range(ROUNDS):
@@ -258,7 +288,7 @@ def main():
             spent[kind].append(cpu(pid) - before)
             used_by[kind] = [sum + after - before for sum, after, before in zip(used_by[kind], shares(pid), parts)]
             shutil.rmtree(root / "clone")
-    row("processor time to serve a clone, large", {k: statistics.median(v) for k, v in spent.items()}, goal="1.2")
+    row(f"processor time to serve a clone, {sized['large']}", {k: statistics.median(v) for k, v in spent.items()}, goal="1.2")
 
     for kind, parts in used_by.items():
         own, own_kernel, programs_, programs_kernel = (1000 * part / ROUNDS for part in parts)
@@ -278,35 +308,46 @@ def main():
     failures = []
     row("16 clones at once, small", interleaved({"direct": sixteen(ssh["small"]), "gate": sixteen(url("small"))}, 5), goal="1.3")
 
-    # Refs that move under four readers.
+    # Refs that move under four readers; of the large one they take no files.
+    lost = {name: readers_lose(upstream[name], url(name), more) for name, more in (("small", []), ("large", ["--filter=blob:none"]))}
+    tell(f"\nFailed of 16 clones at once, all rounds: {sum(failures)} (goal: 0). Failed of 80 clones while refs moved: "
+         + ", ".join(f"{failed} of the {name} one ({moves} moves)" for name, (failed, moves) in lost.items())
+         + f" (goal: 0). Resident memory of git-gate: {idle:.1f} MB after its start (goal: under 20), {rss():.1f} MB at the end.")
+    return "times"
+
+
+def readers_lose(upstream, address, more):
+    """How many of 80 clones by four readers fail while refs move, and how often these did."""
     stop, moves = threading.Event(), 0
 
     def move():
         nonlocal moves
         while not stop.is_set():
             moves += 1
-            run("git", "update-ref", f"refs/heads/moving/{moves % 20}", f"main~{moves % 100}", cwd=upstream["small"])
-            run("git", "update-ref", "-d", f"refs/heads/moving/{(moves + 7) % 20}", cwd=upstream["small"])
+            run("git", "update-ref", f"refs/heads/moving/{moves % 20}", f"main~{moves % 100}", cwd=upstream)
+            run("git", "update-ref", "-d", f"refs/heads/moving/{(moves + 7) % 20}", cwd=upstream)
 
     def read(reader):
-        lost = 0
+        failed = 0
         for n in range(20):
             clone = root / f"reader-{reader}-{n}"
-            lost += subprocess.run(["git", "clone", "-q", "--bare", url("small"), clone], env=ENV, stderr=subprocess.DEVNULL).returncode != 0
+            command = ["git", "clone", "-q", "--bare", *more, address, clone]
+            failed += subprocess.run(command, env=ENV, stderr=subprocess.DEVNULL).returncode != 0
             shutil.rmtree(clone, ignore_errors=True)
-        return lost
+        return failed
     mover = threading.Thread(target=move)
     mover.start()
-    with concurrent.futures.ThreadPoolExecutor(4) as readers:
-        lost = sum(readers.map(read, range(4)))
-    stop.set()
-    mover.join()
-    print(f"\nFailed of 16 clones at once, all rounds: {sum(failures)} (goal: 0). Failed of 80 clones while refs moved {moves} times: {lost} (goal: 0). "
-          f"Resident memory of git-gate: {idle:.1f} MB after its start, {rss():.1f} MB at the end (goal: under 20 idle).")
-
+    try:
+        with concurrent.futures.ThreadPoolExecutor(4) as readers:
+            return sum(readers.map(read, range(4))), moves
+    finally:
+        stop.set()
+        mover.join()
 
 try:
-    main()
+    section = main()
+    if WRITE:
+        write(section)
 finally:
     for process in reversed(started):
         process.terminate()

@@ -1,6 +1,7 @@
 //! Connections over git://, and the sessions of both transports.
 
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -421,6 +422,9 @@ impl Front {
             }
             Err(Ended::Git(error)) => {
                 warn!(repo, %error, "read failed");
+                if let SessionError::Git(words) = &error {
+                    farewell(&mut writer, repo, why(words, served.mirror.path())).await;
+                }
                 (FAILED, down)
             }
         }
@@ -535,10 +539,7 @@ impl Refusal {
 
 /// Why there is no fresh data, for the client.
 pub(crate) fn unrefreshed(upstream: &Upstream, error: &RefreshError) -> String {
-    format!(
-        "cannot refresh from {}: {error}. Old data is not served; try again when upstream answers",
-        shown(upstream)
-    )
+    format!("cannot refresh from {}: {error}. Old data is not served; {}", shown(upstream), error.advice())
 }
 
 /// Upstream as a client may know it: where it is, not how we enter.
@@ -547,6 +548,13 @@ pub(crate) fn shown(upstream: &Upstream) -> String {
         Upstream::Ssh(_) | Upstream::Https(_) => upstream.url(),
         Upstream::File(_) => "its local upstream".to_owned(),
     }
+}
+
+/// Why a git that serves a mirror ended, as far as the client may know it.
+fn why<'w>(words: &'w str, mirror: &Path) -> &'w str {
+    let hides = |line: &&str| !line.contains(&*mirror.to_string_lossy());
+    let fatal = words.split("; ").find(|line| line.starts_with("fatal: ")).filter(hides);
+    fatal.unwrap_or("git cannot answer this")
 }
 
 /// Tells a reader why, in the place where git looks for it.

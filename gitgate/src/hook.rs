@@ -41,7 +41,8 @@ const FRAME_BYTES: usize = 64 << 10;
 /// A pack without objects: its head, and the digest of that.
 const EMPTY_PACK: &[u8] =
     b"PACK\0\0\0\x02\0\0\0\0\x02\x9d\x08\x82\x3b\xd8\xa8\xea\xb5\x10\xad\x6a\xc7\x5c\x82\x3c\xfd\x3e\xd3\x1e";
-const REMOVED: &str = "upstream removed something meanwhile; push again";
+const REMOVED: &str =
+    "upstream removed something meanwhile; fetch, rebase onto what it has now, then push again";
 
 /// Runs the hook: exit 0 lets git take the push into the mirror, anything else refuses it.
 pub fn run() -> ExitCode {
@@ -206,11 +207,14 @@ impl Scene {
     }
 
     fn updates(&self) -> anyhow::Result<Vec<Update>> {
-        let mut text = String::new();
-        io::stdin().lock().take(STDIN_MAX_BYTES + 1).read_to_string(&mut text)?;
-        if text.len() as u64 > STDIN_MAX_BYTES {
+        let mut bytes = Vec::new();
+        io::stdin().lock().take(STDIN_MAX_BYTES + 1).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > STDIN_MAX_BYTES {
             bail!("the push changes too many refs");
         }
+        let Ok(text) = String::from_utf8(bytes) else {
+            bail!("a ref of this push has a name that is not UTF-8")
+        };
         text.lines().map(|line| self.update(line)).collect()
     }
 

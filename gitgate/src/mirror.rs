@@ -57,6 +57,17 @@ pub(crate) enum RefreshError {
 }
 
 impl RefreshError {
+    /// What the client can do.
+    pub(crate) fn advice(&self) -> &'static str {
+        match self {
+            _ if self.is_silence() => "try again when upstream answers",
+            Self::Mirror(_) | Self::Timeout(_) => "try again in a moment",
+            Self::Upstream(_) | Self::ObjectFormat | Self::Refs | Self::RefName | Self::Token(_) => {
+                "this needs the operator"
+            }
+        }
+    }
+
     /// Whether upstream said nothing, so that older data may do where the rules allow it.
     fn is_silence(&self) -> bool {
         match self {

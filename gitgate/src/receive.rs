@@ -43,6 +43,8 @@ const REFS_MAX: usize = 1000;
 const LOGIN_MAX: Duration = Duration::from_secs(5);
 /// How much memory of its own each process of a push may have.
 const MEMORY_MAX_BYTES: u64 = 2 << 30;
+/// How much processor time: a small pack of differences can stand for any number of large objects.
+const PROCESSOR_MAX: Duration = Duration::from_secs(1800);
 
 /// How long a client may take to read the end of the answer.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(60);
@@ -148,6 +150,7 @@ fn command(
     let number = sys::inherit(&mut command, OwnedFd::from(theirs));
     command.env(HOOK_FD, number.to_string());
     sys::bound_memory(&mut command, MEMORY_MAX_BYTES);
+    sys::bound_processor(&mut command, PROCESSOR_MAX);
     state.confine(&mut command, served, Reach::Hook)?;
     Ok((command, tokio::net::UnixStream::from_std(ours)?))
 }

@@ -28,6 +28,12 @@ const WORDS_MAX_BYTES: usize = 64 << 10;
 const REPORT_MAX_BYTES: usize = 8 << 20;
 const REPORT_BAND: u8 = 1;
 const FRAME_MAX_BYTES: u32 = 1 << 20;
+/// Why an update does not go: in a line of its own, and beside the ref.
+const MOVED: &str = "moved upstream in the meantime; fetch, then push again";
+const MOVED_BRIEF: &str = "moved upstream; fetch first";
+const UNREAD: &str = "is there upstream already, but may not be fetched through this gate; push to another name, or ask the operator for \
+                      `fetch.allow`";
+const UNREAD_BRIEF: &str = "it is there upstream, but may not be fetched";
 
 /// An upstream that waits for commands.
 pub(crate) struct Road {
@@ -170,13 +176,14 @@ impl Shown {
         let mut words = String::new();
         for update in updates {
             let now = self.olds.get(&update.name).copied().unwrap_or(Oid::ZERO_SHA1);
-            if now.to_string() != update.old {
-                words.push_str(&format!(
-                    "git-gate: {} moved upstream in the meantime; fetch, then push again\n",
-                    printable(&update.name)
-                ));
-                refs.push((update.name.clone(), "moved upstream; fetch first".to_owned()));
+            if now.to_string() == update.old {
+                continue;
             }
+            // Who pushes may be shown more than is read here.
+            let unread = update.change == Change::Create && self.listing.find(&update.name).is_none();
+            let (told, brief) = if unread { (UNREAD, UNREAD_BRIEF) } else { (MOVED, MOVED_BRIEF) };
+            words.push_str(&format!("git-gate: {} {told}\n", printable(&update.name)));
+            refs.push((update.name.clone(), brief.to_owned()));
         }
         let deletes = updates.iter().any(|update| update.change == Change::Delete);
         let needs = [
@@ -394,6 +401,9 @@ mod tests {
             let said = fits(&[update(name, moved, B)], &[]).unwrap_or_default();
             assert!(said.contains("moved upstream"), "{name} {moved}: {said}");
         }
+        let unread = Update { change: Change::Create, ..update("refs/other/x", NONE, B) };
+        let said = fits(&[unread], &[]).unwrap_or_default();
+        assert!(said.contains("may not be fetched") && !said.contains("moved"), "{said}");
         let two = [push[0].clone(), update("refs/heads/b", NONE, B)];
         assert!(
             fits(&two, &[]).is_some_and(|said| said.contains("several refs")),

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
+use std::time::Duration;
 
 /// Shuts the process off: not dumpable, no new privileges, no core file.
 pub fn harden() -> io::Result<()> {
@@ -58,6 +59,17 @@ pub(crate) fn bound_memory(command: &mut Command, bytes: u64) {
     let bound = move || {
         // SAFETY: `limit` is a valid rlimit that lives through the call; setrlimit is async-signal-safe.
         check(unsafe { libc::setrlimit(libc::RLIMIT_DATA, &raw const limit) })
+    };
+    // SAFETY: the closure allocates nothing and calls setrlimit only.
+    unsafe { command.pre_exec(bound) };
+}
+
+/// Bounds the processor time that each process of the command may use.
+pub(crate) fn bound_processor(command: &mut Command, time: Duration) {
+    let limit = libc::rlimit { rlim_cur: time.as_secs(), rlim_max: time.as_secs() };
+    let bound = move || {
+        // SAFETY: `limit` is a valid rlimit that lives through the call; setrlimit is async-signal-safe.
+        check(unsafe { libc::setrlimit(libc::RLIMIT_CPU, &raw const limit) })
     };
     // SAFETY: the closure allocates nothing and calls setrlimit only.
     unsafe { command.pre_exec(bound) };
@@ -154,10 +166,11 @@ mod tests {
     #[test]
     fn a_bounded_command_has_the_bound_and_so_have_its_children() {
         let mut command = Command::new("sh");
-        command.args(["-c", "sh -c 'ulimit -d; ulimit -Hd'"]);
+        command.args(["-c", "sh -c 'ulimit -d; ulimit -Hd; ulimit -t; ulimit -Ht'"]);
         bound_memory(&mut command, 2 << 30);
+        bound_processor(&mut command, Duration::from_secs(900));
         let output = command.output().expect("sh runs");
-        assert_eq!(String::from_utf8_lossy(&output.stdout), "2097152\n2097152\n");
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "2097152\n2097152\n900\n900\n");
     }
 
     #[test]

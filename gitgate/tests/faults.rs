@@ -124,7 +124,7 @@ fn objects_named_by_sha256_are_refused_in_words() {
     let yaml = format!("repos:\n  - {{name: web, upstream: 'file://{}/seed'}}\n", dir.path().display());
     let gate = Gate::start_with(dir.path(), &yaml, &["--allow-local-upstream"]);
     let said = git(dir.path(), &["ls-remote", &gate.url("web")]).fail();
-    assert!(said.contains("named by SHA-256"), "{said}");
+    assert!(said.contains("named by SHA-256") && said.contains("this needs the operator"), "{said}");
 }
 
 #[test]

@@ -183,18 +183,86 @@ fn purge(upstream: &Upstream) -> String {
     format!("git --git-dir={} update-ref refs/heads/main main^", upstream.repository.display())
 }
 
+/// What the mirror's refs are, as upstream's are told.
+fn mirrored(world: &World) -> String {
+    let mirror = world.dir.path().join("git/web.git");
+    git(&mirror, &["for-each-ref", "--format=%(objectname) %(refname)"]).succeed()
+}
+
+fn has(upstream: &Upstream, object: &str) -> bool {
+    common::client(&upstream.repository).args(["cat-file", "-e", object]).status().unwrap().success()
+}
+
 #[test]
 fn a_held_push_does_not_bring_back_what_upstream_removed_meanwhile() {
     let world = World::new();
-    world.upstream.commit("theirs");
-    let (work, _) = world.work_with_secret();
-    let push = Push::begin(&work, "HEAD:refs/heads/agent/x");
+    let gone = world.upstream.commit("theirs");
+    let (work, new) = world.work_with_secret();
+    let mut push = Push::begin(&work, "HEAD:refs/heads/agent/x");
     let hold = world.held();
-    git(&world.upstream.repository, &["update-ref", "refs/heads/main", "main^"]).succeed();
+    push.until("waits for the operator");
+    world.upstream.purge();
+    let before = world.upstream.refs();
+    world.decide(&hold, Verdict::Approve, "");
     world.release(&hold.digest);
     let (passed, said) = push.end();
-    assert!(!passed && said.contains("upstream removed something meanwhile"), "{said}");
-    assert!(!world.upstream.refs().contains("agent/x"));
+    let told = "upstream removed something meanwhile; fetch, rebase onto what it has now, then push again";
+    assert!(!passed && said.contains(&format!("git-gate: {told}")), "{said}");
+    assert!(said.contains(&format!("[remote rejected] HEAD -> agent/x ({told})")), "{said}");
+    assert_eq!((world.upstream.refs(), mirrored(&world)), (before.clone(), before));
+    assert!(!has(&world.upstream, &gone) && !has(&world.upstream, &new), "nothing comes back");
+
+    // What it says helps; what was released was another push.
+    work.git(&["fetch", "-q"]).succeed();
+    work.git(&["rebase", "-q", "--onto", "origin/main", "HEAD^"]).succeed();
+    let rebased = work.git(&["rev-parse", "HEAD"]).succeed().trim().to_owned();
+    let push = Push::begin(&work, "HEAD:refs/heads/agent/x");
+    let again = world.held();
+    assert_ne!(again.digest, hold.digest);
+    world.decide(&again, Verdict::Approve, "");
+    world.release(&again.digest);
+    let (passed, said) = push.end();
+    assert!(passed, "{said}");
+    assert_eq!(world.upstream.rev("agent/x"), rebased);
+    assert_eq!(mirrored(&world), world.upstream.refs());
+    assert!(!has(&world.upstream, &gone));
+}
+
+#[test]
+fn a_held_push_that_leaves_out_what_upstream_removes_meanwhile_is_refused() {
+    let world = World::new();
+    let seed = Work { path: world.dir.path().join("upstream/seed") };
+    seed.git(&["checkout", "-q", "-b", "extra"]).succeed();
+    seed.write("theirs", "only there\n").commit("extra");
+    seed.git(&["push", "-q", "origin", "extra"]).succeed();
+    let blob = world.upstream.rev("extra:theirs");
+    let (work, _) = world.work_with_secret();
+    // The file of the other branch, under another name, and a pack without it.
+    work.git(&["update-index", "--add", "--cacheinfo", &format!("100644,{blob},mine")]).succeed();
+    work.git(&["commit", "-q", "--amend", "--no-edit"]).succeed();
+    let new = work.git(&["rev-parse", "HEAD"]).succeed().trim().to_owned();
+    let objects = ["HEAD", "HEAD^{tree}", "HEAD:config"]
+        .map(|name| work.git(&["rev-parse", name]).succeed().trim().to_owned());
+    let mut pack = common::client(&work.path);
+    pack.args(["pack-objects", "--stdout", "-q"]);
+    let pack = common::fed(pack, (objects.join("\n") + "\n").as_bytes());
+    let none = "0".repeat(40);
+    let command = format!("{none} {new} refs/heads/agent/x\0report-status side-band-64k");
+    let request =
+        [common::pkt(common::RECEIVE), common::pkt(command.as_bytes()), b"0000".to_vec(), pack].concat();
+    let stream = world.gate.connect();
+    // On its own, so that what fails here does not wait for it.
+    let push = std::thread::spawn(move || common::rest(stream, &request));
+    let hold = world.held();
+    assert_eq!(hold.found, 1);
+    git(&world.upstream.repository, &["update-ref", "-d", "refs/heads/extra"]).succeed();
+    git(&world.upstream.repository, &["gc", "-q", "--prune=now"]).succeed();
+    let before = world.upstream.refs();
+    world.release(&hold.digest);
+    let said = push.join().unwrap();
+    assert!(said.contains("ng refs/heads/agent/x upstream removed something meanwhile"), "{said}");
+    assert_eq!((world.upstream.refs(), mirrored(&world)), (before.clone(), before));
+    assert!(!has(&world.upstream, &blob) && !has(&world.upstream, &new), "nothing comes back");
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod common;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
@@ -65,9 +66,13 @@ impl Host {
     }
 
     fn gate(&self, path: &str, more: &[&str]) -> Gate {
+        self.gate_with("push: {allow: [refs/heads/agent/*]}", path, more)
+    }
+
+    fn gate_with(&self, rules: &str, path: &str, more: &[&str]) -> Gate {
         let yaml = format!(
             "repos:\n  - name: web\n    upstream: https://git.example.test:{}/{path}\n    token_file: GIT_TOKEN\n    \
-             extra_hosts: {{git.example.test: 127.0.0.1}}\n    push: {{allow: [refs/heads/agent/*]}}\n",
+             extra_hosts: {{git.example.test: 127.0.0.1}}\n    {rules}\n",
             self.port
         );
         let secrets = self.path("secrets");
@@ -103,6 +108,49 @@ fn reads_and_pushes_go_through_with_the_token_and_the_agent_never_sees_it() {
     let found =
         Command::new("grep").args(["-r", "-l", TOKEN]).arg(host.path("git")).arg(host.path("state")).output();
     assert_eq!(String::from_utf8(found.unwrap().stdout).unwrap(), "");
+}
+
+#[test]
+fn every_kind_of_push_lands_behind_https_as_asked_or_not_at_all() {
+    let host = Host::start();
+    let ca = host.path("ca.pem");
+    let rules = "push: {allow: [refs/heads/agent/*, refs/notes/*], tags: true, force: true, delete: true}";
+    let gate = host.gate_with(rules, "web.git", &["--upstream-ca", ca.to_str().unwrap()]);
+    git(host.dir.path(), &["clone", "-q", &gate.url("web"), "work"]).succeed();
+    let work = Work { path: host.path("work") };
+    let shown = |repository: &str| {
+        git(&host.path(repository), &["for-each-ref", "--format=%(objectname) %(refname)"]).succeed()
+    };
+    let landed = |arguments: &[&str]| {
+        work.git(&[&["push", "-q", "origin"], arguments].concat()).succeed();
+        assert_eq!(shown("git/web.git"), shown("root/web.git"), "{arguments:?}");
+    };
+    work.write("mine", "x\n").commit("mine");
+    work.git(&["tag", "-a", "-m", "one", "v1"]).succeed();
+    landed(&["--atomic", "HEAD:refs/heads/agent/a", "HEAD^:refs/heads/agent/b", "v1"]);
+    work.git(&["commit", "-q", "--amend", "-m", "another"]).succeed();
+    landed(&["--force", "HEAD:refs/heads/agent/a"]);
+    landed(&["--delete", "agent/b", "v1"]);
+    assert_eq!(shown("root/web.git").lines().count(), 2, "{}", shown("root/web.git"));
+
+    let hook = host.path("root/web.git/hooks/pre-receive");
+    fs::create_dir_all(hook.parent().unwrap()).unwrap();
+    fs::write(&hook, "#!/bin/sh\necho 'closed for the day' >&2\nexit 1\n").unwrap();
+    fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).unwrap();
+    let before = shown("root/web.git");
+    let said = work.git(&["push", "origin", "HEAD:refs/heads/agent/c", ":refs/heads/agent/a"]).fail();
+    assert!(said.contains("remote: closed for the day"), "{said}");
+    assert!(said.contains("[remote rejected] HEAD -> agent/c (pre-receive hook declined)"), "{said}");
+    assert_eq!((shown("git/web.git"), shown("root/web.git")), (before.clone(), before));
+
+    // What is there and may not be fetched.
+    fs::remove_file(&hook).unwrap();
+    work.git(&["notes", "add", "-m", "one"]).succeed();
+    work.push("refs/notes/commits").succeed();
+    work.git(&["update-ref", "-d", "refs/notes/commits"]).succeed();
+    work.git(&["notes", "add", "-m", "two"]).succeed();
+    let said = work.push("refs/notes/commits").fail();
+    assert!(said.contains("(stale info: upstream has something else there; fetch first)"), "{said}");
 }
 
 #[test]

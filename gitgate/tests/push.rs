@@ -387,6 +387,25 @@ fn refs_that_upstream_shows_to_readers_only_do_not_count_as_moved() {
 }
 
 #[test]
+fn a_ref_that_is_there_but_may_not_be_fetched_is_not_told_as_moved() {
+    let world = World::with_rules("push: {allow: [refs/notes/*]}");
+    let work = world.clone_web();
+    work.git(&["notes", "add", "-m", "one"]).succeed();
+    work.push("refs/notes/commits").succeed();
+    let landed = world.upstream.rev("refs/notes/commits");
+    // Somebody else's, who cannot know of the first.
+    work.git(&["update-ref", "-d", "refs/notes/commits"]).succeed();
+    work.git(&["notes", "add", "-m", "two"]).succeed();
+    let said = work.push("refs/notes/commits").fail();
+    assert!(
+        said.contains("may not be fetched through this gate") && said.contains("`fetch.allow`"),
+        "{said}"
+    );
+    assert!(said.contains("(it is there upstream, but may not be fetched)"), "{said}");
+    assert_eq!(world.upstream.rev("refs/notes/commits"), landed);
+}
+
+#[test]
 fn a_push_whose_answer_does_not_come_is_not_told_as_refused() {
     let mut world = World::new();
     let work = world.clone_web();

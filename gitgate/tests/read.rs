@@ -111,7 +111,7 @@ fn with_upstream_down_a_read_is_refused_with_the_reason() {
     assert!(
         git(world.dir.path(), &["clone", &world.gate.url("web"), "again"])
             .fail()
-            .contains("Old data is not served")
+            .contains("Old data is not served; try again when upstream answers")
     );
 }
 

@@ -53,6 +53,25 @@ fn upstream_is_asked_once_for_each_read_over_either_transport() {
 }
 
 #[test]
+fn what_git_does_not_do_is_told_in_its_words() {
+    let world = World::new();
+    world.upstream.commit("second");
+    for scheme in ["git", "http"] {
+        let url = world.gate.url("web").replacen("git", scheme, 1);
+        let clone = format!("over-{scheme}");
+        git(world.dir.path(), &["clone", "-q", &url, &clone]).succeed();
+        let work = world.work(&clone);
+        for excluded in ["nothere", "main"] {
+            let said = work.git(&["fetch", &format!("--shallow-exclude={excluded}")]).fail();
+            assert!(said.contains("remote error: git-gate: web: fatal: "), "{scheme} {excluded}: {said}");
+        }
+        let filter = "--filter=sparse:oid=main:README";
+        let said = git(world.dir.path(), &["clone", "-q", filter, &url, &format!("sparse-{scheme}")]).fail();
+        assert!(said.contains("this filter is not served; blob:none"), "{said}");
+    }
+}
+
+#[test]
 fn tags_are_peeled_and_an_empty_upstream_names_its_branch() {
     let world = World::new();
     let seed = world.dir.path().join("upstream/seed");

@@ -5,6 +5,8 @@ use std::fmt;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
+use crate::upstream::SSH_PORT;
+
 const TYPES: [&str; 5] =
     ["ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521", "ssh-rsa"];
 
@@ -30,12 +32,45 @@ pub enum HostKeyError {
     /// The second word does not decode.
     #[error("the host key's second word is not base64")]
     Base64,
+    /// A line of known_hosts that says something else than which key a host has.
+    #[error("a line of known_hosts that begins with `@` pins no key; take the line of the host's own key")]
+    Marked,
+    /// A line of known_hosts whose host cannot be read.
+    #[error("this line of known_hosts has its host hashed; take TYPE and BASE64 alone")]
+    Hashed,
+    /// A line of known_hosts of another host.
+    #[error("this line of known_hosts is of `{named}`, not of `{expected}`")]
+    Host {
+        /// Whose line it is.
+        named: String,
+        /// Whose it should be.
+        expected: String,
+    },
     /// The decoded bytes are something else.
     #[error("the host key's base64 is not a key of type `{0}`; was it cut when it was copied?")]
     Blob(&'static str),
 }
 
 impl HostKey {
+    /// Parses `TYPE BASE64`, or a line of known_hosts that names this host, as ssh-keyscan prints it.
+    pub fn parse_for(host: &str, port: u16, text: &str) -> Result<Self, HostKeyError> {
+        let (first, rest) = text.trim_ascii().split_once([' ', '\t']).unwrap_or((text, ""));
+        if first.starts_with('@') {
+            return Err(HostKeyError::Marked);
+        }
+        if !rest.split_ascii_whitespace().next().is_some_and(|kind| TYPES.contains(&kind)) {
+            return Self::parse(text);
+        }
+        if first.starts_with('|') {
+            return Err(HostKeyError::Hashed);
+        }
+        let expected = if port == SSH_PORT { host.to_owned() } else { format!("[{host}]:{port}") };
+        if !first.split(',').any(|name| name.eq_ignore_ascii_case(&expected)) {
+            return Err(HostKeyError::Host { named: first.to_owned(), expected });
+        }
+        Self::parse(rest)
+    }
+
     /// Parses `TYPE BASE64`, with an optional comment.
     pub fn parse(text: &str) -> Result<Self, HostKeyError> {
         let mut words = text.split_ascii_whitespace();
@@ -93,6 +128,36 @@ mod tests {
         let line = format!("ssh-ed25519 {}", blob("ssh-ed25519", 36));
         assert_eq!(HostKey::parse(&line).map(|k| k.to_string()), Ok(line.clone()));
         assert_eq!(HostKey::parse(&format!("{line} root@host")).map(|k| k.to_string()), Ok(line));
+    }
+
+    #[test]
+    fn a_line_of_known_hosts_pins_the_host_that_it_names_and_no_other() {
+        let key = format!("ssh-ed25519 {}", blob("ssh-ed25519", 36));
+        let parsed = |names: &str, port| {
+            HostKey::parse_for("git.example", port, &format!("{names}{key} root@host")).map(|k| k.to_string())
+        };
+        for (names, port) in [
+            ("", 22),
+            ("", 2222),
+            ("git.example ", 22),
+            ("Git.Example,192.0.2.1\t", 22),
+            ("[git.example]:2222 ", 2222),
+        ] {
+            assert_eq!(parsed(names, port), Ok(key.clone()), "{names} {port}");
+        }
+        for (names, port) in [
+            ("other.example ", 22),
+            ("git.example ", 2222),
+            ("[git.example]:2222 ", 22),
+            ("*.example ", 22),
+            ("!git.example,* ", 22),
+        ] {
+            assert!(matches!(parsed(names, port), Err(HostKeyError::Host { .. })), "{names} {port}");
+        }
+        assert_eq!(parsed("|1|c2FsdA==|aGFzaA== ", 22), Err(HostKeyError::Hashed));
+        assert_eq!(parsed("@revoked git.example ", 22), Err(HostKeyError::Marked));
+        assert_eq!(parsed("@cert-authority ", 22), Err(HostKeyError::Marked));
+        assert_eq!(parsed("ssh-dss AAAA ", 22), Err(HostKeyError::Type("ssh-dss".into())));
     }
 
     #[test]

@@ -200,7 +200,7 @@ impl Reader<'_> {
             ),
         };
         let host_key = match &raw.host_key {
-            Some(key) => self.take(key, HostKey::parse(&key.value)),
+            Some(key) => self.take(key, HostKey::parse_for(&location.host, location.port, &key.value)),
             None => self.fault(raw.upstream.referenced, missing_host_key(&location)),
         };
         let address = self.address(raw, &location.host);

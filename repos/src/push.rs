@@ -3,6 +3,9 @@
 use crate::grant::{Grant, GrantEnd, Moment};
 use crate::refs::{RefPattern, is_full_name};
 
+/// Where the gate has refs of its own in a mirror.
+const OWN: &str = "refs/git-gate/";
+
 /// What may be pushed. Everything is refused unless named.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PushRules {
@@ -56,6 +59,9 @@ pub enum PushDenial {
     /// Not the name of a ref.
     #[error("this is not the name of a ref")]
     Name,
+    /// A name that the gate keeps for itself.
+    #[error("names below {OWN} are the gate's own; push to another name")]
+    Own,
     /// No pattern covers the ref.
     #[error("this ref may not be pushed; allowed: {allowed}")]
     Ref {
@@ -98,6 +104,9 @@ impl PushRules {
     pub fn decide(&self, name: &str, change: Change, moment: &Moment<'_>) -> Result<Vec<&str>, PushDenial> {
         if !is_full_name(name) {
             return Err(PushDenial::Name);
+        }
+        if name.starts_with(OWN) {
+            return Err(PushDenial::Own);
         }
         let ground = self.ground(name, moment)?;
         match change {
@@ -219,6 +228,14 @@ mod tests {
     fn a_pattern_covers_no_refspec() {
         let denial = decide(&rules(true, true, true), "refs/heads/agent/x:refs/heads/main", Change::Create);
         assert_eq!(denial, Err(PushDenial::Name));
+    }
+
+    #[test]
+    fn no_pattern_opens_the_names_of_the_gate() {
+        let allow = vec![RefPattern::parse("refs/*").expect("a pattern")];
+        let rules = PushRules { allow, ..rules(true, true, true) };
+        assert_eq!(decide(&rules, "refs/git-gate/nowhere", Change::Create), Err(PushDenial::Own));
+        assert_eq!(decide(&rules, "refs/git-gates", Change::Create), Ok(()));
     }
 
     #[test]

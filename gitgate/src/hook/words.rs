@@ -7,6 +7,9 @@ use crate::git::printable;
 use crate::wire::Update;
 
 const WORDS_MAX_BYTES: u64 = 64 << 10;
+/// What git calls it where the lease does not hold, and what that means.
+const STALE: &str = "(stale info)";
+const STALE_TOLD: &str = "(stale info: upstream has something else there; fetch first)";
 
 /// What a push wrote to its standard error.
 #[derive(Default)]
@@ -37,7 +40,7 @@ pub(super) fn refused(porcelain: &str) -> Vec<(String, String)> {
         let mut fields = line.splitn(2, '\t');
         let name = fields.next().and_then(|f| f.split_once(':')).map_or("", |(_, name)| name);
         // The name is compared as it is, and made readable only where it is shown.
-        (name.to_owned(), printable(fields.next().unwrap_or_default()))
+        (name.to_owned(), printable(fields.next().unwrap_or_default()).replace(STALE, STALE_TOLD))
     });
     parts.collect()
 }

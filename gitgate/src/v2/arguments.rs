@@ -6,6 +6,7 @@ use git2::Oid;
 
 use super::MALFORMED;
 
+const FILTER: &str = "this filter is not served; blob:none, blob:limit=, tree: and object:type= are";
 /// How many digits the name of an object has.
 const OID_DIGITS: usize = 40;
 /// The depth by which git means everything.
@@ -56,6 +57,7 @@ impl Arguments {
             "deepen-since" => digits(value)?,
             "deepen-not" if !value.is_empty() => {}
             "filter" if is_filter(value) => {}
+            "filter" => return Err(FILTER),
             "ref-prefix" => self.prefix(value),
             _ => return Err(MALFORMED),
         }
@@ -146,14 +148,15 @@ mod tests {
             "deepen 1 ",
             "deepen-since now",
             "deepen-not ",
-            "filter sparse:oid=95d09f2",
-            "filter combine:blob:none+sparse:oid=95d09f2",
-            "filter blob:limit=k",
             "done\0",
             "packfile-uris https",
         ];
         for line in lines {
             assert_eq!(read(&mut &request(&[line])[..]).await, Err(MALFORMED), "{line:?}");
+        }
+        for filter in ["sparse:oid=95d09f2", "combine:blob:none+sparse:oid=95d09f2", "blob:limit=k", ""] {
+            let line = format!("filter {filter}");
+            assert_eq!(read(&mut &request(&[&line])[..]).await, Err(FILTER), "{line:?}");
         }
     }
 

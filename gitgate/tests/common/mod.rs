@@ -4,7 +4,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -347,11 +347,11 @@ impl Gate {
 
     /// A gate with a socket to supervise, as the supervisor passes it.
     pub fn start_with_peer(dir: &Path, repos_yaml: &str, peer: OwnedFd) -> Self {
-        let kept = nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty());
-        nix::fcntl::fcntl(&peer, kept).unwrap();
         let mut command = Command::new("bash");
-        let script = "exec 3<&\"$1\"; export LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=peer.supervise; shift; exec \"$@\"";
-        command.args(["-c", script, "bash", &peer.as_raw_fd().to_string(), env!("CARGO_BIN_EXE_git-gate")]);
+        // The socket comes as standard output, so that nothing else that is started meanwhile has it too.
+        let script =
+            "exec 3>&1 >&2; export LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=peer.supervise; exec \"$@\"";
+        command.args(["-c", script, "bash", env!("CARGO_BIN_EXE_git-gate")]).stdout(peer);
         Self::spawn(command, dir, repos_yaml, &[])
     }
 
