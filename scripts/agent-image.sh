@@ -12,8 +12,8 @@ cd "$ROOT"
 tag=${TAG:-bottlecap-agent:latest}
 bash scripts/docker-up.sh "${DOCKERD_PIDFILE:-/run/bottlecap-dockerd.pid}"
 bash scripts/need.sh node22
-# Node is linked to the C++ library.
-base=${BASE_IMAGE:-$(bash scripts/base-image.sh libstdc++6)}
+# Node is linked to the C++ library; the agent may have use for ssh's programs, as for its keygen.
+base=${BASE_IMAGE:-$(bash scripts/base-image.sh libstdc++6 openssh-client)}
 
 # Hard links where that is possible: the programs are some hundred megabytes.
 context=$(mktemp -d -p "$(target_dir)")

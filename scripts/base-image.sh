@@ -6,7 +6,7 @@
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
-packages=git,openssh-client,ca-certificates
+packages=git,ca-certificates
 for package in "$@"; do packages+=,$package; done
 export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-1767225600}
 

@@ -13,17 +13,22 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use zeroize::Zeroizing;
 
 pub use identities::Identities;
 
+use crate::doctor::wire;
+use crate::errand::finish;
 use crate::fault::{Attempted, Fault};
 use crate::plan::doors;
 use crate::state::{self, Home};
@@ -37,14 +42,17 @@ const EGRESS_USER: u32 = 64101;
 /// The user of git-gate when root starts the bundle.
 const GIT_GATE_USER: u32 = 64102;
 /// Roots for upstream, below the bundle's root.
-const UPSTREAM_CA: &str = "etc/egress/upstream-ca.pem";
+pub(crate) const UPSTREAM_CA: &str = "etc/egress/upstream-ca.pem";
 /// The same for git-gate, which takes them in place of the system's: those stand in it too.
-const GIT_UPSTREAM_CA: &str = "etc/git-gate/upstream-ca.pem";
+pub(crate) const GIT_UPSTREAM_CA: &str = "etc/git-gate/upstream-ca.pem";
 const SYSTEM_CA: [&str; 2] = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"];
+const DOCTOR_PATIENCE: Duration = Duration::from_secs(10);
 const READY_TIMEOUT: Duration = Duration::from_secs(10);
 /// The supervisor's own grace is 8 s.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 const LOG_TAIL: u64 = 4096;
+/// So old a file is not being written any more.
+const SETTLED: Duration = Duration::from_secs(1);
 /// Numbers from here on are free for what a child gets at fixed numbers.
 const HIGH: i32 = 128;
 
@@ -103,6 +111,8 @@ pub struct Bundle {
     seen: PathBuf,
     run_dir: PathBuf,
     log: PathBuf,
+    /// What the doctor's origins are known by.
+    doctor: PathBuf,
     programs: PathBuf,
     as_root: bool,
 }
@@ -117,6 +127,7 @@ impl Bundle {
             seen: Bundle::seen_root(home, run_dir),
             run_dir: run_dir.to_path_buf(),
             log: home.path().join(LOG),
+            doctor: home.doctor(),
             programs,
             as_root,
         })
@@ -128,7 +139,7 @@ impl Bundle {
         if nix::unistd::geteuid().is_root() { run_dir.with_extension("root") } else { home.root() }
     }
 
-    /// Writes the daemons' configuration and makes the bottle's certificate authority; its certificate.
+    /// Writes the daemons' configuration and makes the bottle's certificate authorities; the certificate of its own.
     pub fn provide(&self, provisions: &Provisions) -> Result<String, Fault> {
         let identities = &provisions.identities;
         self.directory("", None)?;
@@ -138,11 +149,25 @@ impl Bundle {
         self.directory("git", self.user(GIT_GATE_USER))?;
         self.directory("git-gate/creds", None)?;
         self.directory("var/lib/sidecars/egress", self.user(EGRESS_USER))?;
-        write(&egress.join("routes.yaml"), &provisions.routes)?;
+        write_settled(&egress.join("routes.yaml"), &provisions.routes)?;
         write(&git_gate.join("repos.yaml"), identities.repos())?;
+        // What an earlier bottle of that name was given.
+        for path in [UPSTREAM_CA, GIT_UPSTREAM_CA].map(|path| self.root.join(path)) {
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(error).failing(|| format!("cannot remove {}", path.display()));
+                }
+                Ok(()) | Err(_) => {}
+            }
+        }
+        let mut upstream = String::new();
         if let Some(path) = &provisions.upstream_ca {
             let roots = fs::read_to_string(path).refusing(|| format!("cannot read {}", path.display()))?;
-            write(&self.root.join(UPSTREAM_CA), &roots)?;
+            if !holds_a_root(&roots) {
+                let message = format!("{} holds no PEM certificate that can be a root", path.display());
+                return Err(Fault::refused(message).with_hint("`upstream_ca` in the manifest names it"));
+            }
+            upstream = format!("{}\n", roots.trim_end());
             let system = SYSTEM_CA.iter().find_map(|path| fs::read_to_string(path).ok());
             write(&self.root.join(GIT_UPSTREAM_CA), &both_roots(system.as_deref(), &roots))?;
         }
@@ -150,7 +175,32 @@ impl Bundle {
         if self.seen != self.root {
             state::own_directory(&self.seen, state::runtime_mode())?;
         }
-        self.certificate_authority()
+        // Both at once.
+        let (own, doctors) = std::thread::scope(|scope| {
+            let doctors = scope.spawn(|| self.doctors_authority());
+            (self.certificate_authority(), doctors.join())
+        });
+        match doctors {
+            Ok(Ok(roots)) => upstream.push_str(&roots),
+            // Only the doctor would miss it, and says so.
+            Ok(Err(fault)) => tracing::debug!(%fault, "the doctor cannot look at this bottle while it runs"),
+            Err(_) => {}
+        }
+        if !upstream.is_empty() {
+            write(&self.root.join(UPSTREAM_CA), &upstream)?;
+        }
+        own
+    }
+
+    /// Makes the authority of the origins that the doctor has for a bottle that runs, which egress trusts for this host's loopback; its
+    /// certificate.
+    fn doctors_authority(&self) -> Result<String, Fault> {
+        state::own_directory(&self.doctor, 0o700)?;
+        let mut command = Command::new(self.programs.join(wire::PLAYER));
+        command.arg("--prepare").arg("--origin-dir").arg(&self.doctor).env_clear();
+        finish(command, Vec::new(), DOCTOR_PATIENCE)?.or_failed(wire::PLAYER)?;
+        let path = self.doctor.join(wire::AUTHORITY);
+        fs::read_to_string(&path).failing(|| format!("cannot read {}", path.display()))
     }
 
     fn user(&self, user: u32) -> Option<u32> {
@@ -266,10 +316,10 @@ impl Bundle {
             let value = std::env::var_os(name);
             environment.extend(value.map(|value| [name.as_bytes(), b"=", value.as_bytes()].concat()));
         }
-        if provisions.upstream_ca.is_some() {
-            for (name, path) in
-                [("EGRESS_UPSTREAM_CA=", UPSTREAM_CA), ("BOTTLECAP_UPSTREAM_CA=", GIT_UPSTREAM_CA)]
-            {
+        for (name, path) in
+            [("EGRESS_UPSTREAM_CA=", UPSTREAM_CA), ("BOTTLECAP_UPSTREAM_CA=", GIT_UPSTREAM_CA)]
+        {
+            if self.root.join(path).exists() {
                 let path = self.seen.join(path);
                 environment.push([name.as_bytes(), path.as_os_str().as_bytes()].concat());
             }
@@ -365,6 +415,16 @@ fn write(path: &Path, text: &str) -> Result<(), Fault> {
     fs::write(path, text).failing(|| format!("cannot write {}", path.display()))
 }
 
+/// The same for a file that its daemon would wait for if it were just being written: nobody reads it before it is whole.
+fn write_settled(path: &Path, text: &str) -> Result<(), Fault> {
+    let written = || -> io::Result<()> {
+        let mut file = File::create(path)?;
+        file.write_all(text.as_bytes())?;
+        file.set_modified(SystemTime::now() - SETTLED)
+    };
+    written().failing(|| format!("cannot write {}", path.display()))
+}
+
 /// A supervisor that runs.
 #[derive(Debug)]
 pub struct Supervisor {
@@ -397,6 +457,12 @@ impl Supervisor {
     }
 }
 
+/// Whether egress would take something of it: beside the doctor's own authority it would not miss it.
+fn holds_a_root(pem: &str) -> bool {
+    let certificates = CertificateDer::pem_slice_iter(pem.as_bytes()).filter_map(Result::ok);
+    RootCertStore::empty().add_parsable_certificates(certificates).0 > 0
+}
+
 /// Certificate authorities of the system and the others, one file after the other.
 fn both_roots(system: Option<&str>, others: &str) -> String {
     [system.unwrap_or_default(), others]
@@ -414,6 +480,14 @@ mod tests {
     fn authorities_of_the_system_and_others_stand_in_one_file() {
         assert_eq!(both_roots(Some("a"), "b\n"), "a\nb\n");
         assert_eq!(both_roots(None, "b"), "b\n");
+    }
+
+    #[test]
+    fn a_file_without_a_root_is_known() {
+        let framed = "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n";
+        assert!(!holds_a_root("") && !holds_a_root("roots: none\n") && !holds_a_root(framed));
+        let system = SYSTEM_CA.iter().find_map(|path| fs::read_to_string(path).ok());
+        assert!(holds_a_root(&system.expect("this host has roots of trust")));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::time::Duration;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::backend::Kind;
-use crate::doctor::wire::Patient;
+use crate::doctor::wire::{Choice, Patient};
 use crate::fault::{Attempted, Fault};
 use crate::init::{self, Shelf};
 use crate::life::{self, Bottle, Extent, Log, Visit};
@@ -157,21 +157,27 @@ enum Command {
     Audit(Audit),
     /// Say what this host lacks for bottles, and which setting is in the way; with --bottle, attack one from inside
     #[command(
-        after_help = "With --bottle a bottle is made as that manifest says, with routes to origins of the doctor's own in place of its own and \
-                      without its secrets, and the hostile wire cases are played from inside it.\n\nExit codes: 0 all is well; 64 something is \
+        after_help = "With --bottle the hostile wire cases are played from inside the bottle: the one of that name or manifest, where it \
+                      runs. Its egress is given routes to origins of the doctor's own on the loopback that egress dials, which its \
+                      agent can reach too; they are taken out at the end, and end by themselves after a quarter of an hour. Where it \
+                      does not run, or with --fresh, one is made as the manifest says, with those routes in place of its own and \
+                      without its secrets. The report says which it was.\n\nExit codes: 0 all is well; 64 something is \
                       missing that every bottle needs; 70 the bottle did not withstand a case, or could not be made.\n\nExample:\n  bottlecap \
                       doctor --bottle web"
     )]
     Doctor {
-        /// The manifest, or the name of a bottle that `init` wrote
+        /// A bottle that runs, or the manifest, or the name of a bottle that `init` wrote
         #[arg(long, value_name = "FILE|NAME")]
         bottle: Option<PathBuf>,
-        /// What its walls are made of
-        #[arg(long, value_name = "KIND", default_value = "sandbox", env = "BOTTLECAP_BACKEND")]
-        backend: Kind,
-        /// The image of its container [default: that of the manifest, or bottlecap-agent:latest]
+        /// What its walls are made of [default: what those of the one that runs are, or sandbox]
+        #[arg(long, value_name = "KIND", env = "BOTTLECAP_BACKEND")]
+        backend: Option<Kind>,
+        /// The image, where one of containers is made [default: that of the manifest, or bottlecap-agent:latest]
         #[arg(long, value_name = "IMAGE", env = "BOTTLECAP_IMAGE")]
         image: Option<String>,
+        /// Make one for it, even where that bottle runs
+        #[arg(long, requires = "bottle")]
+        fresh: bool,
         /// Only the cases whose id or class contains this
         #[arg(long, value_name = "TEXT", requires = "bottle")]
         only: Option<String>,
@@ -341,9 +347,11 @@ impl Cli {
             Command::Doctor { bottle: None, json, .. } => {
                 doctor::report(form(json), out).map(|()| Outcome::Done)
             }
-            Command::Doctor { bottle: Some(bottle), backend, image, only, json } => {
+            Command::Doctor { bottle: Some(bottle), backend, image, fresh, only, json } => {
                 let manifest = shelf()?.manifest(&bottle);
-                let patient = Patient { manifest: &manifest, backend, image: image.as_deref() };
+                let choice = if fresh { Choice::Made } else { Choice::Running };
+                let image = image.as_deref();
+                let patient = Patient { word: &bottle, manifest: &manifest, backend, image, choice };
                 doctor::wire::report(patient, only.as_deref(), form(json), out).map(|()| Outcome::Done)
             }
             Command::Reference => print(out, &reference::markdown(Cli::command())).map(|()| Outcome::Done),
@@ -394,22 +402,34 @@ fn shelf() -> Result<Shelf, Fault> {
     })
 }
 
+/// How a bottle is that another version may have written down.
+const UNREADABLE: &str = "cannot be read";
+
 fn directories() -> Directories {
     Directories::of_process()
 }
 
 fn list(form: Form, out: &mut impl Write) -> Result<(), Fault> {
-    let bottles = directories().list().failing(|| "cannot list the bottles".to_owned())?;
+    let cannot = || "cannot list the bottles".to_owned();
+    let (bottles, strange) =
+        (directories().list().failing(cannot)?, directories().strange().failing(cannot)?);
     let told = || "cannot print".to_owned();
     if form == Form::Json {
-        let values: Vec<_> =
-            bottles.iter().map(|(record, running)| state::listed(record, *running)).collect();
+        let known = bottles.iter().map(|(record, running)| state::listed(record, *running));
+        let unknown = strange.iter().map(|name| {
+            let running = directories().home(name).is_held();
+            serde_json::json!({ "name": name.as_str(), "running": running, "state": UNREADABLE })
+        });
+        let values: Vec<_> = known.chain(unknown).collect();
         return writeln!(out, "{}", serde_json::Value::Array(values)).failing(told);
     }
     for (record, running) in bottles {
         let state = state::in_words(&record, running);
         let sockets = record.run_dir.display();
         writeln!(out, "{:<24} {state:<20} {}  {sockets}", record.name, record.started).failing(told)?;
+    }
+    for name in strange {
+        writeln!(out, "{:<24} {UNREADABLE}", name.as_str()).failing(told)?;
     }
     Ok(())
 }

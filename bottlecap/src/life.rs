@@ -75,11 +75,14 @@ impl Bottle {
                 Ok(Bottle { home: directories.home(&name), record, running })
             }
             (Some(_), false) => Err(Fault::refused("there is more than one bottle").with_hint(hint)),
-            (None, _) => Err(Fault::refused(match name {
-                Some(name) => format!("there is no bottle {name}"),
-                None => "there is no bottle".to_owned(),
-            })
-            .with_hint(hint)),
+            (None, _) => {
+                name.map_or(Ok(()), |name| directories.home(name).readable())?;
+                Err(Fault::refused(match name {
+                    Some(name) => format!("there is no bottle {name}"),
+                    None => "there is no bottle".to_owned(),
+                })
+                .with_hint(hint))
+            }
         }
     }
 
@@ -355,7 +358,9 @@ fn leftovers(directories: &Directories, extent: Extent) -> Result<Vec<Leftover>,
         let record = home.record();
         let unnamed = record.as_ref().is_ok_and(|record| record.unnamed);
         let what = match (&record, extent) {
-            (Err(_), _) => "state without record",
+            (Err(error), _) if error.kind() == io::ErrorKind::NotFound => "state without record",
+            (Err(_), Extent::History) => "state of another version",
+            (Err(_), Extent::Leftovers) => continue,
             (Ok(_), _) if unnamed => "state",
             (Ok(_), Extent::History) if clone::of(&home).is_some() => "history and clone",
             (Ok(_), Extent::History) => "history",

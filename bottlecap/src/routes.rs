@@ -13,6 +13,7 @@ use std::path::Path;
 use std::process::Command;
 
 use policy::Policy;
+use policy::lines::{List, add_item, remove_item};
 use proposal::{Id, Table, digest};
 use similar::TextDiff;
 
@@ -23,6 +24,10 @@ use crate::requests::{Confirm, Desk, Form, asked, json, print};
 
 /// The editor where the environment names none.
 const EDITOR: &str = "vi";
+/// Where they stand in the file.
+const ROUTES: List = List::Needed("routes");
+/// How often they are taken out of a file that somebody else changes at the same time.
+const ATTEMPTS: usize = 5;
 
 /// A table that may take the place of the present one.
 struct Candidate {
@@ -162,6 +167,31 @@ impl Desk {
         self.replace(&old, &new, confirm, form, out)
     }
 
+    /// Adds routes, as the lines of their items, which each say when they end.
+    pub(crate) fn invite(&self, items: Vec<Vec<String>>) -> Result<Guests<'_>, Fault> {
+        let old = self.present()?;
+        let with = |text: String, item: &Vec<String>| add_item(&text, ROUTES, item);
+        let Some(text) = items.iter().try_fold(old.text.clone(), with) else {
+            return Err(Fault::refused(
+                "`routes` is not a block sequence (one `- ` per route): nothing can be added to it",
+            ));
+        };
+        let new = Candidate::parse("routes.yaml", text)?;
+        let guests = Guests { desk: self, items };
+        self.put(&old, &new)?;
+        Ok(guests)
+    }
+
+    /// Puts `new` in force in the place of `old`, and notes it; generation and digest as egress acknowledged them.
+    fn put(&self, old: &Candidate, new: &Candidate) -> Result<(u64, String), Fault> {
+        let change = Change { from: &old.text, to: &new.text, fallback: &old.text };
+        let generation = self.apply(Table::Routes, &change)?;
+        let (digest, kept, heads) = (digest(&new.text), grants(new), self.heads());
+        self.keep(&Entry::Replaced { digest: digest.clone(), generation, grants: kept.clone(), heads })?;
+        self.tell_taken_out(grants(old).into_iter().filter(|id| !kept.contains(id)));
+        Ok((generation, digest))
+    }
+
     fn present(&self) -> Result<Candidate, Fault> {
         let name = self.routes.join("routes.yaml").display().to_string();
         Candidate::parse(&name, apply::read(&self.place(Table::Routes)?)?)
@@ -188,18 +218,57 @@ impl Desk {
         if confirm == Confirm::Ask && !asked(out, "\nPut this in force? [y/N] ")? {
             return Err(Fault::NotGranted("the routes are as they were".to_owned()));
         }
-        let change = Change { from: &old.text, to: &new.text, fallback: &old.text };
-        let generation = self.apply(Table::Routes, &change)?;
-        let digest = digest(&new.text);
-        let heads = self.heads();
-        self.keep(&Entry::Replaced { digest: digest.clone(), generation, grants: grants(new), heads })?;
-        let kept = grants(new);
-        self.tell_taken_out(grants(old).into_iter().filter(|id| !kept.contains(id)));
+        let (generation, digest) = self.put(old, new)?;
         match form {
             Form::Json => {
                 json(out, &serde_json::json!({ "changed": true, "generation": generation, "digest": digest }))
             }
             Form::Text => print(out, &format!("egress has it as generation {generation} ({digest})\n")),
+        }
+    }
+}
+
+/// Routes that are in force for a while, on top of what is: taken out when this is dropped, and by themselves when their time is over.
+#[derive(Debug)]
+pub(crate) struct Guests<'a> {
+    desk: &'a Desk,
+    items: Vec<Vec<String>>,
+}
+
+impl Guests<'_> {
+    /// Takes them out; what was changed meanwhile stays.
+    pub(crate) fn leave(mut self) -> Result<(), Fault> {
+        self.take_out()
+    }
+
+    fn take_out(&mut self) -> Result<(), Fault> {
+        let items = std::mem::take(&mut self.items);
+        if items.is_empty() {
+            return Ok(());
+        }
+        let mut outcome = Ok(());
+        for _ in 0..ATTEMPTS {
+            let old = self.desk.present()?;
+            let without = |text: String, item: &Vec<String>| remove_item(&text, ROUTES, item).unwrap_or(text);
+            let text = items.iter().fold(old.text.clone(), without);
+            if text == old.text {
+                return Ok(());
+            }
+            outcome = self.desk.put(&old, &Candidate::parse("routes.yaml", text)?).map(drop);
+            if outcome.is_ok() {
+                break;
+            }
+        }
+        outcome
+    }
+}
+
+impl Drop for Guests<'_> {
+    fn drop(&mut self) {
+        if let Err(fault) = self.take_out() {
+            tracing::warn!(
+                "routes that were there for a while could not be taken out, and end by themselves: {fault}"
+            );
         }
     }
 }

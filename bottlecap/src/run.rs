@@ -82,6 +82,7 @@ fn checked(request: &Request) -> Result<Checked, Fault> {
             let looked = check(request, Look::Only)?;
             let name = looked.name.clone().ok_or_else(|| nameless("keeps a clone"))?;
             let held = directories.home(&name).hold()?;
+            held.home().readable()?;
             let origin = clone::make(held.home(), &looked.workdir.path)?;
             drop(held);
             check(request, Look::Clone(&origin))

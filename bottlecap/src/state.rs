@@ -155,6 +155,21 @@ impl Directories {
         }
     }
 
+    /// Bottles whose record cannot be read: another version may have written it.
+    pub fn strange(&self) -> io::Result<Vec<Name>> {
+        let entries = match fs::read_dir(&self.bottles) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries?,
+        };
+        let mut found = Vec::new();
+        for entry in entries {
+            let name = entry?.file_name().to_str().and_then(|name| name.parse::<Name>().ok());
+            found.extend(name.filter(|name| self.home(name).readable().is_err()));
+        }
+        found.sort();
+        Ok(found)
+    }
+
     /// All bottles, by name, and whether each runs.
     pub fn list(&self) -> io::Result<Vec<(Record, bool)>> {
         let entries = match fs::read_dir(&self.bottles) {
@@ -239,6 +254,12 @@ impl Home {
         self.0.join("root")
     }
 
+    /// What the origins are known by that the doctor has for it while it runs.
+    #[must_use]
+    pub fn doctor(&self) -> PathBuf {
+        self.0.join("doctor")
+    }
+
     /// The directory of routes.yaml in it.
     #[must_use]
     pub fn routes_directory(&self) -> PathBuf {
@@ -254,6 +275,23 @@ impl Home {
     /// What is known about it.
     pub fn record(&self) -> io::Result<Record> {
         Ok(serde_json::from_slice(&fs::read(self.0.join(RECORD))?)?)
+    }
+
+    /// Refuses a record that cannot be read: it is nothing to write over.
+    ///
+    /// # Errors
+    /// When there is one, and it is none of ours.
+    pub fn readable(&self) -> Result<(), Fault> {
+        match self.record() {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                let name = self.0.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                Err(Fault::refused(format!("what is kept of the bottle {name} cannot be read: {error}")).with_hint(
+                    "another version of bottlecap may have written it: use that one, choose another --name, or remove it with \
+                     `bottlecap cleanup --history`",
+                ))
+            }
+            Ok(_) | Err(_) => Ok(()),
+        }
     }
 
     /// Whether a process holds it.
@@ -314,16 +352,20 @@ impl Held {
         duplicate_above(self.lock.as_fd(), SHARED_FROM)
     }
 
-    /// Writes what is known about it.
+    /// Writes what is known about it: all of it, or what was known before stays.
     pub fn write(&self, record: &Record) -> Result<(), Fault> {
         let path = self.home.0.join(RECORD);
         let text = serde_json::to_vec(record).failing(|| "cannot write the bottle's record".to_owned())?;
-        fs::write(&path, text).failing(|| format!("cannot write {}", path.display()))
+        let new = path.with_extension("new");
+        let written = fs::write(&new, text).and_then(|()| fs::rename(&new, &path));
+        written.failing(|| format!("cannot write {}", path.display()))
     }
 
     /// Forgets all but what tells what happened, the record, the log, the journals and the decisions, and the copies of
     /// repositories, which took long to make and are brought up to date before they serve again.
     pub fn keep_history(&self) {
+        // What cannot be removed stays for the next start.
+        let _ = fs::remove_dir_all(self.home.doctor());
         let root = self.home.root();
         remove_around(&root, &[root.join(AUDIT), root.join(MIRRORS)]);
     }

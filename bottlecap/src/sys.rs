@@ -6,6 +6,7 @@ pub mod credentials;
 pub mod descriptors;
 pub mod identity;
 pub mod mounts;
+pub mod namespaces;
 pub mod network;
 pub mod process;
 pub mod socket;

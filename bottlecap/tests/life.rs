@@ -62,6 +62,30 @@ fn what_a_killed_bottle_leaves_is_cleaned_up() {
 }
 
 #[test]
+fn what_another_version_wrote_is_shown_and_neither_written_over_nor_swept_away() {
+    let person = Person::new();
+    let record =
+        r#"{"name":"web","pid":1,"started":"2031-01-01T00:00:00Z","run_dir":"/run/x","backend":"moon"}"#;
+    person.write("state/bottlecap/bottles/web/bottle.json", record);
+    person.write("state/bottlecap/bottles/half/lock", "");
+    let listed = person.said(&["list"]);
+    assert!(listed.contains("web") && listed.contains("cannot be read"), "{listed}");
+    assert!(!listed.contains("half"), "nothing was ever written there: {listed}");
+    for words in [&["run", "--name", "web", "--", "true"][..], &["info", "web"], &["stop", "web"]] {
+        let output = person.output(words);
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(64), "{told}");
+        assert!(told.contains("another version") && told.contains("moon"), "{told}");
+    }
+    let said = person.said(&["cleanup", "--yes"]);
+    assert!(said.contains("half") && !said.contains("web"), "{said}");
+    assert_eq!(fs::read_to_string(person.path("state/bottlecap/bottles/web/bottle.json")).unwrap(), record);
+    let said = person.said(&["cleanup", "--history", "--yes"]);
+    assert!(said.contains("state of another version"), "{said}");
+    assert_eq!(fs::read_dir(person.path("state/bottlecap/bottles")).unwrap().count(), 0);
+}
+
+#[test]
 fn what_was_started_and_killed_is_told_and_nothing_of_it_runs_on() {
     let person = Person::new();
     let there = person.path("work/there");

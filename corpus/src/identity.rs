@@ -2,12 +2,16 @@
 
 use std::{
     fs,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::Path,
     sync::{Arc, Mutex, PoisonError},
 };
 
 use anyhow::{Context as _, ensure};
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, CidrSubnet, DnType, GeneralSubtree, IsCa, Issuer, KeyPair,
+    NameConstraints,
+};
 use rustls::{
     ClientConfig, DigitallySignedStruct, Error, RootCertStore, ServerConfig, SignatureScheme,
     client::{
@@ -33,11 +37,11 @@ pub(crate) struct Identity {
 
 impl Identity {
     /// From the authority in `directory`, which is made when it is not there; with `None` from one that nobody keeps.
-    pub(crate) fn new(directory: Option<&Path>, name: &str, ip: &str) -> anyhow::Result<Self> {
-        let (ca_pem, ca_key) = authority(directory)?;
+    pub(crate) fn new(directory: Option<&Path>, name: &str, ip: IpAddr) -> anyhow::Result<Self> {
+        let (ca_pem, ca_key) = authority(directory, name, ip)?;
         let issuer = Issuer::from_ca_cert_pem(&ca_pem, ca_key)?;
         let key = KeyPair::generate()?;
-        let leaf = CertificateParams::new(vec![name.to_owned(), ip.to_owned()])?.signed_by(&key, &issuer)?;
+        let leaf = CertificateParams::new(vec![name.to_owned(), ip.to_string()])?.signed_by(&key, &issuer)?;
         let leaf = leaf.der().clone();
         let mut server = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()?
@@ -53,7 +57,8 @@ impl Identity {
     }
 }
 
-fn authority(directory: Option<&Path>) -> anyhow::Result<(String, KeyPair)> {
+/// Whoever trusts it does so for the origin alone: `name`, this machine's loopback, and `ip`.
+fn authority(directory: Option<&Path>, name: &str, ip: IpAddr) -> anyhow::Result<(String, KeyPair)> {
     if let Some(directory) = directory {
         let (ca, key) = (directory.join(CA_FILE), directory.join(KEY_FILE));
         if ca.exists() {
@@ -64,6 +69,12 @@ fn authority(directory: Option<&Path>) -> anyhow::Result<(String, KeyPair)> {
     let mut params = CertificateParams::new(Vec::new())?;
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.distinguished_name.push(DnType::CommonName, "bottlecap-corpus origin");
+    let whole = if ip.is_ipv4() { 32 } else { 128 };
+    let addresses = [(Ipv4Addr::LOCALHOST.into(), 8), (Ipv6Addr::LOCALHOST.into(), 128), (ip, whole)]
+        .map(|(address, bits)| GeneralSubtree::IpAddress(CidrSubnet::from_addr_prefix(address, bits)));
+    let mut permitted_subtrees = vec![GeneralSubtree::DnsName(name.to_owned())];
+    permitted_subtrees.extend(addresses);
+    params.name_constraints = Some(NameConstraints { permitted_subtrees, excluded_subtrees: Vec::new() });
     let key = KeyPair::generate()?;
     let pem = params.self_signed(&key)?.pem();
     if let Some(directory) = directory {
@@ -76,8 +87,8 @@ fn authority(directory: Option<&Path>) -> anyhow::Result<(String, KeyPair)> {
 }
 
 /// Makes the authority's files and nothing else.
-pub(crate) fn prepare(directory: &Path) -> anyhow::Result<()> {
-    authority(Some(directory)).map(drop)
+pub(crate) fn prepare(directory: &Path, name: &str, ip: IpAddr) -> anyhow::Result<()> {
+    authority(Some(directory), name, ip).map(drop)
 }
 
 fn provider() -> Arc<CryptoProvider> {

@@ -107,8 +107,9 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> anyhow::Result<bool> {
+    let ip = cli.origin.first().context("there is no --origin")?.ip();
     if let (true, Some(directory)) = (cli.prepare, &cli.origin_dir) {
-        identity::prepare(directory)?;
+        identity::prepare(directory, &cli.name, ip)?;
         return Ok(true);
     }
     if let Some(socket) = &cli.lend {
@@ -131,8 +132,7 @@ fn run(cli: &Cli) -> anyhow::Result<bool> {
         }
         return Ok(true);
     }
-    let ip = cli.origin.first().context("there is no --origin")?.ip().to_string();
-    let identity = Identity::new(cli.origin_dir.as_deref(), &cli.name, &ip)?;
+    let identity = Identity::new(cli.origin_dir.as_deref(), &cli.name, ip)?;
     let origins = cli
         .origin
         .iter()

@@ -79,8 +79,11 @@ fn serve(naive: &Naive, mut client: TcpStream, origins: &[SocketAddr]) -> io::Re
             while tls.is_handshaking() {
                 tls.complete_io(&mut client)?;
             }
-            let trust =
-                Trust::new(None, &Identity::new(None, "localhost", "127.0.0.1").map_err(io::Error::other)?);
+            let trust = Trust::new(
+                None,
+                &Identity::new(None, "localhost", std::net::Ipv4Addr::LOCALHOST.into())
+                    .map_err(io::Error::other)?,
+            );
             let onward = trust.and_then(|trust| trust.client("http/1.1", false)).map_err(io::Error::other)?;
             let name = ServerName::IpAddress(origin.ip().into());
             let mut onward = ClientConnection::new(onward.config, name).map_err(io::Error::other)?;
@@ -132,7 +135,7 @@ fn copy(mut client: impl Read + Write + Timed, mut upstream: impl Read + Write +
 
 /// The ids and transports of the plays that pass with this proxy.
 fn passing(naive: &Naive, wanted: impl Fn(&Case, Over) -> bool) -> (BTreeSet<String>, usize) {
-    let identity = Identity::new(None, "localhost", "127.0.0.1").unwrap();
+    let identity = Identity::new(None, "localhost", std::net::Ipv4Addr::LOCALHOST.into()).unwrap();
     let origins: Vec<_> =
         (0..ORIGINS).map(|_| Origin::listen(([127, 0, 0, 1], 0).into(), &identity.server).unwrap()).collect();
     let addresses: Vec<_> = origins.iter().map(|origin| origin.address).collect();
@@ -152,7 +155,7 @@ fn passing(naive: &Naive, wanted: impl Fn(&Case, Over) -> bool) -> (BTreeSet<Str
 }
 
 fn intercepting() -> Naive {
-    let identity = Identity::new(None, "localhost", "127.0.0.1").unwrap();
+    let identity = Identity::new(None, "localhost", std::net::Ipv4Addr::LOCALHOST.into()).unwrap();
     let mut config = (*identity.server).clone();
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Naive::Intercepts(Arc::new(config))

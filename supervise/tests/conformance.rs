@@ -7,8 +7,6 @@
 mod common;
 mod suite;
 
-use std::time::Duration;
-
 use common::Bundle;
 use rmcp::model::{
     CallToolRequestParams, CallToolResponse, CompleteRequestParams, CompleteResult, GetPromptRequestParams,
@@ -195,7 +193,6 @@ impl ServerHandler for Fixtures {
                 let progress = ProgressNotificationParam::new(token.clone(), step).with_total(100.0);
                 let told = context.peer.notify_progress(progress).await;
                 told.map_err(|error| ErrorData::internal_error(error.to_string(), None))?;
-                tokio::time::sleep(Duration::from_millis(50)).await;
             }
         }
         to::<rmcp::model::CallToolResult>(result).map(Into::into)

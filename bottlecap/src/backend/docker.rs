@@ -33,7 +33,7 @@ use zeroize::Zeroizing;
 
 use super::{Backend, Kind, Order, Remnant};
 use crate::addresses::Addresses;
-use crate::bundle::{Bundle, LOG, Provisions, secret_lines};
+use crate::bundle::{Bundle, GIT_UPSTREAM_CA, LOG, Provisions, UPSTREAM_CA, secret_lines};
 use crate::fault::{Attempted, Fault};
 use crate::manifest::Name;
 use crate::plan::Stdio as Connection;
@@ -113,7 +113,21 @@ impl Backend for Docker {
                 "sudo bottlecap run …, or --backend sandbox; who may use Docker is root here anyway",
             ));
         }
-        let engine = Engine::find()?;
+        let images = [
+            (agent_image(checked), "`make image-agent` builds it; --image names another"),
+            (sidecars_image(), "`make image` builds it; BOTTLECAP_SIDECARS_IMAGE names another"),
+        ];
+        let is_there = |engine: &Engine, names: &[&str]| -> Result<bool, Fault> {
+            Ok(engine.ask([&["image", "inspect", "--format", "{{.Id}}"], names].concat())?.good)
+        };
+        let local = Engine::local()?;
+        // Both at once, while the engine says what it is; one by one only to say which is missing.
+        let (found, all_there) = std::thread::scope(|scope| {
+            let names = images.each_ref().map(|(image, _)| image.as_str());
+            let asked = scope.spawn(move || is_there(&local, &names));
+            (Engine::find(), joined(asked))
+        });
+        let engine = found?;
         if checked.owner.0 == 0 {
             return Err(Fault::refused(format!(
                 "{} belongs to root, and so would the agent",
@@ -121,18 +135,10 @@ impl Backend for Docker {
             ))
             .with_hint("give it to an ordinary user (chown), or choose another --cwd"));
         }
-        bundle_environment(checked)?;
-        let images = [
-            (agent_image(checked), "`make image-agent` builds it; --image names another"),
-            (sidecars_image(), "`make image` builds it; BOTTLECAP_SIDECARS_IMAGE names another"),
-        ];
-        let is_there = |names: &[&str]| -> Result<bool, Fault> {
-            Ok(engine.ask([&["image", "inspect", "--format", "{{.Id}}"], names].concat())?.good)
-        };
-        // Both at once; one by one only to say which is missing.
-        if !is_there(&images.each_ref().map(|(image, _)| image.as_str()))? {
+        bundle_environment()?;
+        if !all_there? {
             for (image, hint) in images {
-                if !is_there(&[&image])? {
+                if !is_there(&engine, &[&image])? {
                     let message = format!("the image {} is not there", proposal::escaped(&image));
                     return Err(Fault::refused(message).with_hint(hint));
                 }
@@ -152,9 +158,12 @@ impl Backend for Docker {
         let others = checked.directories.list().failing(|| "cannot list the bottles".to_owned())?;
         neighbours::refuse_shared(order.name, &others, checked)?;
         let progress = Progress::quiet(format!("starting {}", order.name));
-        clear(&engine, order.name, home.path())?;
         let bundle = Bundle::new(home, order.run_dir)?;
-        let ca = bundle.provide(&order.provisions)?;
+        let ca = std::thread::scope(|scope| {
+            let cleared = scope.spawn(|| clear(&engine, order.name, home.path()));
+            let provided = bundle.provide(&order.provisions);
+            joined(cleared).and(provided)
+        })?;
         let (identity, mut items) = provision::identity(checked, &self.addresses(), Some(ca))?;
         journals(&home.root())?;
         let furnished = Furnished::new(home.path(), &identity, checked, order.git)?;
@@ -296,12 +305,27 @@ fn remove_all(engine: &Engine, name: &str, state: &Path) -> Result<usize, Fault>
 
 /// Removes what an earlier bottle of that name left, which nobody holds any more. One of somebody else is left alone.
 fn clear(engine: &Engine, name: &Name, state: &Path) -> Result<(), Fault> {
-    remove_all(engine, name.as_str(), state)?;
     let named = [compose::agent(name), compose::sidecars(name)].map(|name| format!("name=^/{name}$"));
     let [agent, sidecars] = &named;
-    let words =
-        ["container", "ls", "--all", "--format", "{{.Names}}", "--filter", agent, "--filter", sidecars];
-    match engine.run(words)?.lines().next() {
+    let format = format!("{{{{.Label \"{}\"}}}}\t{{{{.Names}}}}", compose::STATE);
+    let words = [
+        "container",
+        "ls",
+        "--all",
+        "--no-trunc",
+        "--format",
+        &format,
+        "--filter",
+        agent,
+        "--filter",
+        sidecars,
+    ];
+    let named = std::thread::scope(|scope| {
+        let named = scope.spawn(|| engine.run(words));
+        remove_all(engine, name.as_str(), state).and(joined(named))
+    })?;
+    let strange = |line: &str| line.split_once('\t').is_none_or(|(label, _)| Path::new(label) != state);
+    match named.lines().find(|line| strange(line)) {
         None => Ok(()),
         Some(container) => {
             Err(Fault::refused(format!("a container {container} is there, and not of this user's bottles"))
@@ -319,7 +343,7 @@ fn sidecars_image() -> String {
 }
 
 /// What the bundle finds in its environment, where the engine shows it to everybody who asks.
-fn bundle_environment(checked: &Checked) -> Result<BTreeMap<String, String>, Fault> {
+fn bundle_environment() -> Result<BTreeMap<String, String>, Fault> {
     let caller = |name: &str| std::env::var(name).ok().map(|value| (name.to_owned(), value));
     let mut environment: BTreeMap<String, String> =
         FROM_CALLER.iter().filter_map(|name| caller(name)).collect();
@@ -331,10 +355,6 @@ fn bundle_environment(checked: &Checked) -> Result<BTreeMap<String, String>, Fau
             .with_hint("use a parent proxy that knows this host by its address, or --backend sandbox"));
         }
         environment.insert(name, proxy);
-    }
-    if checked.manifest.upstream_ca.is_some() {
-        environment.insert("EGRESS_UPSTREAM_CA".into(), "/etc/egress/upstream-ca.pem".into());
-        environment.insert("BOTTLECAP_UPSTREAM_CA".into(), "/etc/git-gate/upstream-ca.pem".into());
     }
     Ok(environment)
 }
@@ -375,7 +395,13 @@ impl Made {
     fn create(&self, checked: &Checked, furnished: &Furnished) -> Result<(), Fault> {
         let table = fs::read_to_string("/proc/net/route").unwrap_or_default();
         let (image, sidecars) = (agent_image(checked), sidecars_image());
-        let bundle_environment = bundle_environment(checked)?;
+        let mut bundle_environment = bundle_environment()?;
+        let authorities = [("EGRESS_UPSTREAM_CA", UPSTREAM_CA), ("BOTTLECAP_UPSTREAM_CA", GIT_UPSTREAM_CA)];
+        for (name, path) in authorities {
+            if self.state.join("root").join(path).exists() {
+                bundle_environment.insert(name.to_owned(), format!("/{path}"));
+            }
+        }
         let bounds = Bounds::of(&checked.manifest.limits, self.engine.limits)?;
         let first = first_subnet(&self.name);
         let free = (0..NETWORKS_TRIED)

@@ -1,53 +1,53 @@
-//! The hostile wire cases, played from inside a bottle that is made for it.
+//! The hostile wire cases, played from inside a bottle: the one that runs, or one that is made for it.
 //!
-//! `bottlecap-corpus` runs twice: in the bottle, behind every wall, where it opens connections to egress and hands them out; and
-//! outside, beside origins of its own, where it speaks on them and sees what arrives. The bottle is made as a manifest says, with
-//! routes to those origins and none of the manifest's secrets. Egress of a sandbox reaches origins on the host's loopback; that of
-//! a container has a loopback of its own, and there they are.
+//! `bottlecap-corpus` runs twice: in the bottle's network, where it opens connections to egress and hands them out; and outside, beside
+//! origins of its own, where it speaks on them and sees what arrives. Egress of a sandbox reaches origins on the host's loopback; that
+//! of a container has a loopback of its own, and there they are.
+
+mod made;
+mod player;
+mod running;
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
-use std::time::Duration;
 
-use nix::sched::{CloneFlags, setns};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use jiff::Timestamp;
+use policy::lines::{List, add_item};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
-use tempfile::TempDir;
 
 use crate::backend::Kind;
-use crate::backend::docker::compose;
-use crate::backend::docker::engine::Engine;
 use crate::bundle::programs;
-use crate::errand::finish;
 use crate::fault::{Attempted, Fault};
-use crate::init::Shelf;
-use crate::manifest::Manifest;
-use crate::owners::BOTTLE_USER;
 use crate::requests::{Form, json, print};
 use crate::state::{Directories, Record};
-use crate::sys::process::{Setup, prepare};
 
-const PLAYER: &str = "bottlecap-corpus";
+/// The program, beside this one.
+pub(crate) const PLAYER: &str = "bottlecap-corpus";
+/// The certificate of the authority that it makes for its origins.
+pub(crate) const AUTHORITY: &str = "origin-ca.pem";
 /// Where origins are on a loopback that has nothing else; as many cases as there are of them are played at once.
 const ORIGINS: [u16; 4] = [40_001, 40_002, 40_003, 40_004];
-const PATIENCE: Duration = Duration::from_secs(60);
-/// In the working directory.
-const SOCKET: &str = "dial.sock";
 
 /// What came of it.
-#[derive(Debug, Default, Serialize)]
-pub(super) struct Outcome {
+#[derive(Debug, Serialize)]
+struct Outcome {
+    bottle: Seen,
     plays: usize,
     passed: usize,
     /// Plays, and how many passed, by class.
     classes: BTreeMap<String, (usize, usize)>,
     failures: Vec<Play>,
+}
+
+/// The bottle that was attacked.
+#[derive(Debug, Serialize)]
+struct Seen {
+    /// Of one that runs.
+    #[serde(rename = "running")]
+    name: Option<String>,
+    backend: Kind,
 }
 
 /// One play.
@@ -61,15 +61,28 @@ struct Play {
     reference: String,
 }
 
-/// The bottle that is attacked.
+/// The bottle that is to be attacked.
 #[derive(Debug, Clone, Copy)]
 pub struct Patient<'a> {
-    /// As this manifest says.
+    /// Its name, or the path of its manifest, as it was given.
+    pub word: &'a Path,
+    /// The manifest that it is made by, where it does not run.
     pub manifest: &'a Path,
-    /// Of what.
-    pub backend: Kind,
-    /// From this image, where it is one of containers.
+    /// Of what it is, if it is to be of that.
+    pub backend: Option<Kind>,
+    /// From this image, where one of containers is made.
     pub image: Option<&'a str>,
+    /// Whether one that runs will do.
+    pub choice: Choice,
+}
+
+/// Which bottle it may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Choice {
+    /// The one that runs, if it does.
+    Running,
+    /// One that is made for it.
+    Made,
 }
 
 /// Plays the corpus, or what of it has `only` in its name, from inside a bottle, and prints what came of it.
@@ -82,7 +95,11 @@ pub fn report(
     form: Form,
     out: &mut impl Write,
 ) -> Result<(), Fault> {
-    let outcome = play(patient, only)?;
+    let directories = Directories::of_process();
+    let outcome = match patient.running(&directories)? {
+        Some(record) => running::play(&record, &directories, only)?,
+        None => made::play(patient, only)?,
+    };
     match form {
         Form::Json => json(out, &outcome)?,
         Form::Text => print(out, &outcome.in_words())?,
@@ -93,7 +110,40 @@ pub fn report(
     }
 }
 
+impl Patient<'_> {
+    /// The bottle that runs and is meant: of that name, or else made by that manifest.
+    fn running(&self, directories: &Directories) -> Result<Option<Record>, Fault> {
+        if self.choice == Choice::Made {
+            return Ok(None);
+        }
+        let bottles = directories.list().failing(|| "cannot list the bottles".to_owned())?;
+        let mut bottles: Vec<Record> = bottles
+            .into_iter()
+            .filter(|(record, running)| *running && self.backend.is_none_or(|kind| kind == record.backend))
+            .map(|(record, _)| record)
+            .collect();
+        if let Some(place) = bottles.iter().position(|record| Path::new(&record.name) == self.word) {
+            return Ok(Some(bottles.swap_remove(place)));
+        }
+        let manifest = fs::canonicalize(self.manifest).ok();
+        bottles.retain(|record| {
+            let made_by = record.request.as_ref().and_then(|request| request.manifest.as_deref());
+            manifest.is_some() && made_by.and_then(|path| fs::canonicalize(path).ok()) == manifest
+        });
+        let last = bottles.pop();
+        if bottles.is_empty() {
+            return Ok(last);
+        }
+        Err(Fault::refused("more than one bottle of that manifest runs")
+            .with_hint("name the one that is meant, or --fresh; `bottlecap list` shows them"))
+    }
+}
+
 impl Outcome {
+    fn of(bottle: Seen) -> Outcome {
+        Outcome { bottle, plays: 0, passed: 0, classes: BTreeMap::new(), failures: Vec::new() }
+    }
+
     fn add(&mut self, play: Play) {
         self.plays += 1;
         self.passed += usize::from(play.passed);
@@ -119,141 +169,17 @@ impl Outcome {
                 ));
             }
         }
+        let bottle = match &self.bottle.name {
+            Some(name) => format!("the running bottle {name}"),
+            None => "a bottle made for it".to_owned(),
+        };
         text.push_str(&format!(
-            "{} of {} plays from inside the bottle were withstood\n",
-            self.passed, self.plays
+            "{} of {} plays from inside {bottle} ({}) were withstood\n",
+            self.passed,
+            self.plays,
+            self.bottle.backend.as_str()
         ));
         text
-    }
-}
-
-fn play(patient: Patient<'_>, only: Option<&str>) -> Result<Outcome, Fault> {
-    let manifest = Manifest::load(patient.manifest, Shelf::of_process().as_ref())?;
-    let stage = Stage::new(patient, &manifest)?;
-    let (mut player, _bottle) = match patient.backend {
-        Kind::Sandbox => {
-            let mut player = Running::start(&mut stage.player(only, ORIGINS.map(|_| 0)))?;
-            let ports = player.ports()?;
-            (player, stage.bottle(&ports)?)
-        }
-        Kind::Docker => {
-            // Nothing else is on the loopback of the bundle's container, so the ports can be named before it is there.
-            stage.prepare()?;
-            let bottle = stage.bottle(&ORIGINS)?;
-            let mut command = stage.player(only, ORIGINS);
-            let network = bundles_network(&bottle)?;
-            let setup =
-                Setup { descriptors: Vec::new(), on_parent_death: Signal::SIGKILL, close_others: false };
-            prepare(&mut command, setup, move || Ok(setns(&network, CloneFlags::CLONE_NEWNET)?));
-            let mut player = Running::start(&mut command)?;
-            player.ports()?;
-            (player, bottle)
-        }
-    };
-    player.begin()?;
-    let mut outcome = Outcome::default();
-    while let Some(line) = player.next()? {
-        outcome.add(serde_json::from_str(&line).failing(|| format!("{PLAYER} said what it does not say"))?);
-    }
-    if outcome.plays == 0 {
-        return Err(Fault::failed("nothing was played"));
-    }
-    Ok(outcome)
-}
-
-/// The network of the container in which the bundle of that bottle is.
-fn bundles_network(bottle: &Running) -> Result<File, Fault> {
-    let told = || "cannot look into the bundle's container".to_owned();
-    let bottles = Directories::of_process().list().failing(told)?;
-    let own = |record: &Record| u32::try_from(record.pid) == Ok(bottle.child.id());
-    let Some((record, _)) = bottles.into_iter().find(|(record, _)| own(record)) else {
-        return Err(Fault::failed(told()));
-    };
-    let container = compose::sidecars(&record.name.parse().failing(told)?);
-    let process = Engine::find()?.run(["container", "inspect", "--format", "{{.State.Pid}}", &container])?;
-    File::open(Path::new("/proc").join(process).join("ns/net")).failing(told)
-}
-
-/// Places for the bottle and for the origins, gone when dropped.
-struct Stage<'a> {
-    root: TempDir,
-    program: PathBuf,
-    patient: Patient<'a>,
-    manifest: &'a Manifest,
-}
-
-impl<'a> Stage<'a> {
-    fn new(patient: Patient<'a>, manifest: &'a Manifest) -> Result<Stage<'a>, Fault> {
-        let program = programs()?.join(PLAYER);
-        let root = tempfile::Builder::new().prefix("bottlecap-doctor-").tempdir().failing(cannot_prepare)?;
-        // A bottle that root starts has a user of its own, who passes through here.
-        fs::set_permissions(root.path(), fs::Permissions::from_mode(0o711)).failing(cannot_prepare)?;
-        let stage = Stage { root, program, patient, manifest };
-        for directory in [stage.work(), stage.origin()] {
-            fs::create_dir(directory).failing(cannot_prepare)?;
-        }
-        fs::copy(&stage.program, stage.work().join(PLAYER))
-            .refusing(|| format!("{} is not there", stage.program.display()))
-            .map_err(|fault| {
-                fault.with_hint("it is installed beside bottlecap, and built by `cargo build --workspace`")
-            })?;
-        if patient.backend == Kind::Docker {
-            // In a container the agent is whoever owns its directory.
-            chown(stage.work(), Some(BOTTLE_USER), Some(BOTTLE_USER)).failing(cannot_prepare)?;
-        }
-        Ok(stage)
-    }
-
-    fn work(&self) -> PathBuf {
-        self.root.path().join("work")
-    }
-
-    fn origin(&self) -> PathBuf {
-        self.root.path().join("origin")
-    }
-
-    fn prepare(&self) -> Result<(), Fault> {
-        let mut command = Command::new(&self.program);
-        command.arg("--prepare").arg("--origin-dir").arg(self.origin());
-        finish(command, Vec::new(), PATIENCE)?.or_failed(PLAYER).map(drop)
-    }
-
-    fn player(&self, only: Option<&str>, ports: [u16; ORIGINS.len()]) -> Command {
-        let mut command = Command::new(&self.program);
-        command.arg("--json").arg("--origin-dir").arg(self.origin());
-        command.arg("--through").arg(self.work().join(SOCKET)).arg("--ca").arg(self.work().join("ca.pem"));
-        command.args(only.into_iter().flat_map(|text| ["--only", text]));
-        for port in ports {
-            command.arg("--origin").arg(format!("127.0.0.1:{port}"));
-        }
-        command.stdin(Stdio::piped());
-        command
-    }
-
-    /// The bottle, when it lends connections. Its routes lead to origins on these ports.
-    fn bottle(&self, ports: &[u16]) -> Result<Running, Fault> {
-        let Patient { backend, image, .. } = self.patient;
-        let at = |name: &str| self.root.path().join(name);
-        fs::write(at("routes.yaml"), routes(ports)).failing(cannot_prepare)?;
-        let made = json!({
-            "routes": "routes.yaml", "upstream_ca": self.origin().join("origin-ca.pem"), "limits": limits(self.manifest),
-            "mounts": self.manifest.mounts.iter().map(|path| json!({ "path": path })).collect::<Vec<_>>(),
-            "transparent": self.manifest.transparent == Some(true),
-        });
-        fs::write(at("bottle.yaml"), made.to_string()).failing(cannot_prepare)?;
-        let mut command = Command::new("/proc/self/exe");
-        command.args(["run", "--backend", backend.as_str(), "--bottle"]).arg(at("bottle.yaml"));
-        command.arg("--mount").arg(self.work());
-        command
-            .args(image.or(self.manifest.image.as_deref()).into_iter().flat_map(|image| ["--image", image]));
-        let lend = format!(
-            "cp /etc/bottlecap/ca.pem . && exec ./{PLAYER} --proxy http://egress:9099 --lend {SOCKET}"
-        );
-        let mut bottle = Running::start(command.args(["--", "sh", "-c", &lend]).stdin(Stdio::null()))?;
-        if bottle.line()? != "lending" {
-            return Err(Fault::failed("the bottle for the wire corpus did not start"));
-        }
-        Ok(bottle)
     }
 }
 
@@ -261,73 +187,31 @@ fn cannot_prepare() -> String {
     "cannot prepare the wire corpus".to_owned()
 }
 
+fn program() -> Result<PathBuf, Fault> {
+    Ok(programs()?.join(PLAYER))
+}
+
 /// What the corpus asks of every proxy, for origins on these ports.
 fn routes(ports: &[u16]) -> String {
-    let route = |scheme: &str, port: u16| {
-        format!(
-            "  - host: localhost\n    scheme: {scheme}\n    ports: [{port}]\n    matches:\n      - paths: [{{type: prefix, value: /allowed/}}]\n        \
-             methods: [GET, POST]\n    allow_private: [\"127.0.0.1:{port}\", \"[::1]:{port}\"]\n"
-        )
-    };
     let both = ["http", "https"].into_iter().flat_map(|scheme| ports.iter().map(move |port| (scheme, *port)));
-    format!("routes:\n{}", both.map(|(scheme, port)| route(scheme, port)).collect::<String>())
+    both.fold("routes: []\n".to_owned(), |text, (scheme, port)| {
+        add_item(&text, List::Needed("routes"), &route(scheme, port, None)).unwrap_or(text)
+    })
 }
 
-fn limits(manifest: &Manifest) -> Value {
-    let limits = &manifest.limits;
-    let mut value = serde_json::Map::new();
-    value.extend(
-        limits.memory.map(|bytes| ("memory".to_owned(), json!(format!("{}KiB", bytes.div_ceil(1024))))),
-    );
-    value.extend(limits.processes.map(|count| ("processes".to_owned(), json!(count))));
-    value.extend(limits.cpu_thousandths.map(|part| ("cpus".to_owned(), json!(f64::from(part) / 1000.0))));
-    Value::Object(value)
-}
-
-/// A program of ours, ended when dropped.
-struct Running {
-    child: Child,
-    lines: BufReader<ChildStdout>,
-}
-
-impl Running {
-    fn start(command: &mut Command) -> Result<Running, Fault> {
-        let told = || "cannot start the wire corpus".to_owned();
-        let mut child = command.stdout(Stdio::piped()).spawn().failing(told)?;
-        let Some(output) = child.stdout.take() else { return Err(Fault::failed(told())) };
-        Ok(Running { child, lines: BufReader::new(output) })
-    }
-
-    fn next(&mut self) -> Result<Option<String>, Fault> {
-        let mut line = String::new();
-        let length = self.lines.read_line(&mut line).failing(|| "cannot read what is played".to_owned())?;
-        Ok((length > 0).then(|| line.trim_end().to_owned()))
-    }
-
-    fn line(&mut self) -> Result<String, Fault> {
-        // What went wrong is on standard error already.
-        self.next()?.ok_or_else(|| Fault::failed("the wire corpus could not be played"))
-    }
-
-    /// Where the origins of a player are.
-    fn ports(&mut self) -> Result<Vec<u16>, Fault> {
-        let said: Value = serde_json::from_str(&self.line()?).failing(cannot_prepare)?;
-        let places = said["origins"].as_array().into_iter().flatten();
-        Ok(places.filter_map(|place| place.as_str()?.rsplit_once(':')?.1.parse().ok()).collect())
-    }
-
-    fn begin(&mut self) -> Result<(), Fault> {
-        let told = || "cannot begin to play".to_owned();
-        self.child.stdin.take().map_or(Ok(()), |mut input| input.write_all(b"\n")).failing(told)
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // Asked to end, a bottle takes everything down first. It may have ended by itself.
-        let _ = kill(Pid::from_raw(self.child.id() as i32), Signal::SIGTERM);
-        let _ = self.child.wait();
-    }
+/// One of them, as the lines of an item.
+fn route(scheme: &str, port: u16, until: Option<Timestamp>) -> Vec<String> {
+    let mut lines = vec![
+        "host: localhost".to_owned(),
+        format!("scheme: {scheme}"),
+        format!("ports: [{port}]"),
+        "matches:".to_owned(),
+        "  - paths: [{type: prefix, value: /allowed/}]".to_owned(),
+        "    methods: [GET, POST]".to_owned(),
+        format!("allow_private: [\"127.0.0.1:{port}\", \"[::1]:{port}\"]"),
+    ];
+    lines.extend(until.map(|until| format!("expires_at: {until}")));
+    lines
 }
 
 #[cfg(test)]
@@ -344,7 +228,8 @@ mod tests {
             seen: "a request\u{1b} arrived".to_owned(),
             reference: "RFC 9112 6.1".to_owned(),
         };
-        let mut outcome = Outcome::default();
+        let seen = |name: Option<&str>| Seen { name: name.map(str::to_owned), backend: Kind::Sandbox };
+        let mut outcome = Outcome::of(seen(None));
         for play in [play("a", "path", true), play("b", "path", false), play("c", "flood", true)] {
             outcome.add(play);
         }
@@ -352,8 +237,11 @@ mod tests {
         ok       flood                        1 of 1
         FAILED   path                         1 of 2
                  b over tunnel: a request\u{1b} arrived [RFC 9112 6.1]
-        2 of 3 plays from inside the bottle were withstood
+        2 of 3 plays from inside a bottle made for it (sandbox) were withstood
         ");
+        outcome.bottle = seen(Some("web"));
+        let last = "2 of 3 plays from inside the running bottle web (sandbox) were withstood\n";
+        assert!(outcome.in_words().ends_with(last), "{}", outcome.in_words());
     }
 
     #[test]

@@ -40,6 +40,7 @@ pub(super) fn start(checked: Checked) -> Result<i32, Fault> {
     let mut backend = checked.backend.backend();
     backend.check(&checked)?;
     let held = directories.home(&name).hold()?;
+    held.home().readable()?;
     let run_dir = directories.run_dir(&name)?;
     let mut bottle = Bottle { held, run_dir, unnamed, record: None, git: None, backend };
     let way_back = checked.origin.as_ref().map(|origin| origin.way_back(name.as_str()));

@@ -395,6 +395,28 @@ fn the_plugin_composes_where_the_client_has_it() {
 }
 
 #[test]
+fn a_bottle_that_runs_is_attacked_where_it_is() {
+    for_each(|stage| {
+        let mut command = stage.started("echo there; exec sleep 600");
+        let mut bottle = Process::start(&mut command).unwrap();
+        bottle.stdout.wait(|line| line == "there").unwrap();
+        for only in ["smuggling: both", "must work"] {
+            let words = ["doctor", "--bottle", &stage.name, "--only", only, "--json"];
+            let finished = Run::from(stage.command(&words)).finish().unwrap();
+            let outcome: Value =
+                serde_json::from_str(&finished.stdout).unwrap_or_else(|_| panic!("{finished:?}"));
+            assert_eq!((finished.code, &outcome["failures"]), (0, &Value::Array(Vec::new())), "{outcome:#}");
+            assert_eq!(outcome["bottle"]["running"], Value::from(stage.name.as_str()), "{outcome:#}");
+            assert!(outcome["plays"].as_u64().unwrap() > 0);
+        }
+        let shown = Run::from(stage.command(&["routes", "show", "--bottle", &stage.name])).finish().unwrap();
+        assert!(shown.stdout.contains(HOST) && !shown.stdout.contains("localhost"), "{shown:?}");
+        Run::from(stage.command(&["stop", &stage.name])).ok().unwrap();
+        bottle.wait().unwrap();
+    });
+}
+
+#[test]
 fn a_bottle_of_containers_is_attacked_from_inside() {
     let Some(docker) = Docker::connect().unwrap() else { return };
     let stage = Stage::new(Kind::Docker, docker);

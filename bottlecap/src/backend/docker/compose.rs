@@ -182,6 +182,12 @@ pub fn sidecars(name: &Name) -> String {
     format!("bottlecap-sidecars-{name}")
 }
 
+/// The name of the network that is the agent's only one.
+#[must_use]
+pub fn sealed(name: &Name) -> String {
+    format!("bottlecap-{name}-sealed")
+}
+
 /// The name of the project.
 #[must_use]
 pub fn project(name: &Name) -> String {
@@ -204,7 +210,7 @@ pub fn render(inputs: &Inputs<'_>) -> String {
         "networks": {
             "bottle": {
                 // The engine takes the gateway of a container on two networks from the one whose name comes first: not this one.
-                "name": format!("bottlecap-{name}-sealed"),
+                "name": sealed(name),
                 "labels": labels("bottle-network"),
                 "driver": "bridge",
                 "internal": true,

@@ -63,22 +63,7 @@ impl Engine {
     /// # Errors
     /// When there is none, or one that a bottle cannot be made with.
     pub fn find() -> Result<Engine, Fault> {
-        let variable = |name: &str| std::env::var(name).ok();
-        is_local(variable("DOCKER_HOST").as_deref())?;
-        if variable("DOCKER_HOST").is_none_or(|host| host.is_empty()) {
-            let directory = variable("DOCKER_CONFIG").map(PathBuf::from);
-            let home = variable("HOME").map(|home| Path::new(&home).join(".docker"));
-            let file = directory.or(home).map(|directory| directory.join("config.json"));
-            let configured = file.and_then(|file| std::fs::read(file).ok());
-            is_default(variable("DOCKER_CONTEXT").as_deref(), configured.as_deref())?;
-        }
-        let client = match std::env::var_os("BOTTLECAP_DOCKER") {
-            Some(client) => PathBuf::from(client),
-            None if Path::new(DISTRIBUTIONS).exists() => PathBuf::from(DISTRIBUTIONS),
-            None => PathBuf::from("docker"),
-        };
-        let mut engine =
-            Engine { client, compose: Vec::new(), limits: Limits { memory: false, processes: false } };
+        let mut engine = Engine::local()?;
         // Two questions that each take the client's own time.
         let (said, composer) = std::thread::scope(|scope| {
             let composer = scope.spawn(|| engine.composer());
@@ -95,9 +80,30 @@ impl Engine {
         Ok(engine)
     }
 
+    /// The engine of this host, not looked at yet.
+    ///
+    /// # Errors
+    /// When what the client takes for the engine may be elsewhere.
+    pub fn local() -> Result<Engine, Fault> {
+        let variable = |name: &str| std::env::var(name).ok();
+        is_local(variable("DOCKER_HOST").as_deref())?;
+        if variable("DOCKER_HOST").is_none_or(|host| host.is_empty()) {
+            let directory = variable("DOCKER_CONFIG").map(PathBuf::from);
+            let home = variable("HOME").map(|home| Path::new(&home).join(".docker"));
+            let file = directory.or(home).map(|directory| directory.join("config.json"));
+            let configured = file.and_then(|file| std::fs::read(file).ok());
+            is_default(variable("DOCKER_CONTEXT").as_deref(), configured.as_deref())?;
+        }
+        Ok(Engine::at(match std::env::var_os("BOTTLECAP_DOCKER") {
+            Some(client) => PathBuf::from(client),
+            None if Path::new(DISTRIBUTIONS).exists() => PathBuf::from(DISTRIBUTIONS),
+            None => PathBuf::from("docker"),
+        }))
+    }
+
     /// The engine behind the client at that path, which was looked at before.
     #[must_use]
-    pub fn at(client: &str) -> Engine {
+    pub fn at(client: impl Into<PathBuf>) -> Engine {
         Engine {
             client: client.into(),
             compose: Vec::new(),
