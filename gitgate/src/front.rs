@@ -320,7 +320,9 @@ impl Front {
         let repo = served.repo.name.as_str();
         let path = served.mirror.path();
         let mut command = self.state.gate.git(path, Objects::Own);
-        command.args(["upload-pack", "--strict"]).args(asked.shape.arguments()).arg(path);
+        // What a filter leaves out could not be had later: here only what is shown can be asked for.
+        command.args(["-c", "uploadpack.allowFilter=false", "upload-pack", "--strict"]);
+        command.args(asked.shape.arguments()).arg(path);
         command.envs(asked.protocol.variable().map(|value| ("GIT_PROTOCOL", value)));
         if let Err(error) = self.state.confine(&mut command, served, Reach::Mirror) {
             warn!(repo, %error, "read failed");

@@ -101,6 +101,21 @@ fn a_partial_and_a_shallow_clone_work() {
 }
 
 #[test]
+fn a_version_in_which_nothing_could_be_had_later_leaves_nothing_out() {
+    let world = World::new();
+    world.upstream.commit("second");
+    for version in ["0", "1", "2"] {
+        let (protocol, clone) = (format!("protocol.version={version}"), format!("clone-{version}"));
+        let url = world.gate.url("web");
+        git(world.dir.path(), &["-c", &protocol, "clone", "-q", "--filter=blob:none", &url, &clone])
+            .succeed();
+        let work = world.work(&clone);
+        let shown = work.git(&["-c", &protocol, "log", "--patch"]).succeed();
+        assert!(shown.contains("+hello") && shown.contains("+theirs"), "{version}: {shown}");
+    }
+}
+
+#[test]
 fn with_upstream_down_a_read_is_refused_with_the_reason() {
     let mut world = World::new();
     let work = world.clone_web();
