@@ -8,7 +8,7 @@
 Prints a table of medians and ratios; the comparisons of a row took turns. With COUNT=1 it counts instead how many programs git-gate starts for
 each request (by strace), which is the same on a busy machine. With --write after the path the table also takes the place of the one in
 docs/measurements-git.md."""
-import concurrent.futures, datetime, os, pathlib, random, shutil, socket, statistics, subprocess, sys, tempfile, threading, time
+import concurrent.futures, datetime, os, pathlib, random, shutil, signal, socket, statistics, subprocess, sys, tempfile, threading, time
 
 if len(sys.argv) < 2 or sys.argv[2:] not in ([], ["--write"]):
     sys.exit(__doc__)
@@ -344,12 +344,18 @@ def readers_lose(upstream, address, more):
         stop.set()
         mover.join()
 
+
 try:
     section = main()
     if WRITE:
         write(section)
 finally:
     for process in reversed(started):
-        process.terminate()
+        # strace ends with what it traces, and not before.
+        traced = open(f"/proc/{process.pid}/task/{process.pid}/children").read().split() if process.args[0] == "strace" else []
+        for pid in traced:
+            os.kill(int(pid), signal.SIGTERM)
+        if not traced:
+            process.terminate()
         process.wait()
     shutil.rmtree(root, ignore_errors=True)
