@@ -24,6 +24,8 @@ use crate::workdir::shown;
 /// Where a repository keeps its agents.
 const IN_REPOSITORY: &str = ".bottlecap/agents";
 const SKILL: &str = "SKILL.md";
+/// Who makes commits when nobody says who: what the repository itself says goes before it.
+const NOBODY: &str = "[user]\n\tname = Agent\n\temail = agent@bottle.invalid\n";
 const FILE_MAX: u64 = 256 * 1024;
 const ALL_MAX: u64 = 4 * 1024 * 1024;
 const FILES_MAX: usize = 500;
@@ -221,7 +223,7 @@ impl Luggage {
         let user = |GitUser { name, email }: &GitUser| {
             format!("[user]\n\tname = \"{name}\"\n\temail = \"{email}\"\n")
         };
-        self.git.as_ref().map(user).unwrap_or_default()
+        self.git.as_ref().map_or_else(|| NOBODY.to_owned(), user)
     }
 }
 
@@ -268,6 +270,8 @@ mod tests {
                 file("/etc/bottlecap/prompt.md", "be kind"),
             ]
         );
+        // Without a name git makes no commit.
+        assert_eq!(Luggage::default().gitconfig(), NOBODY);
         assert_eq!(luggage.gitconfig(), "[user]\n\tname = \"A Gent\"\n\temail = \"a@x.test\"\n");
     }
 

@@ -21,7 +21,10 @@ use nix::unistd::{Gid, Uid, UnlinkatFlags};
 use crate::sys::descriptors::open_beneath;
 use crate::workdir::{self, shown};
 
+mod beyond;
 mod modules;
+
+pub use beyond::beyond;
 
 /// A path below the working directory, and how it is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -40,6 +40,22 @@ impl Shelf {
         self.0.with_file_name("agents")
     }
 
+    /// The same of a bottle that is to be there.
+    ///
+    /// # Errors
+    /// When `word` is a name, and nothing of that name was written.
+    pub fn written(&self, word: &Path) -> Result<PathBuf, Fault> {
+        let path = self.manifest(word);
+        if path == word || path.exists() {
+            return Ok(path);
+        }
+        let name = word.display();
+        Err(Fault::refused(format!("no bottle {name} is described: {} is not there", path.display()))
+            .with_hint(format!(
+                "`bottlecap init {name}` describes one; a file of this directory is ./{name}"
+            )))
+    }
+
     /// The manifest that `word` means: a name is always one of this shelf, so that nothing in a working directory can
     /// stand in for it; anything that cannot be a name is a path.
     #[must_use]

@@ -114,9 +114,15 @@ impl Directories {
 
     /// Makes them, for this user alone.
     pub fn create(&self) -> Result<(), Fault> {
-        own_directory(&self.state, PRIVATE)?;
-        own_directory(&self.bottles, PRIVATE)?;
-        own_directory(&self.runtime, runtime_mode())
+        let elsewhere = |variable: &str, made: Result<(), Fault>| match made {
+            Err(fault) if fault.hint().is_none() => {
+                Err(fault.with_hint(format!("{variable} names another place for it")))
+            }
+            made => made,
+        };
+        elsewhere("XDG_STATE_HOME", own_directory(&self.state, PRIVATE))?;
+        elsewhere("XDG_STATE_HOME", own_directory(&self.bottles, PRIVATE))?;
+        elsewhere("XDG_RUNTIME_DIR", own_directory(&self.runtime, runtime_mode()))
     }
 
     /// The state of one bottle.

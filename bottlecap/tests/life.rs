@@ -86,6 +86,68 @@ fn what_another_version_wrote_is_shown_and_neither_written_over_nor_swept_away()
 }
 
 #[test]
+fn git_makes_commits_in_a_bottle_that_says_nothing_of_it_and_where_it_cannot_that_is_told() {
+    let person = Person::new();
+    let git = |words: &[&str]| {
+        let status = person.starts("git").args(words).status().unwrap();
+        assert!(status.success(), "{words:?}");
+    };
+    git(&["init", "-q"]);
+    let said = person.said(&[
+        "run",
+        "--",
+        "sh",
+        "-c",
+        "git commit -q --allow-empty -m one && git log --format='%an <%ae>'",
+    ]);
+    assert_eq!(said, "Agent <agent@bottle.invalid>\n");
+    // The repository's own word goes before it.
+    git(&["config", "user.name", "Dana"]);
+    let said = person.said(&[
+        "run",
+        "--",
+        "sh",
+        "-c",
+        "git commit -q --allow-empty -m two && git log -1 --format=%an",
+    ]);
+    assert_eq!(said, "Dana\n");
+    git(&["worktree", "add", "-q", "../beside"]);
+    fs::create_dir(person.path("work/inner")).unwrap();
+    for (place, repository) in [("beside", "work/.git/worktrees/beside"), ("work/inner", "work")] {
+        let said = person.said(&["run", "--mount", person.path(place).to_str().unwrap(), "--", "true"]);
+        let place = format!("its repository is at {},", person.path(repository).display());
+        assert!(said.contains("git does not work") && said.contains(&place), "{said}");
+    }
+    let inner = person.path("work/inner").display().to_string();
+    let said = person.said(&["run", "--name", "web", "--cwd", &inner, "--", "true"]);
+    let place = format!("its repository is {}: --cwd", person.path("work").display());
+    assert!(said.contains(&place), "{said}");
+}
+
+#[test]
+fn what_is_not_there_is_said_with_where_it_is_or_how_to_make_it() {
+    let person = Person::new();
+    let output = person.output(&["run", "--bottle", "webb", "--", "true"]);
+    assert_eq!(output.status.code(), Some(64));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("`bottlecap init webb`"), "{output:?}");
+    // A program of the person's own, which a bottle does not see.
+    person.write("bin/tool", "#!/bin/sh\n");
+    let run = |person: &Person| {
+        let path = format!("{}:/usr/bin:/bin", person.path("bin").display());
+        let output = person.command(&["run", "--", "tool"]).env("PATH", path).output().unwrap();
+        assert_eq!(output.status.code(), Some(127), "{output:?}");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let tool = person.path("bin/tool").display().to_string();
+    assert!(run(&person).contains(&tool));
+    fs::remove_file(&tool).unwrap();
+    assert!(!run(&person).contains("this host has"));
+    let output = person.command(&["run", "--", "true"]).env("XDG_STATE_HOME", "/proc").output().unwrap();
+    assert_eq!(output.status.code(), Some(70));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("XDG_STATE_HOME names"), "{output:?}");
+}
+
+#[test]
 fn what_was_started_and_killed_is_told_and_nothing_of_it_runs_on() {
     let person = Person::new();
     let there = person.path("work/there");

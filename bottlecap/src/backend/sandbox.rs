@@ -1,6 +1,6 @@
 //! A bottle of this kernel's namespaces: the wall process, the daemons beside it, and what goes between them.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -31,6 +31,7 @@ use crate::sys::mounts::Attributes;
 use crate::sys::process::{self, Setup, prepare};
 use crate::sys::socket::Channel;
 use crate::terminal::{self, Relay};
+use crate::workdir::shown;
 
 const HIGH: i32 = 32;
 const CONTROL_GROUP: &str = "control group";
@@ -286,7 +287,15 @@ impl Wall {
         if let Some(errno) = not_executed {
             let code = self.wait_code()?;
             let error = std::io::Error::from_raw_os_error(errno);
-            tracing::error!("cannot execute {}: {error}", self.program.to_string_lossy());
+            let hidden =
+                Some(errno).filter(|errno| *errno == libc::ENOENT).and_then(|_| hidden(&self.program));
+            let hint = hidden.map_or_else(String::new, |path| {
+                format!(
+                    "; this host has {}, which the bottle sees where `mounts` in the manifest names it",
+                    shown(&path)
+                )
+            });
+            tracing::error!("cannot execute {}: {error}{hint}", self.program.to_string_lossy());
             return Ok(code);
         }
         let ends = std::mem::take(&mut self.ends);
@@ -352,6 +361,17 @@ impl Wall {
         let by_signal = status.signal().map(|signal| 128 + signal);
         Ok(status.code().or(by_signal).unwrap_or(i32::from(crate::fault::FAILURE)))
     }
+}
+
+/// Where this host has a program that is not where a bottle looks.
+fn hidden(program: &OsStr) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut places: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    if Path::new(program).components().count() > 1 {
+        places = vec![PathBuf::from("/")];
+    }
+    let found = places.into_iter().filter(|place| place.is_absolute()).map(|place| place.join(program));
+    found.filter(|path| path.is_file()).find(|path| !path.starts_with("/usr") && !path.starts_with("/bin"))
 }
 
 fn wall_fault(said: FromWall) -> Fault {

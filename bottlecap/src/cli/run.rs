@@ -85,7 +85,7 @@ impl Run {
     /// What is asked for, with whole paths: it may be asked for again from elsewhere.
     fn request(self) -> Result<Request, Fault> {
         let here = env::current_dir().failing(|| "cannot find the working directory".to_owned())?;
-        let manifest = self.bottle.map(|word| shelf().map(|shelf| shelf.manifest(&word))).transpose()?;
+        let manifest = self.bottle.map(|word| shelf()?.written(&word)).transpose()?;
         let copy = if self.cwd.is_some() { Copy::Clone } else { Copy::Live };
         let workdir = self.cwd.or(self.mount);
         Ok(Request {

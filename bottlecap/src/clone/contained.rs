@@ -14,6 +14,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::poll::{PollTimeout, poll};
 
 use crate::fault::{Attempted, Fault};
+use crate::git::beyond;
 use crate::workdir::shown;
 
 /// How long another bottle that is starting on the repository, or cloning it, is waited for.
@@ -31,8 +32,12 @@ pub(super) fn hold(source: &Path) -> Result<Flock<File>, Fault> {
     let told = || format!("cannot look at {}", shown(&git));
     match fs::symlink_metadata(&git) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(Fault::refused(format!("{} is not a git working copy", shown(source)))
-                .with_hint("--mount DIR gives the bottle the directory itself"));
+            let hint = match beyond(source, None) {
+                Some(above) => format!("its repository is {}: --cwd is for that", shown(&above)),
+                None => "--mount DIR gives the bottle the directory itself".to_owned(),
+            };
+            let message = format!("{} is not a git working copy", shown(source));
+            return Err(Fault::refused(message).with_hint(hint));
         }
         found => {
             if !found.refusing(told)?.is_dir() {
@@ -56,7 +61,7 @@ fn leads_out(source: &Path, way: &Path) -> Fault {
         shown(source),
         shown(way)
     ))
-    .with_hint("--mount DIR gives the bottle the directory itself; or clone it yourself, and give the bottle that")
+    .with_hint("clone it yourself, and give the bottle that; --mount DIR gives it the files, without git")
 }
 
 fn lock(mut file: File, source: &Path, patience: Duration) -> Result<Flock<File>, Fault> {

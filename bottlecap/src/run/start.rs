@@ -15,13 +15,14 @@ use super::prepare::{Checked, shared_out};
 use crate::backend::{Backend, Order};
 use crate::bundle::{Identities, Provisions};
 use crate::fault::{Attempted, Fault, chain};
-use crate::git::{GitError, WorkingCopy};
+use crate::git::{self, GitError, WorkingCopy};
 use crate::life::ATTACH;
 use crate::manifest::Name;
 use crate::plan::Layer;
 use crate::provision;
 use crate::requests::ledger::{self, Files};
 use crate::state::{self, End, Held, Record};
+use crate::workdir::shown;
 
 /// Signals that are for the command, and the one that is for its terminal.
 const PASSED_ON: [Signal; 6] =
@@ -97,6 +98,14 @@ impl Bottle {
         self.held.write(&record)?;
         self.record = Some(record);
         if !checked.without.contains(&Layer::Git) {
+            let home = std::env::var_os("HOME").map(PathBuf::from);
+            if let Some(repository) = git::beyond(&checked.workdir.path, home.as_deref()) {
+                tracing::warn!(
+                    "git does not work in {}: its repository is at {}, which the bottle does not see",
+                    shown(&checked.workdir.path),
+                    shown(&repository)
+                );
+            }
             let copy = WorkingCopy::prepare(&checked.workdir.path, &checked.found.git_files);
             self.git = Some(copy.map_err(|error| git_fault(&error))?);
         }

@@ -68,9 +68,12 @@ impl Placeholder {
             Ok(text) => Placeholder::parse(text.trim_end()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let word = format!("placeholder-{}", hex(&random::<16>()));
+                // Whole or not at all, so that a full disk does not leave half a word for the next start.
+                let new = path.with_extension("new");
+                let mut options = OpenOptions::new();
                 let mut file =
-                    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(keep)?;
-                file.write_all(word.as_bytes()).map_err(keep)?;
+                    options.write(true).create(true).truncate(true).mode(0o600).open(&new).map_err(keep)?;
+                file.write_all(word.as_bytes()).and_then(|()| fs::rename(&new, path)).map_err(keep)?;
                 Ok(Placeholder(word))
             }
             Err(error) => Err(keep(error)),
