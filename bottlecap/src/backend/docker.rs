@@ -1,12 +1,13 @@
 //! A bottle of two containers: the agent's, whose one network is sealed, and the bundle's, which stands between that
 //! network and its own way out.
 //!
-//! What the engine is told is a compose project in the bottle's state. What is secret goes to the bundle by standard
-//! input each time it starts, and is in no file, no environment and no argument.
+//! What the engine is told is a compose project in the bottle's state. What is secret goes to the bundle through a pipe each time
+//! it starts, keys of git by standard input, and is in no file, no environment and no argument.
 
 mod bound;
 pub mod compose;
 pub mod engine;
+mod feed;
 mod furnish;
 pub mod guard;
 pub mod inner;
@@ -33,7 +34,7 @@ use zeroize::Zeroizing;
 
 use super::{Backend, Kind, Order, Remnant};
 use crate::addresses::Addresses;
-use crate::bundle::{Bundle, GIT_UPSTREAM_CA, LOG, Provisions, UPSTREAM_CA, secret_lines};
+use crate::bundle::{Bundle, GIT_UPSTREAM_CA, LOG, UPSTREAM_CA, secret_lines};
 use crate::fault::{Attempted, Fault};
 use crate::manifest::Name;
 use crate::plan::Stdio as Connection;
@@ -45,8 +46,9 @@ use crate::state::{self, Directories, Home};
 use crate::sys::process::{Setup, prepare};
 use crate::sys::terminal::{open_pair, take_control};
 use crate::terminal::{self, Relay};
-use compose::{Bounds, Inputs, PROGRAM, SECRETS_PIPE, Subnet};
+use compose::{Bounds, Inputs, PROGRAM, Subnet};
 use engine::{Engine, Running, joined};
+use feed::Feed;
 use furnish::Furnished;
 use guard::Guard;
 
@@ -179,13 +181,24 @@ impl Backend for Docker {
             command: checked.command.clone(),
             log: None,
         });
-        made.create(checked, &furnished)?;
+        let feed = Feed::new(order.run_dir)?;
+        let (keys, secrets) = (order.provisions.identities.keys(), secret_lines(&order.provisions.secrets));
+        // The bundle starts as soon as it is there, while the agent's container is made; but not before git-gate has its keys.
+        if keys.is_empty() {
+            feed.begin(secrets)?;
+            made.create(checked, &furnished)?;
+        } else {
+            made.create(checked, &furnished)?;
+            made.place(keys)?;
+            feed.begin(secrets)?;
+        }
         // In the agent's container nothing of the agent runs yet.
         let (engine, agent) = (made.engine.clone(), compose::agent(&made.name));
         std::thread::scope(|scope| {
             let compared = scope.spawn(|| bound::compare(&engine, &agent, furnished.seen()));
-            made.serve(&order.provisions).and(joined(compared))
+            made.serve().and(joined(compared))
         })?;
+        drop(feed);
         drop(progress);
         Ok(items)
     }
@@ -293,12 +306,17 @@ fn remove_all(engine: &Engine, name: &str, state: &Path) -> Result<usize, Fault>
     });
     let (mut found, mut failure) = (0, Ok(()));
     for (kind, list) in OBJECTS.into_iter().zip(lists) {
-        for (_, of, object) in list? {
-            if Path::new(&of) == state {
-                found += 1;
-                failure = failure.and(kind.remove(engine, &object));
-            }
-        }
+        let list = list?;
+        let ours: Vec<&String> =
+            list.iter().filter(|(_, of, _)| Path::new(of) == state).map(|(_, _, object)| object).collect();
+        found += ours.len();
+        // Those of one kind at once.
+        let removed = std::thread::scope(|scope| {
+            let asked: Vec<_> =
+                ours.into_iter().map(|object| scope.spawn(move || kind.remove(engine, object))).collect();
+            asked.into_iter().map(joined).collect::<Vec<_>>()
+        });
+        failure = removed.into_iter().fold(failure, Result::and);
     }
     failure.map(|()| found)
 }
@@ -443,20 +461,19 @@ impl Made {
             .with_hint("`docker network prune` removes networks that nothing uses"))
     }
 
-    /// Hands the bundle its keys and secrets, and waits until it serves.
-    fn serve(&mut self, provisions: &Provisions) -> Result<(), Fault> {
+    /// Hands git-gate its keys.
+    fn place(&self, keys: &[(PathBuf, Zeroizing<Vec<u8>>)]) -> Result<(), Fault> {
         let container = compose::sidecars(&self.name);
-        self.log = Some(self.follow(&container)?);
-        let keys = provisions.identities.keys();
-        if !keys.is_empty() {
-            let script = "umask 077; while read -r path key; do printf %s \"$key\" | base64 -d >\"$path\" || exit; done";
-            let user = GIT_GATE_USER.to_string();
-            let words = ["exec", "--interactive", "--user", &user, &container, "/bin/sh", "-c", script];
-            self.engine.feed(words, key_lines(keys))?;
-        }
-        let script = format!("until [ -p {SECRETS_PIPE} ]; do sleep 0.02; done; exec cat >{SECRETS_PIPE}");
-        let words = ["exec", "--interactive", &container, "/bin/sh", "-c", &script];
-        self.engine.feed(words, secret_lines(&provisions.secrets).to_vec())?;
+        let script =
+            "umask 077; while read -r path key; do printf %s \"$key\" | base64 -d >\"$path\" || exit; done";
+        let user = GIT_GATE_USER.to_string();
+        let words = ["exec", "--interactive", "--user", &user, &container, "/bin/sh", "-c", script];
+        self.engine.feed(words, key_lines(keys)).map(drop)
+    }
+
+    /// Waits until the bundle serves.
+    fn serve(&mut self) -> Result<(), Fault> {
+        self.log = Some(self.follow(&compose::sidecars(&self.name))?);
         self.wait_ready()
     }
 

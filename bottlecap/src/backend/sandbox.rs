@@ -80,16 +80,24 @@ impl Backend for Sandbox {
         if !has(Layer::Bundle) {
             let (identity, items) = provision::identity(checked, &Addresses::names(), None)?;
             wall.tell_plan(&plan(&order, &identity))?;
-            wall.build(checked)?;
+            wall.open(checked)?;
+            wall.finish()?;
             return Ok(items);
         }
         let bundle = self.bundle.insert(Bundle::new(order.held.home(), order.run_dir)?);
         let ca = bundle.provide(&order.provisions)?;
         let (identity, items) = provision::identity(checked, &Addresses::names(), Some(ca))?;
         wall.tell_plan(&plan(&order, &identity))?;
-        let listeners = wall.build(checked)?;
-        self.supervisor = Some(bundle.start(listeners, order.provisions)?);
-        Ok(items)
+        let listeners = wall.open(checked)?;
+        // The daemons start while the file system is built. The thread that makes them has to stay: they end with it.
+        let (built, started) = std::thread::scope(|scope| {
+            let built = scope.spawn(|| wall.finish());
+            let started = bundle.start(listeners, order.provisions);
+            (built.join(), started)
+        });
+        let started = started.map(|supervisor| self.supervisor = Some(supervisor));
+        built.unwrap_or_else(|_| Err(Fault::failed("the wait for the wall was cut short")))?;
+        started.map(|()| items)
     }
 
     fn exec(&mut self, signals: &SignalFd) -> Result<i32, Fault> {
@@ -236,16 +244,20 @@ impl Wall {
         pipe.write_all(&text).failing(|| "cannot hand the plan to the wall".to_owned())
     }
 
-    /// Lets the wall go apart and build its file system; the listening sockets inside.
-    fn build(&mut self, checked: &Checked) -> Result<Vec<OwnedFd>, Fault> {
+    /// Lets the wall go apart and begin with its file system; the listening sockets inside.
+    fn open(&mut self, checked: &Checked) -> Result<Vec<OwnedFd>, Fault> {
         self.expect(&FromWall::Apart)?;
         self.map_users()?;
         let handed = hand_over(checked)?;
         let handed: Vec<BorrowedFd<'_>> = handed.iter().map(AsFd::as_fd).collect();
         self.channel.send(&ToWall::Mapped, &handed).failing(|| "cannot speak to the wall".to_owned())?;
-        let listeners = self.expect(&FromWall::Listening)?;
+        self.expect(&FromWall::Listening)
+    }
+
+    /// Waits until the file system stands.
+    fn finish(&mut self) -> Result<(), Fault> {
         self.ends = self.expect(&FromWall::Built)?;
-        Ok(listeners)
+        Ok(())
     }
 
     fn expect(&self, wanted: &FromWall) -> Result<Vec<OwnedFd>, Fault> {

@@ -23,8 +23,10 @@ pub const ROLE: &str = "bottlecap.role";
 /// The label with the version that made it.
 pub const VERSION: &str = "bottlecap.version";
 
-/// Where the bundle waits for its secrets: a pipe, so that they are in no file.
-pub const SECRETS_PIPE: &str = "/run/secrets.pipe";
+/// What the bundle waits at for its secrets, among its sockets: a pipe, so that they are in no file.
+pub const SECRETS_PIPE: &str = "secrets.pipe";
+/// Its sockets, as it sees them.
+const SOCKETS: &str = "/run/sidecars";
 /// Where this program is in the agent's container.
 pub const PROGRAM: &str = "/etc/bottlecap/bin/bottlecap";
 
@@ -242,7 +244,7 @@ fn bundle(inputs: &Inputs<'_>, labels: &Value) -> Value {
     ];
     volumes.push(Bind {
         source: inputs.run_dir.to_path_buf(),
-        target: "/run/sidecars".into(),
+        target: SOCKETS.into(),
         access: Access::Writable,
     });
     let address = inputs.network.bundle().to_string();
@@ -250,9 +252,7 @@ fn bundle(inputs: &Inputs<'_>, labels: &Value) -> Value {
     environment.insert("BOTTLECAP_BOTTLE_ADDR".into(), address.clone());
     environment.insert("BOTTLECAP_CA_INIT".into(), "0".into());
     // Waits for a writer, then hands the reading side on: PID 1 is the supervisor from then on.
-    let wait = format!(
-        "mkfifo -m 0600 {SECRETS_PIPE} && exec /usr/local/bin/supervisor --secrets-fd 3 3<{SECRETS_PIPE}"
-    );
+    let wait = format!("exec /usr/local/bin/supervisor --secrets-fd 3 3<{SOCKETS}/{SECRETS_PIPE}");
     let mut service = json!({
         "container_name": sidecars(inputs.name),
         "image": inputs.sidecars,
