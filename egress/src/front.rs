@@ -1,7 +1,6 @@
 //! One connection of the bottle: HTTP/1.1 or HTTP/2, and what follows an upgrade, which stays owned by it.
 
 use std::convert::Infallible;
-use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -120,10 +119,10 @@ impl Connection {
         let relay = Relay::new();
         async move {
             let served = tokio::select! {
-                served = poll_fn(|context| relay.poll(context, |context| connection.as_mut().poll(context))) => served,
+                served = relay.run(connection.as_mut()) => served,
                 () = self.stop.cancelled() => {
                     connection.as_mut().graceful_shutdown();
-                    connection.as_mut().await
+                    relay.run(connection.as_mut()).await
                 }
             };
             if let Err(error) = served {

@@ -1,5 +1,7 @@
 //! Polls again what its own task made ready, without the way through the scheduler, which wakes another thread for it.
 
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
@@ -20,6 +22,11 @@ impl Relay {
     pub(crate) fn new() -> Relay {
         let state = Arc::new(State::default());
         Relay { waker: Waker::from(Arc::clone(&state)), state }
+    }
+
+    /// Runs `future` to its end.
+    pub(crate) async fn run<F: Future>(&self, mut future: Pin<&mut F>) -> F::Output {
+        poll_fn(|context| self.poll(context, |context| future.as_mut().poll(context))).await
     }
 
     /// Polls, and again for as long as something became ready meanwhile.

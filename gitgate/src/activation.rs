@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, Read as _, Seek as _};
+use std::io::{self, Seek as _};
 use std::net::TcpListener;
 use std::os::fd::{OwnedFd, RawFd};
 use std::os::linux::net::SocketAddrExt as _;
@@ -11,9 +11,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
-use zeroize::Zeroizing;
-
-use crate::door::TOKEN_MAX_BYTES;
+use crate::door::Secret;
 use crate::sys;
 
 const FIRST_FD: RawFd = 3;
@@ -36,27 +34,6 @@ pub struct Inherited {
     pub(crate) secrets: HashMap<String, Secret>,
 }
 
-/// A secret as it came.
-#[derive(Clone)]
-pub(crate) struct Secret(pub(crate) Zeroizing<String>);
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Secret(..)")
-    }
-}
-
-impl Secret {
-    /// What a descriptor holds, from its beginning.
-    fn read(fd: OwnedFd) -> io::Result<Secret> {
-        let mut file = File::from(fd);
-        file.rewind()?;
-        let mut text = Zeroizing::new(String::with_capacity(TOKEN_MAX_BYTES as usize));
-        file.take(TOKEN_MAX_BYTES).read_to_string(&mut text)?;
-        Ok(Secret(text))
-    }
-}
-
 /// Takes the listening sockets with one of these names, the socket to supervise, and secrets; other descriptors of the list are closed.
 ///
 /// Call once, before any thread exists.
@@ -75,7 +52,9 @@ pub fn inherited(wanted: &[&str]) -> io::Result<Inherited> {
             Some(PEER) => found.peer = Some(fd),
             Some(name) => {
                 if let Some(secret) = name.strip_prefix(SECRET_PREFIX) {
-                    found.secrets.insert(secret.to_owned(), Secret::read(fd)?);
+                    let mut file = File::from(fd);
+                    file.rewind()?;
+                    found.secrets.insert(secret.to_owned(), Secret::read(file)?);
                 }
             }
             None => {}

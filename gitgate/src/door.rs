@@ -15,7 +15,6 @@ use repos::{Https, Upstream};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use crate::activation::Secret;
 use crate::git::GateDir;
 use crate::sys;
 
@@ -23,7 +22,7 @@ use crate::sys;
 const TOKEN_FD: &str = "GIT_GATE_TOKEN_FD";
 /// The environment variable with the one question that is answered.
 const QUESTION: &str = "GIT_GATE_QUESTION";
-pub(crate) const TOKEN_MAX_BYTES: u64 = 16 << 10;
+const TOKEN_MAX_BYTES: u64 = 16 << 10;
 /// Git asks once; a second time when it was turned away.
 const ANSWERS: usize = 2;
 
@@ -57,6 +56,32 @@ impl Token {
             writer.write_all(b"\n")?;
         }
         Ok(reader.into())
+    }
+}
+
+/// A secret as it came, of which no more is kept than what shows that it is too long for a token.
+pub(crate) struct Secret(Zeroizing<Vec<u8>>);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+impl Secret {
+    pub(crate) fn read(from: impl io::Read) -> io::Result<Secret> {
+        // With room for all of it: what grows leaves copies behind.
+        let mut bytes = Zeroizing::new(Vec::with_capacity(2 * TOKEN_MAX_BYTES as usize));
+        from.take(TOKEN_MAX_BYTES + 1).read_to_end(&mut bytes)?;
+        Ok(Secret(bytes))
+    }
+
+    /// One line of text, if it is that.
+    fn token(&self) -> Option<Token> {
+        let text = std::str::from_utf8(&self.0).ok().filter(|text| text.len() as u64 <= TOKEN_MAX_BYTES)?;
+        let line = text.trim_end_matches(['\n', '\r']);
+        let is_line = !line.is_empty() && !line.contains(char::is_control);
+        is_line.then(|| Token(Zeroizing::new(line.to_owned())))
     }
 }
 
@@ -96,19 +121,14 @@ impl Keyring {
 
     fn token(&self, https: &Https) -> Result<Token, TokenError> {
         let name = &https.token;
-        let mut text = Zeroizing::new(String::with_capacity(TOKEN_MAX_BYTES as usize));
-        match self.handed.get(name) {
-            Some(Secret(handed)) => text.push_str(handed),
+        let token = match self.handed.get(name) {
+            Some(secret) => secret.token(),
             None => std::fs::File::open(self.secrets_dir.join(name))
-                .and_then(|file| file.take(TOKEN_MAX_BYTES).read_to_string(&mut text))
-                .map(drop)
-                .map_err(|error| TokenError::Read { name: name.clone(), reason: error.to_string() })?,
-        }
-        let token = text.trim_end_matches(['\n', '\r']);
-        if token.is_empty() || token.contains(char::is_control) {
-            return Err(TokenError::Form(name.clone()));
-        }
-        Ok(Token(Zeroizing::new(token.to_owned())))
+                .and_then(Secret::read)
+                .map_err(|error| TokenError::Read { name: name.clone(), reason: error.to_string() })?
+                .token(),
+        };
+        token.ok_or_else(|| TokenError::Form(name.clone()))
     }
 }
 
@@ -224,12 +244,13 @@ mod tests {
             address: None,
         };
         assert!(matches!(keyring.token(&https), Err(TokenError::Read { .. })));
-        for bad in ["", "\n", "a\nb\n", "a\u{1b}b"] {
+        let long = vec![b'a'; TOKEN_MAX_BYTES as usize + 1];
+        for bad in [&b""[..], b"\n", b"a\nb\n", b"a\x1bb", b"a\xff", &long] {
             std::fs::write(dir.path().join("T"), bad).expect("written");
             assert!(matches!(keyring.token(&https), Err(TokenError::Form(_))), "{bad:?}");
         }
         // What was handed over comes before a file.
-        let handed = HashMap::from([("T".to_owned(), Secret(Zeroizing::new("t0ken\n".to_owned())))]);
+        let handed = HashMap::from([("T".to_owned(), Secret::read(&b"t0ken\n"[..]).expect("read"))]);
         let keyring = Keyring { handed: Arc::new(handed), ..keyring };
         assert_eq!(keyring.token(&https).expect("a token").0.as_str(), "t0ken");
     }
