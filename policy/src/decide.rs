@@ -159,8 +159,9 @@ impl Policy {
     ) -> Decision<'p> {
         let mut misses = Misses::default();
         let service = git::service(head);
+        let reached = self.reached(head.host, head.path);
         for pass in [Pass::Base, Pass::Grants] {
-            let routes = self.candidates_of(pass, head.host);
+            let routes = reached.iter().copied().filter(|route| pass.takes(route));
             match judge(routes, head, service, Moment { now, spent }, &mut misses) {
                 Judgement::Allow(route) => return Decision::Allow(route),
                 Judgement::Deny => {
@@ -169,6 +170,10 @@ impl Policy {
                 }
                 Judgement::Nothing => {}
             }
+        }
+        // Those that no reading of the path leads to.
+        for route in self.of_each_kind(head.host).filter(|route| route.is_for(head)) {
+            misses.note(route, Fit::PathMiss, now);
         }
         Decision::Deny(misses.denial(self, head.host, now))
     }
@@ -179,7 +184,8 @@ impl Policy {
         let allows = |route: &&Route| route.scheme == Scheme::Https && route.verdict == Verdict::Allow;
         let in_force = |route: &&Route| route.ports.contains(&port) && !route.expired(now);
         for pass in [Pass::Base, Pass::Grants] {
-            let routes = self.candidates_of(pass, host).filter(allows).filter(in_force);
+            let routes =
+                self.of_each_kind(host).filter(|route| pass.takes(route)).filter(allows).filter(in_force);
             // Of equals the first: what one pattern says about tunnels is the same in all its routes.
             let winner =
                 routes.reduce(|best, other| if other.host.rank() > best.host.rank() { other } else { best });
@@ -189,20 +195,20 @@ impl Policy {
                 None => {}
             }
         }
-        let mut tunnels = self.candidates(host).filter(allows).map(|route| route.tls).peekable();
+        let mut tunnels = self.of_each_kind(host).filter(allows).map(|route| route.tls).peekable();
         let passthrough_only = tunnels.peek().is_some() && tunnels.all(|tls| tls == Tls::Passthrough);
         if self.is_intercepted_port(port) && !passthrough_only {
             return Front::Intercept;
         }
         let expired = |route: &Route| route.ports.contains(&port) && route.expired(now);
-        let expired = self.candidates(host).filter(allows).any(expired);
+        let expired = self.of_each_kind(host).filter(allows).any(expired);
         Front::Refuse(Misses { expired, ..Misses::default() }.denial(self, host, now))
     }
 
     /// Is there a route that may allow something on `host`?
     #[must_use]
     pub fn names(&self, host: &Host, now: Timestamp) -> bool {
-        self.candidates(host).any(|route| route.verdict == Verdict::Allow && !route.expired(now))
+        self.of_each_kind(host).any(|route| route.verdict == Verdict::Allow && !route.expired(now))
     }
 
     /// What is in the tunnel cannot be seen, so any deny that could fit refuses all of it.
@@ -220,18 +226,16 @@ impl Policy {
                 && !deny.expired(now)
                 && !(deny.matches.is_empty() && route.host.rank() > deny.host.rank())
         };
-        if self.candidates_of(Pass::Base, host).any(refuses) {
+        if self.of_each_kind(host).filter(|route| Pass::Base.takes(route)).any(refuses) {
             let hint = "a deny rule of the operator is for this host, and what is in the tunnel cannot be checked against it";
             return Front::Refuse(Denial::new(Code::DeniedByRule, hint));
         }
         Front::Passthrough(route)
     }
 
-    fn candidates_of<'p>(&'p self, pass: Pass, host: &Host) -> impl Iterator<Item = &'p Route> {
-        self.candidates(host).filter(move |route| match pass {
-            Pass::Base => route.grant.is_none(),
-            Pass::Grants => route.grant.is_some(),
-        })
+    /// One route for all those that differ in nothing that is asked of it.
+    fn of_each_kind<'p>(&'p self, host: &Host) -> impl Iterator<Item = &'p Route> {
+        self.kinds(host).map(|(route, _)| route)
     }
 }
 
@@ -240,6 +244,15 @@ impl Policy {
 enum Pass {
     Base,
     Grants,
+}
+
+impl Pass {
+    fn takes(self, route: &Route) -> bool {
+        match self {
+            Pass::Base => route.grant.is_none(),
+            Pass::Grants => route.grant.is_some(),
+        }
+    }
 }
 
 /// What changes between two requests that are alike.
@@ -278,7 +291,7 @@ fn judge<'p>(
     let mut allows: Vec<(Rank, &Route)> = Vec::new();
     let mut denies: Vec<Rank> = Vec::new();
     for route in routes {
-        if route.scheme != head.scheme || !route.ports.contains(&head.port) || route.tls == Tls::Passthrough {
+        if !route.is_for(head) {
             continue;
         }
         let entry = match route.fit(head) {
@@ -314,12 +327,20 @@ fn judge<'p>(
 }
 
 impl Route {
-    fn fit(&self, head: &RequestHead<'_>) -> Fit {
-        let purpose = match self.verdict {
+    /// Whatever the path: by scheme, by port, and because what passes it is seen.
+    fn is_for(&self, head: &RequestHead<'_>) -> bool {
+        self.scheme == head.scheme && self.ports.contains(&head.port) && self.tls == Tls::Intercept
+    }
+
+    pub(crate) fn purpose(&self) -> Purpose {
+        match self.verdict {
             Verdict::Allow => Purpose::Allow,
             Verdict::Deny => Purpose::Deny,
-        };
-        let fits = self.matches.iter().map(|entry| entry.fit(head, purpose));
+        }
+    }
+
+    fn fit(&self, head: &RequestHead<'_>) -> Fit {
+        let fits = self.matches.iter().map(|entry| entry.fit(head, self.purpose()));
         fits.max().unwrap_or(Fit::Full(MatchRank::ANY))
     }
 }

@@ -18,13 +18,23 @@ pub fn describe(route: &Route) -> String {
 
 /// What is allowed on a host, for the hint of a refusal.
 pub(crate) fn allowed_on(policy: &Policy, host: &Host, now: Timestamp) -> String {
-    let allows = |route: &&Route| route.verdict == Verdict::Allow && !route.expired(now);
-    let mut allowed: Vec<String> = policy.candidates(host).filter(allows).flat_map(lines).collect();
-    allowed.dedup();
+    let allows = |route: &Route| route.verdict == Verdict::Allow && !route.expired(now);
+    let mut allowed: Vec<String> = Vec::new();
+    let mut told = 0;
+    for route in policy.candidates(host).filter(|route| allows(route)) {
+        let next = lines(route);
+        told += next.len();
+        allowed.extend(next);
+        allowed.dedup();
+        if allowed.len() > HINT_LINES_MAX {
+            break;
+        }
+    }
     if allowed.is_empty() {
         return format!("no route allows {host}; http://_egress.local/allowlist lists what is allowed");
     }
-    let more = allowed.len().saturating_sub(HINT_LINES_MAX);
+    let all: usize = policy.kinds(host).filter(|(route, _)| allows(route)).map(|(_, lines)| lines).sum();
+    let more = allowed.len().saturating_sub(HINT_LINES_MAX) + (all - told);
     allowed.truncate(HINT_LINES_MAX);
     let list = allowed.join("; ");
     if more == 0 {
@@ -32,6 +42,11 @@ pub(crate) fn allowed_on(policy: &Policy, host: &Host, now: Timestamp) -> String
     } else {
         format!("allowed on this host: {list}; and {more} more")
     }
+}
+
+/// How many [`lines`] has.
+pub(crate) fn lines_of(route: &Route) -> usize {
+    route.ports.len() * route.matches.len().max(1)
 }
 
 fn lines(route: &Route) -> Vec<String> {

@@ -115,7 +115,7 @@ impl Match {
         })
     }
 
-    fn path_rank(&self, path: &CanonicalPath, purpose: Purpose) -> Option<PathRank> {
+    pub(crate) fn path_rank(&self, path: &CanonicalPath, purpose: Purpose) -> Option<PathRank> {
         if self.paths.is_empty() {
             return Some(PathRank::Any);
         }
@@ -186,8 +186,7 @@ impl PathMatch {
         match self {
             PathMatch::Exact(exact) => path == exact,
             PathMatch::Prefix(prefix) => {
-                let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
-                path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+                path.strip_prefix(bare(prefix)).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
             }
             PathMatch::Regex { regex, .. } => regex.is_match(path),
         }
@@ -203,10 +202,19 @@ impl PathMatch {
         self.fits(path) || self.fits(&other)
     }
 
+    /// The path that what fits begins with; a prefix without its slash at the end.
+    pub(crate) fn written(&self) -> Option<&str> {
+        match self {
+            PathMatch::Exact(exact) => Some(exact),
+            PathMatch::Prefix(prefix) => Some(bare(prefix)),
+            PathMatch::Regex { .. } => None,
+        }
+    }
+
     fn rank(&self) -> PathRank {
         match self {
             PathMatch::Exact(_) => PathRank::Exact,
-            PathMatch::Prefix(prefix) => PathRank::Prefix(prefix.strip_suffix('/').unwrap_or(prefix).len()),
+            PathMatch::Prefix(prefix) => PathRank::Prefix(bare(prefix).len()),
             PathMatch::Regex { .. } => PathRank::Regex,
         }
     }
@@ -244,10 +252,14 @@ impl fmt::Display for PathMatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             PathMatch::Exact(path) => f.write_str(path),
-            PathMatch::Prefix(prefix) => write!(f, "{}/**", prefix.strip_suffix('/').unwrap_or(prefix)),
+            PathMatch::Prefix(prefix) => write!(f, "{}/**", bare(prefix)),
             PathMatch::Regex { pattern, .. } => write!(f, "~{pattern}"),
         }
     }
+}
+
+fn bare(prefix: &str) -> &str {
+    prefix.strip_suffix('/').unwrap_or(prefix)
 }
 
 fn canonical(path: &str) -> Result<String, PathMatchError> {

@@ -7,6 +7,7 @@ use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::extra::Extra;
 use crate::host::Host;
 use crate::index::Index;
+use crate::path::CanonicalPath;
 use crate::route::{Route, Scheme, Tls};
 
 /// How much of the traffic is logged; never bodies, never secrets.
@@ -125,5 +126,15 @@ impl Policy {
     /// The routes whose host pattern fits, narrower hosts first.
     pub(crate) fn candidates<'p>(&'p self, host: &Host) -> impl Iterator<Item = &'p Route> {
         self.index.candidates(&self.routes, host)
+    }
+
+    /// The first candidate of each kind, and how many lines its kind has in words.
+    pub(crate) fn kinds<'p>(&'p self, host: &Host) -> impl Iterator<Item = (&'p Route, usize)> {
+        self.index.kinds(&self.routes, host)
+    }
+
+    /// Of the candidates all that `path` may fit; a route may come twice.
+    pub(crate) fn reached<'p>(&'p self, host: &Host, path: &CanonicalPath) -> Vec<&'p Route> {
+        self.index.reached(&self.routes, host, path)
     }
 }
