@@ -47,6 +47,9 @@ const HTTP2_RESETS: usize = 32;
 /// What goes on after something.
 pub(crate) type Next = Pin<Box<dyn Future<Output = ()> + Send>>;
 
+/// What becomes of a request.
+type Answering = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
 /// What a connection, or one stream of it, does once its HTTP is over: a tunnel, or an upgraded protocol.
 #[derive(Clone, Default)]
 pub(crate) struct After(Arc<Mutex<Option<Next>>>);
@@ -105,7 +108,7 @@ impl Connection {
 
     /// Serves HTTP/1.1 on `stream`, and then what it was upgraded to. No async function, because what is passed to one is kept for as
     /// long as it runs, beside what is made of it.
-    pub(crate) fn serve_http1(&self, stream: impl Stream, via: Arc<Via>) -> impl Future<Output = ()> + Send {
+    pub(crate) fn serve_http1(self, stream: impl Stream, via: Arc<Via>) -> impl Future<Output = ()> + Send {
         let connection = self.clone();
         let service = service_fn(move |request| connection.clone().answer(Arc::clone(&via), request));
         let connection = http1::Builder::new()
@@ -167,14 +170,14 @@ impl Connection {
         }
     }
 
-    async fn answer(self, via: Arc<Via>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    /// Boxed, because hyper keeps a request's room for as long as the connection is open.
+    fn answer(self, via: Arc<Via>, request: Request<Incoming>) -> Answering {
         let opens_tunnel = matches!(*via, Via::Plain) && request.method() == Method::CONNECT;
-        // Boxed, because hyper keeps a request's room for as long as the connection is open.
-        Ok(if opens_tunnel {
-            Box::pin(tunnel::open(self, request)).await
+        if opens_tunnel {
+            Box::pin(async { Ok(tunnel::open(self, request).await) })
         } else {
-            Box::pin(exchange::serve(self, &via, request)).await
-        })
+            Box::pin(async move { Ok(exchange::serve(self, &via, request).await) })
+        }
     }
 
     /// As [`Connection::answer`], for one of many streams: what it is upgraded to runs beside the others.

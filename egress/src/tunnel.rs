@@ -244,24 +244,37 @@ impl Tunnel {
     }
 
     fn intercept(self, stream: impl Stream, hello: ClientHello) -> impl Future<Output = ()> + Send {
-        let authority = Authority::try_from(self.endpoint.authority());
-        let proxy = Arc::clone(&self.connection.proxy);
-        let hands = authority
-            .map(|authority| (authority.clone(), Box::pin(shake_hands(proxy, authority, stream, hello))));
+        let stop = self.connection.stop.clone();
+        let shaking = Box::pin(self.shaken(stream, hello));
         async move {
-            let Ok((authority, hands)) = hands else { return };
-            let Some(shaken) = self.connection.stop.run_until_cancelled(hands).await else { return };
-            let stream = match shaken {
-                Ok(stream) => stream,
-                Err(refusal) => return Box::pin(self.record(&refusal)).await,
-            };
-            let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-            let via = Arc::new(Via::Tunnel(self.endpoint, authority));
-            if http2 {
-                Box::pin(self.connection.serve_http2(stream, via)).await;
-            } else {
-                self.connection.serve_http1(stream, via).await;
+            let next = stop.run_until_cancelled(shaking).await;
+            if let Some(next) = next {
+                next.await;
             }
+        }
+    }
+
+    /// Shakes hands. What serves the requests is a future of its own: in this one's room the handshake would be kept with it.
+    async fn shaken(self, stream: impl Stream, hello: ClientHello) -> Next {
+        let authority = match Authority::try_from(self.endpoint.authority()) {
+            Ok(authority) => authority,
+            Err(error) => {
+                let refusal = Refusal::new(Code::MalformedTarget, "the host cannot be named").because(&error);
+                return Box::pin(async move { self.record(&refusal).await });
+            }
+        };
+        let proxy = Arc::clone(&self.connection.proxy);
+        match shake_hands(proxy, authority.clone(), stream, hello).await {
+            Ok(stream) => {
+                let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                let (via, connection) = (Arc::new(Via::Tunnel(self.endpoint, authority)), self.connection);
+                if http2 {
+                    Box::pin(async move { connection.serve_http2(stream, via).await })
+                } else {
+                    Box::pin(connection.serve_http1(stream, via))
+                }
+            }
+            Err(refusal) => Box::pin(async move { self.record(&refusal).await }),
         }
     }
 
