@@ -9,6 +9,7 @@ pub mod sandbox;
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
+use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +21,9 @@ use crate::manifest::Name;
 use crate::provision::Item;
 use crate::run::Checked;
 use crate::state::{Directories, Held, Home};
+
+/// What a bottle's holder is sent to end the command at once, whatever that says, and to take everything down.
+pub const ENOUGH: Signal = Signal::SIGPWR;
 
 /// What walls are made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize, Deserialize)]
@@ -98,7 +102,7 @@ pub trait Backend {
     /// command does not run yet.
     fn start(&mut self, order: Order<'_>) -> Result<Vec<Item>, Fault>;
 
-    /// Lets the command run and passes `signals` on to it; its exit code.
+    /// Lets the command run and passes `signals` on to it, [`ENOUGH`] as the one that nothing withstands; its exit code.
     fn exec(&mut self, signals: &SignalFd) -> Result<i32, Fault>;
 
     /// Takes everything down. What cannot be taken down is told in the log, and found by [`Backend::remnants`] later.

@@ -17,7 +17,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use proposal::escaped;
 
-use crate::backend::Kind;
+use crate::backend::{ENOUGH, Kind};
 use crate::bundle::LOG;
 use crate::clone;
 use crate::fault::{Attempted, Fault};
@@ -220,6 +220,9 @@ impl Bottle {
         let told = || format!("cannot stop the bottle {}", self.record.name);
         process::signal(holder.as_fd(), Signal::SIGTERM).failing(told)?;
         if !ends_within(holder.as_fd(), grace).failing(told)? {
+            process::signal(holder.as_fd(), ENOUGH).failing(told)?;
+        }
+        if !ends_within(holder.as_fd(), END_TIMEOUT).failing(told)? {
             // Its command, its daemons and all that they started go with it.
             process::signal(holder.as_fd(), Signal::SIGKILL).failing(told)?;
             if !ends_within(holder.as_fd(), END_TIMEOUT).failing(told)? {

@@ -83,7 +83,13 @@ fn checked(request: &Request) -> Result<Checked, Fault> {
             let name = looked.name.clone().ok_or_else(|| nameless("keeps a clone"))?;
             let held = directories.home(&name).hold()?;
             held.home().readable()?;
-            let origin = clone::make(held.home(), &looked.workdir.path)?;
+            let origin = match clone::make(held.home(), &looked.workdir.path) {
+                Ok(origin) => origin,
+                Err(fault) => {
+                    held.leave();
+                    return Err(fault);
+                }
+            };
             drop(held);
             check(request, Look::Clone(&origin))
         }

@@ -376,6 +376,14 @@ impl Held {
         remove_around(&root, &[root.join(AUDIT), root.join(MIRRORS)]);
     }
 
+    /// Forgets a bottle that never was one, because it was refused; what is written down of one stays.
+    pub fn leave(self) {
+        if self.home.record().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+            // What cannot be removed now, `cleanup` finds.
+            let _ = self.remove();
+        }
+    }
+
     /// Forgets it altogether.
     pub fn remove(self) -> io::Result<()> {
         fs::remove_dir_all(&self.home.0)

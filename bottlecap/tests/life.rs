@@ -43,7 +43,10 @@ fn a_command_that_ignores_the_signal_is_ended_after_the_grace() {
     let person = Person::new();
     let mut bottle = bottle(&person, "deaf", "trap '' TERM; while :; do sleep 600; done");
     assert_eq!(person.said(&["stop", "deaf", "--grace", "0"]), "the bottle deaf has ended\n");
-    bottle.wait().unwrap();
+    assert_eq!(bottle.wait().unwrap().code(), Some(128 + 9));
+    // Its holder took everything down.
+    assert!(person.said(&["list"]).contains("ended, exit 137"), "{}", person.said(&["list"]));
+    assert_eq!(person.said(&["cleanup", "--yes"]), "nothing is left behind\n");
 }
 
 #[test]
@@ -122,6 +125,8 @@ fn git_makes_commits_in_a_bottle_that_says_nothing_of_it_and_where_it_cannot_tha
     let said = person.said(&["run", "--name", "web", "--cwd", &inner, "--", "true"]);
     let place = format!("its repository is {}: --cwd", person.path("work").display());
     assert!(said.contains(&place), "{said}");
+    // What was refused was no bottle.
+    assert_eq!(person.said(&["cleanup", "--history", "--yes"]), "nothing is left behind\n");
 }
 
 #[test]

@@ -30,6 +30,8 @@ impl Stage {
         let stage = Stage { person: Person::new() };
         let started = stage.tmux(&["-f", "/dev/null", "new-session", "-d", "-x", "80", "-y", "24", "sh"]);
         assert!(started.status.success(), "this test needs tmux: {started:?}");
+        // What is typed before the shell asks for it stands before its prompt, and what follows stands behind that.
+        stage.shows_any(&["#", "$"]);
         stage
     }
 
@@ -59,10 +61,14 @@ impl Stage {
 
     /// Waits until the terminal shows `wanted`.
     fn shows(&self, wanted: &str) -> String {
+        self.shows_any(&[wanted])
+    }
+
+    fn shows_any(&self, wanted: &[&str]) -> String {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let screen = self.screen();
-            if screen.contains(wanted) {
+            if wanted.iter().any(|wanted| screen.contains(wanted)) {
                 return screen;
             }
             assert!(Instant::now() < deadline, "{wanted:?} is not shown:\n{screen}");

@@ -32,7 +32,7 @@ use nix::sys::signalfd::SignalFd;
 use nix::unistd::geteuid;
 use zeroize::Zeroizing;
 
-use super::{Backend, Kind, Order, Remnant};
+use super::{Backend, ENOUGH, Kind, Order, Remnant};
 use crate::addresses::Addresses;
 use crate::bundle::{Bundle, GIT_UPSTREAM_CA, LOG, UPSTREAM_CA, secret_lines};
 use crate::fault::{Attempted, Fault};
@@ -594,6 +594,10 @@ impl Made {
         match (number.and_then(|number| Signal::try_from(number).ok()), relay) {
             (Some(Signal::SIGWINCH), Some(relay)) => relay.resize(),
             (Some(Signal::SIGWINCH) | None, _) => {}
+            (Some(ENOUGH), _) => {
+                let words = ["container", "kill", &compose::agent(&self.name)];
+                let _ = self.engine.ask_within(SIGNAL_PATIENCE, words);
+            }
             (Some(signal), _) => {
                 let (container, number) = (compose::agent(&self.name), (signal as i32).to_string());
                 let words = ["exec", &container, PROGRAM, "__signal", &number];

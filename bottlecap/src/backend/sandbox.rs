@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
 use nix::unistd::{Pid, geteuid};
 
-use super::{Backend, Kind, Order, Remnant};
+use super::{Backend, ENOUGH, Kind, Order, Remnant};
 use crate::addresses::Addresses;
 use crate::bundle::{Bundle, Supervisor};
 use crate::cgroup::{self, Groups};
@@ -358,6 +358,9 @@ impl Wall {
         let number = received.and_then(|signal| i32::try_from(signal.ssi_signo).ok());
         match number.and_then(|number| Signal::try_from(number).ok()) {
             Some(Signal::SIGWINCH) => relay.resize(),
+            Some(ENOUGH) => {
+                let _ = process::signal(self.ended.as_fd(), Signal::SIGKILL);
+            }
             Some(signal) => {
                 // The wall may have ended just now; then the loop sees it.
                 let _ = process::signal(self.ended.as_fd(), signal);

@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::backend::Kind;
 use crate::bundle::programs;
 use crate::fault::{Attempted, Fault};
+use crate::init::Shelf;
 use crate::requests::{Form, json, print};
 use crate::state::{Directories, Record};
 
@@ -98,7 +99,12 @@ pub fn report(
     let directories = Directories::of_process();
     let outcome = match patient.running(&directories)? {
         Some(record) => running::play(&record, &directories, only)?,
-        None => made::play(patient, only)?,
+        None => {
+            if let Some(shelf) = Shelf::of_process() {
+                shelf.written(patient.word)?;
+            }
+            made::play(patient, only)?
+        }
     };
     match form {
         Form::Json => json(out, &outcome)?,

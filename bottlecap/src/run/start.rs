@@ -12,7 +12,7 @@ use repos::{Allow, Repos};
 
 use super::mirrors::{self, Waited};
 use super::prepare::{Checked, shared_out};
-use crate::backend::{Backend, Order};
+use crate::backend::{Backend, ENOUGH, Order};
 use crate::bundle::{Identities, Provisions};
 use crate::fault::{Attempted, Fault, chain};
 use crate::git::{self, GitError, WorkingCopy};
@@ -55,7 +55,7 @@ pub(super) fn start(checked: Checked) -> Result<i32, Fault> {
 
 fn hold_signals() -> std::io::Result<SignalFd> {
     let mut set = SigSet::empty();
-    for signal in PASSED_ON.into_iter().chain([Signal::SIGWINCH]) {
+    for signal in PASSED_ON.into_iter().chain([Signal::SIGWINCH, ENOUGH]) {
         set.add(signal);
     }
     set.thread_block()?;

@@ -395,6 +395,20 @@ fn the_plugin_composes_where_the_client_has_it() {
 }
 
 #[test]
+fn a_command_that_does_not_end_is_ended_and_its_bottle_taken_down() {
+    for_each(|stage| {
+        let mut command = stage.started("trap '' TERM; echo there; while :; do sleep 600; done");
+        let mut bottle = Process::start(&mut command).unwrap();
+        bottle.stdout.wait(|line| line == "there").unwrap();
+        Run::from(stage.command(&["stop", &stage.name, "--grace", "0"])).ok().unwrap();
+        assert_eq!(bottle.wait().unwrap(), 137);
+        let listed = Run::from(stage.command(&["list"])).ok().unwrap();
+        assert!(listed.contains("ended, exit 137"), "{listed}");
+        assert_eq!(stage.objects(), "");
+    });
+}
+
+#[test]
 fn a_bottle_that_runs_is_attacked_where_it_is() {
     for_each(|stage| {
         let mut command = stage.started("echo there; exec sleep 600");
