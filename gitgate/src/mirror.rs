@@ -32,8 +32,6 @@ const FIRST_TIMEOUT: Duration = Duration::from_secs(900);
 const CONTINUES: Duration = Duration::from_secs(30);
 /// How many may wait for the mirror to follow.
 const WORK_MAX: usize = 128;
-/// How often upstream may move while it is copied.
-const ROUNDS_MAX: usize = 10;
 /// The file that says that every object is reached by a ref.
 const WHOLE: &str = "git-gate-whole";
 
@@ -505,18 +503,17 @@ impl Mirror {
             return Ok(self.confirm(listed));
         }
         // What upstream showed before or while a push changed it is not where the mirror belongs.
-        let mut listed =
+        let listed =
             if self.pushed.load(SeqCst) == listed.pushed { listed } else { self.list(repo, tools).await? };
         let work = Refresh { mirror: self, repo, tools };
         let bring = async {
-            for _ in 0..ROUNDS_MAX {
-                if work.bring(listed.listing.clone()).await? {
-                    return Ok(listed);
-                }
-                // It moved between the question and the copy.
-                listed = self.list(repo, tools).await?;
-            }
-            Err(RefreshError::Mirror(format!("upstream moved {ROUNDS_MAX} times while it was copied")))
+            // What is copied from now on is newer than whatever was asked until now.
+            let number = self.begun.load(SeqCst);
+            let Some(listing) = work.bring(listed.listing.clone()).await? else { return Ok(listed) };
+            let (ended, listing) = (Instant::now(), Arc::new(listing));
+            let Listed { began, pushed, scope, .. } = &*listed;
+            let (began, pushed, scope) = (*began, *pushed, scope.clone());
+            Ok(Arc::new(Listed { number, began, ended, pushed, scope, listing }))
         };
         let brought = timeout(bound, bring).await;
         self.progress.send_replace(String::new());

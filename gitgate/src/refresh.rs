@@ -1,12 +1,13 @@
 //! The work of a refresh: what upstream shows, and what the mirror has to do to show it too.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use git2::{Oid, Repository};
-use repos::{Repo, Ssh, Upstream};
+use git2::{ObjectType, Oid, Repository};
+use repos::{FetchRules, Repo, Ssh, Upstream};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -87,14 +88,16 @@ impl Refresh<'_> {
         gathered.and_then(|()| gathering.end().map_err(unlisted))
     }
 
-    /// Makes the mirror show this. Whether it does then: upstream may have moved on meanwhile.
-    pub(crate) async fn bring(&self, listing: Arc<Listing>) -> Result<bool, RefreshError> {
+    /// Makes the mirror show this. Upstream may have moved on meanwhile: then what it shows is returned, which upstream had
+    /// when it was copied.
+    pub(crate) async fn bring(&self, listing: Arc<Listing>) -> Result<Option<Listing>, RefreshError> {
         self.make().await?;
         let (path, wanted) = (self.mirror.path().to_owned(), listing.clone());
         let lacks = on_thread(move || compare(&path, &wanted)).await?;
         let leftovers = self.mirror.record().leftovers;
         let removed = !lacks.gone.is_empty();
-        if removed || lacks.missing {
+        let missing = lacks.missing;
+        if removed || missing {
             self.mirror.moving();
             // Until it is known better: a fetch that is cut short leaves objects too.
             self.mirror.torn();
@@ -102,25 +105,29 @@ impl Refresh<'_> {
         if removed {
             self.remove(&lacks.gone).await?;
         }
-        if lacks.missing {
+        if missing {
             self.fetch(listing.len()).await?;
         }
-        let (path, replaced) = (self.mirror.path().to_owned(), lacks.replaced);
-        let (brought, contained) = on_thread(move || {
+        let (path, rules) = (self.mirror.path().to_owned(), self.repo.fetch.clone());
+        let (shown, contained) = on_thread(move || {
             set_head(&path, &listing)?;
-            let lacks = if lacks.missing { compare(&path, &listing)? } else { Lacks::default() };
-            let brought = !lacks.missing && lacks.gone.is_empty();
-            Ok((brought, brought && contained(&path, &replaced)?))
+            let now = if missing { compare(&path, &listing)? } else { Lacks::default() };
+            let mut replaced = lacks.replaced;
+            replaced.extend(now.moved_since(&listing, &replaced));
+            let shown = match now {
+                Lacks { missing: false, gone, .. } if gone.is_empty() => Ok(None),
+                _ => gather(&path, &rules, &listing)?.map(Some),
+            };
+            Ok((shown, contained(&path, &replaced)?))
         })
         .await?;
-        // Refs that moved once more may have left something that was not looked at.
         if !leftovers && !removed && contained {
             self.mirror.whole();
         }
-        if removed || lacks.missing {
+        if removed || missing {
             self.mirror.tidy();
         }
-        Ok(brought)
+        shown.map_err(unlisted)
     }
 
     async fn make(&self) -> Result<(), RefreshError> {
@@ -263,6 +270,51 @@ struct Lacks {
     gone: Vec<String>,
     /// Refs that point elsewhere upstream, and where they point here.
     replaced: Vec<(String, Oid)>,
+}
+
+impl Lacks {
+    /// The refs that are not where they were shown, without those that are known, and where they were shown.
+    fn moved_since(&self, shown: &Listing, known: &[(String, Oid)]) -> Vec<(String, Oid)> {
+        let known: BTreeSet<&str> = known.iter().map(|(name, _)| name.as_str()).collect();
+        let moved = self.replaced.iter().filter(|(name, _)| !known.contains(name.as_str()));
+        moved.filter_map(|(name, _)| Some((name.clone(), shown.find(name)?.oid))).collect()
+    }
+}
+
+/// What a mirror shows. HEAD, which no copy brings, leads where it did a moment ago.
+fn gather(
+    path: &Path,
+    rules: &FetchRules,
+    before: &Listing,
+) -> Result<Result<Listing, Unlisted>, git2::Error> {
+    let repo = Repository::open_bare(path)?;
+    let mut gathering = Gathering::new(rules);
+    for reference in repo.references()? {
+        let reference = reference?;
+        let (Ok(name), Some(oid)) = (reference.name(), reference.target()) else {
+            continue;
+        };
+        let peeled = match before.find(name).filter(|shown| shown.oid == oid) {
+            Some(shown) => shown.peeled,
+            None => peeled(&repo, oid)?,
+        };
+        if let Err(reason) = gathering.add(name, oid, peeled) {
+            return Ok(Err(reason));
+        }
+    }
+    let mut gathered = gathering.end();
+    if let Ok(listing) = &mut gathered {
+        listing.head = before.head.clone();
+    }
+    Ok(gathered)
+}
+
+/// What a tag leads to in the end.
+fn peeled(repo: &Repository, oid: Oid) -> Result<Option<Oid>, git2::Error> {
+    match repo.odb()?.read_header(oid)? {
+        (_, ObjectType::Tag) => Ok(Some(repo.find_object(oid, None)?.peel(ObjectType::Any)?.id())),
+        _ => Ok(None),
+    }
 }
 
 fn compare(path: &Path, wanted: &Listing) -> Result<Lacks, git2::Error> {

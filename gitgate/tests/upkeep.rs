@@ -110,6 +110,31 @@ fn readers_do_not_fail_while_refs_move_and_mirrors_are_packed() {
 }
 
 #[test]
+fn refs_that_move_at_each_look_keep_no_reader_waiting() {
+    let world = World::new();
+    world.clone_web();
+    let git_dir = world.upstream.repository.display();
+    let script = format!(
+        "#!/bin/sh\nexport GIT_DIR={git_dir} GIT_COMMITTER_NAME=T GIT_COMMITTER_EMAIL=t@example.test \
+         GIT_AUTHOR_NAME=T GIT_AUTHOR_EMAIL=t@example.test\n\
+         new=$(git commit-tree -p main -m $$ 'main^{{tree}}') && git update-ref refs/heads/moving $new && git tag -a -m $$ t$$ $new\n\
+         unset GIT_DIR; exec sh -c \"$SSH_ORIGINAL_COMMAND\"\n"
+    );
+    fs::write(world.dir.path().join("upstream/login"), script).unwrap();
+    for version in ["0", "1"] {
+        let (protocol, clone) = (format!("protocol.version={version}"), format!("moving-{version}"));
+        let url = world.gate.url("web");
+        git(world.dir.path(), &["-c", &protocol, "clone", "-q", &url, &clone]).succeed();
+        let work = world.work(&clone);
+        let moving = work.git(&["rev-parse", "origin/moving"]).succeed();
+        git(&world.upstream.repository, &["cat-file", "-e", moving.trim()]).succeed();
+        assert!(!work.git(&["tag"]).succeed().is_empty());
+        work.git(&["-c", &protocol, "fetch", "-q", "--tags"]).succeed();
+        assert_ne!(work.git(&["rev-parse", "origin/moving"]).succeed(), moving);
+    }
+}
+
+#[test]
 fn older_data_is_served_where_allowed_and_says_so() {
     let mut world = World::with_rules("fetch: {stale: allow 10m}\n    push: {allow: [refs/heads/*]}");
     let work = world.clone_web();
