@@ -33,7 +33,7 @@ fn says(person: &Person, words: &[&str]) -> String {
 fn a_repository_brings_agents_but_never_bottles() {
     let person = in_repository();
     let said = says(&person, &["run", "--bottle", "web", "--dry-run", "--", "true"]);
-    assert!(said.contains("cannot read the manifest") && !said.contains("evil.example"), "{said}");
+    assert!(said.contains("no bottle web is described") && !said.contains("evil.example"), "{said}");
     person.write("config/bottlecap/bottles/mine/bottle.yaml", "name: mine\nextends: web\n");
     let said = says(&person, &["run", "--bottle", "mine", "--dry-run", "--", "true"]);
     assert!(said.contains("mine/bottle.yaml:2:10: cannot read") && !said.contains("evil.example"), "{said}");
