@@ -172,8 +172,10 @@ fn what_is_granted_is_there_again_after_a_restart_in_both_files_and_nothing_else
     assert!(!before.concat().contains(&gone), "{before:?}");
     let digest = stage.in_force();
 
-    stage.said(&["stop", "web", "--grace", "0"]);
-    // What the bundle's own view said does not count.
+    // Cut off, it leaves what the bundle saw; and that does not count.
+    let holder = stage.json(&["info", "web", "--json"])["pid"].as_i64().unwrap();
+    Run::bare("kill").args(["-KILL", &holder.to_string()]).ok().unwrap();
+    stage.said(&["stop", "web"]);
     let etc = stage.path("state/bottlecap/bottles/web/root/etc/egress/routes.yaml");
     fs::write(
         &etc,
