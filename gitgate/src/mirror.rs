@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use git2::Repository;
+use git2::{Oid, Repository};
 use jiff::Timestamp;
 use repos::{RefPattern, Repo, Stale, Upstream};
 use tokio::sync::{Mutex, Notify, watch};
@@ -474,6 +474,19 @@ impl Mirror {
             running.spawn(work);
         }
         result.await.unwrap_or_else(|_| Err(RefreshError::Mirror("the work on it was cut short".to_owned())))
+    }
+
+    /// Sees to it that the mirror has these objects, which upstream showed a moment ago: no ref may lead to them any more.
+    pub(crate) async fn complete(
+        &self,
+        objects: Vec<Oid>,
+        repo: &Repo,
+        tools: &Tools,
+    ) -> Result<(), RefreshError> {
+        let bound = REFRESH_TIMEOUT;
+        let _turn = timeout(bound, self.turn.lock()).await.map_err(|_| RefreshError::Timeout(bound))?;
+        let work = Refresh { mirror: self, repo, tools };
+        timeout(bound, work.complete(objects)).await.unwrap_or(Err(RefreshError::Timeout(bound)))
     }
 
     /// Takes note that what the mirror shows was seen upstream again. The newest that it is known to show.

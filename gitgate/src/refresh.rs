@@ -36,6 +36,15 @@ const PROGRESS_MAX_CHARS: usize = 120;
 /// The name of an object in a repository of the newer format.
 const SHA256_DIGITS: usize = 64;
 
+/// What is to be copied.
+#[derive(Debug, Clone, Copy)]
+enum Wanted<'w> {
+    /// All that may be read: so many refs.
+    Refs(usize),
+    /// These, whether or not a ref leads to them.
+    Objects(&'w [Oid]),
+}
+
 pub(crate) struct Refresh<'a> {
     pub(crate) mirror: &'a Mirror,
     pub(crate) repo: &'a Repo,
@@ -106,7 +115,7 @@ impl Refresh<'_> {
             self.remove(&lacks.gone).await?;
         }
         if missing {
-            self.fetch(listing.len()).await?;
+            self.fetch(Wanted::Refs(listing.len())).await?;
         }
         let (path, rules) = (self.mirror.path().to_owned(), self.repo.fetch.clone());
         let (shown, contained) = on_thread(move || {
@@ -130,6 +139,25 @@ impl Refresh<'_> {
         shown.map_err(unlisted)
     }
 
+    /// Gets what the mirror lacks of these objects, which upstream showed a moment ago.
+    pub(crate) async fn complete(&self, objects: Vec<Oid>) -> Result<(), RefreshError> {
+        let path = self.mirror.path().to_owned();
+        let lacking = on_thread(move || {
+            let repo = Repository::open_bare(&path)?;
+            let odb = repo.odb()?;
+            Ok(objects.into_iter().filter(|oid| !odb.exists(*oid)).collect::<Vec<_>>())
+        });
+        let lacking = lacking.await?;
+        if lacking.is_empty() {
+            return Ok(());
+        }
+        self.mirror.moving();
+        self.mirror.torn();
+        self.fetch(Wanted::Objects(&lacking)).await?;
+        self.mirror.tidy();
+        Ok(())
+    }
+
     async fn make(&self) -> Result<(), RefreshError> {
         self.mirror.exist().await.map_err(|error| RefreshError::Mirror(error.to_string()))
     }
@@ -146,19 +174,19 @@ impl Refresh<'_> {
             .map_err(|error| RefreshError::Mirror(error.to_string()))
     }
 
-    async fn fetch(&self, refs: usize) -> Result<(), RefreshError> {
+    async fn fetch(&self, wanted: Wanted<'_>) -> Result<(), RefreshError> {
         match &self.repo.upstream {
-            Upstream::Ssh(ssh) => self.fetch_over_ssh(refs, ssh).await,
+            Upstream::Ssh(ssh) => self.fetch_over_ssh(wanted, ssh).await,
             Upstream::Https(_) | Upstream::File(_) => {
-                run(self.fetching(refs)?, b"", Some(self.mirror.progress())).await.map(drop)
+                run(self.fetching(wanted)?, b"", Some(self.mirror.progress())).await.map(drop)
             }
         }
     }
 
-    fn fetching(&self, refs: usize) -> Result<Command, RefreshError> {
+    fn fetching(&self, wanted: Wanted<'_>) -> Result<Command, RefreshError> {
         let mut command = self.git()?;
         // Without it git says a line for each ref.
-        let quiet = (refs > TALKATIVE_MAX).then_some("--quiet");
+        let quiet = matches!(wanted, Wanted::Refs(TALKATIVE_MAX..)).then_some("--quiet");
         command.arg("fetch").args(quiet).args([
             "--progress",
             "--atomic",
@@ -168,24 +196,27 @@ impl Refresh<'_> {
         ]);
         command.args(["--no-auto-maintenance", "--no-recurse-submodules", "--refmap=", "--"]);
         command.arg(door::url(&self.repo.upstream));
-        command.args(self.repo.fetch.allow.iter().map(|p| format!("+{p}:{p}")));
+        match wanted {
+            Wanted::Refs(_) => command.args(self.repo.fetch.allow.iter().map(|p| format!("+{p}:{p}"))),
+            Wanted::Objects(objects) => command.args(objects.iter().map(Oid::to_string)),
+        };
         Ok(command)
     }
 
     /// Fetches through a session that nobody else goes through meanwhile: who reads slowly holds up all that goes through
     /// it. What a kept one does not do, a new one is asked for: upstream may take one command for each and no more.
-    async fn fetch_over_ssh(&self, refs: usize, ssh: &Ssh) -> Result<(), RefreshError> {
+    async fn fetch_over_ssh(&self, wanted: Wanted<'_>, ssh: &Ssh) -> Result<(), RefreshError> {
         if let Some(taken) = self.tools.warm.take(ssh)
             && let Ok(remote) = taken.session.run("git-upload-pack", ssh, Ask::V2).await
         {
-            match self.fetch_through(taken, remote, refs, ssh).await {
+            match self.fetch_through(taken, remote, wanted, ssh).await {
                 Err(RefreshError::Upstream(Fault { kind: FaultKind::Unreachable, .. })) => {}
                 fetched => return fetched,
             }
         }
         let fresh = Fresh::open(ssh).await.map_err(RefreshError::Upstream)?;
         let remote = fresh.session.run("git-upload-pack", ssh, Ask::V2).await;
-        self.fetch_through(fresh, remote.map_err(RefreshError::Upstream)?, refs, ssh).await
+        self.fetch_through(fresh, remote.map_err(RefreshError::Upstream)?, wanted, ssh).await
     }
 
     /// Joins a git that fetches to what runs at upstream.
@@ -193,11 +224,11 @@ impl Refresh<'_> {
         &self,
         session: Fresh,
         remote: Remote,
-        refs: usize,
+        wanted: Wanted<'_>,
         ssh: &Ssh,
     ) -> Result<(), RefreshError> {
         let Tools { gate, warm, .. } = self.tools;
-        let mut command = self.fetching(refs)?;
+        let mut command = self.fetching(wanted)?;
         let socket = courier::hire(&mut command, gate);
         let socket = socket.map_err(|error| RefreshError::Mirror(error.to_string()))?;
         let mut carrying = JoinSet::new();

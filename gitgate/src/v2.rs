@@ -6,11 +6,13 @@
 //! this version ask for any object by its name; where the mirror may hold objects that no ref reaches, what is asked
 //! for is looked up first.
 
+use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::process::Command as Process;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use git2::Oid;
 use repos::{Repo, RepoName};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader};
 use tokio::time::timeout;
@@ -41,6 +43,8 @@ const SHOWN_EARLY: Duration = Duration::from_secs(4);
 const QUIET: Duration = Duration::from_secs(1);
 /// How often there is a word afterwards.
 const WORD_EVERY: Duration = Duration::from_secs(2);
+/// How many objects are copied that were shown and are no longer.
+const COMPLETED_MAX: usize = 1000;
 /// How much is gathered before it is sent.
 const CHUNK_BYTES: usize = 32 << 10;
 /// The capabilities of git that are passed on; other commands than these are not served.
@@ -234,7 +238,8 @@ impl Conversation<'_> {
             None => self.list().await?,
         };
         let banded = command.arguments.banded;
-        self.follow(seen.listed.clone(), banded, writer).await?;
+        let followed = self.follow(seen.listed.clone(), banded, writer).await?;
+        self.complete(&seen.listed.listing, &followed.listing, &command.arguments).await?;
         let shown = seen.listed.listing.iter().map(|shown| shown.oid);
         let sources = command.arguments.sources();
         reach::look(self.served, self.state, sources, shown).await.map_err(Ended::refused)?;
@@ -277,13 +282,31 @@ impl Conversation<'_> {
         }
     }
 
-    /// Waits until the mirror has the objects, and says from time to time what it waits for.
+    /// Gets what was shown before it was copied, where upstream moved on until then.
+    async fn complete(&self, shown: &Listing, copied: &Listing, asked: &Arguments) -> Result<(), Ended> {
+        if std::ptr::eq(shown, copied) || shown == copied {
+            return Ok(());
+        }
+        let there: BTreeSet<Oid> = copied.iter().map(|shown| shown.oid).collect();
+        let wanted = shown.iter().map(|shown| shown.oid);
+        let wanted = wanted.filter(|oid| asked.wants.contains(oid) && !there.contains(oid));
+        let mut wanted: Vec<Oid> = wanted.collect();
+        wanted.truncate(COMPLETED_MAX);
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let Served { repo, mirror } = self.served;
+        let completed = mirror.complete(wanted, repo, &self.state.tools()).await;
+        completed.map_err(|error| self.unrefreshed(&error))
+    }
+
+    /// Waits until the mirror has the objects, and says from time to time what it waits for; what it shows then.
     async fn follow(
         &mut self,
         listed: Arc<Listed>,
         banded: bool,
         writer: &mut (impl AsyncWrite + Unpin),
-    ) -> Result<(), Ended> {
+    ) -> Result<Arc<Listed>, Ended> {
         let Served { repo, mirror } = self.served;
         let tools = self.state.tools();
         let work = mirror.follow(listed, repo, &tools);
@@ -291,7 +314,7 @@ impl Conversation<'_> {
         let (began, mut pause) = (Instant::now(), QUIET);
         loop {
             match timeout(pause, &mut work).await {
-                Ok(done) => return done.map(drop).map_err(|error| self.unrefreshed(&error)),
+                Ok(done) => return done.map_err(|error| self.unrefreshed(&error)),
                 Err(_) if !banded => {}
                 Err(_) => {
                     let progress = mirror.progress().borrow().clone();
@@ -411,10 +434,6 @@ async fn read(client: &mut (impl AsyncRead + Unpin)) -> Result<Option<Command>, 
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
-    use git2::Oid;
-
     use super::*;
     use crate::listing::Gathering;
 

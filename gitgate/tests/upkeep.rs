@@ -113,14 +113,7 @@ fn readers_do_not_fail_while_refs_move_and_mirrors_are_packed() {
 fn refs_that_move_at_each_look_keep_no_reader_waiting() {
     let world = World::new();
     world.clone_web();
-    let git_dir = world.upstream.repository.display();
-    let script = format!(
-        "#!/bin/sh\nexport GIT_DIR={git_dir} GIT_COMMITTER_NAME=T GIT_COMMITTER_EMAIL=t@example.test \
-         GIT_AUTHOR_NAME=T GIT_AUTHOR_EMAIL=t@example.test\n\
-         new=$(git commit-tree -p main -m $$ 'main^{{tree}}') && git update-ref refs/heads/moving $new && git tag -a -m $$ t$$ $new\n\
-         unset GIT_DIR; exec sh -c \"$SSH_ORIGINAL_COMMAND\"\n"
-    );
-    fs::write(world.dir.path().join("upstream/login"), script).unwrap();
+    world.upstream.move_at_each_look();
     for version in ["0", "1"] {
         let (protocol, clone) = (format!("protocol.version={version}"), format!("moving-{version}"));
         let url = world.gate.url("web");

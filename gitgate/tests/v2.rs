@@ -39,6 +39,27 @@ fn the_first_contact_with_a_slow_upstream_says_what_it_waits_for_and_refs_are_sh
 }
 
 #[test]
+fn what_was_shown_before_it_was_copied_is_had_although_upstream_moved() {
+    for scheme in ["git", "http"] {
+        let world = World::new();
+        world.upstream.move_at_each_look();
+        fs::write(world.upstream.slow(), "").unwrap();
+        let url = world.gate.url("web").replacen("git", scheme, 1);
+        let mut clone = common::client(world.dir.path());
+        let mut clone = clone.args(["clone", &url, "work"]).stderr(Stdio::piped()).spawn().unwrap();
+        let mut said = lines(clone.stderr.take().unwrap());
+        assert!(said.any(|line| line.contains("git-gate: copying web from ssh://")), "over {scheme}");
+        fs::remove_file(world.upstream.slow()).unwrap();
+        let rest: Vec<String> = said.collect();
+        assert!(clone.wait().unwrap().success(), "over {scheme}: {rest:?}");
+        // What the client was shown first is not where upstream was when it was copied.
+        let first = world.work("work").git(&["rev-parse", "origin/moving"]).succeed();
+        let mirror = world.dir.path().join("git/web.git");
+        assert_ne!(git(&mirror, &["rev-parse", "moving"]).succeed(), first);
+    }
+}
+
+#[test]
 fn upstream_is_asked_once_for_each_read_over_either_transport() {
     let world = World::new();
     for scheme in ["git", "http"] {

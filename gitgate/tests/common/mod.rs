@@ -173,6 +173,30 @@ impl Upstream {
         self.dir.join("slow")
     }
 
+    /// From now on a branch and a new tag are elsewhere each time that somebody looks.
+    pub fn move_at_each_look(&self) {
+        self.write_login(&format!(
+            "export GIT_DIR='{}' GIT_COMMITTER_NAME=T GIT_COMMITTER_EMAIL=t@example.test GIT_AUTHOR_NAME=T GIT_AUTHOR_EMAIL=t@example.test\n\
+             new=$(git commit-tree -p main -m $$ 'main^{{tree}}') && git update-ref refs/heads/moving $new && git tag -a -m $$ t$$ $new\n\
+             unset GIT_DIR\n",
+            self.repository.display()
+        ));
+    }
+
+    /// Writes what runs for each command that comes over ssh.
+    fn write_login(&self, first: &str) {
+        let log = self.dir.join("login");
+        let script = format!(
+            "#!/bin/sh\n{first}echo \"$SSH_ORIGINAL_COMMAND\" >> '{0}'\n\
+             if [ $(wc -l < '{0}') -eq 2 ]; then while [ -e '{1}' ]; do sleep 0.05; done; fi\n\
+             exec sh -c \"$SSH_ORIGINAL_COMMAND\"\n",
+            self.dir.join("commands").display(),
+            self.slow().display()
+        );
+        fs::write(&log, script).unwrap();
+        fs::set_permissions(&log, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
     pub fn hook(&self, name: &str, script: &str) {
         let path = self.repository.join("hooks").join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -235,16 +259,7 @@ impl Upstream {
         // As root, sshd wants its privilege separation directory.
         let _ = fs::create_dir_all("/run/sshd");
         let log = self.dir.join("login");
-        let commands = self.dir.join("commands");
-        let script = format!(
-            "#!/bin/sh\necho \"$SSH_ORIGINAL_COMMAND\" >> '{0}'\n\
-             if [ $(wc -l < '{0}') -eq 2 ]; then while [ -e '{1}' ]; do sleep 0.05; done; fi\n\
-             exec sh -c \"$SSH_ORIGINAL_COMMAND\"\n",
-            commands.display(),
-            self.slow().display()
-        );
-        fs::write(&log, script).unwrap();
-        fs::set_permissions(&log, fs::Permissions::from_mode(0o755)).unwrap();
+        self.write_login("");
         let public = fs::read_to_string(self.dir.join("identity.pub")).unwrap();
         let line = format!("restrict,command=\"{}\" {public}", log.display());
         fs::write(self.dir.join("authorized_keys"), line).unwrap();
