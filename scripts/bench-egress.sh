@@ -2,12 +2,15 @@
 # What egress costs beside mitmdump and a minimal hudsucker program, and how fast the scanner is, as Markdown with the goals that are
 # met and missed. Arguments choose rows by name; `--write` puts all of it into docs/measurements.md, in place of what it put there before.
 #
+# Built as it is shipped, the hudsucker program too; PROFILE=release is built sooner.
+#
 #     scripts/bench-egress.sh [--write] [keep-alive|connection|GiB|inspection|events|idle|scanner]...
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 cd "$ROOT"
 
 document=docs/measurements.md
+profile=${PROFILE:-dist}
 heading='## egress and the scanner'
 write=no
 rows=()
@@ -28,16 +31,16 @@ if [ -z "${EGRESS_BENCH_MITMDUMP:-}" ]; then
 fi
 if [ -z "${EGRESS_BENCH_HUDSUCKER:-}" ]; then
     say "building the hudsucker program"
-    CARGO_TARGET_DIR=$peers/hudsucker cargo build --release --quiet --manifest-path egress/benches/peers/hudsucker/Cargo.toml >&2
-    EGRESS_BENCH_HUDSUCKER=$peers/hudsucker/release/hudsucker-peer
+    CARGO_TARGET_DIR=$peers/hudsucker cargo build --profile "$profile" --quiet --manifest-path egress/benches/peers/hudsucker/Cargo.toml >&2
+    EGRESS_BENCH_HUDSUCKER=$peers/hudsucker/$profile/hudsucker-peer
 fi
 export EGRESS_BENCH_MITMDUMP EGRESS_BENCH_HUDSUCKER
 say "building egress, the scanner and the benchmarks"
-cargo bench --locked --quiet -p egress -p scan --bench proxy --bench stream --no-run >&2
+cargo bench --locked --quiet --profile "$profile" -p egress -p scan --bench proxy --bench stream --no-run >&2
 
 # Each within so many seconds, so that a proxy that hangs does not hang this.
 bounded() {
-    timeout --kill-after=10 "$1" cargo bench --locked --quiet -p "$2" --bench "$3" -- "${@:4}" </dev/null ||
+    timeout --kill-after=10 "$1" cargo bench --locked --quiet --profile "$profile" -p "$2" --bench "$3" -- "${@:4}" </dev/null ||
         printf '\nNot measured: `%s` failed, or took longer than %s s.\n' "${*:4}" "$1"
 }
 
@@ -70,7 +73,7 @@ trap 'rm -f "$section"' EXIT
     cat <<HEAD
 $heading
 
-Made by \`scripts/bench-egress.sh --write\` on $(date -u +%F), commit $(git rev-parse --short HEAD), profile \`release\`, $(nproc) processors, a load of
+Made by \`scripts/bench-egress.sh --write\` on $(date -u +%F), commit $(git rev-parse --short HEAD), profile \`$profile\`, $(nproc) processors, a load of
 $(cut -d' ' -f1 /proc/loadavg) when it began. Processor time of the proxy's own process; the programs take turns, and the medians stand here. In brackets: how
 many times what egress takes. egress judges each request, records it in a hash chain and exchanges a credential; hudsucker does none of
 it. mitmdump has an addon that does the same without the record. The relay passes on bytes that it does not look at: it is the price of two
