@@ -1,9 +1,11 @@
 //! Routes in words.
 
+use std::fmt;
+
 use jiff::Timestamp;
 
 use crate::host::Host;
-use crate::matches::Match;
+use crate::matches::{Match, NamedValue};
 use crate::policy::Policy;
 use crate::route::{Route, Tls, Verdict};
 
@@ -26,7 +28,7 @@ pub(crate) fn allowed_on(policy: &Policy, host: &Host, now: Timestamp) -> String
         told += next.len();
         allowed.extend(next);
         allowed.dedup();
-        if allowed.len() > HINT_LINES_MAX {
+        if allowed.len() >= HINT_LINES_MAX {
             break;
         }
     }
@@ -50,50 +52,70 @@ pub(crate) fn lines_of(route: &Route) -> usize {
 }
 
 fn lines(route: &Route) -> Vec<String> {
-    let origins: Vec<String> = route.ports.iter().map(|&port| origin(route, port)).collect();
     let deny = match route.verdict {
         Verdict::Allow => "",
         Verdict::Deny => "deny ",
     };
-    let mut lines = Vec::new();
-    for origin in &origins {
+    let mut lines = Vec::with_capacity(lines_of(route));
+    for origin in route.ports.iter().map(|&port| Origin { route, port }) {
         if route.tls == Tls::Passthrough {
             lines.push(format!("{deny}tunnel to {origin} (not inspected)"));
         } else if route.matches.is_empty() {
             lines.push(format!("{deny}any method {origin}/**"));
         } else {
-            lines.extend(route.matches.iter().map(|entry| format!("{deny}{}", entry_line(origin, entry))));
+            lines.extend(route.matches.iter().map(|entry| format!("{deny}{}", Line { origin, entry })));
         }
     }
     lines
 }
 
-fn origin(route: &Route, port: u16) -> String {
-    let host = &route.host;
-    if port == route.scheme.default_port() {
-        format!("{}://{host}", route.scheme)
-    } else {
-        format!("{}://{host}:{port}", route.scheme)
+/// `https://api.example.com`, with the port where it is not the scheme's own.
+#[derive(Clone, Copy)]
+struct Origin<'r> {
+    route: &'r Route,
+    port: u16,
+}
+
+impl fmt::Display for Origin<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Origin { route: Route { scheme, host, .. }, port } = self;
+        write!(f, "{scheme}://{host}")?;
+        if *port == scheme.default_port() { Ok(()) } else { write!(f, ":{port}") }
     }
 }
 
-fn entry_line(origin: &str, entry: &Match) -> String {
-    let methods = if entry.methods.is_empty() {
-        "any method".to_owned()
-    } else {
-        entry.methods.iter().map(http::Method::as_str).collect::<Vec<_>>().join(", ")
-    };
-    let paths = if entry.paths.is_empty() {
-        format!("{origin}/**")
-    } else {
-        entry.paths.iter().map(|path| format!("{origin}{path}")).collect::<Vec<_>>().join(", ")
-    };
-    let mut line = format!("{methods} {paths}");
-    let headers = entry.headers.iter().map(|header| format!("header {}: {}", header.name, header.value));
-    let query = entry.query.iter().map(|pair| format!("query {}={}", pair.name, pair.value));
-    let conditions: Vec<String> = headers.chain(query).collect();
-    if !conditions.is_empty() {
-        line.push_str(&format!(" with {}", conditions.join(", ")));
+/// One entry of `matches` on one origin.
+struct Line<'r> {
+    origin: Origin<'r>,
+    entry: &'r Match,
+}
+
+impl fmt::Display for Line<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Line { origin, entry } = self;
+        if entry.methods.is_empty() {
+            f.write_str("any method")?;
+        }
+        for (number, method) in entry.methods.iter().enumerate() {
+            write!(f, "{}{method}", separator(number))?;
+        }
+        f.write_str(" ")?;
+        if entry.paths.is_empty() {
+            write!(f, "{origin}/**")?;
+        }
+        for (number, path) in entry.paths.iter().enumerate() {
+            write!(f, "{}{origin}{path}", separator(number))?;
+        }
+        let headers = entry.headers.iter().map(|header| ("header", ": ", header));
+        let conditions = headers.chain(entry.query.iter().map(|pair| ("query", "=", pair)));
+        for (number, (kind, is, NamedValue { name, value })) in conditions.enumerate() {
+            let before = if number == 0 { " with " } else { ", " };
+            write!(f, "{before}{kind} {name}{is}{value}")?;
+        }
+        Ok(())
     }
-    line
+}
+
+fn separator(number: usize) -> &'static str {
+    if number == 0 { "" } else { ", " }
 }
