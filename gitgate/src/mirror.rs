@@ -483,10 +483,13 @@ impl Mirror {
         repo: &Repo,
         tools: &Tools,
     ) -> Result<(), RefreshError> {
-        let bound = REFRESH_TIMEOUT;
+        let (bound, work) = (REFRESH_TIMEOUT, Refresh { mirror: self, repo, tools });
+        let lacking = work.lacking(objects).await?;
+        if lacking.is_empty() {
+            return Ok(());
+        }
         let _turn = timeout(bound, self.turn.lock()).await.map_err(|_| RefreshError::Timeout(bound))?;
-        let work = Refresh { mirror: self, repo, tools };
-        timeout(bound, work.complete(objects)).await.unwrap_or(Err(RefreshError::Timeout(bound)))
+        timeout(bound, work.complete(&lacking)).await.unwrap_or(Err(RefreshError::Timeout(bound)))
     }
 
     /// Takes note that what the mirror shows was seen upstream again. The newest that it is known to show.

@@ -139,21 +139,22 @@ impl Refresh<'_> {
         shown.map_err(unlisted)
     }
 
-    /// Gets what the mirror lacks of these objects, which upstream showed a moment ago.
-    pub(crate) async fn complete(&self, objects: Vec<Oid>) -> Result<(), RefreshError> {
+    /// Which of these objects the mirror does not have.
+    pub(crate) async fn lacking(&self, objects: Vec<Oid>) -> Result<Vec<Oid>, RefreshError> {
         let path = self.mirror.path().to_owned();
-        let lacking = on_thread(move || {
+        on_thread(move || {
             let repo = Repository::open_bare(&path)?;
             let odb = repo.odb()?;
-            Ok(objects.into_iter().filter(|oid| !odb.exists(*oid)).collect::<Vec<_>>())
-        });
-        let lacking = lacking.await?;
-        if lacking.is_empty() {
-            return Ok(());
-        }
+            Ok(objects.into_iter().filter(|oid| !odb.exists(*oid)).collect())
+        })
+        .await
+    }
+
+    /// Gets objects that upstream showed a moment ago.
+    pub(crate) async fn complete(&self, objects: &[Oid]) -> Result<(), RefreshError> {
         self.mirror.moving();
         self.mirror.torn();
-        self.fetch(Wanted::Objects(&lacking)).await?;
+        self.fetch(Wanted::Objects(objects)).await?;
         self.mirror.tidy();
         Ok(())
     }
