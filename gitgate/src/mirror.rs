@@ -21,7 +21,7 @@ use crate::door::{Keyring, TokenError};
 use crate::fault::{Fault, FaultKind};
 use crate::git::GateDir;
 use crate::listing::{Listing, NAME_MAX_BYTES, REFS_MAX};
-use crate::refresh::Refresh;
+use crate::refresh::{Brought, Refresh};
 use crate::warm::Warm;
 
 /// How long upstream may take to show what it has, and how long the mirror may take to follow.
@@ -32,6 +32,8 @@ const FIRST_TIMEOUT: Duration = Duration::from_secs(900);
 const CONTINUES: Duration = Duration::from_secs(30);
 /// How many may wait for the mirror to follow.
 const WORK_MAX: usize = 128;
+/// How often upstream may take back what it had shown.
+const ROUNDS_MAX: usize = 10;
 /// The file that says that every object is reached by a ref.
 const WHOLE: &str = "git-gate-whole";
 
@@ -519,17 +521,26 @@ impl Mirror {
             return Ok(self.confirm(listed));
         }
         // What upstream showed before or while a push changed it is not where the mirror belongs.
-        let listed =
+        let mut listed =
             if self.pushed.load(SeqCst) == listed.pushed { listed } else { self.list(repo, tools).await? };
         let work = Refresh { mirror: self, repo, tools };
         let bring = async {
-            // What is copied from now on is newer than whatever was asked until now.
-            let number = self.begun.load(SeqCst);
-            let Some(listing) = work.bring(listed.listing.clone()).await? else { return Ok(listed) };
-            let (ended, listing) = (Instant::now(), Arc::new(listing));
-            let Listed { began, pushed, scope, .. } = &*listed;
-            let (began, pushed, scope) = (*began, *pushed, scope.clone());
-            Ok(Arc::new(Listed { number, began, ended, pushed, scope, listing }))
+            for _ in 0..ROUNDS_MAX {
+                // What is copied from now on is newer than whatever was asked until now.
+                let number = self.begun.load(SeqCst);
+                let listing = match work.bring(listed.listing.clone()).await? {
+                    Brought::AsAsked => return Ok(listed),
+                    Brought::Since(listing) => Arc::new(listing),
+                    Brought::Again => {
+                        listed = self.list(repo, tools).await?;
+                        continue;
+                    }
+                };
+                let Listed { began, pushed, scope, .. } = &*listed;
+                let (began, ended, pushed, scope) = (*began, Instant::now(), *pushed, scope.clone());
+                return Ok(Arc::new(Listed { number, began, ended, pushed, scope, listing }));
+            }
+            Err(RefreshError::Mirror(format!("upstream took back {ROUNDS_MAX} times what it had shown")))
         };
         let brought = timeout(bound, bring).await;
         self.progress.send_replace(String::new());

@@ -45,6 +45,17 @@ enum Wanted<'w> {
     Objects(&'w [Oid]),
 }
 
+/// What a copy came to.
+#[derive(Debug)]
+pub(crate) enum Brought {
+    /// The mirror shows what was asked for.
+    AsAsked,
+    /// It shows this, which upstream had since.
+    Since(Listing),
+    /// Neither: upstream took back what it had shown.
+    Again,
+}
+
 pub(crate) struct Refresh<'a> {
     pub(crate) mirror: &'a Mirror,
     pub(crate) repo: &'a Repo,
@@ -97,9 +108,8 @@ impl Refresh<'_> {
         gathered.and_then(|()| gathering.end().map_err(unlisted))
     }
 
-    /// Makes the mirror show this. Upstream may have moved on meanwhile: then what it shows is returned, which upstream had
-    /// when it was copied.
-    pub(crate) async fn bring(&self, listing: Arc<Listing>) -> Result<Option<Listing>, RefreshError> {
+    /// Makes the mirror show this, or what upstream had when it was copied.
+    pub(crate) async fn bring(&self, listing: Arc<Listing>) -> Result<Brought, RefreshError> {
         self.make().await?;
         let (path, wanted) = (self.mirror.path().to_owned(), listing.clone());
         let lacks = on_thread(move || compare(&path, &wanted)).await?;
@@ -116,6 +126,10 @@ impl Refresh<'_> {
         }
         if missing {
             self.fetch(Wanted::Refs(listing.len())).await?;
+            if !self.take_as_shown(&listing, &lacks.replaced).await? {
+                self.mirror.tidy();
+                return Ok(Brought::Again);
+            }
         }
         let (path, rules) = (self.mirror.path().to_owned(), self.repo.fetch.clone());
         let (shown, contained) = on_thread(move || {
@@ -124,8 +138,8 @@ impl Refresh<'_> {
             let mut replaced = lacks.replaced;
             replaced.extend(now.moved_since(&listing, &replaced));
             let shown = match now {
-                Lacks { missing: false, gone, .. } if gone.is_empty() => Ok(None),
-                _ => gather(&path, &rules, &listing)?.map(Some),
+                Lacks { missing: false, gone, .. } if gone.is_empty() => Ok(Brought::AsAsked),
+                _ => gather(&path, &rules, &listing)?.map(Brought::Since),
             };
             Ok((shown, contained(&path, &replaced)?))
         })
@@ -137,6 +151,29 @@ impl Refresh<'_> {
             self.mirror.tidy();
         }
         shown.map_err(unlisted)
+    }
+
+    /// Takes over as it was shown what no copy brought: it may be gone since, or another machine of upstream's answered, which is
+    /// behind. So what the mirror shows is never older than what was asked for. Whether upstream still has it.
+    async fn take_as_shown(
+        &self,
+        listing: &Arc<Listing>,
+        before: &[(String, Oid)],
+    ) -> Result<bool, RefreshError> {
+        let (path, wanted, before) = (self.mirror.path().to_owned(), listing.clone(), before.to_owned());
+        let left = on_thread(move || left(&path, &wanted, &before)).await?;
+        if left.is_empty() {
+            return Ok(true);
+        }
+        let lacking = self.lacking(left.iter().map(|(_, oid)| *oid).collect()).await?;
+        if !lacking.is_empty() {
+            match self.fetch(Wanted::Objects(&lacking)).await {
+                Err(RefreshError::Upstream(Fault { kind: FaultKind::Refused, .. })) => return Ok(false),
+                fetched => fetched?,
+            }
+        }
+        let lines = left.iter().map(|(name, oid)| format!("update {name}\0{oid}\0\0"));
+        self.update(&lines.collect::<String>()).await.map(|()| true)
     }
 
     /// Which of these objects the mirror does not have.
@@ -165,10 +202,14 @@ impl Refresh<'_> {
 
     /// Removes refs, all in one go.
     async fn remove(&self, names: &[String]) -> Result<(), RefreshError> {
+        let lines = names.iter().map(|name| format!("delete {name}\0\0"));
+        self.update(&lines.collect::<String>()).await
+    }
+
+    async fn update(&self, lines: &str) -> Result<(), RefreshError> {
         let mut command = self.tools.gate.git(self.mirror.path(), Objects::Own);
         command.args(["update-ref", "-z", "--stdin"]);
         self.confine(&mut command, Reach::Mirror)?;
-        let lines: String = names.iter().map(|name| format!("delete {name}\0\0")).collect();
         run(command, lines.as_bytes(), None)
             .await
             .map(drop)
@@ -302,6 +343,25 @@ struct Lacks {
     gone: Vec<String>,
     /// Refs that point elsewhere upstream, and where they point here.
     replaced: Vec<(String, Oid)>,
+}
+
+/// What a mirror does not have although it was shown: refs that are not there, or still where they were before, and where they
+/// were shown.
+fn left(path: &Path, wanted: &Listing, before: &[(String, Oid)]) -> Result<Vec<(String, Oid)>, git2::Error> {
+    let now = compare(path, wanted)?;
+    if !now.missing {
+        return Ok(Vec::new());
+    }
+    let repo = Repository::open_bare(path)?;
+    let mut there = BTreeSet::new();
+    for name in repo.references()?.names() {
+        there.insert(name?.to_owned());
+    }
+    let still: BTreeSet<&(String, Oid)> = before.iter().collect();
+    let still: BTreeSet<&str> =
+        now.replaced.iter().filter(|one| still.contains(one)).map(|(name, _)| name.as_str()).collect();
+    let left = wanted.iter().filter(|shown| !there.contains(shown.name) || still.contains(shown.name));
+    Ok(left.map(|shown| (shown.name.to_owned(), shown.oid)).collect())
 }
 
 impl Lacks {

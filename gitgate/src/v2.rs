@@ -297,7 +297,10 @@ impl Conversation<'_> {
         }
         let Served { repo, mirror } = self.served;
         let completed = mirror.complete(wanted, repo, &self.state.tools()).await;
-        completed.map_err(|error| self.unrefreshed(&error))
+        completed.map_err(|error| match error {
+            RefreshError::Upstream(_) => Ended::refused("upstream moved on while it was copied; fetch again"),
+            error => self.unrefreshed(&error),
+        })
     }
 
     /// Waits until the mirror has the objects, and says from time to time what it waits for; what it shows then.

@@ -173,11 +173,13 @@ impl Upstream {
         self.dir.join("slow")
     }
 
-    /// From now on a branch and a new tag are elsewhere each time that somebody looks.
+    /// From now on a branch is elsewhere each time that somebody looks, there is another tag, and another branch in place of the last.
     pub fn move_at_each_look(&self) {
         self.write_login(&format!(
             "export GIT_DIR='{}' GIT_COMMITTER_NAME=T GIT_COMMITTER_EMAIL=t@example.test GIT_AUTHOR_NAME=T GIT_AUTHOR_EMAIL=t@example.test\n\
              new=$(git commit-tree -p main -m $$ 'main^{{tree}}') && git update-ref refs/heads/moving $new && git tag -a -m $$ t$$ $new\n\
+             git for-each-ref --format='delete %(refname)' refs/heads/once | git update-ref --stdin\n\
+             git update-ref refs/heads/once/$$ $new\n\
              unset GIT_DIR\n",
             self.repository.display()
         ));
