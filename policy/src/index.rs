@@ -10,6 +10,9 @@ use crate::path::CanonicalPath;
 use crate::pattern::HostPattern;
 use crate::route::{Route, Scheme, Tls, Verdict};
 
+/// How many segments of a path lead to a route; by more it is only judged.
+const DEPTH_MAX: usize = 64;
+
 /// Route positions by exact host and by wildcard suffix, and under each by path.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Index {
@@ -21,8 +24,6 @@ pub(crate) struct Index {
 #[derive(Clone, Debug, Default)]
 struct Bucket {
     all: Vec<usize>,
-    /// Which of `kinds` a route belongs to.
-    by_kind: HashMap<Kind, usize>,
     kinds: Vec<Alike>,
     /// Of those, the routes that some path may fit which is not written in them.
     unbound: Vec<usize>,
@@ -59,12 +60,17 @@ struct Node {
 impl Index {
     pub(crate) fn new(routes: &[Route]) -> Index {
         let mut index = Index::default();
+        // Each kind's place among those of its host.
+        let mut kinds = HashMap::new();
         for (position, route) in routes.iter().enumerate() {
             let (map, key) = match &route.host {
                 HostPattern::Exact(host) => (&mut index.exact, host),
                 HostPattern::OneLabel(suffix) | HostPattern::AnyDepth(suffix) => (&mut index.suffix, suffix),
             };
-            map.entry(key.as_str().to_owned()).or_default().insert(position, route);
+            let bucket = map.entry(key.as_str().to_owned()).or_default();
+            let kind = *kinds.entry(Kind::of(route)).or_insert_with(|| bucket.kind_begins(position));
+            bucket.kinds[kind].lines += lines_of(route);
+            bucket.insert(position, route);
         }
         index
     }
@@ -139,13 +145,13 @@ impl Kind {
 }
 
 impl Bucket {
+    fn kind_begins(&mut self, first: usize) -> usize {
+        self.kinds.push(Alike { first, lines: 0 });
+        self.kinds.len() - 1
+    }
+
     fn insert(&mut self, position: usize, route: &Route) {
         self.all.push(position);
-        let kind = *self.by_kind.entry(Kind::of(route)).or_insert_with(|| {
-            self.kinds.push(Alike { first: position, lines: 0 });
-            self.kinds.len() - 1
-        });
-        self.kinds[kind].lines += lines_of(route);
         let Some(paths) = written_paths(route) else { return self.unbound.push(position) };
         for path in paths {
             self.paths.insert(path, position);
@@ -170,7 +176,7 @@ fn written_paths(route: &Route) -> Option<Vec<&str>> {
 impl Node {
     fn insert(&mut self, path: &str, position: usize) {
         let mut node = self;
-        for segment in segments(path) {
+        for segment in segments(path).take(DEPTH_MAX) {
             node = node.below.entry(segment.to_owned()).or_default();
         }
         node.here.push(position);
