@@ -352,9 +352,12 @@ try:
 finally:
     for process in reversed(started):
         # strace ends with what it traces, and not before.
-        traced = open(f"/proc/{process.pid}/task/{process.pid}/children").read().split() if process.args[0] == "strace" else []
-        for pid in traced:
-            os.kill(int(pid), signal.SIGTERM)
+        try:
+            traced = open(f"/proc/{process.pid}/task/{process.pid}/children").read().split() if process.args[0] == "strace" else []
+            for pid in traced:
+                os.kill(int(pid), signal.SIGTERM)
+        except (FileNotFoundError, ProcessLookupError):
+            traced = []
         if not traced:
             process.terminate()
         process.wait()

@@ -554,8 +554,8 @@ pub(crate) fn shown(upstream: &Upstream) -> String {
 
 /// Why a git that serves a mirror ended, as far as the client may know it.
 fn why<'w>(words: &'w str, mirror: &Path) -> &'w str {
-    let hides = |line: &&str| !line.contains(&*mirror.to_string_lossy());
-    let fatal = words.split("; ").find(|line| line.starts_with("fatal: ")).filter(hides);
+    let may_be_told = |line: &&str| !line.contains(&*mirror.to_string_lossy());
+    let fatal = words.split("; ").find(|line| line.starts_with("fatal: ")).filter(may_be_told);
     fatal.unwrap_or("git cannot answer this")
 }
 

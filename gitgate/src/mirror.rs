@@ -4,6 +4,8 @@
 //! ([`Mirror::follow`]). What shows refs can do with the first, so that it is answered soon even while a large
 //! upstream is copied; what reads objects needs both.
 
+mod listed;
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, MutexGuard, PoisonError};
@@ -11,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use git2::{Oid, Repository};
 use jiff::Timestamp;
-use repos::{RefPattern, Repo, Stale, Upstream};
+use repos::{Repo, Stale};
 use tokio::sync::{Mutex, Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -20,16 +22,16 @@ use tracing::warn;
 use crate::door::{Keyring, TokenError};
 use crate::fault::{Fault, FaultKind};
 use crate::git::GateDir;
-use crate::listing::{Listing, NAME_MAX_BYTES, REFS_MAX};
+use crate::listing::{NAME_MAX_BYTES, REFS_MAX};
 use crate::refresh::{Brought, Refresh};
 use crate::warm::Warm;
+pub(crate) use listed::Listed;
+use listed::Scope;
 
 /// How long upstream may take to show what it has, and how long the mirror may take to follow.
 const REFRESH_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long the first copy of a repository may take.
 const FIRST_TIMEOUT: Duration = Duration::from_secs(900);
-/// How long what a client was shown counts for what it asks for next in the same conversation.
-const CONTINUES: Duration = Duration::from_secs(30);
 /// How many may wait for the mirror to follow.
 const WORK_MAX: usize = 128;
 /// How often upstream may take back what it had shown.
@@ -90,40 +92,6 @@ pub(crate) enum Freshness {
         /// Why not now.
         reason: String,
     },
-}
-
-/// What upstream showed once.
-#[derive(Debug)]
-pub(crate) struct Listed {
-    /// Counts up with each question.
-    number: u64,
-    /// When the question was asked, and answered.
-    pub(crate) began: Instant,
-    ended: Instant,
-    /// How many pushes had changed something by then.
-    pushed: u64,
-    scope: Scope,
-    pub(crate) listing: Arc<Listing>,
-}
-
-impl Listed {
-    /// Whether a request for this repository may still rest on it.
-    pub(crate) fn counts(&self, repo: &Repo) -> bool {
-        self.ended.elapsed() <= CONTINUES && self.scope == Scope::of(repo)
-    }
-}
-
-/// What was asked for: after a reload that is something else.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Scope {
-    upstream: Upstream,
-    allow: Vec<RefPattern>,
-}
-
-impl Scope {
-    fn of(repo: &Repo) -> Self {
-        Self { upstream: repo.upstream.clone(), allow: repo.fetch.allow.clone() }
-    }
 }
 
 /// One mirror and the turn-taking around it.
@@ -383,7 +351,15 @@ impl Mirror {
             let ended = Instant::now();
             known
                 .last
-                .insert(Arc::new(Listed { number, began, ended, pushed, scope: asked_for, listing }))
+                .insert(Arc::new(Listed {
+                    number,
+                    began,
+                    ended,
+                    pushed,
+                    scope: asked_for,
+                    listing,
+                    gathered: false,
+                }))
                 .clone()
         });
         asked.result = Some((scope, result.clone()));
@@ -445,10 +421,14 @@ impl Mirror {
     /// Whether the mirror shows this already, or something newer.
     pub(crate) fn shows(&self, wanted: &Listed) -> bool {
         let known = self.known();
-        known.synced.as_ref().is_some_and(|(listed, moved)| {
-            let same = Arc::ptr_eq(&listed.listing, &wanted.listing) || listed.listing == wanted.listing;
-            listed.scope == wanted.scope && *moved == self.moved() && (listed.number >= wanted.number || same)
-        })
+        known.synced.as_ref().is_some_and(|(listed, moved)| *moved == self.moved() && listed.serves(wanted))
+    }
+
+    /// Whether the mirror shows something newer.
+    fn is_past(&self, wanted: &Listed) -> bool {
+        let known = self.known();
+        let shown = known.synced.as_ref().filter(|(_, moved)| *moved == self.moved());
+        shown.is_some_and(|(listed, _)| listed.number >= wanted.number)
     }
 
     /// Brings the mirror to what upstream showed, or shows by then: to what is returned. It goes on when the caller does
@@ -491,7 +471,16 @@ impl Mirror {
             return Ok(());
         }
         let _turn = timeout(bound, self.turn.lock()).await.map_err(|_| RefreshError::Timeout(bound))?;
-        timeout(bound, work.complete(&lacking)).await.unwrap_or(Err(RefreshError::Timeout(bound)))
+        let before = self.moved();
+        timeout(bound, work.complete(&lacking)).await.unwrap_or(Err(RefreshError::Timeout(bound)))?;
+        // No ref changed by that: what the mirror showed it shows still.
+        if let Some((_, moved)) = &mut self.known().synced
+            && *moved == before
+            && self.moved() == before + 1
+        {
+            *moved += 1;
+        }
+        Ok(())
     }
 
     /// Takes note that what the mirror shows was seen upstream again. The newest that it is known to show.
@@ -521,8 +510,12 @@ impl Mirror {
             return Ok(self.confirm(listed));
         }
         // What upstream showed before or while a push changed it is not where the mirror belongs.
-        let mut listed =
-            if self.pushed.load(SeqCst) == listed.pushed { listed } else { self.list(repo, tools).await? };
+        // Nor is what it showed before the mirror was brought further than that.
+        let mut listed = if self.pushed.load(SeqCst) == listed.pushed && !self.is_past(&listed) {
+            listed
+        } else {
+            self.list(repo, tools).await?
+        };
         let work = Refresh { mirror: self, repo, tools };
         let bring = async {
             for _ in 0..ROUNDS_MAX {
@@ -538,7 +531,8 @@ impl Mirror {
                 };
                 let Listed { began, pushed, scope, .. } = &*listed;
                 let (began, ended, pushed, scope) = (*began, Instant::now(), *pushed, scope.clone());
-                return Ok(Arc::new(Listed { number, began, ended, pushed, scope, listing }));
+                let gathered = true;
+                return Ok(Arc::new(Listed { number, began, ended, pushed, scope, listing, gathered }));
             }
             Err(RefreshError::Mirror(format!("upstream took back {ROUNDS_MAX} times what it had shown")))
         };

@@ -195,8 +195,11 @@ impl Upstream {
             self.dir.join("commands").display(),
             self.slow().display()
         );
-        fs::write(&log, script).unwrap();
-        fs::set_permissions(&log, fs::Permissions::from_mode(0o755)).unwrap();
+        // In one go: a login may be reading what was there.
+        let new = log.with_extension("new");
+        fs::write(&new, script).unwrap();
+        fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::rename(&new, &log).unwrap();
     }
 
     pub fn hook(&self, name: &str, script: &str) {
