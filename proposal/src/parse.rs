@@ -422,10 +422,12 @@ fn path(value: &Value) -> Option<Result<PathRule, Invalid>> {
         "prefix" => PathRule::Prefix,
         _ => return None,
     };
-    let raw = object.get("value")?.as_str().filter(|raw| raw.len() <= PATH_MAX_BYTES)?;
-    Some(
-        CanonicalPath::parse(raw)
-            .map(|path| rule(path.as_str().to_owned()))
-            .map_err(|source| Invalid::Path { path: raw.to_owned(), source }),
-    )
+    let raw = object.get("value")?.as_str()?;
+    let path = match CanonicalPath::parse(raw) {
+        Ok(path) => path,
+        Err(source) => return Some(Err(Invalid::Path { path: raw.to_owned(), source })),
+    };
+    // As it is written from now on, which may be longer: what was taken must be taken again.
+    let path = Some(path.as_str()).filter(|path| path.len() <= PATH_MAX_BYTES)?;
+    Some(Ok(rule(path.to_owned())))
 }

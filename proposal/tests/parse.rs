@@ -56,6 +56,20 @@ fn the_wire_form_is_read_back_by_the_same_grammar() {
 }
 
 #[test]
+fn a_path_that_is_too_long_as_it_is_written_afterwards_is_refused() {
+    // Each `]` becomes `%5D`.
+    let with = |count: usize| {
+        parse(json!({
+            "host": "api.example.com", "paths": [{"type": "exact", "value": format!("/{}", "]".repeat(count))}],
+            "reason": "r",
+        }))
+    };
+    assert_eq!(with(171).unwrap_err().code(), "invalid-proposal");
+    let taken = with(170).unwrap();
+    assert_eq!(parse(Value::from(taken.clone())).unwrap(), taken);
+}
+
+#[test]
 fn an_unknown_key_is_refused_with_the_ones_that_exist() {
     insta::assert_snapshot!(refusal(json!({"host": "a.example", "metods": ["GET"], "reason": "r"})).1,
         @"unknown key `metods`, allowed are `host`, `ports`, `scheme`, `methods`, `paths`, `ttl_seconds`, `max_uses`, `reason`");
