@@ -218,18 +218,26 @@ impl Bottle {
             return print(out, &format!("the bottle {} has ended already\n", self.record.name));
         };
         let told = || format!("cannot stop the bottle {}", self.record.name);
-        process::signal(holder.as_fd(), Signal::SIGTERM).failing(told)?;
+        end_by(holder.as_fd(), Signal::SIGTERM).failing(told)?;
         if !ends_within(holder.as_fd(), grace).failing(told)? {
-            process::signal(holder.as_fd(), ENOUGH).failing(told)?;
+            end_by(holder.as_fd(), ENOUGH).failing(told)?;
         }
         if !ends_within(holder.as_fd(), END_TIMEOUT).failing(told)? {
             // Its command, its daemons and all that they started go with it.
-            process::signal(holder.as_fd(), Signal::SIGKILL).failing(told)?;
+            end_by(holder.as_fd(), Signal::SIGKILL).failing(told)?;
             if !ends_within(holder.as_fd(), END_TIMEOUT).failing(told)? {
                 return Err(Fault::failed(format!("the bottle {} did not end", self.record.name)));
             }
         }
         print(out, &format!("the bottle {} has ended\n", self.record.name))
+    }
+}
+
+/// What has ended by then needs no signal.
+fn end_by(holder: std::os::fd::BorrowedFd<'_>, signal: Signal) -> io::Result<()> {
+    match process::signal(holder, signal) {
+        Err(error) if error.raw_os_error() == Some(nix::errno::Errno::ESRCH as i32) => Ok(()),
+        sent => sent,
     }
 }
 

@@ -11,6 +11,8 @@ use std::fs;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::process::Command;
+use std::thread;
+use std::time::Duration;
 
 use policy::Policy;
 use policy::lines::{List, add_item, remove_item};
@@ -28,6 +30,7 @@ const EDITOR: &str = "vi";
 const ROUTES: List = List::Needed("routes");
 /// How often they are taken out of a file that somebody else changes at the same time.
 const ATTEMPTS: usize = 5;
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// A table that may take the place of the present one.
 struct Candidate {
@@ -242,24 +245,32 @@ impl Guests<'_> {
     }
 
     fn take_out(&mut self) -> Result<(), Fault> {
-        let items = std::mem::take(&mut self.items);
-        if items.is_empty() {
-            return Ok(());
-        }
         let mut outcome = Ok(());
-        for _ in 0..ATTEMPTS {
-            let old = self.desk.present()?;
-            let without = |text: String, item: &Vec<String>| remove_item(&text, ROUTES, item).unwrap_or(text);
-            let text = items.iter().fold(old.text.clone(), without);
-            if text == old.text {
-                return Ok(());
+        for attempt in 0..ATTEMPTS {
+            if attempt > 0 {
+                // Somebody writes the file at this moment.
+                thread::sleep(PAUSE);
             }
-            outcome = self.desk.put(&old, &Candidate::parse("routes.yaml", text)?).map(drop);
+            outcome = self.take_out_now();
             if outcome.is_ok() {
+                self.items.clear();
                 break;
             }
         }
         outcome
+    }
+
+    fn take_out_now(&self) -> Result<(), Fault> {
+        if self.items.is_empty() {
+            return Ok(());
+        }
+        let old = self.desk.present()?;
+        let without = |text: String, item: &Vec<String>| remove_item(&text, ROUTES, item).unwrap_or(text);
+        let text = self.items.iter().fold(old.text.clone(), without);
+        if text == old.text {
+            return Ok(());
+        }
+        self.desk.put(&old, &Candidate::parse("routes.yaml", text)?).map(drop)
     }
 }
 

@@ -4,9 +4,11 @@
 mod support;
 
 use std::fs;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::{Child, Output, Stdio};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -71,19 +73,29 @@ fn a_bottle_is_attacked_from_inside() {
 }
 
 /// The bottle `web` with those routes, its manifest, and the file of the routes that its egress has.
-fn running(person: &Person, routes: &str) -> (Child, String, PathBuf) {
+fn running(person: &Person, routes: &str) -> (Bottle, String, PathBuf) {
     person.write("bottle.yaml", "name: web\nroutes: routes.yaml\n");
     person.write("routes.yaml", routes);
     let manifest = person.path("bottle.yaml").display().to_string();
     let words = ["run", "--bottle", &manifest, "--", "sh", "-c", "touch there; exec sleep 600"];
     let child = person.command(&words).stdout(Stdio::null()).stderr(Stdio::inherit()).spawn().unwrap();
     appears(&person.path("work/there"));
-    (child, manifest, person.path("state/bottlecap/bottles/web/root/etc/egress/routes.yaml"))
+    (Bottle(child), manifest, person.path("state/bottlecap/bottles/web/root/etc/egress/routes.yaml"))
 }
 
-fn ended(person: &Person, mut bottle: Child) {
+/// A bottle that does not outlive its test.
+struct Bottle(Child);
+
+impl Drop for Bottle {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn ended(person: &Person, mut bottle: Bottle) {
     person.said(&["stop", "web"]);
-    bottle.wait().unwrap();
+    bottle.0.wait().unwrap();
 }
 
 #[test]
@@ -123,8 +135,13 @@ fn what_is_broken_off_leaves_the_routes_as_they_were() {
     let (bottle, _, in_force) = running(&person, "routes: []\n");
     let changes = Inotify::init(InitFlags::empty()).unwrap();
     changes.add_watch(in_force.parent().unwrap(), AddWatchFlags::IN_MOVED_TO).unwrap();
-    let mut doctor = person.command(&["doctor", "--bottle", "web"]).stdout(Stdio::null()).spawn().unwrap();
+    let mut doctor = person.command(&["doctor", "--bottle", "web"]).stdout(Stdio::piped()).spawn().unwrap();
+    let output = doctor.stdout.take().unwrap();
     let with = loop {
+        let fds = [changes.as_fd(), output.as_fd()];
+        let mut watched = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        poll(&mut watched, PollTimeout::NONE).unwrap();
+        assert!(!watched[1].any().unwrap(), "the doctor ended: {:?}", doctor.wait());
         changes.read_events().unwrap();
         let text = fs::read_to_string(&in_force).unwrap();
         if text.contains("localhost") {

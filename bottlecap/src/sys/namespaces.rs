@@ -4,9 +4,11 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
+use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::Signal;
 use nix::sys::stat::fstat;
+use nix::unistd::getppid;
 
 use super::checked;
 
@@ -35,12 +37,15 @@ impl Network {
 
     /// Takes this process there. It has one thread, and makes system calls alone.
     pub fn enter(&self) -> io::Result<()> {
+        let parent = getppid();
         if let Some(users) = &self.users {
             setns(users, CloneFlags::CLONE_NEWUSER)?;
         }
         setns(&self.network, CloneFlags::CLONE_NEWNET)?;
         // Changing the user cleared it.
-        Ok(nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?)
+        nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+        // Who had ended by then is not told of.
+        if getppid() == parent { Ok(()) } else { Err(Errno::ESRCH.into()) }
     }
 }
 

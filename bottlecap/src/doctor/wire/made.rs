@@ -33,7 +33,7 @@ pub(super) fn play(patient: Patient<'_>, only: Option<&str>) -> Result<Outcome, 
     let (mut player, _bottle) = match stage.backend {
         Kind::Sandbox => {
             let mut player = Running::start(&mut stage.cast().player(only, ORIGINS.map(|_| 0)))?;
-            let ports = player.ports()?;
+            let ports = player.ports(None)?;
             (player, stage.bottle(&ports)?)
         }
         Kind::Docker => {
@@ -43,7 +43,7 @@ pub(super) fn play(patient: Patient<'_>, only: Option<&str>) -> Result<Outcome, 
             let mut command = stage.cast().player(only, ORIGINS);
             place(&mut command, Some(bundles_network(&bottle)?));
             let mut player = Running::start(&mut command)?;
-            player.ports()?;
+            player.ports(None)?;
             (player, bottle)
         }
     };
@@ -140,7 +140,7 @@ impl<'a> Stage<'a> {
             "cp /etc/bottlecap/ca.pem . && exec ./{PLAYER} --proxy http://egress:9099 --lend {SOCKET}"
         );
         let mut bottle = Running::start(command.args(["--", "sh", "-c", &lend]).stdin(Stdio::null()))?;
-        if bottle.line()? != LENDING {
+        if bottle.line(None)? != LENDING {
             return Err(Fault::failed("the bottle for the wire corpus did not start"));
         }
         Ok(bottle)

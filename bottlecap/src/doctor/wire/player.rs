@@ -21,6 +21,9 @@ use crate::sys::process::{Setup, prepare};
 /// What the one where the agent is says when it is ready.
 pub(super) const LENDING: &str = "lending";
 
+/// How long a program may take until it says where it is.
+const BEGIN_TIMEOUT_MS: u16 = 60_000;
+
 /// What both are told.
 pub(super) struct Cast {
     /// The program.
@@ -86,14 +89,16 @@ impl Running {
         Ok((length > 0).then(|| line.trim_end().to_owned()))
     }
 
-    pub(super) fn line(&mut self) -> Result<String, Fault> {
+    /// What it says first, unless one of `signals` comes, or it says nothing for too long.
+    pub(super) fn line(&mut self, signals: Option<&SignalFd>) -> Result<String, Fault> {
+        self.wait(signals, BEGIN_TIMEOUT_MS.into())?;
         // What went wrong is on standard error already.
         self.next()?.ok_or_else(|| Fault::failed("the wire corpus could not be played"))
     }
 
     /// Where the origins of a player are.
-    pub(super) fn ports(&mut self) -> Result<Vec<u16>, Fault> {
-        let said: Value = serde_json::from_str(&self.line()?).failing(super::cannot_prepare)?;
+    pub(super) fn ports(&mut self, signals: Option<&SignalFd>) -> Result<Vec<u16>, Fault> {
+        let said: Value = serde_json::from_str(&self.line(signals)?).failing(super::cannot_prepare)?;
         let places = said["origins"].as_array().into_iter().flatten();
         Ok(places.filter_map(|place| place.as_str()?.rsplit_once(':')?.1.parse().ok()).collect())
     }
@@ -103,7 +108,7 @@ impl Running {
         let told = || "cannot begin to play".to_owned();
         self.child.stdin.take().map_or(Ok(()), |mut input| input.write_all(b"\n")).failing(told)?;
         loop {
-            self.wait(signals)?;
+            self.wait(signals, PollTimeout::NONE)?;
             let Some(line) = self.next()? else { break };
             let play = serde_json::from_str(&line).failing(|| format!("{PLAYER} said what it does not say"));
             outcome.add(play?);
@@ -112,15 +117,16 @@ impl Running {
     }
 
     /// Returns when there is something to read, or the end.
-    fn wait(&self, signals: Option<&SignalFd>) -> Result<(), Fault> {
+    fn wait(&self, signals: Option<&SignalFd>, bound: PollTimeout) -> Result<(), Fault> {
         let Some(signals) = signals.filter(|_| self.lines.buffer().is_empty()) else { return Ok(()) };
         loop {
             let mut watched = [
                 PollFd::new(self.lines.get_ref().as_fd(), PollFlags::POLLIN),
                 PollFd::new(signals.as_fd(), PollFlags::POLLIN),
             ];
-            match poll(&mut watched, PollTimeout::NONE) {
+            match poll(&mut watched, bound) {
                 Err(Errno::EINTR) => continue,
+                Ok(0) => return Err(Fault::failed("the wire corpus does not begin")),
                 polled => polled.failing(|| "cannot wait for what is played".to_owned())?,
             };
             if watched[1].any().unwrap_or(false) {

@@ -49,11 +49,11 @@ pub(super) fn play(record: &Record, directories: &Directories, only: Option<&str
     let mut player = cast.player(only, ORIGINS.map(|_| 0));
     place(&mut player, seats.origins);
     let mut player = Running::start(&mut player)?;
-    let ports = player.ports()?;
+    let ports = player.ports(Some(&signals))?;
     let mut lender = cast.lender(seats.egress);
     place(&mut lender, Some(seats.agent));
     let mut lender = Running::start(&mut lender)?;
-    if lender.line()? != LENDING {
+    if lender.line(Some(&signals))? != LENDING {
         return Err(Fault::failed(format!("nothing can be sent from inside the bottle {name}")));
     }
     let desk = Desk::find(&Selection { bottle: Some(name), ..Selection::default() }, directories)?;
