@@ -11,9 +11,8 @@ use std::fs;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::process::Command;
-use std::thread;
-use std::time::Duration;
 
+use nix::poll::{PollTimeout, poll};
 use policy::Policy;
 use policy::lines::{List, add_item, remove_item};
 use proposal::{Id, Table, digest};
@@ -30,7 +29,7 @@ const EDITOR: &str = "vi";
 const ROUTES: List = List::Needed("routes");
 /// How often they are taken out of a file that somebody else changes at the same time.
 const ATTEMPTS: usize = 5;
-const PAUSE: Duration = Duration::from_millis(100);
+const PAUSE_MS: u16 = 100;
 
 /// A table that may take the place of the present one.
 struct Candidate {
@@ -248,8 +247,8 @@ impl Guests<'_> {
         let mut outcome = Ok(());
         for attempt in 0..ATTEMPTS {
             if attempt > 0 {
-                // Somebody writes the file at this moment.
-                thread::sleep(PAUSE);
+                // Somebody writes the file at this moment. Nothing but time is waited for.
+                let _ = poll(&mut [], PollTimeout::from(PAUSE_MS));
             }
             outcome = self.take_out_now();
             if outcome.is_ok() {
