@@ -520,10 +520,11 @@ impl Mirror {
         let bring = async {
             for _ in 0..ROUNDS_MAX {
                 // What is copied from now on is newer than whatever was asked until now.
-                let number = self.begun.load(SeqCst);
-                let listing = match work.bring(listed.listing.clone()).await? {
+                let begun = self.begun.load(SeqCst);
+                let (number, listing) = match work.bring(listed.listing.clone()).await? {
                     Brought::AsAsked => return Ok(listed),
-                    Brought::Since(listing) => Arc::new(listing),
+                    Brought::Since(listing) => (begun, Arc::new(listing)),
+                    Brought::Between(listing) => (listed.number, Arc::new(listing)),
                     Brought::Again => {
                         listed = self.list(repo, tools).await?;
                         continue;

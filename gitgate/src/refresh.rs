@@ -50,10 +50,20 @@ enum Wanted<'w> {
 pub(crate) enum Brought {
     /// The mirror shows what was asked for.
     AsAsked,
-    /// It shows this, which upstream had since.
+    /// It shows this, which upstream had when it was copied.
     Since(Listing),
+    /// It shows this, of which upstream had some only when it was asked.
+    Between(Listing),
     /// Neither: upstream took back what it had shown.
     Again,
+}
+
+/// What was taken over as it was shown.
+enum Taken {
+    Nothing,
+    Some,
+    /// Upstream does not have it any more.
+    Gone,
 }
 
 pub(crate) struct Refresh<'a> {
@@ -115,6 +125,7 @@ impl Refresh<'_> {
         let lacks = on_thread(move || compare(&path, &wanted)).await?;
         let leftovers = self.mirror.record().leftovers;
         let removed = !lacks.gone.is_empty();
+        let mut brought: fn(Listing) -> Brought = Brought::Since;
         let missing = lacks.missing;
         if removed || missing {
             self.mirror.moving();
@@ -126,9 +137,13 @@ impl Refresh<'_> {
         }
         if missing {
             self.fetch(Wanted::Refs(listing.len())).await?;
-            if !self.take_as_shown(&listing, &lacks.replaced).await? {
-                self.mirror.tidy();
-                return Ok(Brought::Again);
+            match self.take_as_shown(&listing, &lacks.replaced).await? {
+                Taken::Nothing => {}
+                Taken::Some => brought = Brought::Between,
+                Taken::Gone => {
+                    self.mirror.tidy();
+                    return Ok(Brought::Again);
+                }
             }
         }
         let (path, rules) = (self.mirror.path().to_owned(), self.repo.fetch.clone());
@@ -139,7 +154,7 @@ impl Refresh<'_> {
             replaced.extend(now.moved_since(&listing, &replaced));
             let shown = match now {
                 Lacks { missing: false, gone, .. } if gone.is_empty() => Ok(Brought::AsAsked),
-                _ => gather(&path, &rules, &listing)?.map(Brought::Since),
+                _ => gather(&path, &rules, &listing)?.map(brought),
             };
             Ok((shown, contained(&path, &replaced)?))
         })
@@ -154,26 +169,28 @@ impl Refresh<'_> {
     }
 
     /// Takes over as it was shown what no copy brought: it may be gone since, or another machine of upstream's answered, which is
-    /// behind. So what the mirror shows is never older than what was asked for. Whether upstream still has it.
+    /// behind. So what the mirror shows is never older than what was asked for.
     async fn take_as_shown(
         &self,
         listing: &Arc<Listing>,
         before: &[(String, Oid)],
-    ) -> Result<bool, RefreshError> {
+    ) -> Result<Taken, RefreshError> {
         let (path, wanted, before) = (self.mirror.path().to_owned(), listing.clone(), before.to_owned());
         let left = on_thread(move || left(&path, &wanted, &before)).await?;
         if left.is_empty() {
-            return Ok(true);
+            return Ok(Taken::Nothing);
         }
         let lacking = self.lacking(left.iter().map(|(_, oid)| *oid).collect()).await?;
         if !lacking.is_empty() {
             match self.fetch(Wanted::Objects(&lacking)).await {
-                Err(RefreshError::Upstream(Fault { kind: FaultKind::Refused, .. })) => return Ok(false),
+                Err(RefreshError::Upstream(Fault { kind: FaultKind::Refused, .. })) => {
+                    return Ok(Taken::Gone);
+                }
                 fetched => fetched?,
             }
         }
         let lines = left.iter().map(|(name, oid)| format!("update {name}\0{oid}\0\0"));
-        self.update(&lines.collect::<String>()).await.map(|()| true)
+        self.update(&lines.collect::<String>()).await.map(|()| Taken::Some)
     }
 
     /// Which of these objects the mirror does not have.
