@@ -127,3 +127,40 @@ fn an_open_conversation_does_not_outlive_what_the_operator_put_in_force() {
     let answer = common::rest(stream, &listing);
     assert!(answer.contains("connect again") && !answer.contains("refs/heads/main"), "{answer}");
 }
+
+#[test]
+fn what_upstream_took_back_before_somebody_asked_is_not_shown_to_them() {
+    let world = World::new();
+    let upstream = &world.upstream;
+    git(&upstream.repository, &["config", "uploadpack.allowAnySHA1InWant", "true"]).succeed();
+    let before = upstream.rev("main");
+    let url = world.gate.url("web");
+    let look = || {
+        let mut look = common::client(world.dir.path());
+        look.args(["-c", "protocol.version=0", "ls-remote", &url]).stdout(Stdio::piped()).spawn().unwrap()
+    };
+    let asked = |count: u64| {
+        common::eventually("upstream is asked", || {
+            world.gate.status()["repos"][0]["refreshes"].as_u64() == Some(count)
+        });
+    };
+    fs::write(upstream.slow(), "").unwrap();
+    let first = look();
+    common::eventually("it is copied", || upstream.commands().lines().count() == 2);
+    // Who asks now was shown it, and waits for the copy.
+    let leaked = upstream.commit("leaked");
+    let second = look();
+    asked(2);
+    for name in ["main", "other"] {
+        git(&upstream.repository, &["update-ref", &format!("refs/heads/{name}"), &before]).succeed();
+    }
+    let third = look();
+    asked(3);
+    fs::remove_file(upstream.slow()).unwrap();
+    for look in [first, second] {
+        assert!(look.wait_with_output().unwrap().status.success());
+    }
+    let shown = third.wait_with_output().unwrap();
+    let shown = String::from_utf8_lossy(&shown.stdout);
+    assert!(shown.contains(&before) && !shown.contains(&leaked), "{shown}");
+}

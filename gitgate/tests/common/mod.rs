@@ -450,11 +450,16 @@ impl Gate {
 
     /// How many sessions to upstream are kept, if the gate says so.
     pub fn kept_sessions(&self) -> Option<u64> {
+        self.status()["upstream_sessions"].as_u64()
+    }
+
+    /// What the gate says of itself.
+    pub fn status(&self) -> serde_json::Value {
         let run = self.state_dir.with_file_name("run");
         let mut status = Command::new(env!("CARGO_BIN_EXE_git-gate"));
         let output = status.args(["status", "--json", "--run-dir"]).arg(run).output().unwrap();
-        let status: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
-        status["result"]["upstream_sessions"].as_u64()
+        let mut status: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        status["result"].take()
     }
 
     /// The events of the journal.
