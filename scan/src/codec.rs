@@ -150,6 +150,8 @@ impl Codec {
     pub(crate) fn portion(&self, at: u64) -> usize {
         match self {
             Self::Zstd(zstd) => zstd.portion(),
+            // What has not come out of it when it fails is lost.
+            Self::Brotli(_) => 1,
             _ => (Self::cell(at) - at % Self::cell(at)) as usize,
         }
     }
@@ -249,12 +251,23 @@ fn inflated(inflate: &mut Decompress, input: &[u8], output: &mut [u8]) -> Result
 /// A whole body is not what its encoding says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the content is not encoded as it says")]
-pub struct NotDecoded;
+pub struct NotDecoded {
+    /// So much of the output was written before that was seen.
+    pub(crate) written: usize,
+}
+
+impl From<Damaged> for NotDecoded {
+    fn from(damaged: Damaged) -> NotDecoded {
+        NotDecoded { written: damaged.written }
+    }
+}
 
 /// Undoes the encoding of a whole body, a bounded step at a time.
 pub struct Decoder {
     encoding: Encoding,
     codec: Codec,
+    /// How much it has taken.
+    at: u64,
     /// How much of a trailer is still to come.
     trailer: usize,
     ended: bool,
@@ -272,8 +285,13 @@ impl Decoder {
 
     /// For a body in this encoding.
     pub fn new(encoding: Encoding) -> Result<Self, NotDecoded> {
-        let codec = Codec::new(encoding).ok_or(NotDecoded)?;
-        Ok(Self { encoding, codec, trailer: 0, ended: false, started: false })
+        let codec = Codec::new(encoding).ok_or(NotDecoded { written: 0 })?;
+        Ok(Self { encoding, codec, at: 0, trailer: 0, ended: false, started: false })
+    }
+
+    /// How much to give at once, and to empty after, so that it does not depend on the pieces what comes out before damage.
+    pub(crate) fn portion(&self) -> usize {
+        self.codec.portion(self.at)
     }
 
     /// Takes some of `input` and writes some of `output`: how much of each. Neither means that more input is needed.
@@ -290,18 +308,19 @@ impl Decoder {
                 }
                 // Another member follows, or something that nobody announced.
                 if !matches!(self.encoding, Encoding::Gzip | Encoding::Zstd) {
-                    return Err(NotDecoded);
+                    return Err(NotDecoded { written: 0 });
                 }
-                self.codec = Codec::new(self.encoding).ok_or(NotDecoded)?;
-                self.ended = false;
+                self.codec = Codec::new(self.encoding).ok_or(NotDecoded { written: 0 })?;
+                (self.at, self.ended) = (0, false);
             }
             self.started |= !rest.is_empty();
             let replayed = self.codec.replays();
             if rest.is_empty() && !self.started {
                 return Ok((read, 0));
             }
-            let step = self.codec.step(rest, output).map_err(|_| NotDecoded)?;
+            let step = self.codec.step(rest, output)?;
             read += step.read;
+            self.at += step.read as u64;
             if step.ended {
                 self.ended = true;
                 self.trailer = if self.encoding == Encoding::Gzip { Self::GZIP_TRAILER_BYTES } else { 0 };
@@ -314,7 +333,7 @@ impl Decoder {
 
     /// The body ends here.
     pub fn finish(&self) -> Result<(), NotDecoded> {
-        if self.ended || !self.started { Ok(()) } else { Err(NotDecoded) }
+        if self.ended || !self.started { Ok(()) } else { Err(NotDecoded { written: 0 }) }
     }
 }
 

@@ -23,6 +23,8 @@ use words::{Percents, Zeros};
 const PIECE_BYTES: usize = 16 * 1024;
 /// What stays in sight behind everything that was looked at.
 const BEHIND_BYTES: usize = 512;
+/// A place that is as long is asked about again only when it has grown by a part of it.
+const LONG_BYTES: u64 = 1024;
 /// How many findings are kept; more say nothing more.
 const HITS_MAX: usize = 4096;
 /// The number of the rule for known secrets.
@@ -86,6 +88,17 @@ struct Open {
     start: u64,
     /// Where the keyword ends: what may not go on before the rule has spoken begins here.
     held: u64,
+    /// Where the text ended when the rule was asked last.
+    asked: u64,
+}
+
+impl Open {
+    /// Whether it is worth asking again by now. A rule reads the place from its beginning each time, so that a long place that grows byte
+    /// by byte would cost the square of its length.
+    fn has_grown(&self, end: u64) -> bool {
+        let length = self.asked - self.start;
+        length < LONG_BYTES || end - self.asked >= length / 8
+    }
 }
 
 /// One text.
@@ -216,7 +229,14 @@ impl Layer {
 
     fn ask_again(&mut self, rules: &Rules, shared: &mut Shared<'_>, complete: bool) {
         let mut open = std::mem::take(&mut self.open);
-        open.retain(|place| self.ask(rules, shared, place.rule, place.start, complete));
+        let end = self.end();
+        open.retain_mut(|place| {
+            if !complete && !place.has_grown(end) {
+                return true;
+            }
+            place.asked = end;
+            self.ask(rules, shared, place.rule, place.start, complete)
+        });
         self.open = open;
     }
 
@@ -266,7 +286,7 @@ impl Layer {
                     let start = self.position(start);
                     if self.ask(rules, shared, rule, start, complete) {
                         let held = self.position(end);
-                        self.open.push(Open { rule, start, held });
+                        self.open.push(Open { rule, start, held, asked: self.end() });
                     }
                 }
             }
@@ -386,5 +406,30 @@ fn stand_at(state: &mut State, first: usize, place: Place) {
         hit.place = place;
         hit.line_end = place.line;
         hit.carrier = place.offset + 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::MATCH_MAX_BYTES;
+
+    /// How often a rule is asked about a place that grows byte by byte to this length.
+    fn asked(length: u64) -> usize {
+        let mut place = Open { rule: 0, start: 7, held: 10, asked: 10 };
+        let grown = |end: &u64| {
+            let grown = place.has_grown(*end);
+            if grown {
+                place.asked = *end;
+            }
+            grown
+        };
+        (11..=7 + length).filter(grown).count()
+    }
+
+    #[test]
+    fn a_place_that_grows_byte_by_byte_does_not_cost_the_square_of_its_length() {
+        assert_eq!(asked(LONG_BYTES), LONG_BYTES as usize - 3);
+        assert!(asked(MATCH_MAX_BYTES as u64) < LONG_BYTES as usize + 32);
     }
 }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::codec::{Decoder, Encoding};
+use crate::codec::{Decoder, Encoding, NotDecoded};
 use crate::finding::{Finding, Through};
 use crate::known::{KNOWN_RULE, Known};
 use crate::layer::{Hit, KNOWN, Layer, Shared, State, begins};
@@ -11,6 +11,8 @@ use crate::mark::{Mark, Marks};
 use crate::rules::Rules;
 
 const OUT_BYTES: usize = 16 * 1024;
+/// So much of that is searched at once.
+const LOOK_BYTES: usize = 4 * 1024;
 
 /// How far a scan goes into what hides something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,6 +80,8 @@ pub struct Scanner<'r> {
 struct Outer {
     decoder: Decoder,
     settled: u64,
+    /// Nothing more comes out of it: it is damaged, or too much came.
+    over: bool,
 }
 
 impl std::fmt::Debug for Scanner<'_> {
@@ -118,7 +122,7 @@ impl<'r> Scanner<'r> {
         let through = Through::default().and(encoding.coding()).unwrap_or_default();
         self.layer = Layer::new(through, true);
         match Decoder::new(encoding) {
-            Ok(decoder) => self.outer = Some(Outer { decoder, settled: 0 }),
+            Ok(decoder) => self.outer = Some(Outer { decoder, settled: 0, over: false }),
             Err(_) => self.state.cannot(Uninspectable::Encoding),
         }
         self
@@ -235,23 +239,47 @@ impl<'r> Scanner<'r> {
 
 impl Outer {
     fn feed(&mut self, layer: &mut Layer, shared: &mut Shared<'_>, bytes: &[u8]) {
+        if self.over {
+            return;
+        }
         let mut rest = bytes;
         let mut out = vec![0; OUT_BYTES];
-        while shared.state.uninspectable.is_none() {
-            let Ok((read, written)) = self.decoder.step(rest, &mut out) else {
-                return shared.state.cannot(Uninspectable::Damaged);
+        let mut filled = 0;
+        let mut more = false;
+        while !self.over {
+            // It is emptied after each portion: what comes out before damage then depends on the bytes alone, not on the pieces.
+            let portion = if more { 0 } else { rest.len().min(self.decoder.portion()) };
+            let room = out.len() - filled;
+            let (read, written) = match self.decoder.step(&rest[..portion], &mut out[filled..]) {
+                Ok(moved) => moved,
+                Err(NotDecoded { written }) => {
+                    shared.state.cannot(Uninspectable::Damaged);
+                    self.over = true;
+                    (portion, written)
+                }
             };
             rest = &rest[read..];
             if !shared.state.expand(written, shared.bounds) {
-                return;
+                self.over = true;
+                break;
             }
-            layer.feed(shared, &out[..written]);
-            if !layer.is_held() {
-                self.settled = shared.state.fed - rest.len() as u64;
+            filled += written;
+            if read == 0 && written == 0 && !more {
+                break;
             }
-            if written == 0 && rest.is_empty() {
-                return;
+            more = written > 0;
+            // Searched together, because each look at it has its price, and some encodings give it byte by byte.
+            if filled > LOOK_BYTES {
+                layer.feed(shared, &out[..filled]);
+                filled = 0;
+                if written < room && !layer.is_held() {
+                    self.settled = shared.state.fed - rest.len() as u64;
+                }
             }
+        }
+        layer.feed(shared, &out[..filled]);
+        if !layer.is_held() {
+            self.settled = shared.state.fed - rest.len() as u64;
         }
     }
 }

@@ -430,6 +430,48 @@ fn what_came_out_before_the_damage_is_looked_at_however_it_is_cut() {
     }
 }
 
+/// A block of Brotli that is not compressed, in a stream that does not end with it (RFC 7932 section 9.2).
+fn brotli_block(text: &[u8]) -> Vec<u8> {
+    const NOT_COMPRESSED: u32 = 1 << 20;
+    let header = u32::try_from(text.len() - 1).unwrap() << 4 | NOT_COMPRESSED;
+    [&header.to_le_bytes()[..3], text].concat()
+}
+
+#[test]
+fn what_came_out_of_a_declared_encoding_before_its_damage_is_looked_at_however_it_is_cut() {
+    let text = format!("key: {} and words\n", token());
+    let mut encoder = flate2::Compress::new(flate2::Compression::default(), false);
+    let mut body = Vec::with_capacity(1000);
+    encoder.compress_vec(text.as_bytes(), &mut body, flate2::FlushCompress::Sync).unwrap();
+    // A kind of block follows that there is not.
+    let (deflated, reserved) = ([&body[..], &[0xff; 40]].concat(), [0x0e; 40]);
+    let block = (u32::try_from(text.len()).unwrap() << 3).to_le_bytes();
+    let frame = [b"\x28\xb5\x2f\xfd\0\x88", &block[..3], text.as_bytes(), &[0x07; 40]].concat();
+    for (encoding, damaged) in [
+        (Encoding::Gzip, [&gzip(b"first")[..], &gzip(b"")[..10], &deflated].concat()),
+        (Encoding::Deflate, deflated.clone()),
+        (Encoding::Zstd, frame),
+        (Encoding::Brotli, [&brotli_block(text.as_bytes())[..], &reserved].concat()),
+    ] {
+        let report = |size: usize| {
+            let mut scanner = Scanner::new(Rules::builtin(), None, Bounds::default()).encoded(encoding);
+            damaged.chunks(size).for_each(|piece| scanner.feed(piece));
+            scanner.finish()
+        };
+        let whole = report(damaged.len());
+        assert_eq!(whole.uninspectable, Some(Uninspectable::Damaged), "{encoding:?}");
+        assert_eq!(whole.findings.len(), 1, "{encoding:?}");
+        for size in [1, 3, 17, 50] {
+            let pieces = report(size);
+            assert_eq!(
+                (pieces.uninspectable, pieces.findings.len()),
+                (whole.uninspectable, 1),
+                "{encoding:?} by {size}"
+            );
+        }
+    }
+}
+
 #[test]
 fn damage_anywhere_says_the_same_however_it_is_cut() {
     let text = format!("{}key: {} and words\n", "some text before\n".repeat(8), token());
