@@ -1,5 +1,8 @@
 //! A request held against the policy.
 
+#[cfg(test)]
+mod plain;
+
 use std::fmt;
 
 use jiff::Timestamp;
@@ -172,7 +175,7 @@ impl Policy {
             }
         }
         // Those that no reading of the path leads to.
-        for route in self.of_each_kind(head.host).filter(|route| route.is_for(head)) {
+        for route in self.kinds(head.host).filter(|route| route.is_for(head)) {
             misses.note(route, Fit::PathMiss, now);
         }
         Decision::Deny(misses.denial(self, head.host, now))
@@ -184,8 +187,7 @@ impl Policy {
         let allows = |route: &&Route| route.scheme == Scheme::Https && route.verdict == Verdict::Allow;
         let in_force = |route: &&Route| route.ports.contains(&port) && !route.expired(now);
         for pass in [Pass::Base, Pass::Grants] {
-            let routes =
-                self.of_each_kind(host).filter(|route| pass.takes(route)).filter(allows).filter(in_force);
+            let routes = self.kinds(host).filter(|route| pass.takes(route)).filter(allows).filter(in_force);
             // Of equals the first: what one pattern says about tunnels is the same in all its routes.
             let winner =
                 routes.reduce(|best, other| if other.host.rank() > best.host.rank() { other } else { best });
@@ -195,20 +197,20 @@ impl Policy {
                 None => {}
             }
         }
-        let mut tunnels = self.of_each_kind(host).filter(allows).map(|route| route.tls).peekable();
+        let mut tunnels = self.kinds(host).filter(allows).map(|route| route.tls).peekable();
         let passthrough_only = tunnels.peek().is_some() && tunnels.all(|tls| tls == Tls::Passthrough);
         if self.is_intercepted_port(port) && !passthrough_only {
             return Front::Intercept;
         }
         let expired = |route: &Route| route.ports.contains(&port) && route.expired(now);
-        let expired = self.of_each_kind(host).filter(allows).any(expired);
+        let expired = self.kinds(host).filter(allows).any(expired);
         Front::Refuse(Misses { expired, ..Misses::default() }.denial(self, host, now))
     }
 
     /// Is there a route that may allow something on `host`?
     #[must_use]
     pub fn names(&self, host: &Host, now: Timestamp) -> bool {
-        self.of_each_kind(host).any(|route| route.verdict == Verdict::Allow && !route.expired(now))
+        self.kinds(host).any(|route| route.verdict == Verdict::Allow && !route.expired(now))
     }
 
     /// What is in the tunnel cannot be seen, so any deny that could fit refuses all of it.
@@ -226,16 +228,11 @@ impl Policy {
                 && !deny.expired(now)
                 && !(deny.matches.is_empty() && route.host.rank() > deny.host.rank())
         };
-        if self.of_each_kind(host).filter(|route| Pass::Base.takes(route)).any(refuses) {
+        if self.kinds(host).filter(|route| Pass::Base.takes(route)).any(refuses) {
             let hint = "a deny rule of the operator is for this host, and what is in the tunnel cannot be checked against it";
             return Front::Refuse(Denial::new(Code::DeniedByRule, hint));
         }
         Front::Passthrough(route)
-    }
-
-    /// One route for all those that differ in nothing that is asked of it.
-    fn of_each_kind<'p>(&'p self, host: &Host) -> impl Iterator<Item = &'p Route> {
-        self.kinds(host).map(|(route, _)| route)
     }
 }
 

@@ -21,34 +21,46 @@ pub fn describe(route: &Route) -> String {
 /// What is allowed on a host, for the hint of a refusal.
 pub(crate) fn allowed_on(policy: &Policy, host: &Host, now: Timestamp) -> String {
     let allows = |route: &Route| route.verdict == Verdict::Allow && !route.expired(now);
+    let (mut told, mut more) = (Vec::new(), false);
     let mut allowed: Vec<String> = Vec::new();
-    let mut told = 0;
     for route in policy.candidates(host).filter(|route| allows(route)) {
-        let next = lines(route);
-        told += next.len();
-        allowed.extend(next);
-        allowed.dedup();
+        if !says_more(route, &told) {
+            continue;
+        }
         if allowed.len() >= HINT_LINES_MAX {
+            more = true;
             break;
         }
+        for line in lines(route) {
+            if !allowed.contains(&line) {
+                allowed.push(line);
+            }
+        }
+        told.push(route);
     }
     if allowed.is_empty() {
         return format!("no route allows {host}; http://_egress.local/allowlist lists what is allowed");
     }
-    let all: usize = policy.kinds(host).filter(|(route, _)| allows(route)).map(|(_, lines)| lines).sum();
-    let more = allowed.len().saturating_sub(HINT_LINES_MAX) + (all - told);
+    let more = if more || allowed.len() > HINT_LINES_MAX { "; and more" } else { "" };
     allowed.truncate(HINT_LINES_MAX);
-    let list = allowed.join("; ");
-    if more == 0 {
-        format!("allowed on this host: {list}")
-    } else {
-        format!("allowed on this host: {list}; and {more} more")
-    }
+    format!("allowed on this host: {}{more}", allowed.join("; "))
 }
 
-/// How many [`lines`] has.
-pub(crate) fn lines_of(route: &Route) -> usize {
-    route.ports.len() * route.matches.len().max(1)
+/// Whether a line of `route` is not one of those that were `told`; no line is written for it.
+fn says_more(route: &Route, told: &[&Route]) -> bool {
+    let is_told = |port: u16, entry: Option<&Match>| {
+        told.iter().any(|other| {
+            let same_place = (&other.host, other.scheme, other.tls) == (&route.host, route.scheme, route.tls);
+            let same_entry = entry.map_or(other.matches.is_empty(), |entry| other.matches.contains(entry));
+            same_place && other.ports.contains(&port) && same_entry
+        })
+    };
+    let mut ports = route.ports.iter();
+    if route.matches.is_empty() {
+        ports.any(|&port| !is_told(port, None))
+    } else {
+        ports.any(|&port| route.matches.iter().any(|entry| !is_told(port, Some(entry))))
+    }
 }
 
 fn lines(route: &Route) -> Vec<String> {
@@ -56,7 +68,7 @@ fn lines(route: &Route) -> Vec<String> {
         Verdict::Allow => "",
         Verdict::Deny => "deny ",
     };
-    let mut lines = Vec::with_capacity(lines_of(route));
+    let mut lines = Vec::with_capacity(route.ports.len() * route.matches.len().max(1));
     for origin in route.ports.iter().map(|&port| Origin { route, port }) {
         if route.tls == Tls::Passthrough {
             lines.push(format!("{deny}tunnel to {origin} (not inspected)"));

@@ -1,10 +1,9 @@
 //! From a host and a path to the routes that may be for them, without walking the whole table.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use jiff::Timestamp;
 
-use crate::describe::lines_of;
 use crate::host::Host;
 use crate::path::CanonicalPath;
 use crate::pattern::HostPattern;
@@ -24,8 +23,9 @@ pub(crate) struct Index {
 #[derive(Clone, Debug, Default)]
 struct Bucket {
     all: Vec<usize>,
-    kinds: Vec<Alike>,
-    /// Of those, the routes that some path may fit which is not written in them.
+    /// The first of each kind.
+    kinds: Vec<usize>,
+    /// Of all, the routes that some path may fit which is not written in them.
     unbound: Vec<usize>,
     paths: Node,
 }
@@ -43,13 +43,6 @@ struct Kind {
     is_for_all: bool,
 }
 
-/// The routes of one kind: the first of them, and how many lines they have in words.
-#[derive(Clone, Copy, Debug)]
-struct Alike {
-    first: usize,
-    lines: usize,
-}
-
 /// The routes whose paths begin with the segments that lead here, and the segments that go on.
 #[derive(Clone, Debug, Default)]
 struct Node {
@@ -60,16 +53,16 @@ struct Node {
 impl Index {
     pub(crate) fn new(routes: &[Route]) -> Index {
         let mut index = Index::default();
-        // Each kind's place among those of its host.
-        let mut kinds = HashMap::new();
+        let mut kinds = HashSet::new();
         for (position, route) in routes.iter().enumerate() {
             let (map, key) = match &route.host {
                 HostPattern::Exact(host) => (&mut index.exact, host),
                 HostPattern::OneLabel(suffix) | HostPattern::AnyDepth(suffix) => (&mut index.suffix, suffix),
             };
             let bucket = map.entry(key.as_str().to_owned()).or_default();
-            let kind = *kinds.entry(Kind::of(route)).or_insert_with(|| bucket.kind_begins(position));
-            bucket.kinds[kind].lines += lines_of(route);
+            if kinds.insert(Kind::of(route)) {
+                bucket.kinds.push(position);
+            }
             bucket.insert(position, route);
         }
         index
@@ -84,16 +77,9 @@ impl Index {
         fitting(routes, host, self.buckets(host).flat_map(|bucket| &bucket.all))
     }
 
-    /// The first candidate of each kind, in their order, and how many lines its kind has in words.
-    pub(crate) fn kinds<'i>(
-        &'i self,
-        routes: &'i [Route],
-        host: &Host,
-    ) -> impl Iterator<Item = (&'i Route, usize)> {
-        self.buckets(host)
-            .flat_map(|bucket| &bucket.kinds)
-            .map(|alike| (&routes[alike.first], alike.lines))
-            .filter(|(route, _)| route.host.matches(host))
+    /// The first candidate of each kind, in their order.
+    pub(crate) fn kinds<'i>(&'i self, routes: &'i [Route], host: &Host) -> impl Iterator<Item = &'i Route> {
+        fitting(routes, host, self.buckets(host).flat_map(|bucket| &bucket.kinds))
     }
 
     /// Of the candidates all that `path` may fit in one of its readings, and few others. A route may come twice.
@@ -145,11 +131,6 @@ impl Kind {
 }
 
 impl Bucket {
-    fn kind_begins(&mut self, first: usize) -> usize {
-        self.kinds.push(Alike { first, lines: 0 });
-        self.kinds.len() - 1
-    }
-
     fn insert(&mut self, position: usize, route: &Route) {
         self.all.push(position);
         let Some(paths) = written_paths(route) else { return self.unbound.push(position) };
@@ -248,11 +229,9 @@ mod tests {
                 let fits_entry = |entry: &Match| entry.path_rank(&path, route.purpose()).is_some();
                 let fits = route.matches.iter().any(fits_entry);
                 prop_assert!(!fits || reached.contains(&route), "{asked} is not led to {route:?}");
-                let stands_for = |(first, _): (&Route, usize)| Kind::of(first) == Kind::of(route) && first.id <= route.id;
+                let stands_for = |first: &Route| Kind::of(first) == Kind::of(route) && first.id <= route.id;
                 prop_assert!(policy.kinds(&host).any(stands_for), "nothing stands for {route:?}");
             }
-            let lines: usize = policy.candidates(&host).map(lines_of).sum();
-            prop_assert_eq!(policy.kinds(&host).map(|(_, lines)| lines).sum::<usize>(), lines);
         }
     }
 }

@@ -128,8 +128,8 @@ impl Policy {
         self.index.candidates(&self.routes, host)
     }
 
-    /// The first candidate of each kind, and how many lines its kind has in words.
-    pub(crate) fn kinds<'p>(&'p self, host: &Host) -> impl Iterator<Item = (&'p Route, usize)> {
+    /// The first candidate of each kind.
+    pub(crate) fn kinds<'p>(&'p self, host: &Host) -> impl Iterator<Item = &'p Route> {
         self.index.kinds(&self.routes, host)
     }
 

@@ -385,6 +385,32 @@ fn the_hint_says_what_is_allowed_and_names_no_secret() {
     insta::assert_snapshot!(denial(&policy, "POST", "https://b.example.com/"), @"host-not-allowed: no route allows b.example.com; http://_egress.local/allowlist lists what is allowed");
 }
 
+#[test]
+fn the_hint_tells_each_thing_once_and_whether_there_is_more() {
+    let told = |paths: &[&str]| {
+        let route = |path: &&str| {
+            format!(
+                "  - {{host: a.example.com, matches: [{{paths: [{{type: exact, value: {path}}}], methods: [GET]}}]}}\n"
+            )
+        };
+        denial(&policy(&paths.iter().map(route).collect::<String>()), "POST", "https://a.example.com/")
+            .to_string()
+    };
+    insta::assert_snapshot!(told(&["/a", "/b", "/a", "/b", "/a", "/b", "/c"]), @"path-not-allowed: allowed on this host: GET https://a.example.com/a; GET https://a.example.com/b; GET https://a.example.com/c");
+    let five = "path-not-allowed: allowed on this host: GET https://a.example.com/a; GET https://a.example.com/b; GET https://a.example.com/c; \
+                GET https://a.example.com/d; GET https://a.example.com/e";
+    assert_eq!(told(&["/a", "/b", "/c", "/d", "/e", "/a"]), five);
+    assert_eq!(told(&["/a", "/b", "/c", "/d", "/e", "/a", "/f"]), format!("{five}; and more"));
+    let policy = policy(
+        "  - {host: a.example.com, path_allowlist: [/a], ports: [443, 8443]}
+  - {host: a.example.com, path_allowlist: [/a]}
+  - {host: a.example.com, matches: [{paths: [{type: prefix, value: /a}]}, {methods: [GET]}]}
+",
+    );
+    let hint = denial(&policy, "POST", "https://a.example.com/").to_string();
+    insta::assert_snapshot!(hint, @"method-not-allowed: allowed on this host: any method https://a.example.com/a/**; any method https://a.example.com:8443/a/**; GET https://a.example.com/**");
+}
+
 proptest! {
     /// What base routes say about a request, a grant can only turn from "nothing allows it" into "allowed".
     #[test]

@@ -71,3 +71,14 @@ fn a_grant_does_not_open_a_tunnel_that_is_passed_on() {
     );
     assert_eq!(front(&policy, "a.example.com", 443), "passthrough routes[0]");
 }
+
+#[test]
+fn a_base_route_behind_a_grant_like_it_is_asked_before_wider_ones() {
+    let policy = policy(
+        "  - {host: a.example.com, grant: g1}
+  - {host: a.example.com}
+  - {host: '*.example.com', tls: passthrough}
+",
+    );
+    assert_eq!(front(&policy, "a.example.com", 443), "intercept");
+}
