@@ -23,6 +23,11 @@ impl Fault {
         Self { kind: FaultKind::Refused, words: words.into() }
     }
 
+    /// Whether upstream does not have any more what it showed a moment ago. A ref that goes while it is shown can have no value there.
+    pub(crate) fn took_back(&self) -> bool {
+        self.kind == FaultKind::Refused && self.words.contains("upload-pack: not our ref")
+    }
+
     /// Upstream is not there; how that showed.
     pub(crate) fn unreachable(how: &str) -> Self {
         Self { kind: FaultKind::Unreachable, words: format!("it cannot be reached ({how})") }

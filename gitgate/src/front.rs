@@ -21,7 +21,7 @@ use crate::hold::Holds;
 use crate::journal::{AUDIT_UNAVAILABLE, Ledger, PushOutcome, Pushed, Read, UNRECORDED};
 use crate::mirror::{Freshness, RefreshError};
 use crate::pktline::{self, PktError};
-use crate::receive::{self, Received};
+use crate::receive::{self, Means, Received};
 use crate::request::{Asked, Protocol, Request, Service, Shape};
 use crate::session::{self, Client, Hangup, Moved, SessionError};
 use crate::state::{Served, State};
@@ -440,8 +440,9 @@ impl Front {
         admitted: &Admitted<'_>,
     ) {
         let repo = served.repo.name.as_str();
+        let means = Means { state: &self.state, ledger: &self.ledger, holds: &self.holds };
         let Received { mut pushed, session } =
-            receive::receive(client, served, &self.state, &self.ledger, &self.holds, asked).await;
+            receive::receive(client, served, means, asked, admitted.started).await;
         match &session {
             Ok(()) if pushed.outcome == PushOutcome::Abandoned => {
                 if pushed.updates.is_empty() && pushed.bytes_up <= NOTHING_BYTES {

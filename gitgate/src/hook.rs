@@ -43,6 +43,8 @@ const EMPTY_PACK: &[u8] =
     b"PACK\0\0\0\x02\0\0\0\0\x02\x9d\x08\x82\x3b\xd8\xa8\xea\xb5\x10\xad\x6a\xc7\x5c\x82\x3c\xfd\x3e\xd3\x1e";
 const REMOVED: &str =
     "upstream removed something meanwhile; fetch, rebase onto what it has now, then push again";
+const UNREAD: &str = "may not be fetched through this gate, and this push rests on objects that nothing else reaches; push to another name, \
+                      or ask the operator for `fetch.allow`";
 
 /// Runs the hook: exit 0 lets git take the push into the mirror, anything else refuses it.
 pub fn run() -> ExitCode {
@@ -73,8 +75,9 @@ fn judge() -> anyhow::Result<Verdict> {
     let mut next = daemon.hear()?;
     loop {
         next = match next {
-            ToHook::Inspect { bounds, marking, gate_dir } => {
-                match scene.look(&push, &bounds, &marking, &GateDir::new(gate_dir), &mut daemon)? {
+            ToHook::Inspect { bounds, marking, unread, gate_dir } => {
+                let terms = Terms { bounds, marking, unread, gate: GateDir::new(gate_dir) };
+                match scene.look(&push, &terms, &mut daemon)? {
                     Looked::Refused(words) => return Ok(Verdict::Refuse(words)),
                     Looked::At(judgement, known) => {
                         match daemon.hear_waiting()? {
@@ -98,6 +101,15 @@ fn judge() -> anyhow::Result<Verdict> {
 struct Push {
     updates: Vec<Update>,
     options: Vec<String>,
+}
+
+/// What the daemon asks of the objects.
+struct Terms {
+    bounds: Bounds,
+    marking: Marking,
+    /// A ref that could not be fetched if it were there.
+    unread: Option<String>,
+    gate: GateDir,
 }
 
 /// What came of looking at the objects.
@@ -238,15 +250,8 @@ impl Scene {
     }
 
     /// Judges the objects and says what came of it.
-    fn look(
-        &self,
-        push: &Push,
-        bounds: &Bounds,
-        marking: &Marking,
-        gate: &GateDir,
-        daemon: &mut Daemon,
-    ) -> anyhow::Result<Looked> {
-        let Push { updates, options } = push;
+    fn look(&self, push: &Push, terms: &Terms, daemon: &mut Daemon) -> anyhow::Result<Looked> {
+        let (Push { updates, options }, Terms { bounds, marking, unread, gate }) = (push, terms);
         if !options.is_empty() && bounds.options == Options::Refuse {
             bail!("push options are not passed on to this upstream; push without --push-option");
         }
@@ -277,7 +282,10 @@ impl Scene {
         if places.is_empty()
             && let Err(error) = self.rests_on_upstream(&judgement, gate)
         {
-            let reason = error.to_string();
+            let reason = match (&error, unread) {
+                (Unreached::Gone(_), Some(name)) => format!("{} {UNREAD}", printable(name)),
+                _ => error.to_string(),
+            };
             daemon.say(&FromHook::Unjudged { reason: reason.clone() })?;
             return Ok(Looked::Refused(report::unjudged(&reason)));
         }

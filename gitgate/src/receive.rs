@@ -32,7 +32,9 @@ use crate::session::{self, Client, Hangup, Moved, SessionError};
 use crate::state::{Served, State};
 use crate::verdict::{self, Reasons};
 use crate::warm::Fresh;
-use crate::wire::{Bounds, Excepted, FromHook, HOOK_FD, LINE_MAX_BYTES, Marking, Place, ToHook, Update, Way};
+use crate::wire::{
+    Bounds, Change, Excepted, FromHook, HOOK_FD, LINE_MAX_BYTES, Marking, Place, ToHook, Update, Way,
+};
 use crate::{door, report, sys};
 
 mod forward;
@@ -64,14 +66,21 @@ pub(crate) struct Received {
     pub(crate) session: Result<(), SessionError>,
 }
 
-/// Receives a push. The mirror was refreshed a moment ago.
+/// What pushes are received with.
+#[derive(Clone, Copy)]
+pub(crate) struct Means<'f> {
+    pub(crate) state: &'f State,
+    pub(crate) ledger: &'f Ledger,
+    pub(crate) holds: &'f Holds,
+}
+
+/// Receives a push that came at that moment. The mirror was refreshed since, or a moment before.
 pub(crate) async fn receive(
     client: Client<impl AsyncRead + Unpin, impl AsyncWrite + Unpin>,
     served: &Served,
-    state: &State,
-    ledger: &Ledger,
-    holds: &Holds,
+    Means { state, ledger, holds }: Means<'_>,
     asked: Asked,
+    came: Instant,
 ) -> Received {
     let mut pushed = Pushed::default();
     let moved = Moved::default();
@@ -88,6 +97,7 @@ pub(crate) async fn receive(
                 holds,
                 pushed: &mut pushed,
                 login: &login,
+                came,
                 options: Vec::new(),
                 road: None,
                 looks: 0,
@@ -164,11 +174,13 @@ struct Talk<'a, 's> {
     pushed: &'a mut Pushed,
     /// It is begun while the objects come in.
     login: &'a Mutex<Option<EarlyLogin>>,
+    /// When the push came.
+    came: Instant,
     /// Where the report of the push waits for why refs were refused.
     told: watch::Sender<Option<Reasons>>,
     options: Vec<String>,
     /// Upstream, which waits for the push.
-    road: Option<(Road, Fresh)>,
+    road: Option<Waiting>,
     /// How often upstream had something else than what the objects were judged by.
     looks: u32,
     /// The digest of a push that passes although secrets were found in it.
@@ -177,6 +189,14 @@ struct Talk<'a, 's> {
     excepted: Vec<Excepted>,
     /// Whether nobody reads the answer any more.
     gone: watch::Receiver<bool>,
+}
+
+/// An upstream that waits for a push, with the login that shows who it is.
+struct Waiting {
+    road: Road,
+    login: Fresh,
+    /// What the road goes through, where that is not the login.
+    _through: Option<Fresh>,
 }
 
 /// A login that was begun, and when.
@@ -398,7 +418,14 @@ impl<'s> Talk<'_, 's> {
 
     pub(super) fn inspect(&self, bounds: Bounds) -> ToHook {
         let gate_dir = self.state.gate.path().to_owned();
-        ToHook::Inspect { bounds, marking: self.marking(), gate_dir }
+        ToHook::Inspect { bounds, marking: self.marking(), unread: self.unread(), gate_dir }
+    }
+
+    /// The first ref that this push would make, but that could not be fetched if it were there.
+    fn unread(&self) -> Option<String> {
+        let is_read = |name: &str| self.served.repo.fetch.allow.iter().any(|pattern| pattern.matches(name));
+        let mut made = self.pushed.updates.iter().filter(|update| update.change == Change::Create);
+        made.find(|update| !is_read(&update.name)).map(|update| update.name.clone())
     }
 
     /// What the hook names findings with, and what is excepted now.

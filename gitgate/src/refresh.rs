@@ -136,7 +136,14 @@ impl Refresh<'_> {
             self.remove(&lacks.gone).await?;
         }
         if missing {
-            self.fetch(Wanted::Refs(listing.len())).await?;
+            match self.fetch(Wanted::Refs(listing.len())).await {
+                // Between showing its refs to git and being asked for them it moved on.
+                Err(RefreshError::Upstream(fault)) if fault.took_back() => {
+                    self.mirror.tidy();
+                    return Ok(Brought::Again);
+                }
+                fetched => fetched?,
+            }
             match self.take_as_shown(&listing, &lacks.replaced).await? {
                 Taken::Nothing => {}
                 Taken::Some => brought = Brought::Between,

@@ -47,6 +47,7 @@ impl Connection {
 struct Kept {
     session: Arc<Session>,
     identity: Stamp,
+    began: Instant,
     used: Instant,
 }
 
@@ -58,18 +59,19 @@ pub(crate) struct Stamp {
     modified: (i64, i64),
 }
 
-/// A session, and what its identity was when it began.
+/// A session, and when and as whom it began.
 pub(crate) struct Fresh {
     pub(crate) session: Arc<Session>,
     identity: Option<Stamp>,
+    began: Instant,
 }
 
 impl Fresh {
     /// Logs in.
     pub(crate) async fn open(ssh: &Ssh) -> Result<Self, crate::fault::Fault> {
         // A key that is replaced meanwhile makes the session one that is not kept.
-        let identity = Stamp::of(&ssh.identity);
-        Ok(Self { session: Arc::new(Session::open(ssh).await?), identity })
+        let (identity, began) = (Stamp::of(&ssh.identity), Instant::now());
+        Ok(Self { session: Arc::new(Session::open(ssh).await?), identity, began })
     }
 }
 
@@ -89,21 +91,31 @@ impl Warm {
 
     /// The same for who alone goes through it from then on; not one that somebody goes through now.
     pub(crate) fn take(&self, ssh: &Ssh) -> Option<Fresh> {
+        self.take_where(ssh, |_| true)
+    }
+
+    /// The same, if it began no earlier than this.
+    pub(crate) fn take_since(&self, ssh: &Ssh, since: Instant) -> Option<Fresh> {
+        self.take_where(ssh, |kept| kept.began >= since)
+    }
+
+    fn take_where(&self, ssh: &Ssh, fits: impl Fn(&Kept) -> bool) -> Option<Fresh> {
         let mut sessions = self.sessions();
         let connection = Connection::of(ssh);
-        if Arc::strong_count(&sessions.get(&connection)?.session) > 1 {
+        let kept = sessions.get(&connection)?;
+        if Arc::strong_count(&kept.session) > 1 || !fits(kept) {
             return None;
         }
-        let Kept { session, identity, .. } = sessions.remove(&connection)?;
+        let Kept { session, identity, began, used: _ } = sessions.remove(&connection)?;
         let same = Stamp::of(&ssh.identity) == Some(identity) && session.lives();
-        same.then_some(Fresh { session, identity: Some(identity) })
+        same.then_some(Fresh { session, identity: Some(identity), began })
     }
 
     /// Keeps a session in the place of the one that there was.
-    pub(crate) fn keep(&self, ssh: &Ssh, Fresh { session, identity }: Fresh) {
+    pub(crate) fn keep(&self, ssh: &Ssh, Fresh { session, identity, began }: Fresh) {
         let now = Stamp::of(&ssh.identity);
         let Some(identity) = identity.filter(|then| Some(*then) == now) else { return };
-        let kept = Kept { session, identity, used: Instant::now() };
+        let kept = Kept { session, identity, began, used: Instant::now() };
         self.sessions().insert(Connection::of(ssh), kept);
     }
 

@@ -57,8 +57,9 @@ pub(crate) enum End {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "say", rename_all = "kebab-case")]
 pub(crate) enum ToHook {
-    /// The refs may be pushed if their objects are clean and keep these bounds.
-    Inspect { bounds: Bounds, marking: Marking, gate_dir: PathBuf },
+    /// The refs may be pushed if their objects are clean and keep these bounds. What upstream has of an unread ref, nobody can see
+    /// here.
+    Inspect { bounds: Bounds, marking: Marking, unread: Option<String>, gate_dir: PathBuf },
     /// Words for the client, who waits.
     Wait { words: String },
     /// The push ends here, for these reasons.

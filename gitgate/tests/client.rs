@@ -57,6 +57,20 @@ fn a_checkout_that_was_there_before_fetches_and_pushes_unchanged() {
 }
 
 #[test]
+fn a_rule_of_the_users_own_sends_no_push_past_the_gate() {
+    let world = World::new();
+    git(world.dir.path(), &["clone", "-q", &world.upstream.direct_url(), "old"]).succeed();
+    let work = world.work("old");
+    work.git(&["remote", "set-url", "origin", "https://github.com/acme/web.git"]).succeed();
+    work.git(&["config", "url.file:///elsewhere/.pushInsteadOf", "https://github.com/"]).succeed();
+    let alone = work.git(&["remote", "get-url", "--push", "origin"]).succeed();
+    assert_eq!(alone, "file:///elsewhere/acme/web.git\n", "the control: by itself the rule counts");
+    let mine = work.write("mine", "x\n").commit("mine");
+    bottled(&world, &work.path, &["push", "-q", "origin", "HEAD:refs/heads/agent/mine"]);
+    assert_eq!(world.upstream.rev("agent/mine"), mine);
+}
+
+#[test]
 fn submodules_come_through_the_gate_by_absolute_and_by_relative_address() {
     let world = World::new();
     let seed = world.dir.path().join("upstream/seed");

@@ -4,17 +4,10 @@
 mod common;
 
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixDatagram;
-use std::process::{Child, ChildStderr, Stdio};
-use std::time::Duration;
 
-use common::{Gate, Upstream, Work, git, github_token};
-use nix::sys::signal::{Signal, kill};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
-use nix::unistd::Pid;
-use proposal::peer::{Answer, DATAGRAM_MAX, Held, Hold, Question, Verdict, Word, datagram, message};
+use common::{Gate, Push, Supervise, Upstream, Work, git, github_token};
+use proposal::peer::{Answer, Held, Question, Verdict, Word, message};
 use tempfile::TempDir;
 
 const RULES: &str = "push: {allow: [refs/heads/agent/*], on_secret: supervise}";
@@ -24,54 +17,21 @@ struct World {
     dir: TempDir,
     upstream: Upstream,
     gate: Gate,
-    supervise: UnixDatagram,
+    supervise: Supervise,
 }
 
 impl World {
     fn new() -> Self {
         let dir = TempDir::new().unwrap();
         let upstream = Upstream::start(dir.path());
-        let flags = SockFlag::SOCK_CLOEXEC;
-        let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).unwrap();
-        let gate = Gate::start_with_peer(dir.path(), &upstream.entry("web", RULES), theirs);
-        let supervise = UnixDatagram::from(ours);
-        supervise.set_read_timeout(Some(Duration::from_secs(120))).unwrap();
+        let (supervise, peer) = Supervise::pair();
+        let gate = Gate::start_with_peer(dir.path(), &upstream.entry("web", RULES), peer, &[]);
         Self { dir, upstream, gate, supervise }
-    }
-
-    fn hear(&self) -> Vec<u8> {
-        let mut buffer = vec![0; DATAGRAM_MAX];
-        let length = self.supervise.recv(&mut buffer).expect("a message of the gate");
-        buffer.truncate(length);
-        buffer
-    }
-
-    fn held(&self) -> Hold {
-        let bytes = self.hear();
-        let text = String::from_utf8_lossy(&bytes).into_owned();
-        assert!(!text.contains(&github_token()), "{text}");
-        match message::<Word>(&bytes) {
-            Some(Word::Held { hold }) => hold,
-            other => panic!("{other:?}: {text}"),
-        }
-    }
-
-    fn decide(&self, hold: &Hold, verdict: Verdict, reason: &str) {
-        let (id, digest) = (hold.id.clone(), hold.digest.clone());
-        let question = Question::Decide { seq: 7, id, digest, verdict, reason: reason.to_owned() };
-        self.supervise.send(&datagram(&question).unwrap()).unwrap();
-        assert_eq!(message(&self.hear()), Some(Answer::Decided { seq: 7, waited: true }));
     }
 
     /// Writes a release as the host does.
     fn release(&self, digest: &str) {
-        let path = self.gate.config_dir.join("repos.yaml");
-        let text = self.upstream.entry("web", RULES)
-            + &format!(
-                "releases:\n  - {{digest: '{digest}', expires_at: 2100-01-01T00:00:00Z, grant: r1}}\n"
-            );
-        fs::write(path, text).unwrap();
-        kill(Pid::from_raw(self.gate.child.id().try_into().unwrap()), Signal::SIGHUP).unwrap();
+        common::release(&self.gate, &self.upstream.entry("web", RULES), digest);
     }
 
     fn work_with_secret(&self) -> (Work, String) {
@@ -82,37 +42,13 @@ impl World {
     }
 }
 
-/// A push under way, and what it says.
-struct Push(Child, BufReader<ChildStderr>);
-
-impl Push {
-    fn begin(work: &Work, to: &str) -> Self {
-        let mut push = common::client(&work.path);
-        let mut push = push.args(["push", "origin", to]).stderr(Stdio::piped()).spawn().unwrap();
-        let said = BufReader::new(push.stderr.take().unwrap());
-        Self(push, said)
-    }
-
-    fn until(&mut self, words: &str) {
-        let mut said = String::new();
-        while !said.contains(words) {
-            assert!(self.1.read_line(&mut said).unwrap() > 0, "{said}");
-        }
-    }
-
-    fn end(mut self) -> (bool, String) {
-        let rest = self.1.lines().map_while(Result::ok).collect::<Vec<_>>().join("\n");
-        (self.0.wait().unwrap().success(), rest)
-    }
-}
-
 #[test]
 fn a_held_push_passes_by_a_release_of_its_digest_once_and_only_as_it_is() {
     let mut world = World::new();
     let (work, new) = world.work_with_secret();
     let before = world.upstream.refs();
     let mut push = Push::begin(&work, "HEAD:refs/heads/agent/x");
-    let hold = world.held();
+    let hold = world.supervise.held();
     push.until("waits for the operator");
     let Held::Push { repo, refs, objects, .. } = &hold.what else { panic!("{hold:?}") };
     assert_eq!((repo.as_str(), refs[0].name.as_str(), &refs[0].new), ("web", "refs/heads/agent/x", &new));
@@ -121,7 +57,7 @@ fn a_held_push_passes_by_a_release_of_its_digest_once_and_only_as_it_is() {
     assert_eq!(world.upstream.refs(), before, "nothing goes on before it may");
 
     // A word from supervise lets nothing pass.
-    world.decide(&hold, Verdict::Approve, "");
+    world.supervise.decide(&hold, Verdict::Approve, "");
     push.until("waiting for the operator");
     assert_eq!(world.upstream.refs(), before);
 
@@ -129,15 +65,15 @@ fn a_held_push_passes_by_a_release_of_its_digest_once_and_only_as_it_is() {
     let (passed, said) = push.end();
     assert!(passed, "{said}");
     assert_eq!(world.upstream.rev("agent/x"), new);
-    assert_eq!(message(&world.hear()), Some(Word::Exhausted { grant: "r1".to_owned() }));
+    assert_eq!(message(&world.supervise.hear()), Some(Word::Exhausted { grant: "r1".to_owned() }));
 
     // Another push is another matter.
     work.write("key", &common::private_key()).commit("another");
     let mut push = Push::begin(&work, "HEAD:refs/heads/agent/y");
     push.until("waits for the operator");
-    let other = world.held();
+    let other = world.supervise.held();
     assert_ne!(other.digest, hold.digest);
-    world.decide(&other, Verdict::Reject, "not this\u{1b}[2J one");
+    world.supervise.decide(&other, Verdict::Reject, "not this\u{1b}[2J one");
     let (passed, said) = push.end();
     assert!(!passed && said.contains("The operator refused it: not this[2J one"), "{said}");
     assert!(!world.upstream.refs().contains("agent/y"));
@@ -146,11 +82,15 @@ fn a_held_push_passes_by_a_release_of_its_digest_once_and_only_as_it_is() {
     git(&world.upstream.repository, &["update-ref", "-d", "refs/heads/agent/x"]).succeed();
     let mut push = Push::begin(&work, "HEAD^:refs/heads/agent/x");
     push.until("waits for the operator");
-    let again = world.held();
+    let again = world.supervise.held();
     assert_eq!(again.digest, hold.digest);
     push.0.kill().unwrap();
     push.0.wait().unwrap();
-    assert_eq!(message(&world.hear()), Some(Word::Dropped { id: again.id }), "nobody waits any more");
+    assert_eq!(
+        message(&world.supervise.hear()),
+        Some(Word::Dropped { id: again.id }),
+        "nobody waits any more"
+    );
     assert!(!world.upstream.refs().contains("agent/x"));
 
     assert_eq!(world.gate.terminate(), Some(0));
@@ -164,17 +104,17 @@ fn supervise_is_told_what_waits_and_where_the_journal_ends() {
     let world = World::new();
     let (work, _) = world.work_with_secret();
     let push = Push::begin(&work, "HEAD:refs/heads/agent/x");
-    let hold = world.held();
-    world.supervise.send(&datagram(&Question::Holds { seq: 1 }).unwrap()).unwrap();
-    assert_eq!(message(&world.hear()), Some(Answer::Holds { seq: 1, ids: vec![hold.id.clone()] }));
-    assert_eq!(world.held(), hold);
-    world.supervise.send(&datagram(&Question::Head { seq: 2 }).unwrap()).unwrap();
-    let head = message::<Answer>(&world.hear());
+    let hold = world.supervise.held();
+    world.supervise.ask(&Question::Holds { seq: 1 });
+    assert_eq!(message(&world.supervise.hear()), Some(Answer::Holds { seq: 1, ids: vec![hold.id.clone()] }));
+    assert_eq!(world.supervise.held(), hold);
+    world.supervise.ask(&Question::Head { seq: 2 });
+    let head = message::<Answer>(&world.supervise.hear());
     assert!(
         matches!(&head, Some(Answer::Head { seq: 2, records: 1.., hash }) if hash.len() == 64),
         "{head:?}"
     );
-    world.decide(&hold, Verdict::Reject, "");
+    world.supervise.decide(&hold, Verdict::Reject, "");
     assert!(!push.end().0);
 }
 
@@ -199,11 +139,11 @@ fn a_held_push_does_not_bring_back_what_upstream_removed_meanwhile() {
     let gone = world.upstream.commit("theirs");
     let (work, new) = world.work_with_secret();
     let mut push = Push::begin(&work, "HEAD:refs/heads/agent/x");
-    let hold = world.held();
+    let hold = world.supervise.held();
     push.until("waits for the operator");
     world.upstream.purge();
     let before = world.upstream.refs();
-    world.decide(&hold, Verdict::Approve, "");
+    world.supervise.decide(&hold, Verdict::Approve, "");
     world.release(&hold.digest);
     let (passed, said) = push.end();
     let told = "upstream removed something meanwhile; fetch, rebase onto what it has now, then push again";
@@ -217,9 +157,9 @@ fn a_held_push_does_not_bring_back_what_upstream_removed_meanwhile() {
     work.git(&["rebase", "-q", "--onto", "origin/main", "HEAD^"]).succeed();
     let rebased = work.git(&["rev-parse", "HEAD"]).succeed().trim().to_owned();
     let push = Push::begin(&work, "HEAD:refs/heads/agent/x");
-    let again = world.held();
+    let again = world.supervise.held();
     assert_ne!(again.digest, hold.digest);
-    world.decide(&again, Verdict::Approve, "");
+    world.supervise.decide(&again, Verdict::Approve, "");
     world.release(&again.digest);
     let (passed, said) = push.end();
     assert!(passed, "{said}");
@@ -253,7 +193,7 @@ fn a_held_push_that_leaves_out_what_upstream_removes_meanwhile_is_refused() {
     let stream = world.gate.connect();
     // On its own, so that what fails here does not wait for it.
     let push = std::thread::spawn(move || common::rest(stream, &request));
-    let hold = world.held();
+    let hold = world.supervise.held();
     assert_eq!(hold.found, 1);
     git(&world.upstream.repository, &["update-ref", "-d", "refs/heads/extra"]).succeed();
     git(&world.upstream.repository, &["gc", "-q", "--prune=now"]).succeed();

@@ -9,7 +9,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-use common::{Gate, Work, git};
+use common::{Gate, Push, Supervise, Work, git, github_token};
+use proposal::peer::Verdict;
 use tempfile::TempDir;
 
 const TOKEN: &str = "tok-3n-of-the-operator";
@@ -70,14 +71,18 @@ impl Host {
     }
 
     fn gate_with(&self, rules: &str, path: &str, more: &[&str]) -> Gate {
-        let yaml = format!(
+        let secrets = self.path("secrets");
+        let secrets = ["--secrets-dir", secrets.to_str().unwrap()];
+        Gate::start_with(self.dir.path(), &self.entry(rules, path), &[&secrets, more].concat())
+    }
+
+    /// Its entry of repos.yaml.
+    fn entry(&self, rules: &str, path: &str) -> String {
+        format!(
             "repos:\n  - name: web\n    upstream: https://git.example.test:{}/{path}\n    token_file: GIT_TOKEN\n    \
              extra_hosts: {{git.example.test: 127.0.0.1}}\n    {rules}\n",
             self.port
-        );
-        let secrets = self.path("secrets");
-        let secrets = ["--secrets-dir", secrets.to_str().unwrap()];
-        Gate::start_with(self.dir.path(), &yaml, &[&secrets, more].concat())
+        )
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -177,4 +182,50 @@ fn a_wrong_token_a_strange_certificate_and_a_redirect_are_refused_in_words() {
     fs::remove_file(host.path("secrets/GIT_TOKEN")).unwrap();
     let missing = said("web.git", &trusted);
     assert!(missing.contains("the secret `GIT_TOKEN` with its token cannot be read"), "{missing}");
+}
+
+#[test]
+fn a_held_push_goes_to_an_upstream_behind_https_as_it_was_shown_and_only_while_that_rests_on_it() {
+    let host = Host::start();
+    let (ca, secrets) = (host.path("ca.pem"), host.path("secrets"));
+    let options = ["--upstream-ca", ca.to_str().unwrap(), "--secrets-dir", secrets.to_str().unwrap()];
+    let entry = host.entry("push: {allow: [refs/heads/agent/*], on_secret: supervise}", "web.git");
+    let (supervise, peer) = Supervise::pair();
+    let gate = Gate::start_with_peer(host.dir.path(), &entry, peer, &options);
+    git(host.dir.path(), &["clone", "-q", &gate.url("web"), "work"]).succeed();
+    let work = Work { path: host.path("work") };
+    let shown = |repository: &str| {
+        git(&host.path(repository), &["for-each-ref", "--format=%(objectname) %(refname)"]).succeed()
+    };
+    let before = shown("root/web.git");
+
+    // What upstream takes back while the push waits is not brought again.
+    let upstream =
+        |arguments: &[&str]| git(&host.path("root/web.git"), arguments).succeed().trim().to_owned();
+    let old = upstream(&["rev-parse", "main"]);
+    let other = upstream(&["commit-tree", "-m", "another", "main^{tree}"]);
+    work.write("config", &format!("token = {}\n", github_token())).commit("leak");
+    let mut push = Push::begin(&work, "HEAD:refs/heads/agent/x");
+    let hold = supervise.held();
+    push.until("waits for the operator");
+    assert_eq!(shown("root/web.git"), before, "nothing goes on before it may");
+    upstream(&["update-ref", "refs/heads/main", &other]);
+    supervise.decide(&hold, Verdict::Approve, "");
+    common::release(&gate, &entry, &hold.digest);
+    let (passed, said) = push.end();
+    assert!(!passed && said.contains("upstream removed something meanwhile; fetch, rebase"), "{said}");
+    assert!(!shown("root/web.git").contains("agent/x"));
+
+    // Upstream as it was, another push that waits lands.
+    upstream(&["update-ref", "refs/heads/main", &old]);
+    let mine = work.commit("nothing more");
+    let push = Push::begin(&work, "HEAD:refs/heads/agent/x");
+    let again = supervise.held();
+    assert_ne!(again.digest, hold.digest);
+    supervise.decide(&again, Verdict::Approve, "");
+    common::release(&gate, &entry, &again.digest);
+    let (passed, said) = push.end();
+    assert!(passed, "{said}");
+    assert_eq!(shown("root/web.git"), format!("{mine} refs/heads/agent/x\n{before}"));
+    assert_eq!(shown("git/web.git"), shown("root/web.git"));
 }

@@ -406,6 +406,21 @@ fn a_ref_that_is_there_but_may_not_be_fetched_is_not_told_as_moved() {
 }
 
 #[test]
+fn a_second_push_to_a_ref_that_may_not_be_fetched_is_told_what_it_lacks() {
+    let world = World::with_rules("push: {allow: [refs/notes/*]}");
+    let work = world.clone_web();
+    work.git(&["notes", "add", "-m", "one"]).succeed();
+    work.push("refs/notes/commits").succeed();
+    let landed = world.upstream.rev("refs/notes/commits");
+    // On top of what upstream has, which nobody is shown here.
+    work.git(&["notes", "append", "-m", "two"]).succeed();
+    let said = work.push("refs/notes/commits").fail();
+    assert!(said.contains("refs/notes/commits may not be fetched through this gate"), "{said}");
+    assert!(said.contains("`fetch.allow`") && !said.contains("no longer has"), "{said}");
+    assert_eq!(world.upstream.rev("refs/notes/commits"), landed);
+}
+
+#[test]
 fn a_push_whose_answer_does_not_come_is_not_told_as_refused() {
     let mut world = World::new();
     let work = world.clone_web();

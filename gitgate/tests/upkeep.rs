@@ -128,6 +128,33 @@ fn refs_that_move_at_each_look_keep_no_reader_waiting() {
 }
 
 #[test]
+fn a_ref_that_goes_while_upstream_shows_it_keeps_no_reader_from_the_rest() {
+    let world = World::new();
+    world.clone_web();
+    let new = world.upstream.commit("theirs");
+    git(&world.upstream.repository, &["update-ref", "refs/heads/going", &new]).succeed();
+    let upstream = world.dir.path().join("upstream");
+    let log = upstream.join("commands");
+    fs::remove_file(&log).unwrap();
+    // The gate looks first, then the git that copies, to which the ref is shown as upstream's git shows one that it cannot read any more.
+    let valueless = format!(
+        "import os\nwhile part := os.read(0, 65536): os.write(1, part.replace(b\"{new} refs/heads/going\", b\"{} refs/heads/going\"))",
+        "0".repeat(40)
+    );
+    let login = format!(
+        "#!/bin/sh\necho \"$SSH_ORIGINAL_COMMAND\" >> '{0}'\n\
+         if [ $(wc -l < '{0}') -eq 2 ]; then sh -c \"$SSH_ORIGINAL_COMMAND\" | python3 -c '{valueless}'; exit; fi\n\
+         exec sh -c \"$SSH_ORIGINAL_COMMAND\"\n",
+        log.display()
+    );
+    fs::write(upstream.join("login"), login).unwrap();
+    let shown = git(world.dir.path(), &["ls-remote", &world.gate.url("web")]).succeed();
+    assert!(shown.contains(&format!("{new}\trefs/heads/going")), "{shown}");
+    assert!(shown.contains(&format!("{new}\trefs/heads/main")), "{shown}");
+    assert_eq!(world.upstream.commands().lines().count(), 4, "{}", world.upstream.commands());
+}
+
+#[test]
 fn older_data_is_served_where_allowed_and_says_so() {
     let mut world = World::with_rules("fetch: {stale: allow 10m}\n    push: {allow: [refs/heads/*]}");
     let work = world.clone_web();

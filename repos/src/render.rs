@@ -16,8 +16,11 @@ pub fn gitconfig(repos: &Repos, gate: &str) -> String {
             continue;
         }
         let _ = writeln!(text, "[url \"{}/{}.git\"]", gate.trim_end_matches('/'), repo.name);
-        for spelling in spellings {
-            let _ = writeln!(text, "\tinsteadOf = {spelling}");
+        // The second keeps a rule of the user's own from sending pushes past the gate: the longest one wins.
+        for key in ["insteadOf", "pushInsteadOf"] {
+            for spelling in &spellings {
+                let _ = writeln!(text, "\t{key} = {spelling}");
+            }
         }
     }
     if !text.is_empty() {
@@ -102,6 +105,16 @@ mod tests {
         	insteadOf = git@github.com:/acme/web
         	insteadOf = https://github.com/acme/web.git
         	insteadOf = https://github.com/acme/web
+        	pushInsteadOf = ssh://git@github.com:22/acme/web.git
+        	pushInsteadOf = ssh://git@github.com:22/acme/web
+        	pushInsteadOf = ssh://git@github.com/acme/web.git
+        	pushInsteadOf = ssh://git@github.com/acme/web
+        	pushInsteadOf = git@github.com:acme/web.git
+        	pushInsteadOf = git@github.com:acme/web
+        	pushInsteadOf = git@github.com:/acme/web.git
+        	pushInsteadOf = git@github.com:/acme/web
+        	pushInsteadOf = https://github.com/acme/web.git
+        	pushInsteadOf = https://github.com/acme/web
         [lfs]
         	gitprotocol = http
         "#);
@@ -111,6 +124,10 @@ mod tests {
         	insteadOf = ssh://git@h:2222/srv/web
         	insteadOf = https://h/srv/web.git
         	insteadOf = https://h/srv/web
+        	pushInsteadOf = ssh://git@h:2222/srv/web.git
+        	pushInsteadOf = ssh://git@h:2222/srv/web
+        	pushInsteadOf = https://h/srv/web.git
+        	pushInsteadOf = https://h/srv/web
         [lfs]
         	gitprotocol = http
         "#);

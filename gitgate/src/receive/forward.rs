@@ -7,8 +7,7 @@ use tokio::io::BufReader;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::timeout;
 
-use super::{ANOTHER, LOGIN_MAX, Permit, Talk, WORD_EVERY, lock, say};
-use crate::fault::Fault;
+use super::{ANOTHER, LOGIN_MAX, Permit, Talk, WORD_EVERY, Waiting, lock, say};
 use crate::journal::PushOutcome;
 use crate::lister::NoListing;
 use crate::listing::Listing;
@@ -32,6 +31,20 @@ enum At {
     Another,
 }
 
+/// Why upstream does not wait for the push.
+enum Unopened {
+    /// It does not take it.
+    Road(NoListing),
+    /// It is not known whether it has what the mirror has.
+    Mirror(RefreshError),
+}
+
+impl From<NoListing> for Unopened {
+    fn from(reason: NoListing) -> Self {
+        Self::Road(reason)
+    }
+}
+
 impl<'s> Talk<'_, 's> {
     /// What is to happen to a push whose objects may pass, and the turn in which it does. It is judged by what upstream
     /// had before; the hook looks whether that is still there.
@@ -47,7 +60,9 @@ impl<'s> Talk<'_, 's> {
         let lock = loop {
             let lock = timeout(LOCK_TIMEOUT, self.served.mirror.lock_for_push()).await.ok();
             let (Upstream::Ssh(ssh), true) = (upstream, lock.is_some()) else { break lock };
-            match self.open(ssh).await {
+            // A session from before a push was held is too old for it.
+            let through = if waited { None } else { self.state.warm.take_since(ssh, self.came) };
+            match self.open(ssh, through).await {
                 Err(no) => return (no, None),
                 Ok(At::Same) => break lock,
                 // It moves on while it is looked at; a moment ago it was as the mirror is.
@@ -68,49 +83,68 @@ impl<'s> Talk<'_, 's> {
         };
         let answer = self.go(lock.as_ref()).await;
         if !matches!(answer, ToHook::Forward { .. })
-            && let Some((road, login)) = self.road.take()
+            && let Some(waiting) = self.road.take()
         {
-            self.leave(road, login).await;
+            self.leave(waiting).await;
         }
         (answer, lock)
     }
 
     /// Has upstream wait for the push; whether it has what the mirror has.
-    async fn open(&mut self, ssh: &Ssh) -> Result<At, ToHook> {
-        let repo = &self.served.repo;
-        let (updates, options) = (&self.pushed.updates, &self.options);
-        let opened = match self.login(ssh).await {
-            Ok(login) => Road::open(&login.session, repo, ssh, updates).await.map(|road| (road, login)),
-            Err(fault) => {
-                self.state.warm.end(ssh);
-                Err(NoListing::Upstream(fault))
-            }
-        };
-        let (road, login) = match opened.map_err(RefreshError::from) {
+    async fn open(&mut self, ssh: &Ssh, through: Option<Fresh>) -> Result<At, ToHook> {
+        let (waiting, same) = match self.reach(ssh, through).await {
             Ok(opened) => opened,
-            Err(error) => {
+            Err(Unopened::Road(reason)) => {
+                let error = RefreshError::from(reason);
                 self.pushed.outcome = PushOutcome::Refused("refresh-failed");
                 return Err(self.deny(format!("upstream cannot be pushed to: {error}").into()));
             }
+            Err(Unopened::Mirror(error)) => return Err(self.unrefreshed(&error)),
         };
-        let same = match self.is_at(&road).await {
-            Ok(same) => same,
-            Err(error) => {
-                self.leave(road, login).await;
-                return Err(self.unrefreshed(&error));
-            }
-        };
-        if let Some(answer) = road.shown.misfit(updates, options) {
-            self.leave(road, login).await;
+        if let Some(answer) = waiting.road.shown.misfit(&self.pushed.updates, &self.options) {
+            self.leave(waiting).await;
             return Err(self.ended(answer));
         }
-        self.road = Some((road, login));
+        self.road = Some(waiting);
         Ok(if same { At::Same } else { At::Another })
     }
 
+    /// A session that was made since the push came saves the time of the login, and not the login: that one is newer than the commands
+    /// of the push, and shows that upstream is still there, who it is, and that it lets the identity in.
+    async fn reach(&self, ssh: &Ssh, through: Option<Fresh>) -> Result<(Waiting, bool), Unopened> {
+        let early = async {
+            Ok(match &through {
+                Some(through) => Some(self.ask(through, ssh).await),
+                None => None,
+            })
+        };
+        let (asked, login) = tokio::try_join!(early, self.login(ssh))?;
+        let ((road, same), through) = match asked {
+            Some(Ok(asked)) => (asked, through),
+            // Whatever went wrong may be the older session's doing.
+            Some(Err(_)) | None => (self.ask(&login, ssh).await?, None),
+        };
+        let waiting = Waiting { road, login, _through: through };
+        match same {
+            Ok(same) => Ok((waiting, same)),
+            Err(error) => {
+                self.leave(waiting).await;
+                Err(Unopened::Mirror(error))
+            }
+        }
+    }
+
+    /// Has upstream wait, and looks what it has.
+    async fn ask(&self, through: &Fresh, ssh: &Ssh) -> Result<(Road, Result<bool, RefreshError>), NoListing> {
+        let road = Road::open(&through.session, &self.served.repo, ssh, &self.pushed.updates).await?;
+        let same = self.is_at(&road).await;
+        Ok((road, same))
+    }
+
     /// Sends nothing.
-    async fn leave(&self, road: Road, login: Fresh) {
+    async fn leave(&self, Waiting { road, login, _through: through }: Waiting) {
         road.leave().await;
+        drop(through);
         self.keep(login);
     }
 
@@ -134,8 +168,8 @@ impl<'s> Talk<'_, 's> {
 
     /// Brings the mirror to what upstream has by now; not for ever.
     async fn catch_up(&mut self) -> Result<(), ToHook> {
-        if let Some((road, login)) = self.road.take() {
-            self.leave(road, login).await;
+        if let Some(waiting) = self.road.take() {
+            self.leave(waiting).await;
         }
         self.looks += 1;
         if self.looks > LOOKS_MAX {
@@ -165,7 +199,7 @@ impl<'s> Talk<'_, 's> {
         reader: &mut BufReader<OwnedReadHalf>,
         writer: &mut OwnedWriteHalf,
     ) -> ToHook {
-        let Some((road, login)) = self.road.take() else {
+        let Some(Waiting { road, login, _through }) = self.road.take() else {
             let words = "git-gate: upstream was not asked\n".to_owned();
             return self.ended(Answer { end: End::Refused, words, refs: Vec::new() });
         };
@@ -234,15 +268,19 @@ impl<'s> Talk<'_, 's> {
     }
 
     /// A login of a moment ago at most.
-    async fn login(&self, ssh: &Ssh) -> Result<Fresh, Fault> {
+    async fn login(&self, ssh: &Ssh) -> Result<Fresh, Unopened> {
         let early = lock(self.login).take().filter(|(began, _)| began.elapsed() < LOGIN_MAX);
-        match early {
+        let login = match early {
             Some((_, login)) => match login.await {
                 Ok(login) => login,
                 Err(_) => Fresh::open(ssh).await,
             },
             None => Fresh::open(ssh).await,
-        }
+        };
+        login.map_err(|fault| {
+            self.state.warm.end(ssh);
+            Unopened::Road(NoListing::Upstream(fault))
+        })
     }
 }
 
