@@ -18,6 +18,10 @@ use crate::storage::{Locked, Storage};
 
 /// No event of ours comes near it; it keeps one line readable and one read bounded.
 const EVENT_LIMIT: usize = 1 << 20;
+/// What most events fit in.
+const EVENT_USUAL: usize = 512;
+/// What a line has besides its event, and more.
+const LINE_MORE: usize = 256;
 
 /// An open journal: exclusively locked, positioned after its last record. Appending takes `&self`; records do not interleave.
 pub struct Journal {
@@ -235,7 +239,8 @@ impl Writer {
         let events = events.iter().map(encode).collect::<Result<Vec<String>, Error>>()?;
         self.make_room(events.iter().map(|event| event.len() as u64).sum(), None).map_err(Error::Append)?;
         let time = Timestamp::now().to_string();
-        let mut lines = String::new();
+        let length = events.iter().map(|event| event.len() + LINE_MORE).sum();
+        let mut lines = String::with_capacity(length);
         let link = events.iter().fold(self.link, |link, event| link.seal(&mut lines, &time, event));
         self.put(&lines, link, durability)
     }
@@ -316,11 +321,12 @@ impl Writer {
 }
 
 fn encode<E: Serialize + ?Sized>(event: &E) -> Result<String, Error> {
-    let event = serde_json::to_string(event).map_err(Error::Encode)?;
-    if event.len() > EVENT_LIMIT {
-        return Err(Error::TooLarge { bytes: event.len(), limit: EVENT_LIMIT });
+    let mut bytes = Vec::with_capacity(EVENT_USUAL);
+    serde_json::to_writer(&mut bytes, event).map_err(Error::Encode)?;
+    if bytes.len() > EVENT_LIMIT {
+        return Err(Error::TooLarge { bytes: bytes.len(), limit: EVENT_LIMIT });
     }
-    Ok(event)
+    String::from_utf8(bytes).map_err(|error| Error::Encode(serde::ser::Error::custom(error)))
 }
 
 #[cfg(test)]

@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use policy::Host;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UdpSocket};
+use tokio::net::UdpSocket;
 use tokio::time::timeout;
 use tracing::debug;
 
 use crate::front::Connection;
 use crate::local;
 use crate::proxy::Proxy;
+use crate::splice::Stream;
 
 /// How long a client may keep an answer: no longer than a reload may take to show.
 const TTL_SECONDS: u32 = 5;
@@ -194,7 +195,7 @@ pub(crate) async fn serve_udp(proxy: Arc<Proxy>, socket: UdpSocket, answers: Ans
 }
 
 /// Answers the queries of one connection, one after the other.
-pub(crate) async fn serve_tcp(connection: &Connection, mut stream: TcpStream, answers: Answers) {
+pub(crate) async fn serve_tcp(connection: &Connection, mut stream: impl Stream, answers: Answers) {
     let answering = async {
         while let Ok(length) = timeout(IDLE_TIMEOUT, stream.read_u16()).await? {
             if usize::from(length) > QUERY_LIMIT {

@@ -1,12 +1,12 @@
 //! Where the bottle comes in: accepts, within bounds, on every side that is open to it.
 
 use std::io;
-use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, recv};
+use futures_util::FutureExt as _;
+use nix::sys::socket::{setsockopt, sockopt};
+use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -15,8 +15,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::dns::{self, Answers};
-use crate::front::Connection;
+use crate::front::{Connection, FIRST_READ};
 use crate::proxy::Proxy;
+use crate::splice::Prefixed;
+use crate::sys;
 use crate::transparent::{self, Led};
 
 /// How many connections the bottle may have open, over all sides.
@@ -95,6 +97,7 @@ async fn accept(
     places: Arc<Semaphore>,
     stop: CancellationToken,
 ) {
+    prepare(&listener);
     let mut connections = JoinSet::new();
     loop {
         let next = async {
@@ -107,11 +110,11 @@ async fn accept(
         };
         while connections.try_join_next().is_some() {}
         match accepted {
-            Ok((stream, _)) if is_gone(&stream) => {}
-            Ok((stream, _)) => {
+            Ok((mut stream, _)) => {
+                let Some(already) = said_already(&mut stream) else { continue };
                 let connection = Connection::new(Arc::clone(&proxy), stop.clone());
                 connections.spawn(async move {
-                    side.serve(connection, stream).await;
+                    side.serve(connection, already, stream).await;
                     drop(place);
                 });
             }
@@ -128,26 +131,36 @@ async fn accept(
 }
 
 impl Side {
-    async fn serve(self, connection: Connection, stream: TcpStream) {
-        if let Err(error) = stream.set_nodelay(true) {
-            debug!(%error, "cannot set TCP_NODELAY");
-        }
+    /// Serves `stream`, of which `already` was read.
+    async fn serve(self, connection: Connection, already: Vec<u8>, stream: TcpStream) {
         // Boxed, because a task's future is moved many times on its way to where it runs, and when it ends.
         match self {
-            Side::Proxy => Box::pin(connection.serve_proxy(stream)).await,
-            Side::Transparent(led) => Box::pin(transparent::serve(connection, stream, led)).await,
-            Side::Dns(answers) => Box::pin(dns::serve_tcp(&connection, stream, answers)).await,
+            Side::Proxy => Box::pin(connection.serve_proxy(already, stream)).await,
+            Side::Transparent(led) => Box::pin(transparent::serve(connection, already, stream, led)).await,
+            Side::Dns(answers) => {
+                Box::pin(dns::serve_tcp(&connection, Prefixed::new(already, stream), answers)).await;
+            }
         }
     }
 }
 
-/// Whether who connected has left already without a word: whoever only opens and closes connections then costs little of what the next one
-/// in the queue waits for.
-fn is_gone(stream: &TcpStream) -> bool {
-    match recv(stream.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT) {
-        Ok(length) => length == 0,
-        Err(Errno::EAGAIN | Errno::EINTR) => false,
-        Err(_) => true,
+/// What is set here holds for what connects from now on. The client speaks first on every side, so none is woken for before it did.
+fn prepare(listener: &TcpListener) {
+    if let Err(error) = setsockopt(listener, sockopt::TcpNoDelay, &true) {
+        debug!(%error, "cannot set TCP_NODELAY");
+    }
+    if let Err(error) = sys::set_defer_accept(listener) {
+        debug!(%error, "cannot set TCP_DEFER_ACCEPT");
+    }
+}
+
+/// What a new connection has said already; nothing when who connected has left without a word: whoever only opens and closes connections
+/// then costs little of what the next one in the queue waits for. tokio takes a new connection for readable until a read has shown otherwise.
+fn said_already(stream: &mut TcpStream) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(FIRST_READ);
+    match stream.read_buf(&mut bytes).now_or_never() {
+        Some(Ok(0) | Err(_)) => None,
+        Some(Ok(_)) | None => Some(bytes),
     }
 }
 
@@ -156,4 +169,36 @@ fn is_of_one_connection(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted
     )
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use tokio::io::AsyncWriteExt as _;
+
+    use super::*;
+
+    /// A listener as it is served, and a connection to it that was taken.
+    async fn taken(says: Option<&[u8]>) -> TcpStream {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        prepare(&listener);
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        match says {
+            Some(bytes) => client.write_all(bytes).await.unwrap(),
+            None => drop(client),
+        }
+        listener.accept().await.unwrap().0
+    }
+
+    #[tokio::test]
+    async fn what_was_said_before_it_was_taken_is_read_at_once() {
+        let mut stream = taken(Some(b"CONNECT")).await;
+        assert_eq!(said_already(&mut stream).as_deref(), Some(&b"CONNECT"[..]));
+        assert!(stream.nodelay().unwrap());
+    }
+
+    #[tokio::test]
+    async fn who_left_without_a_word_is_not_served() {
+        assert_eq!(said_already(&mut taken(None).await), None);
+    }
 }

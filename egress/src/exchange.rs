@@ -4,6 +4,7 @@ mod ask;
 mod leaving;
 mod upgrade;
 
+use std::mem;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -54,17 +55,23 @@ pub(crate) enum Via {
     LedHere(u16),
 }
 
-/// Answers one request.
-pub(crate) async fn serve(connection: Connection, via: &Via, request: Request<Incoming>) -> Response<Body> {
+/// Answers one request. No async function, nor are those that it waits for: what is passed to one is moved once more, and kept twice.
+pub(crate) fn serve(
+    connection: Connection,
+    via: &Via,
+    request: Request<Incoming>,
+) -> impl Future<Output = Response<Body>> + Send {
     let Connection { proxy, after, .. } = connection;
-    let snapshot = proxy.snapshot();
-    if !matches!(via, Via::Tunnel(..)) && local::is_for_us(&request) {
-        return local::answer(&proxy, &snapshot, request.method(), request.uri());
-    }
-    let subject = rough_subject(via, &request);
-    match Judged::begin(&proxy, snapshot, subject).await {
-        Ok(judged) => judged.run(via, after, request).await,
-        Err(response) => *response,
+    async move {
+        let snapshot = proxy.snapshot();
+        if !matches!(via, Via::Tunnel(..)) && local::is_for_us(&request) {
+            return local::answer(&proxy, &snapshot, request.method(), request.uri());
+        }
+        let subject = rough_subject(via, &request);
+        match Judged::begin(&proxy, snapshot, subject).await {
+            Ok(judged) => judged.run(via, after, request).await,
+            Err(response) => *response,
+        }
     }
 }
 
@@ -85,7 +92,7 @@ fn rough_subject(via: &Via, request: &Request<Incoming>) -> Subject {
         scheme: scheme.as_str(),
         host,
         port,
-        method: request.method().to_string(),
+        method: request.method().as_str().to_owned(),
         path: shown(request.uri().path()),
         form: Form::of(request.method(), request.headers()),
     }
@@ -101,7 +108,7 @@ fn shown(text: &str) -> String {
 pub(crate) struct Judged {
     pub(crate) proxy: Arc<Proxy>,
     pub(crate) snapshot: Arc<Snapshot>,
-    pub(crate) entry: Entry,
+    pub(crate) entry: Box<Entry>,
 }
 
 impl Judged {
@@ -157,40 +164,49 @@ impl Judged {
         Arc::new(Lease::new(asked, proxy.snapshots.watch(), &self.snapshot, route, proxy.uses.clock()))
     }
 
-    async fn run(mut self, via: &Via, after: After, mut request: Request<Incoming>) -> Response<Body> {
+    /// What seldom comes to pass is boxed, so that there is no room for it in each request.
+    fn run(
+        mut self,
+        via: &Via,
+        after: After,
+        mut request: Request<Incoming>,
+    ) -> impl Future<Output = Response<Body>> + Send {
         let agent_side = hyper::upgrade::on(&mut request);
         let (mut parts, incoming) = request.into_parts();
-        let waits_for_leave = parts.headers.contains_key(EXPECT);
-        let snapshot = Arc::clone(&self.snapshot);
-        let mut plan = match self.judge(&snapshot, via, &mut parts, &incoming) {
-            Ok(plan) => plan,
-            Err(refusal) => {
-                if !waits_for_leave {
-                    body::pass_over(incoming).await;
+        async move {
+            let waits_for_leave = parts.headers.contains_key(EXPECT);
+            let snapshot = Arc::clone(&self.snapshot);
+            let mut plan = match self.judge(&snapshot, via, &mut parts, &incoming) {
+                Ok(plan) => plan,
+                Err(refusal) => {
+                    if !waits_for_leave {
+                        Box::pin(body::pass_over(incoming)).await;
+                    }
+                    return self.refuse(&refusal);
+                }
+            };
+            let source = if plan.is_asked_about() {
+                match Box::pin(self.ask_about(&mut plan, &parts.method, incoming)).await {
+                    Ok(source) => source,
+                    Err(refusal) => return self.refuse(&refusal),
+                }
+            } else {
+                Source::Agent(incoming)
+            };
+            if let Err(refusal) = self.count(&plan).await {
+                if let (Source::Agent(incoming), false) = (source, waits_for_leave) {
+                    Box::pin(body::pass_over(incoming)).await;
                 }
                 return self.refuse(&refusal);
             }
-        };
-        let source = match self.ask_about(&mut plan, &parts.method, incoming).await {
-            Ok(source) => source,
-            Err(refusal) => return self.refuse(&refusal),
-        };
-        if let Err(refusal) = self.count(&plan).await {
-            if let (Source::Agent(incoming), false) = (source, waits_for_leave) {
-                body::pass_over(incoming).await;
+            let answered = match self.send(&mut plan, parts, source).await {
+                Ok((response, lent)) => self.clean(response, lent, &plan.watch),
+                Err(refusal) => Err(refusal),
+            };
+            match answered {
+                Ok(answer) => self.pass_back(answer, *plan, Opening { agent_side, after }),
+                Err(refusal) => self.refuse(&refusal),
             }
-            return self.refuse(&refusal);
-        }
-        let limits = plan.limits.clone();
-        let watch = plan.watch.clone();
-        let messages = plan.messages.take();
-        let answered = match self.send(plan, parts, source).await {
-            Ok((response, lent)) => self.clean(response, lent, &watch),
-            Err(refusal) => Err(refusal),
-        };
-        match answered {
-            Ok(answer) => self.pass_back(answer, watch, &limits, Opening { agent_side, messages, after }),
-            Err(refusal) => self.refuse(&refusal),
         }
     }
 
@@ -201,7 +217,7 @@ impl Judged {
         via: &Via,
         parts: &mut request::Parts,
         incoming: &Incoming,
-    ) -> Result<Plan<'s>, Refusal> {
+    ) -> Result<Box<Plan<'s>>, Refusal> {
         let endpoint = bind(via, parts)?;
         let path = CanonicalPath::parse(parts.uri.path()).map_err(Denial::from)?;
         endpoint.host.as_str().clone_into(&mut self.entry.subject.host);
@@ -224,14 +240,15 @@ impl Judged {
             headers: parts.headers.clone(),
         });
         let spent = |route: &Route| self.proxy.uses.is_spent(route);
-        let route = match snapshot.policy.decide_unless(&asked.head(), self.proxy.now(), &spent) {
+        let now = self.proxy.now();
+        let route = match snapshot.policy.decide_unless(&asked.head(), now, &spent) {
             Decision::Allow(route) => route,
             Decision::Deny(denial) => return Err(denial.into()),
         };
         self.entry.event.route = Some(route.id().to_string());
         self.entry.event.grant = route.grant().map(ToString::to_string);
         let upgrade = upgrade::judge(wanted.as_deref(), parts, incoming)?;
-        let bounds = snapshot.policy.limits(route.limits(), &asked.endpoint.host, self.proxy.now());
+        let bounds = snapshot.policy.limits(route.limits(), &asked.endpoint.host, now);
         snapshot.gauge(route).bound_for(&asked.endpoint.host, &bounds);
         let request_body = bounds.request_body;
         if let Some(most) = request_body
@@ -239,7 +256,7 @@ impl Judged {
         {
             return Err(too_large(most));
         }
-        let exchanged = self.exchange_credentials(route, &asked, parts);
+        let exchanged = self.exchange_credentials(route, &asked, parts, now);
         let withholds = match &exchanged {
             Ok((_, watch)) => watch.suspicion.as_ref().is_some_and(|suspicion| suspicion.in_target),
             Err(refusal) => refusal.code == Code::SecretDetected,
@@ -266,7 +283,7 @@ impl Judged {
         let idle = snapshot.policy.defaults().idle_timeout;
         let uri = target(via, &asked.endpoint, &asked.path, query.as_deref())?;
         let limits = Limits { idle, request_body, lease: self.lease(Asked::Request(asked), route) };
-        Ok(Plan { route, client, uri, limits, bounds, upgrade, rewriter, messages, watch })
+        Ok(Box::new(Plan { route, client, uri, limits, bounds, upgrade, rewriter, messages, watch }))
     }
 
     /// Counts the request, once, as the last thing before it goes out: against the route's bounds, then as a use.
@@ -300,13 +317,13 @@ impl Judged {
         }
     }
 
-    async fn send(
+    fn send(
         &mut self,
-        mut plan: Plan<'_>,
+        plan: &mut Plan<'_>,
         mut parts: request::Parts,
         source: Source,
-    ) -> Result<(Response<Incoming>, Option<Lent>), Refusal> {
-        let (mut body, progress) = match source {
+    ) -> impl Future<Output = Result<(Response<Incoming>, Option<Lent>), Refusal>> + Send {
+        let (body, progress) = match source {
             Source::Agent(incoming) => {
                 let progress = Progress::new();
                 (body::metered(incoming, Meter::Up(Arc::clone(&progress)), &plan.limits), progress)
@@ -316,59 +333,54 @@ impl Judged {
         self.entry.up = Some(Arc::clone(&progress));
         // From here on bytes may leave, even if the agent does not stay for the answer.
         self.entry.event.decision = Recorded::Allow;
+        let mut outgoing = Request::new(body);
         if let Some((inspection, format)) = &plan.watch.inspection {
             self.entry.inspection = Some(inspection.clone());
-            body = inspect::examined(body, inspection, *format);
+            outgoing = outgoing.map(|body| inspect::examined(body, inspection, *format));
         }
-        if let Some(rewriter) = plan.rewriter.take() {
-            body = match body::rewritten(body, rewriter, &mut parts.headers).await {
-                Ok(body) => body,
-                Err(_) if progress.is_too_large() => {
-                    return Err(too_large(plan.limits.request_body.unwrap_or_default()));
-                }
-                Err(error) => {
-                    let objection = plan.watch.inspection.as_ref();
-                    let objection = objection.and_then(|(inspection, _)| inspection.objection());
-                    return Err(objection.unwrap_or_else(|| {
-                        Refusal::new(Code::MalformedTarget, "the body broke off").because(&error)
-                    }));
+        let rewriter = plan.rewriter.take();
+        *outgoing.method_mut() = mem::take(&mut parts.method);
+        *outgoing.uri_mut() = mem::take(&mut plan.uri);
+        *outgoing.headers_mut() = mem::take(&mut parts.headers);
+        let plan = &*plan;
+        async move {
+            if let Some(rewriter) = rewriter {
+                outgoing = Box::pin(rewritten(outgoing, rewriter, plan, &progress)).await?;
+            }
+            let inspection = plan.watch.inspection.as_ref();
+            let objected = async {
+                match inspection {
+                    Some((inspection, _)) => inspection.objected().await,
+                    None => std::future::pending().await,
                 }
             };
+            let asked = async {
+                match plan.upgrade {
+                    Upgrade::None => plan.client.request(outgoing).await,
+                    Upgrade::WebSocket => {
+                        Box::pin(plan.client.upgrade(outgoing)).await.map(|response| (response, None))
+                    }
+                }
+            };
+            let answered = tokio::select! {
+                answered = asked => answered,
+                () = progress.stalled(plan.limits.idle) => {
+                    return Err(Refusal::new(Code::UpstreamTimeout, "the upstream host did not answer in time"));
+                }
+                denial = Arc::clone(&plan.limits.lease).ended_after_a_moment() => return Err(denial.into()),
+                refusal = objected => return Err(refusal),
+            };
+            let objection = || inspection.and_then(|(inspection, _)| inspection.objection());
+            let (response, lent) = answered.map_err(|error| match plan.limits.request_body {
+                Some(most) if progress.is_too_large() => too_large(most),
+                Some(_) | None => objection().unwrap_or_else(|| upstream::refusal_of_request(&error)),
+            })?;
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS && plan.upgrade == Upgrade::None {
+                let hint = "the upstream host changed the protocol unasked";
+                return Err(Refusal::new(Code::UpstreamFailed, hint));
+            }
+            Ok((response, lent))
         }
-        let inspection = plan.watch.inspection.as_ref();
-        let mut outgoing = Request::new(body);
-        *outgoing.method_mut() = parts.method;
-        *outgoing.uri_mut() = plan.uri;
-        *outgoing.headers_mut() = parts.headers;
-        let objected = async {
-            match inspection {
-                Some((inspection, _)) => inspection.objected().await,
-                None => std::future::pending().await,
-            }
-        };
-        let asked = async {
-            match plan.upgrade {
-                Upgrade::None => plan.client.request(outgoing).await,
-                Upgrade::WebSocket => plan.client.upgrade(outgoing).await.map(|response| (response, None)),
-            }
-        };
-        let answered = tokio::select! {
-            answered = asked => answered,
-            () = progress.stalled(plan.limits.idle) => {
-                return Err(Refusal::new(Code::UpstreamTimeout, "the upstream host did not answer in time"));
-            }
-            denial = plan.limits.lease.ended_after_a_moment() => return Err(denial.into()),
-            refusal = objected => return Err(refusal),
-        };
-        let objection = || inspection.and_then(|(inspection, _)| inspection.objection());
-        let (response, lent) = answered.map_err(|error| match plan.limits.request_body {
-            Some(most) if progress.is_too_large() => too_large(most),
-            Some(_) | None => objection().unwrap_or_else(|| upstream::refusal_of_request(&error)),
-        })?;
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS && plan.upgrade == Upgrade::None {
-            return Err(Refusal::new(Code::UpstreamFailed, "the upstream host changed the protocol unasked"));
-        }
-        Ok((response, lent))
     }
 
     /// Takes out of an answer's head what ends here and what may not be seen in the bottle.
@@ -394,8 +406,7 @@ impl Judged {
     fn pass_back(
         mut self,
         Answer { mut response, lent, encoding }: Answer,
-        watch: Watch,
-        limits: &Limits,
+        Plan { limits, messages, watch, .. }: Plan<'_>,
         opening: Opening,
     ) -> Response<Body> {
         let status = response.status();
@@ -412,17 +423,17 @@ impl Judged {
             headers::ask_upgrade(response.headers_mut(), WEBSOCKET);
             let up = self.entry.up.get_or_insert_with(Progress::new);
             let spliced = Spliced { up: Arc::clone(up), down: Progress::new() };
-            let Opening { agent_side, messages, after } = opening;
+            let Opening { agent_side, after } = opening;
             let inspection = watch.inspection.map(|(inspection, _)| inspection);
             let looks = Looks { inspection, placeholder: messages, scrub: watch.scrub };
-            after.set(upgrade::run(agent_side, upstream_side, spliced, limits.clone(), looks, self.entry));
+            after.set(upgrade::run(agent_side, upstream_side, spliced, limits, looks, self.entry));
             return response.map(|_| Body::empty());
         }
         let (mut parts, incoming) = response.into_parts();
         parts.version = Version::HTTP_11;
         parts.extensions.clear();
         let inspection = self.entry.inspection.clone();
-        let body = body::metered(incoming, Meter::Down(Box::new(self.entry), lent), limits);
+        let body = body::metered(incoming, Meter::Down(self.entry, lent), &limits);
         let body = match inspection {
             Some(inspection) => inspect::ended_by(body, inspection),
             None => body,
@@ -456,7 +467,6 @@ struct Plan<'s> {
 /// What there is for a WebSocket to run on, should upstream agree to one.
 struct Opening {
     agent_side: OnUpgrade,
-    messages: Option<Rewriter>,
     after: After,
 }
 
@@ -465,6 +475,25 @@ struct Answer {
     response: Response<Incoming>,
     lent: Option<Lent>,
     encoding: Option<scan::Encoding>,
+}
+
+/// `outgoing` with the placeholder in its body replaced.
+async fn rewritten(
+    outgoing: Request<Body>,
+    rewriter: Rewriter,
+    plan: &Plan<'_>,
+    progress: &Progress,
+) -> Result<Request<Body>, Refusal> {
+    let (mut parts, body) = outgoing.into_parts();
+    match body::rewritten(body, rewriter, &mut parts.headers).await {
+        Ok(body) => Ok(Request::from_parts(parts, body)),
+        Err(_) if progress.is_too_large() => Err(too_large(plan.limits.request_body.unwrap_or_default())),
+        Err(error) => {
+            let objection = plan.watch.inspection.as_ref().and_then(|(inspection, _)| inspection.objection());
+            Err(objection
+                .unwrap_or_else(|| Refusal::new(Code::MalformedTarget, "the body broke off").because(&error)))
+        }
+    }
 }
 
 fn too_large(most: u64) -> Refusal {

@@ -32,7 +32,7 @@ pub(crate) const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// What a head may take.
 const HEAD_LIMIT: usize = 64 * 1024;
 /// What is read at once of a connection whose protocol is not known yet.
-const FIRST_READ: usize = 1024;
+pub(crate) const FIRST_READ: usize = 1024;
 /// What an HTTP/2 connection begins with.
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const HTTP2_STREAMS: u32 = 128;
@@ -77,10 +77,10 @@ impl Connection {
         Connection { proxy, stop, after: After::default() }
     }
 
-    /// Serves the proxy protocol: HTTP/1.1, or HTTP/2 by prior knowledge.
-    pub(crate) async fn serve_proxy(self, mut stream: TcpStream) {
+    /// Serves the proxy protocol: HTTP/1.1, or HTTP/2 by prior knowledge. `already` was read of `stream` before.
+    pub(crate) async fn serve_proxy(self, already: Vec<u8>, mut stream: TcpStream) {
         let opening = async {
-            let mut bytes = first_bytes(&mut stream).await?;
+            let mut bytes = first_bytes(already, &mut stream).await?;
             while !bytes.is_empty() && bytes.len() < HTTP2_PREFACE.len() && HTTP2_PREFACE.starts_with(&bytes)
             {
                 if stream.read_buf(&mut bytes).await? == 0 {
@@ -210,9 +210,11 @@ fn leave_out_body(answer: &mut Response<Body>) {
     *answer.body_mut() = Body::empty();
 }
 
-/// What a connection begins with; nothing when it ends before.
-pub(crate) async fn first_bytes(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(FIRST_READ);
-    stream.read_buf(&mut bytes).await?;
+/// What a connection begins with, of which `already` was read; nothing when it ends before.
+pub(crate) async fn first_bytes(already: Vec<u8>, stream: &mut TcpStream) -> io::Result<Vec<u8>> {
+    let mut bytes = already;
+    if bytes.is_empty() {
+        stream.read_buf(&mut bytes).await?;
+    }
     Ok(bytes)
 }

@@ -114,13 +114,13 @@ impl Recorder {
         generation: u64,
         digest: &str,
         subject: Subject,
-    ) -> Result<Entry, Subject> {
+    ) -> Result<Box<Entry>, Subject> {
         let place = match Arc::clone(&self.places).try_acquire_owned() {
             Ok(place) => Some(place),
-            // Only who has to wait needs a timer.
+            // Only who has to wait needs a timer, and the room for it.
             Err(TryAcquireError::NoPermits) => {
                 let place = timeout(PLACE_TIMEOUT, Arc::clone(&self.places).acquire_owned());
-                place.await.ok().and_then(Result::ok)
+                Box::pin(place).await.ok().and_then(Result::ok)
             }
             Err(TryAcquireError::Closed) => None,
         };
@@ -131,7 +131,7 @@ impl Recorder {
         let observer = Arc::clone(&self.observer);
         let started = Instant::now();
         let (up, held, inspection) = (None, None, None);
-        Ok(Entry { subject, event, observer, up, held, inspection, started, place: Some(place) })
+        Ok(Box::new(Entry { subject, event, observer, up, held, inspection, started, place: Some(place) }))
     }
 
     /// Whether the last record could not be written.

@@ -31,17 +31,24 @@ pub fn harden() -> io::Result<()> {
 
 /// Lets an IPv6 socket take connections to addresses that are not ours. For IPv4 there is a safe form.
 pub(crate) fn set_ipv6_transparent(socket: &impl AsFd) -> io::Result<()> {
-    let on: libc::c_int = 1;
-    let length = libc::socklen_t::try_from(size_of_val(&on)).map_err(io::Error::other)?;
+    set_option(socket, libc::SOL_IPV6, libc::IPV6_TRANSPARENT, 1)
+}
+
+/// Has a listener give a connection only once its client has sent something, or has been silent for about a second (tcp(7)).
+pub(crate) fn set_defer_accept(socket: &impl AsFd) -> io::Result<()> {
+    set_option(socket, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, 1)
+}
+
+fn set_option(
+    socket: &impl AsFd,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
+    let length = libc::socklen_t::try_from(size_of_val(&value)).map_err(io::Error::other)?;
     // SAFETY: the descriptor is borrowed and so open; the option's value is an int that outlives the call, with its length.
     let result = unsafe {
-        libc::setsockopt(
-            socket.as_fd().as_raw_fd(),
-            libc::SOL_IPV6,
-            libc::IPV6_TRANSPARENT,
-            (&raw const on).cast(),
-            length,
-        )
+        libc::setsockopt(socket.as_fd().as_raw_fd(), level, name, (&raw const value).cast(), length)
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -49,8 +49,8 @@ pub(crate) enum Led {
     FromElsewhere(u16),
 }
 
-/// Serves one connection that was led here: TLS by its ClientHello, everything else as HTTP/1.1.
-pub(crate) async fn serve(connection: Connection, mut stream: TcpStream, led: Led) {
+/// Serves one connection that was led here, of which `already` was read: TLS by its ClientHello, everything else as HTTP/1.1.
+pub(crate) async fn serve(connection: Connection, already: Vec<u8>, mut stream: TcpStream, led: Led) {
     let port = match led {
         Led::ByName(port) => port,
         Led::FromElsewhere(own) => match destination(&stream) {
@@ -60,7 +60,7 @@ pub(crate) async fn serve(connection: Connection, mut stream: TcpStream, led: Le
         },
     };
     let first = tokio::select! {
-        first = timeout(HEAD_TIMEOUT, first_bytes(&mut stream)) => first,
+        first = timeout(HEAD_TIMEOUT, first_bytes(already, &mut stream)) => first,
         () = connection.stop.cancelled() => return,
     };
     let Ok(Ok(bytes)) = first else { return };

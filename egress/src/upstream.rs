@@ -110,11 +110,11 @@ impl RouteClient {
     }
 
     /// The head of the answer to `request`, whose target is absolute, and the connection that its body comes on.
-    pub(crate) async fn request(
+    pub(crate) fn request(
         &self,
         request: Request<Body>,
-    ) -> Result<(Response<Incoming>, Option<Lent>), RequestError> {
-        self.0.request(request).await
+    ) -> impl Future<Output = Result<(Response<Incoming>, Option<Lent>), RequestError>> + Send {
+        self.0.request(request)
     }
 
     /// The same for a request that upgrades, over a connection of HTTP/1.1 of its own.

@@ -27,6 +27,16 @@ pub(super) enum Source {
     Begun(Body, Arc<Progress>),
 }
 
+impl Plan<'_> {
+    /// Whether a person may have to be asked.
+    pub(super) fn is_asked_about(&self) -> bool {
+        self.watch
+            .inspection
+            .as_ref()
+            .is_some_and(|(inspection, _)| self.watch.suspicion.is_some() || inspection.excepts())
+    }
+}
+
 impl Judged {
     /// Reads the request as a whole and searches it; with a secret in it, it waits for a person. What is too long to be held, comes too
     /// slowly, or is a conversation goes on under search, and is cut where a secret stands.
@@ -40,9 +50,6 @@ impl Judged {
             return Ok(Source::Agent(incoming));
         };
         let mut suspicion = plan.watch.suspicion.take();
-        if suspicion.is_none() && !inspection.excepts() {
-            return Ok(Source::Agent(incoming));
-        }
         if plan.upgrade != Upgrade::None || matches!(format, Format::Grpc(_)) {
             self.go_on_under_search(plan, suspicion.as_ref(), &inspection).await?;
             return Ok(Source::Agent(incoming));

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use http::{Method, request};
+use jiff::Timestamp;
 use policy::{Credential, Detector, Dlp, Route};
 use tracing::warn;
 
@@ -41,13 +42,14 @@ impl Judged {
         route: &Route,
         asked: &RequestAsked,
         parts: &mut request::Parts,
+        now: Timestamp,
     ) -> Result<(Exchanged, Watch), Refusal> {
         let what = route.agent_credentials();
         let secret = match route.credential() {
             Some(wanted) => Some((wanted, self.secret_of(route, wanted, &parts.method)?)),
             None => None,
         };
-        let mut watch = self.watch(route, &asked.endpoint)?;
+        let mut watch = self.watch(route, &asked.endpoint, now)?;
         let mut query = parts.uri.query().map(str::to_owned);
         if let Some((inspection, format)) = &mut watch.inspection {
             // What is taken out or replaced does not leave, so it is not searched.
@@ -104,9 +106,9 @@ impl Judged {
     }
 
     /// What the route has searched and scrubbed. Where it says nothing, the answers to its own credential are scrubbed.
-    fn watch(&self, route: &Route, endpoint: &Endpoint) -> Result<Watch, Refusal> {
+    fn watch(&self, route: &Route, endpoint: &Endpoint, now: Timestamp) -> Result<Watch, Refusal> {
         let known = self.proxy.knowns.current();
-        let exceptions = self.snapshot.policy.exceptions(&endpoint.host, self.proxy.now());
+        let exceptions = self.snapshot.policy.exceptions(&endpoint.host, now);
         let exceptions: Vec<_> =
             exceptions.filter(|one| !self.proxy.uses.is_exception_spent(one)).cloned().collect();
         let inspection = route.dlp().and_then(|dlp| {

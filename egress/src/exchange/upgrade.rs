@@ -50,7 +50,7 @@ pub(super) async fn run(
     spliced: Spliced,
     limits: Limits,
     looks: Looks,
-    mut entry: Entry,
+    mut entry: Box<Entry>,
 ) {
     let (agent, upstream) = match tokio::join!(agent_side, upstream_side) {
         (Ok(agent), Ok(upstream)) => (agent, upstream),

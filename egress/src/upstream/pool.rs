@@ -1,6 +1,7 @@
 //! The connections of one route that are kept open between requests.
 
 use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll};
@@ -63,10 +64,25 @@ pub(super) struct Pool {
 }
 
 /// Two requests for the same go over the same connections.
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone)]
 struct Key {
     scheme: Scheme,
     authority: Authority,
+}
+
+/// By their text, which is canonical: an [`Authority`] by itself is compared and hashed letter by letter, for the case of each.
+impl PartialEq for Key {
+    fn eq(&self, other: &Key) -> bool {
+        self.authority.as_str() == other.authority.as_str() && self.scheme == other.scheme
+    }
+}
+
+impl Eq for Key {}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.authority.as_str().hash(state);
+    }
 }
 
 impl Key {
@@ -183,7 +199,8 @@ impl Pool {
         loop {
             let (way, is_kept) = match place.take() {
                 Some(way) => (way, true),
-                None => self.open(&key, &place).await?,
+                // Boxed, because most requests find one.
+                None => Box::pin(self.open(&key, &place)).await?,
             };
             let mut failed = match way {
                 Way::Http1(mut line) => {

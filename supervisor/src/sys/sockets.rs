@@ -21,9 +21,11 @@ const BACKLOG: i32 = 1024;
 /// Longest datagram that is read from a daemon.
 pub(crate) const DATAGRAM_LIMIT: usize = 8 * 1024;
 
-/// Opens a listening socket on exactly this address.
+/// Opens a listening socket on exactly this address. What is accepted sends small pieces at once, as it inherits (tcp(7)): also what
+/// connects before there is a daemon.
 pub(crate) fn listen_on(address: SocketAddr) -> io::Result<OwnedFd> {
     let listener = TcpListener::bind(address)?;
+    setsockopt(&listener, sockopt::TcpNoDelay, &true)?;
     listen(&listener, Backlog::new(BACKLOG)?)?;
     Ok(listener.into())
 }
