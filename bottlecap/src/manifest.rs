@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::fault::{Attempted, Fault};
 use crate::init::Shelf;
 use crate::preset::Preset;
+use crate::text;
 
 pub use extend::{DEPTH_MAX, Source, resolve};
 pub use raw::schema;
@@ -173,7 +174,7 @@ impl Manifest {
     /// # Errors
     /// Every finding, with its position.
     pub fn load(file: &Path, shelf: Option<&Shelf>) -> Result<Manifest, Fault> {
-        let first = source(file).refusing(|| format!("cannot read the manifest {}", file.display()))?;
+        let first = source(file, "the manifest ")?;
         Ok(resolve(first, |word, from| {
             let directory = from.path.parent().unwrap_or(Path::new("/"));
             let path = match (word.parse::<Name>(), shelf) {
@@ -183,7 +184,7 @@ impl Manifest {
                 }
                 (Err(_), _) => directory.join(word),
             };
-            source(&path).map_err(|error| format!("cannot read {}: {error}", path.display()))
+            source(&path, "").map_err(|fault| fault.to_string())
         })?)
     }
 
@@ -210,9 +211,10 @@ impl Agent {
     }
 }
 
-fn source(file: &Path) -> std::io::Result<Source> {
-    let text = fs::read_to_string(file)?;
-    Ok(Source { file: file.display().to_string(), path: fs::canonicalize(file)?, text })
+fn source(file: &Path, what: &str) -> Result<Source, Fault> {
+    let told = || format!("cannot read {what}{}", file.display());
+    let text = text::read(file, told)?;
+    Ok(Source { file: file.display().to_string(), path: fs::canonicalize(file).refusing(told)?, text })
 }
 
 #[cfg(test)]

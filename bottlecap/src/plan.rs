@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::command::NotExecuted;
 use crate::layout::Step;
 
 /// Ports of the bundle inside, each with the name that its socket is handed over under.
@@ -146,7 +147,7 @@ pub enum FromWall {
     /// The mounts stand; the caller's ends of the command's terminal or pipes are beside this.
     Built,
     /// The command cannot be executed.
-    NotExecuted(i32),
+    NotExecuted(NotExecuted),
     /// A wall cannot be built.
     Failed {
         /// What was attempted.

@@ -7,7 +7,6 @@ use std::collections::BTreeSet;
 use std::env;
 use std::ffi::OsString;
 use std::fmt::Write as _;
-use std::fs;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::process::Command;
@@ -22,6 +21,7 @@ use crate::fault::{Attempted, Fault};
 use crate::requests::apply::{self, Change};
 use crate::requests::ledger::Entry;
 use crate::requests::{Confirm, Desk, Form, asked, json, print};
+use crate::text;
 
 /// The editor where the environment names none.
 const EDITOR: &str = "vi";
@@ -39,7 +39,7 @@ struct Candidate {
 
 impl Candidate {
     fn read(file: &Path) -> Result<Candidate, Fault> {
-        let text = fs::read_to_string(file).refusing(|| format!("cannot read {}", file.display()))?;
+        let text = text::read(file, || format!("cannot read {}", file.display()))?;
         Candidate::parse(&file.display().to_string(), text)
     }
 

@@ -4,6 +4,7 @@
 mod support;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Stdio};
 use std::thread;
 
@@ -121,6 +122,21 @@ fn git_makes_commits_in_a_bottle_that_says_nothing_of_it_and_where_it_cannot_tha
         let place = format!("its repository is at {},", person.path(repository).display());
         assert!(said.contains("git does not work") && said.contains(&place), "{said}");
     }
+    // A mount shows it.
+    person.write("shows.yaml", &format!("mounts: [{{path: {}}}]\n", person.path("work").display()));
+    let (manifest, place) = (person.path("shows.yaml"), person.path("beside"));
+    let words = [
+        "run",
+        "--bottle",
+        manifest.to_str().unwrap(),
+        "--mount",
+        place.to_str().unwrap(),
+        "--",
+        "echo",
+        "ran",
+    ];
+    let said = person.said(&words);
+    assert!(said.contains("ran") && !said.contains("git does not work"), "{said}");
     let inner = person.path("work/inner").display().to_string();
     let said = person.said(&["run", "--name", "web", "--cwd", &inner, "--", "true"]);
     let place = format!("its repository is {}: --cwd", person.path("work").display());
@@ -241,4 +257,18 @@ fn completions_and_manual_pages_are_made() {
     fs::create_dir(&pages).unwrap();
     assert!(person.output(&["man", pages.to_str().unwrap()]).status.success());
     assert!(pages.join("bottlecap-run.1").exists());
+}
+
+#[test]
+fn a_script_whose_interpreter_is_not_in_the_bottle_is_not_called_missing() {
+    let person = Person::new();
+    person.write("work/tool", "#!/nowhere/python\n");
+    fs::set_permissions(person.path("work/tool"), fs::Permissions::from_mode(0o755)).unwrap();
+    let ran = person.output(&["run", "--", "./tool"]);
+    let said = String::from_utf8_lossy(&ran.stderr).into_owned();
+    assert_eq!(ran.status.code(), Some(126), "{said}");
+    assert!(said.contains("cannot execute ./tool") && said.contains("its interpreter is not"), "{said}");
+    let ran = person.output(&["run", "--", "./none"]);
+    let said = String::from_utf8_lossy(&ran.stderr).into_owned();
+    assert!(ran.status.code() == Some(127) && said.contains("No such file or directory"), "{said}");
 }

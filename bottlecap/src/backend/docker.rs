@@ -21,6 +21,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -185,12 +186,18 @@ impl Backend for Docker {
         let (keys, secrets) = (order.provisions.identities.keys(), secret_lines(&order.provisions.secrets));
         // The bundle starts as soon as it is there, while the agent's container is made; but not before git-gate has its keys.
         if keys.is_empty() {
-            feed.begin(secrets)?;
-            made.create(checked, &furnished)?;
+            let (tried, networks) = mpsc::channel();
+            // Who comes for them stands on the last network that was tried, which was there before.
+            feed.begin(secrets, move || {
+                networks.try_iter().last().is_some_and(|last| is_sealed(last).is_ok())
+            })?;
+            made.create(checked, &furnished, |network| {
+                let _ = tried.send(network);
+            })?;
         } else {
-            made.create(checked, &furnished)?;
+            made.create(checked, &furnished, |_| ())?;
             made.place(keys)?;
-            feed.begin(secrets)?;
+            feed.begin(secrets, || true)?;
         }
         // In the agent's container nothing of the agent runs yet.
         let (engine, agent) = (made.engine.clone(), compose::agent(&made.name));
@@ -409,8 +416,8 @@ fn first_subnet(name: &Name) -> u32 {
 }
 
 impl Made {
-    /// Has the engine make and start networks and containers, on the first network that is free.
-    fn create(&self, checked: &Checked, furnished: &Furnished) -> Result<(), Fault> {
+    /// Has the engine make and start networks and containers, on the first network that is free. `trying` is told of each before.
+    fn create(&self, checked: &Checked, furnished: &Furnished, trying: impl Fn(Subnet)) -> Result<(), Fault> {
         let table = fs::read_to_string("/proc/net/route").unwrap_or_default();
         let (image, sidecars) = (agent_image(checked), sidecars_image());
         let mut bundle_environment = bundle_environment()?;
@@ -449,6 +456,7 @@ impl Made {
                 file.write_all(text.as_bytes())
             };
             written().failing(|| format!("cannot write {}", file.display()))?;
+            trying(network);
             let said = self.engine.compose(&compose::project(&self.name), &file, &["up", "--detach"])?;
             if !said.good && said.errors.contains("overlaps with") {
                 remove_all(&self.engine, self.name.as_str(), &self.state)?;

@@ -16,6 +16,7 @@ use super::{Backend, ENOUGH, Kind, Order, Remnant};
 use crate::addresses::Addresses;
 use crate::bundle::{Bundle, Supervisor};
 use crate::cgroup::{self, Groups};
+use crate::command::NotExecuted;
 use crate::doctor;
 use crate::etc::Identity;
 use crate::fault::{Attempted, Fault};
@@ -293,21 +294,20 @@ impl Wall {
         self.channel.send(&ToWall::Go, &[]).failing(|| "cannot speak to the wall".to_owned())?;
         let not_executed = match self.hear()? {
             None => None,
-            Some((FromWall::NotExecuted(errno), _)) => Some(errno),
+            Some((FromWall::NotExecuted(why), _)) => Some(why),
             Some((said, _)) => return Err(wall_fault(said)),
         };
-        if let Some(errno) = not_executed {
+        if let Some(why) = not_executed {
             let code = self.wait_code()?;
-            let error = std::io::Error::from_raw_os_error(errno);
             let hidden =
-                Some(errno).filter(|errno| *errno == libc::ENOENT).and_then(|_| hidden(&self.program));
+                Some(why).filter(|why| *why == NotExecuted::ABSENT).and_then(|_| hidden(&self.program));
             let hint = hidden.map_or_else(String::new, |path| {
                 format!(
                     "; this host has {}, which the bottle sees where `mounts` in the manifest names it",
                     shown(&path)
                 )
             });
-            tracing::error!("cannot execute {}: {error}{hint}", self.program.to_string_lossy());
+            tracing::error!("cannot execute {}: {why}{hint}", self.program.to_string_lossy());
             return Ok(code);
         }
         let ends = std::mem::take(&mut self.ends);
@@ -398,9 +398,7 @@ fn wall_fault(said: FromWall) -> Fault {
                 None => Fault::failed(message),
             }
         }
-        FromWall::NotExecuted(errno) => {
-            Fault::failed(format!("cannot execute the command: {}", std::io::Error::from_raw_os_error(errno)))
-        }
+        FromWall::NotExecuted(why) => Fault::failed(format!("cannot execute the command: {why}")),
         FromWall::Apart | FromWall::Listening | FromWall::Built => {
             Fault::failed("the wall spoke out of turn")
         }

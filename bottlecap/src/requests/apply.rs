@@ -14,6 +14,7 @@ use serde::Deserialize;
 
 use super::client;
 use crate::fault::{Attempted, Fault};
+use crate::text;
 
 /// How a daemon is made to read its file again.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,7 +69,7 @@ pub(crate) fn read(place: &Place) -> Result<String, Fault> {
         ))
         .with_hint("name the directory of the file itself"));
     }
-    fs::read_to_string(&path).refusing(told)
+    text::read(&path, told)
 }
 
 /// Texts of a file on the way from one to another.

@@ -31,7 +31,7 @@ use crate::provision::{self, Report};
 use crate::run::Request;
 use crate::state::Directories;
 use crate::workdir::{self, Found, Guarded, Harm, Place, Reach, SetIds, shown};
-use crate::{environment, etc, secrets};
+use crate::{environment, etc, secrets, text};
 
 /// Directories of a home that hold credentials.
 const CREDENTIALS: [&str; 7] =
@@ -263,8 +263,7 @@ fn limits_hold(limits: &Limits, backend: Kind) -> Result<(), Fault> {
 fn read_routes(manifest: &Manifest) -> Result<(String, Policy), Fault> {
     let (name, text) = match (&manifest.routes, manifest.agent.preset) {
         (Some(path), _) => {
-            let text =
-                fs::read_to_string(path).refusing(|| format!("cannot read the routes {}", path.display()))?;
+            let text = text::read(path, || format!("cannot read the routes {}", path.display()))?;
             (path.display().to_string(), text)
         }
         (None, Some(preset)) => ("the preset's routes".to_owned(), preset.needs().to_owned()),
@@ -278,8 +277,7 @@ fn read_repos(file: Option<&Path>) -> Result<(String, Repos), Fault> {
     let (name, text) = match file {
         None => ("repos.yaml".to_owned(), NO_REPOS.to_owned()),
         Some(path) => {
-            let text = fs::read_to_string(path)
-                .refusing(|| format!("cannot read the repositories {}", path.display()))?;
+            let text = text::read(path, || format!("cannot read the repositories {}", path.display()))?;
             (path.display().to_string(), text)
         }
     };

@@ -99,7 +99,10 @@ impl Bottle {
         self.record = Some(record);
         if !checked.without.contains(&Layer::Git) {
             let home = std::env::var_os("HOME").map(PathBuf::from);
-            if let Some(repository) = git::beyond(&checked.workdir.path, home.as_deref()) {
+            let seen =
+                |place: &PathBuf| checked.mounts.iter().any(|(mount, _)| place.starts_with(&mount.path));
+            let beyond = git::beyond(&checked.workdir.path, home.as_deref());
+            if let Some(repository) = beyond.filter(|repository| !seen(repository)) {
                 tracing::warn!(
                     "git does not work in {}: its repository is at {}, which the bottle does not see",
                     shown(&checked.workdir.path),

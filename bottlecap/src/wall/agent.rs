@@ -1,26 +1,21 @@
 //! The last steps before the command: its own session, a second user namespace, no capability, no new privilege, no
 //! foreign descriptor or key, and the system call filter.
 
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use nix::sched::{CloneFlags, unshare};
 
 use super::{Attempt, Setback};
+use crate::command;
 use crate::etc::UID;
 use crate::plan::{FromWall, Layer, Plan, Stdio};
 use crate::seccomp::Filter;
-use crate::sys::process::Image;
 use crate::sys::socket::Channel;
 use crate::sys::{descriptors, identity, process, terminal};
-
-/// The exit codes of a shell for a command that is not there, and for one that cannot be run.
-const NOT_FOUND: i32 = 127;
-const NOT_EXECUTABLE: i32 = 126;
 
 /// Becomes the command. Comes back only if that cannot be, with the exit code.
 pub(super) fn become_command(
@@ -29,7 +24,8 @@ pub(super) fn become_command(
     filter: &Filter,
     channel: &Channel,
 ) -> Result<i32, Setback> {
-    let image = image(plan).to("prepare the command")?;
+    let environment = plan.environment.iter().map(|(name, value)| (name.as_os_str(), value.as_os_str()));
+    let image = command::image(&plan.command, environment).to("prepare the command")?;
     connect(plan, stdio).to("connect the command")?;
     if plan.has(Layer::SecondNamespace) {
         second_namespace()?;
@@ -55,20 +51,11 @@ pub(super) fn become_command(
     if plan.has(Layer::Seccomp) {
         filter.install().to("install the system call filter")?;
     }
-    let error = execute(plan, &image);
-    let errno = error.raw_os_error().unwrap_or(libc::EINVAL);
-    channel.send(&FromWall::NotExecuted(errno), &[]).to("say so")?;
-    Ok(if errno == libc::ENOENT { NOT_FOUND } else { NOT_EXECUTABLE })
-}
-
-fn image(plan: &Plan) -> io::Result<Image> {
-    let c_string =
-        |bytes: &[u8]| CString::new(bytes).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput));
-    let arguments = plan.command.iter().map(|word| c_string(word.as_bytes())).collect::<io::Result<_>>()?;
-    let variable =
-        |(name, value): &(OsString, OsString)| c_string(&[name.as_bytes(), b"=", value.as_bytes()].concat());
-    let environment = plan.environment.iter().map(variable).collect::<io::Result<_>>()?;
-    Ok(Image::new(arguments, environment))
+    let path = plan.environment.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.as_os_str());
+    let word = plan.command.first().map(OsString::as_os_str);
+    let why = command::execute(word, path.unwrap_or(OsStr::new("")), &image);
+    channel.send(&FromWall::NotExecuted(why), &[]).to("say so")?;
+    Ok(why.code())
 }
 
 fn connect(plan: &Plan, stdio: &[OwnedFd; 3]) -> io::Result<()> {
@@ -94,33 +81,4 @@ fn second_namespace() -> Result<(), Setback> {
         .and_then(|()| write("uid_map", &format!("{UID} 0 1")))
         .and_then(|()| write("gid_map", &format!("{UID} 0 1")))
         .to("map the agent's user")
-}
-
-/// Tries the command by its path, or in each directory of PATH.
-fn execute(plan: &Plan, image: &Image) -> io::Error {
-    let Some(command) = plan.command.first() else { return io::Error::from_raw_os_error(libc::ENOENT) };
-    if command.as_bytes().contains(&b'/') {
-        return try_path(image, Path::new(command));
-    }
-    let path = plan.environment.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.as_bytes());
-    let mut last = io::Error::from_raw_os_error(libc::ENOENT);
-    for directory in
-        path.unwrap_or_default().split(|byte| *byte == b':').filter(|directory| !directory.is_empty())
-    {
-        let error = try_path(image, &Path::new(OsStr::from_bytes(directory)).join(command));
-        if !matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) {
-            last = error;
-        }
-    }
-    last
-}
-
-fn try_path(image: &Image, path: &Path) -> io::Error {
-    match CString::new(path.as_os_str().as_bytes()) {
-        Err(_) => io::Error::from_raw_os_error(libc::ENOENT),
-        Ok(path) => match image.execute(&path) {
-            Err(error) => error,
-            Ok(never) => match never {},
-        },
-    }
 }

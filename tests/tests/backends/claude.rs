@@ -4,21 +4,10 @@
 use std::net::IpAddr;
 
 use serde_json::{Value, json};
-use tests::{Conversation, Docker, GitHost, HttpsEcho, Network, Process, Run, target_directory};
+use tests::{Conversation, Docker, GitHost, HttpsEcho, Process, Run, target_directory};
 
+use crate::escapes::documentation;
 use crate::stage::{Kind, Stage, TOKEN};
-
-/// The host on a network that is there for a story alone, from the range that is for documentation: what is granted is a public
-/// address, and this one is nobody's. It is not the first of its network, where egress expects a router.
-fn documentation(docker: &Docker) -> (Network<'_>, IpAddr) {
-    let found = (0..16).find_map(|number: u8| {
-        let address = |last: u8| format!("192.0.2.{}", number * 16 + last);
-        let options = [format!("--subnet={}/28", address(0)), format!("--gateway={}", address(9))];
-        let network = docker.network(options).ok()?;
-        Some((network, address(9).parse().unwrap()))
-    });
-    found.expect("one of sixteen networks is free")
-}
 
 /// What stands after `"key":"` in a text.
 fn word<'t>(text: &'t str, key: &str) -> &'t str {
@@ -80,6 +69,7 @@ fn tell(kind: Kind, docker: Docker) {
     };
     let engine = Docker::connect().unwrap().unwrap();
     let (_network, address) = documentation(&engine);
+    let address = IpAddr::V4(address);
     let origin = GitHost::start_on(address).unwrap();
     // Where it leads to is known when it listens, and what is said when it is asked.
     let place = std::sync::Arc::new(std::sync::OnceLock::new());

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod claude;
+mod escapes;
 mod stage;
 mod traces;
 

@@ -1,6 +1,7 @@
 //! The host of these stories, the same for each backend.
 
 use std::fs;
+use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::Command;
@@ -78,9 +79,15 @@ impl Stage {
     }
 
     pub(crate) fn command(&self, words: &[&str]) -> Command {
-        let mut command =
-            self.docker.command(&Binaries::find().unwrap().program("bottlecap").to_string_lossy());
-        command.args(words).current_dir(self.path("work"));
+        let mut command = self.starts(&Binaries::find().unwrap().program("bottlecap").to_string_lossy());
+        command.args(words);
+        command
+    }
+
+    /// Any program, as the person starts it.
+    pub(crate) fn starts(&self, program: &str) -> Command {
+        let mut command = self.docker.command(program);
+        command.current_dir(self.path("work"));
         command.env("XDG_STATE_HOME", self.path("state")).env("XDG_RUNTIME_DIR", self.path("run"));
         command.env("STORY_TOKEN", TOKEN).env("BOTTLECAP_SIDECARS_IMAGE", &self.image);
         command
@@ -119,6 +126,14 @@ impl Stage {
         command.env("BOTTLECAP_DOCKER", programs.join("docker"));
         command.env("PATH", format!("{}:{}", programs.display(), std::env::var("PATH").unwrap()));
         Run::from(command).finish().unwrap()
+    }
+
+    /// The bottle of containers, whose bundle asks `server` for names.
+    pub(crate) fn bottle_asking(&self, server: IpAddr, script: &str) -> Finished {
+        let project = self.path("state/bottlecap/bottles").join(&self.name).join("compose.json");
+        let bundle = format!("\"container_name\": \"bottlecap-sidecars-{}\",", self.name);
+        let done = format!("sed -i 's/{bundle}/&\"dns\": [\"{server}\"],/' {}", project.display());
+        self.bottle_after(&done, script)
     }
 
     pub(crate) fn started(&self, script: &str) -> Command {

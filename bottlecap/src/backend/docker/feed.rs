@@ -24,12 +24,19 @@ impl Feed {
         Ok(Feed(path))
     }
 
-    /// Gives `lines` to the first who reads.
-    pub(super) fn begin(&self, lines: Zeroizing<Vec<u8>>) -> Result<(), Fault> {
+    /// Gives `lines` to the first who reads, if `may_have` says so when they come; else they read nothing.
+    pub(super) fn begin(
+        &self,
+        lines: Zeroizing<Vec<u8>>,
+        may_have: impl FnOnce() -> bool + Send + 'static,
+    ) -> Result<(), Fault> {
         let path = self.0.clone();
         let write = move || {
             // Waits for the reader. One that ends before it has read all is seen by what it does not do then.
-            let _ = File::options().write(true).open(path).and_then(|mut pipe| pipe.write_all(&lines));
+            let Ok(mut pipe) = File::options().write(true).open(path) else { return };
+            if may_have() {
+                let _ = pipe.write_all(&lines);
+            }
         };
         let writer = Builder::new().name("secrets".into()).spawn(write);
         writer.failing(|| "cannot start a thread".to_owned()).map(drop)
@@ -57,9 +64,17 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         // More than a pipe holds.
         let lines = vec![b'x'; 100_000];
-        feed.begin(Zeroizing::new(lines.clone())).unwrap();
+        feed.begin(Zeroizing::new(lines.clone()), || true).unwrap();
         assert_eq!(fs::read(&path).unwrap(), lines);
         drop(feed);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn who_may_not_have_it_reads_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let feed = Feed::new(directory.path()).unwrap();
+        feed.begin(Zeroizing::new(b"KEY c2VjcmV0\n".to_vec()), || false).unwrap();
+        assert_eq!(fs::read(directory.path().join(SECRETS_PIPE)).unwrap(), b"");
     }
 }

@@ -1,16 +1,16 @@
 //! This program inside the agent's container: what holds the container open, and what the command comes out of.
 
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
+use crate::command;
 use crate::layout::{HOME, OURS};
 use crate::seccomp::{Datagrams, Filter};
 use crate::sys::process::{self, Image};
@@ -22,9 +22,6 @@ const PID: &str = "/run/bottlecap.pid";
 const PID_MAX: u64 = 16;
 /// What the home starts with.
 const SKELETON: &str = "home";
-/// The exit codes of a shell for a command that is not there, and for one that cannot be run.
-const NOT_FOUND: i32 = 127;
-const NOT_EXECUTABLE: i32 = 126;
 const FAILED: i32 = 70;
 
 /// Holds the container until it is told to end, and buries what the agent leaves to it.
@@ -81,9 +78,10 @@ fn written_at(path: &Path) -> io::Result<Option<i32>> {
 pub fn become_command(words: Vec<OsString>) -> i32 {
     match prepare(&words) {
         Ok(image) => {
-            let error = execute(words.first(), &image);
-            say(&format!("cannot execute {}: {error}", words.first().map_or_else(String::new, told)));
-            if error.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { NOT_EXECUTABLE }
+            let path = std::env::var_os("PATH").unwrap_or_default();
+            let why = command::execute(words.first().map(OsString::as_os_str), &path, &image);
+            say(&format!("cannot execute {}: {why}", words.first().map_or_else(String::new, told)));
+            why.code()
         }
         Err((attempt, error)) => {
             say(&format!("cannot {attempt}: {error}"));
@@ -110,7 +108,9 @@ fn prepare(words: &[OsString]) -> Result<Image, Setback> {
         .map_err(|error| ("build the system call filter", io::Error::other(error)))?;
     furnish(&Path::new(OURS).join(SKELETON), Path::new(HOME)).map_err(to("furnish the home"))?;
     fs::write(PID, std::process::id().to_string()).map_err(to("say which process the command is"))?;
-    let image = image(words).map_err(to("prepare the command"))?;
+    let variables: Vec<(OsString, OsString)> = std::env::vars_os().collect();
+    let environment = variables.iter().map(|(name, value)| (name.as_os_str(), value.as_os_str()));
+    let image = command::image(words, environment).map_err(to("prepare the command"))?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     // Where the engine's own filter refuses the call, there is no keyring to reach either.
     let _ = identity::new_session_keyring();
@@ -138,41 +138,6 @@ fn furnish(from: &Path, to: &Path) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-fn image(words: &[OsString]) -> io::Result<Image> {
-    let c_string =
-        |bytes: Vec<u8>| CString::new(bytes).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput));
-    let arguments = words.iter().map(|word| c_string(word.clone().into_vec())).collect::<io::Result<_>>()?;
-    let variable =
-        |(name, value): (OsString, OsString)| c_string([name.as_bytes(), b"=", value.as_bytes()].concat());
-    let environment = std::env::vars_os().map(variable).collect::<io::Result<_>>()?;
-    Ok(Image::new(arguments, environment))
-}
-
-/// Tries the command by its path, or in each directory of PATH.
-fn execute(word: Option<&OsString>, image: &Image) -> io::Error {
-    let absent = || io::Error::from_raw_os_error(libc::ENOENT);
-    let Some(word) = word else { return absent() };
-    let places: Vec<PathBuf> = if word.as_bytes().contains(&b'/') {
-        vec![PathBuf::from(word)]
-    } else {
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        let directories = path.as_bytes().split(|byte| *byte == b':').filter(|part| !part.is_empty());
-        directories.map(|part| Path::new(OsStr::from_bytes(part)).join(word)).collect()
-    };
-    let mut last = absent();
-    for place in places {
-        let Ok(path) = CString::new(place.into_os_string().into_vec()) else { continue };
-        let error = match image.execute(&path) {
-            Err(error) => error,
-            Ok(never) => match never {},
-        };
-        if !matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) {
-            last = error;
-        }
-    }
-    last
 }
 
 #[cfg(test)]
