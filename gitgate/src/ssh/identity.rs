@@ -6,6 +6,11 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use russh::keys::ssh_key::encoding::pem::{DecodePem as _, PemLabel};
+use russh::keys::ssh_key::encoding::{self, Decode, Reader};
+use russh::keys::ssh_key::private::{EcdsaKeypair, EcdsaPrivateKey, KeypairData};
+use russh::keys::ssh_key::public::{EcdsaPublicKey, KeyData};
+use russh::keys::ssh_key::{self, Comment, EcdsaCurve};
 use russh::keys::{Algorithm, Error, PrivateKey, decode_secret_key};
 use zeroize::Zeroizing;
 
@@ -81,7 +86,8 @@ pub(crate) fn read(path: &Path) -> Result<Arc<PrivateKey>, IdentityError> {
         Error::KeyIsEncrypted => IdentityError::Locked { path: path() },
         _ if text.contains("ENCRYPTED") => IdentityError::Locked { path: path() },
         error => IdentityError::Key { path: path(), reason: error.to_string() },
-    })?;
+    });
+    let key = key.or_else(|error| Short::decode_pem(&*text).map(|short| short.0).map_err(|_| error))?;
     if key.is_encrypted() {
         return Err(IdentityError::Locked { path: path() });
     }
@@ -98,10 +104,67 @@ pub(crate) fn read(path: &Path) -> Result<Arc<PrivateKey>, IdentityError> {
     Ok(Arc::new(key))
 }
 
+/// What the binary form of a key begins with.
+const MAGIC: &[u8] = b"openssh-key-v1\0";
+
+/// The bytes of a number below the order of P-256.
+const P256_BYTES: usize = 32;
+
+/// A P-256 key whose number is short. OpenSSH writes it as an mpint, which has no leading zeros (RFC 4251 section 5), so that
+/// one key in 512 has fewer than 32 bytes, and those `ssh-key` does not read (0.7.0-rc.11). The form is that of PROTOCOL.key.
+struct Short(PrivateKey);
+
+impl PemLabel for Short {
+    const PEM_LABEL: &'static str = PrivateKey::PEM_LABEL;
+}
+
+impl Decode for Short {
+    type Error = ssh_key::Error;
+
+    fn decode(reader: &mut impl Reader) -> ssh_key::Result<Self> {
+        let mut magic = [0; MAGIC.len()];
+        let open = reader.read(&mut magic)? == MAGIC
+            && String::decode(reader)? == "none"
+            && String::decode(reader)? == "none"
+            && reader.drain_prefixed()? == 0
+            && u32::decode(reader)? == 1;
+        if !open {
+            return Err(ssh_key::Error::FormatEncoding);
+        }
+        let public = reader.read_prefixed(KeyData::decode)?;
+        reader.read_prefixed(|reader| {
+            let _checks = u64::decode(reader)?;
+            let algorithm = Algorithm::decode(reader)?;
+            let curve = EcdsaCurve::decode(reader)?;
+            let point = EcdsaPublicKey::from_sec1_bytes(&Vec::decode(reader)?)?;
+            let (EcdsaCurve::NistP256, EcdsaPublicKey::NistP256(point)) = (curve, point) else {
+                return Err(ssh_key::Error::AlgorithmUnsupported { algorithm });
+            };
+            let mut number = Zeroizing::new([0; P256_BYTES]);
+            reader.read_prefixed(|reader| {
+                let zeros = P256_BYTES.checked_sub(reader.remaining_len()).ok_or(encoding::Error::Length)?;
+                reader.read(&mut number[zeros..])
+            })?;
+            let pair = EcdsaKeypair::NistP256 { public: point, private: EcdsaPrivateKey::from(*number) };
+            let key = PrivateKey::new(KeypairData::Ecdsa(pair), Comment::decode(reader)?)?;
+            // The comment and what fills the last block.
+            reader.drain(reader.remaining_len())?;
+            if *key.public_key().key_data() != public {
+                return Err(ssh_key::Error::PublicKey);
+            }
+            Ok(Self(key))
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
     use std::process::Command;
+
+    use russh::keys::ssh_key::LineEnding;
+    use russh::keys::ssh_key::encoding::pem::EncodePem as _;
+    use russh::keys::ssh_key::encoding::{Encode, Writer};
 
     use super::*;
 
@@ -134,6 +197,59 @@ mod tests {
             let (shown, public) = (shown.split(' ').nth(1), public.split(' ').nth(1));
             assert_eq!(shown, public, "{arguments:?}");
         }
+    }
+
+    struct Whole(Vec<u8>);
+
+    impl PemLabel for Whole {
+        const PEM_LABEL: &'static str = PrivateKey::PEM_LABEL;
+    }
+
+    impl Encode for Whole {
+        fn encoded_len(&self) -> encoding::Result<usize> {
+            Ok(self.0.len())
+        }
+
+        fn encode(&self, writer: &mut impl Writer) -> encoding::Result<()> {
+            writer.write(&self.0)
+        }
+    }
+
+    /// The file of a P-256 key whose number has 31 bytes, as OpenSSH writes it.
+    fn short(dir: &Path) -> PathBuf {
+        let number = [0x11; 31];
+        let point = "04149c58d7b80fe7510afd51a3bb09ce8d1aaa337404467e076d29ac865ff9d42a\
+                     41fa6f24e4b6898a0bec839e9c5de6840570ed963aff341f89ddfd7daf6c9ce3";
+        let point: Vec<u8> = (0..point.len())
+            .step_by(2)
+            .map(|at| u8::from_str_radix(&point[at..at + 2], 16).expect("a byte"))
+            .collect();
+        let strings = |parts: &[&[u8]]| -> Vec<u8> {
+            parts.iter().flat_map(|part| [&(part.len() as u32).to_be_bytes(), *part].concat()).collect()
+        };
+        let public = strings(&[b"ecdsa-sha2-nistp256", b"nistp256", &point]);
+        let mut private = [&[7; 8], public.as_slice(), &strings(&[&number, b"me"])].concat();
+        private.extend(1..=(8 - private.len() as u8 % 8) % 8);
+        let start = [MAGIC, &strings(&[b"none", b"none", b""]), &[0, 0, 0, 1]].concat();
+        let whole = Whole([start, strings(&[&public, &private])].concat());
+        let text = whole.encode_pem_string(LineEnding::LF).expect("text");
+        let path = dir.join("short");
+        fs::write(&path, text).expect("written");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("closed");
+        path
+    }
+
+    #[test]
+    fn a_number_that_is_short_by_chance_is_read() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = short(dir.path());
+        let openssh = Command::new("ssh-keygen").arg("-y").arg("-f").arg(&path).output().expect("ssh-keygen");
+        assert!(openssh.status.success(), "{openssh:?}");
+        let key = read(&path).unwrap_or_else(|error| panic!("{error}"));
+        let shown = key.public_key().to_openssh().expect("text");
+        assert_eq!(shown, String::from_utf8_lossy(&openssh.stdout).trim_end());
+        let number = key.key_data().ecdsa().expect("ecdsa").private_key_bytes();
+        assert_eq!((number[0], &number[1..]), (0, &[0x11; 31][..]));
     }
 
     #[test]
