@@ -50,7 +50,8 @@ docker_cli() {
     elif [ -x /usr/bin/docker ]; then
         printf /usr/bin/docker
     else
-        command -v docker || true
+        # As a program: `docker` is also a function here.
+        type -P docker || true
     fi
 }
 

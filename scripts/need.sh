@@ -128,7 +128,8 @@ for thing in "$@"; do
         kernel) need depmod kmod; need dpkg-deb dpkg ;;
         mmdebstrap) need mmdebstrap mmdebstrap debian-archive-keyring ;;
         docker)
-            if [ -z "$(docker_cli)" ]; then apt docker.io; fi
+            # A client without an engine is not enough; an engine that answers may be another machine's.
+            if ! have dockerd && ! docker info >/dev/null 2>&1; then apt docker.io; fi
             need iptables iptables
             ;;
         tmux) need tmux tmux ;;
