@@ -8,6 +8,7 @@ const GRAM_BYTES: usize = 3;
 const PLACES: usize = 8 - GRAM_BYTES + 1;
 /// Case is folded by this bit; some signs become others by it, which only costs a comparison.
 const FOLD: u32 = 0x0020_2020;
+const HEAD_FOLD: u32 = 0x2020_2020;
 
 /// Words to be found in either case.
 pub(crate) struct Keywords {
@@ -25,6 +26,8 @@ pub(crate) struct Keywords {
 struct Part {
     word: usize,
     offset: usize,
+    /// The word's first bytes, folded; nothing of a shorter word.
+    head: Option<u32>,
 }
 
 impl Keywords {
@@ -62,7 +65,8 @@ impl Keywords {
         match bytes[..] {
             [first, second] => {
                 for third in 0..=u8::MAX {
-                    self.mark(mark(u32::from_le_bytes([first, second, third, 0])), Part { word, offset: 0 });
+                    let part = Part { word, offset: 0, head: None };
+                    self.mark(mark(u32::from_le_bytes([first, second, third, 0])), part);
                 }
             }
             _ => {
@@ -70,7 +74,8 @@ impl Keywords {
                 let rarest =
                     parts.min_by_key(|(_, gram)| gram.iter().map(|byte| commonness(*byte)).sum::<u32>());
                 let Some((offset, [first, second, third])) = rarest else { return };
-                self.mark(mark(u32::from_le_bytes([*first, *second, *third, 0])), Part { word, offset });
+                let part = Part { word, offset, head: bytes.first_chunk().map(head) };
+                self.mark(mark(u32::from_le_bytes([*first, *second, *third, 0])), part);
             }
         }
     }
@@ -115,6 +120,13 @@ impl Keywords {
             let Some(start) = at.checked_sub(part.offset).filter(|start| *start >= from) else {
                 continue;
             };
+            // Of most words that share three bytes with the text the first ones show that they do not stand here.
+            if part
+                .head
+                .is_some_and(|head_of_word| text[start..].first_chunk().map(head) != Some(head_of_word))
+            {
+                continue;
+            }
             let word = &self.words[part.word];
             let found = text.get(start..start + word.len());
             if found.is_some_and(|found| found.eq_ignore_ascii_case(word)) {
@@ -122,6 +134,11 @@ impl Keywords {
             }
         }
     }
+}
+
+/// Four bytes in either case.
+fn head(bytes: &[u8; 4]) -> u32 {
+    u32::from_le_bytes(*bytes) | HEAD_FOLD
 }
 
 /// The mark of the three bytes that stand so far into eight.

@@ -265,22 +265,11 @@ impl Layer {
         rules.wake(&self.bytes, from, self.index(self.searched), |place| woken.push(place));
         woken.sort_unstable_by_key(|place| (place.end, place.start, place.rule));
         self.searched = self.end();
-        let (mut closed, mut opened) = (None, None);
         for Woken { rule, start, end } in woken.drain(..) {
             let Some((least, most)) = rules.lead(rule) else {
                 self.queue_around(rule, self.position(start));
                 continue;
             };
-            if let Some(gate) = rules.gate(rule) {
-                if closed == Some((gate, start)) {
-                    continue;
-                }
-                if opened != Some((gate, start)) && rules.is_closed(gate, &self.bytes, start) {
-                    closed = Some((gate, start));
-                    continue;
-                }
-                opened = Some((gate, start));
-            }
             for lead in least..=most {
                 if let Some(start) = start.checked_sub(lead) {
                     let start = self.position(start);

@@ -30,7 +30,7 @@ pub struct Rules {
     rules: Vec<Compiled>,
     keywords: Keywords,
     /// Which rules a keyword wakes.
-    woken: Vec<Vec<u16>>,
+    woken: Vec<Vec<(u16, Option<usize>)>>,
     /// Rules without a keyword, which look everywhere.
     everywhere: Vec<u16>,
     /// Rules that follow each other and have the same keywords are asked together first.
@@ -122,13 +122,17 @@ impl Rules {
 
     fn compile(others: Vec<gitleaks::Other>) -> Self {
         let mut words: Vec<String> = Vec::new();
-        let mut woken: Vec<Vec<u16>> = Vec::new();
+        let gates = gates();
+        let mut woken: Vec<Vec<(u16, Option<usize>)>> = Vec::new();
         let mut everywhere = Vec::new();
-        let mut wake = |word: &str, rule: u16| match words.iter().position(|known| known == word) {
-            Some(at) => woken[at].push(rule),
-            None => {
-                words.push(word.to_owned());
-                woken.push(vec![rule]);
+        let mut wake = |word: &str, rule: u16| {
+            let gate = gates.iter().position(|gate| gate.rules.contains(&rule));
+            match words.iter().position(|known| known == word) {
+                Some(at) => woken[at].push((rule, gate)),
+                None => {
+                    words.push(word.to_owned());
+                    woken.push(vec![(rule, gate)]);
+                }
             }
         };
         let mut rules = Vec::new();
@@ -148,7 +152,7 @@ impl Rules {
             rules.push(Compiled { id, search: Search::Around(around) });
             number += 1;
         }
-        Self { rules, keywords: Keywords::new(words), woken, everywhere, gates: gates() }
+        Self { rules, keywords: Keywords::new(words), woken, everywhere, gates }
     }
 
     pub(crate) fn longest_keyword(&self) -> usize {
@@ -159,13 +163,22 @@ impl Rules {
         &self.everywhere
     }
 
-    /// Calls `visit` for every rule at every keyword in `text` that ends after `searched`.
+    /// Calls `visit` for every rule at every keyword in `text` that ends after `searched`, but for those that what follows the keyword rules
+    /// out.
     pub(crate) fn wake(&self, text: &[u8], from: usize, searched: usize, mut visit: impl FnMut(Woken)) {
         self.keywords.find(text, from, |word, start| {
             let end = start + self.keywords.length(word);
-            if end > searched {
-                for rule in &self.woken[word] {
-                    visit(Woken { rule: *rule, start, end });
+            if end <= searched {
+                return;
+            }
+            let mut asked = None;
+            for &(rule, gate) in &self.woken[word] {
+                let is_closed = gate.is_some_and(|gate| match asked {
+                    Some((last, is_closed)) if last == gate => is_closed,
+                    _ => asked.insert((gate, self.is_closed(gate, text, start))).1,
+                });
+                if !is_closed {
+                    visit(Woken { rule, start, end });
                 }
             }
         });
@@ -179,13 +192,8 @@ impl Rules {
         }
     }
 
-    /// The gate that the rule stands behind.
-    pub(crate) fn gate(&self, rule: u16) -> Option<usize> {
-        self.gates.iter().position(|gate| gate.rules.contains(&rule))
-    }
-
     /// Whether none of the rules behind the gate matches at `start`, whatever may follow.
-    pub(crate) fn is_closed(&self, gate: usize, text: &[u8], start: usize) -> bool {
+    fn is_closed(&self, gate: usize, text: &[u8], start: usize) -> bool {
         let Gate { rules, machine } = &self.gates[gate];
         let machine = machine.get_or_init(|| {
             let behind = &self.rules[usize::from(rules.start)..usize::from(rules.end)];
