@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use policy::{Diagnostic, Diagnostics};
+use policy::Diagnostics;
 
 use crate::fault::{Attempted, Fault};
 
@@ -13,14 +13,7 @@ use crate::fault::{Attempted, Fault};
 /// When it cannot be read, with `attempt`; bytes that are no text, with their place.
 pub fn read(file: &Path, attempt: impl FnOnce() -> String) -> Result<String, Fault> {
     let bytes = fs::read(file).refusing(attempt)?;
-    String::from_utf8(bytes).map_err(|error| {
-        let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-        let lines = before.split(|byte| *byte == b'\n');
-        let last = String::from_utf8_lossy(lines.clone().next_back().unwrap_or_default());
-        let (line, column) = (lines.count() as u64, last.chars().count() as u64 + 1);
-        let message = "this is not UTF-8".to_owned();
-        Diagnostics::from(Diagnostic { file: file.display().to_string(), line, column, message }).into()
-    })
+    Ok(policy::text(&file.display().to_string(), &bytes).map_err(Diagnostics::from)?.to_owned())
 }
 
 #[cfg(test)]

@@ -81,11 +81,11 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// A proxy with the routes in `text`.
-    pub fn new(parts: Parts, text: &str) -> Result<Proxy, Error> {
+    /// A proxy with the routes in `bytes`.
+    pub fn new(parts: Parts, bytes: impl AsRef<[u8]>) -> Result<Proxy, Error> {
         let open = OpenSide { dialer: Arc::new(parts.dialer), tls: parts.tls, tasks: Tasks::default() };
         let leaves = LeafAuthority::new(parts.authority).map_err(|error| Error::Tls(error.to_string()))?;
-        let mut first = Snapshot::parse(text, None, &open).map_err(Error::Routes)?;
+        let mut first = Snapshot::parse(bytes.as_ref(), None, &open).map_err(Error::Routes)?;
         refuse_weak(&first.policy, &parts.secrets).map_err(Error::Routes)?;
         let reflected = Counts::default();
         first.enforce(&reflected, &parts.secrets);
@@ -108,18 +108,22 @@ impl Proxy {
         Ok(proxy)
     }
 
-    /// Puts the routes in `text` in force for the next request; when they are no good, the old ones stay.
-    pub async fn reload(&self, text: &str) -> Result<InForce, Diagnostics> {
-        let replaced = self.replace(text);
-        let InForce { generation, digest, .. } = self.in_force();
-        let error = replaced.as_ref().err().map(ToString::to_string);
-        self.recorder.reloaded(ReloadEvent { generation, digest, error });
+    /// Puts the routes in `bytes` in force for the next request; when they are no good, the old ones stay.
+    pub async fn reload(&self, bytes: impl AsRef<[u8]>) -> Result<InForce, Diagnostics> {
+        let replaced = self.replace(bytes.as_ref());
+        self.reloaded(replaced.as_ref().err().map(ToString::to_string));
         replaced.map(|()| self.in_force())
     }
 
-    fn replace(&self, text: &str) -> Result<(), Diagnostics> {
+    /// Records what is in force after it was to be replaced, and why it was not.
+    pub(crate) fn reloaded(&self, error: Option<String>) {
+        let InForce { generation, digest, .. } = self.in_force();
+        self.recorder.reloaded(ReloadEvent { generation, digest, error });
+    }
+
+    fn replace(&self, bytes: &[u8]) -> Result<(), Diagnostics> {
         let _one_at_a_time = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut next = Snapshot::parse(text, Some(&self.snapshot()), &self.open)?;
+        let mut next = Snapshot::parse(bytes, Some(&self.snapshot()), &self.open)?;
         self.secrets.refresh();
         refuse_weak(&next.policy, &self.secrets)?;
         next.enforce(&self.reflected, &self.secrets);

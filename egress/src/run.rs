@@ -170,8 +170,6 @@ impl Error {
 pub async fn run(settings: &Settings, mut inheritance: Inheritance) -> Result<(), Error> {
     let mut signals = Signals::install().map_err(Error::Signals)?;
     let notifier = Notifier::from_env();
-    let mut routes = RoutesFile::new(settings.config.join("routes.yaml"));
-    let text = routes.read().await?;
     let authority = ca::CertificateAuthority::load(&settings.ca_dir)?;
     let tls = UpstreamTls::new(variable("EGRESS_UPSTREAM_CA").as_deref().map(Path::new))?;
     let parent = variable("EGRESS_UPSTREAM_PROXY").as_deref().map(parent).transpose()?;
@@ -188,6 +186,8 @@ pub async fn run(settings: &Settings, mut inheritance: Inheritance) -> Result<()
     } else {
         Watch::off()
     };
+    let mut routes = RoutesFile::new(settings.config.join("routes.yaml"));
+    let bytes = routes.read().await?;
     let (doors, addresses) = sockets::open(settings, &mut inheritance).await?;
     let mut own = addresses.clone();
     let metrics = match settings.metrics {
@@ -214,7 +214,7 @@ pub async fn run(settings: &Settings, mut inheritance: Inheritance) -> Result<()
         placeholder: Placeholder::open(word.as_ref(), &placeholder::path(&settings.state_dir))?,
         marking: Marking::open(&marking).map_err(|source| Error::Marking { path: marking, source })?,
     };
-    let proxy = Arc::new(Proxy::new(parts, &text)?);
+    let proxy = Arc::new(Proxy::new(parts, &bytes)?);
     for address in addresses {
         info!(%address, "listening");
     }
@@ -271,21 +271,24 @@ pub async fn run(settings: &Settings, mut inheritance: Inheritance) -> Result<()
 
 /// Whether the file is another than the one in force: what cannot be read is, because it has to be told.
 fn is_news(proxy: &Proxy, routes: &Path) -> bool {
-    routes::read_once(routes).map_or(true, |text| snapshot::digest(&text) != proxy.in_force().digest)
+    routes::read_once(routes).map_or(true, |bytes| snapshot::digest(&bytes) != proxy.in_force().digest)
+}
+
+fn parsed(file: &str, bytes: &[u8]) -> Result<Policy, proxy::Error> {
+    let text = policy::text(file, bytes).map_err(|finding| proxy::Error::Routes(finding.into()))?;
+    Policy::parse(file, text).map_err(proxy::Error::Routes)
 }
 
 /// What the routes in `file` say to a request. Nothing counts as used up.
 pub fn explain(file: &Path, method: &str, url: &str, headers: &[String]) -> Result<Explanation, Error> {
     let question = Question::parse(method, url, headers)?;
-    let text = routes::read_once(file)?;
-    let policy = Policy::parse(&file.display().to_string(), &text).map_err(proxy::Error::Routes)?;
+    let policy = parsed(&file.display().to_string(), &routes::read_once(file)?)?;
     Ok(question.answer(&policy, Timestamp::now(), &|_| false))
 }
 
 /// Reads routes.yaml and says in words what it allows.
 pub fn check(settings: &Settings) -> Result<String, Error> {
-    let text = routes::read_once(&settings.config.join("routes.yaml"))?;
-    let policy = Policy::parse("routes.yaml", &text).map_err(proxy::Error::Routes)?;
+    let policy = parsed("routes.yaml", &routes::read_once(&settings.config.join("routes.yaml"))?)?;
     let mut summary = format!("routes.yaml: {} route(s)\n", policy.routes().len());
     for route in policy.routes() {
         summary.push_str(&format!("  {}\n", policy::describe(route)));
@@ -300,10 +303,12 @@ pub fn check(settings: &Settings) -> Result<String, Error> {
 async fn reload(proxy: &Proxy, routes: &mut RoutesFile, notifier: &Notifier, status: &StatusFile) {
     notifier.reloading();
     let reloaded = match routes.read().await {
-        Ok(text) => proxy.reload(&text).await.map_err(|error| error.to_string()),
+        Ok(bytes) => proxy.reload(&bytes).await.map_err(|error| error.to_string()),
         Err(error) => {
             let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-            Err(format!("routes.yaml: cannot be read: {cause}"))
+            let problem = format!("routes.yaml: cannot be read: {cause}");
+            proxy.reloaded(Some(problem.clone()));
+            Err(problem)
         }
     };
     match reloaded {

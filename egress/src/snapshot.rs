@@ -77,13 +77,13 @@ impl Upstream {
 }
 
 impl Snapshot {
-    /// The routes in `text`, the first ones or those after `previous`.
+    /// The routes in `bytes`, the first ones or those after `previous`.
     pub(crate) fn parse(
-        text: &str,
+        bytes: &[u8],
         previous: Option<&Snapshot>,
         open: &OpenSide,
     ) -> Result<Snapshot, Diagnostics> {
-        let policy = Policy::parse(FILE, text)?;
+        let policy = Policy::parse(FILE, policy::text(FILE, bytes)?)?;
         let mut kept: HashMap<String, VecDeque<&Lane>> = HashMap::new();
         for lane in previous.iter().flat_map(|previous| &previous.lanes) {
             kept.entry(lane.upstream.host.to_string()).or_default().push_back(lane);
@@ -103,7 +103,7 @@ impl Snapshot {
         });
         let lanes = lanes.collect();
         let generation = previous.map_or(1, |previous| previous.generation + 1);
-        Ok(Snapshot { lanes, policy, generation, digest: digest(text), loaded_at: Timestamp::now() })
+        Ok(Snapshot { lanes, policy, generation, digest: digest(bytes), loaded_at: Timestamp::now() })
     }
 
     /// Takes over what is shared with the routes before: to be called once nothing speaks against these any more.
@@ -128,8 +128,8 @@ impl Snapshot {
 }
 
 /// `sha256:` and the hexadecimal digest of the file's bytes.
-pub(crate) fn digest(text: &str) -> String {
-    format!("sha256:{}", hex(&Sha256::digest(text.as_bytes())))
+pub(crate) fn digest(bytes: &[u8]) -> String {
+    format!("sha256:{}", hex(&Sha256::digest(bytes)))
 }
 
 /// The snapshot in force.

@@ -16,6 +16,19 @@ pub struct Diagnostic {
     pub message: String,
 }
 
+/// The text of a configuration file.
+///
+/// # Errors
+/// The place of the first byte that is none.
+pub fn text<'b>(file: &str, bytes: &'b [u8]) -> Result<&'b str, Diagnostic> {
+    std::str::from_utf8(bytes).map_err(|error| {
+        let lines = bytes[..error.valid_up_to()].split(|byte| *byte == b'\n');
+        let last = String::from_utf8_lossy(lines.clone().next_back().unwrap_or_default());
+        let (line, column) = (lines.count() as u64, last.chars().count() as u64 + 1);
+        Diagnostic { file: file.to_owned(), line, column, message: "this is not UTF-8".to_owned() }
+    })
+}
+
 /// All findings of one parse, never empty, displayed one per line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnostics(Vec<Diagnostic>);

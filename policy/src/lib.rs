@@ -57,7 +57,7 @@ pub use append::{AppendError, append_route, remove_grant};
 pub use credential::{AgentCredentials, AuthScheme, Credential, SecretName, SecretNameError, SecretRef};
 pub use decide::{Code, Decision, Denial, Front, RequestHead};
 pub use describe::describe;
-pub use diagnostic::{Diagnostic, Diagnostics};
+pub use diagnostic::{Diagnostic, Diagnostics, text};
 pub use dlp::{Detector, Dlp, OnMatch, Unreadable};
 pub use extra::{Exception, Extra, Limit, Raise, Release, append_extra, remove_extra};
 pub use grant::{Grant, GrantId, GrantIdError};

@@ -66,13 +66,13 @@ impl RoutesFile {
         &self.path
     }
 
-    /// The text, once it stays the same: what was written a moment ago may be in the middle of it. A file that was renamed into place
+    /// What is in it, once it stays the same: what was written a moment ago may be in the middle of it. A file that was renamed into place
     /// cannot be told from a new one that is being written, so it is waited for too, if it is that young.
-    pub(super) async fn read(&mut self) -> Result<String, Error> {
+    pub(super) async fn read(&mut self) -> Result<Vec<u8>, Error> {
         self.read_with(async |rest| tokio::time::sleep(rest).await).await
     }
 
-    async fn read_with(&mut self, mut pause: impl AsyncFnMut(Duration)) -> Result<String, Error> {
+    async fn read_with(&mut self, mut pause: impl AsyncFnMut(Duration)) -> Result<Vec<u8>, Error> {
         let mut before = read(&self.path)?;
         for _ in 0..ATTEMPTS {
             let (_, stamp) = &before;
@@ -94,22 +94,22 @@ impl RoutesFile {
     }
 }
 
-/// The text as it is now.
-pub(super) fn read_once(path: &Path) -> Result<String, Error> {
-    read(path).map(|(text, _)| text)
+/// What is in it now.
+pub(super) fn read_once(path: &Path) -> Result<Vec<u8>, Error> {
+    read(path).map(|(bytes, _)| bytes)
 }
 
-fn read(path: &Path) -> Result<(String, Stamp), Error> {
+fn read(path: &Path) -> Result<(Vec<u8>, Stamp), Error> {
     let failed = |source| Error::ReadRoutes { path: path.to_owned(), source };
     let file = File::open(path).map_err(failed)?;
     let stamp = Stamp::of(&file).map_err(failed)?;
-    let mut text = String::new();
-    (&file).take(LIMIT + 1).read_to_string(&mut text).map_err(failed)?;
-    if text.len() as u64 > LIMIT {
+    let mut bytes = Vec::new();
+    (&file).take(LIMIT + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > LIMIT {
         let reason = format!("larger than {LIMIT} bytes");
         return Err(failed(io::Error::new(io::ErrorKind::FileTooLarge, reason)));
     }
-    Ok((text, stamp))
+    Ok((bytes, stamp))
 }
 
 #[cfg(test)]
@@ -133,12 +133,12 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let mut file = RoutesFile::new(directory.path().join("routes.yaml"));
         write_long_ago(&file.path, text);
-        assert_eq!(file.read_with(async |_| panic!("nothing to wait for")).await.unwrap(), text);
+        assert_eq!(file.read_with(async |_| panic!("nothing to wait for")).await.unwrap(), text.as_bytes());
         (directory, file)
     }
 
     /// What is read when the first half of it is there now, and the rest comes within the first pause.
-    async fn read_while_written(file: &mut RoutesFile) -> (String, usize) {
+    async fn read_while_written(file: &mut RoutesFile) -> (Vec<u8>, usize) {
         let path = file.path.clone();
         let mut pauses = 0;
         let text = file.read_with(async |rest| {
@@ -155,10 +155,10 @@ mod tests {
     async fn a_file_that_is_written_in_its_place_is_read_once_it_stays_the_same() {
         let (_directory, mut file) = known("routes: []\n").await;
         fs::write(&file.path, HALF).unwrap();
-        assert_eq!(read_while_written(&mut file).await, (WHOLE.to_owned(), 2));
+        assert_eq!(read_while_written(&mut file).await, (WHOLE.into(), 2));
         // Whatever the clock says that it was written by.
         write_long_ago(&file.path, HALF);
-        assert_eq!(read_while_written(&mut file).await, (WHOLE.to_owned(), 2));
+        assert_eq!(read_while_written(&mut file).await, (WHOLE.into(), 2));
     }
 
     #[tokio::test]
@@ -166,12 +166,12 @@ mod tests {
         let (_directory, mut file) = known("routes: []\n").await;
         fs::remove_file(&file.path).unwrap();
         fs::write(&file.path, HALF).unwrap();
-        assert_eq!(read_while_written(&mut file).await, (WHOLE.to_owned(), 2));
+        assert_eq!(read_while_written(&mut file).await, (WHOLE.into(), 2));
 
         let directory = tempfile::tempdir().unwrap();
         let mut first = RoutesFile::new(directory.path().join("routes.yaml"));
         fs::write(&first.path, HALF).unwrap();
-        assert_eq!(read_while_written(&mut first).await, (WHOLE.to_owned(), 2));
+        assert_eq!(read_while_written(&mut first).await, (WHOLE.into(), 2));
     }
 
     #[tokio::test]
@@ -180,16 +180,16 @@ mod tests {
         let new = directory.path().join("new");
         write_long_ago(&new, WHOLE);
         fs::rename(&new, &file.path).unwrap();
-        assert_eq!(file.read_with(async |_| panic!("nothing to wait for")).await.unwrap(), WHOLE);
+        assert_eq!(file.read_with(async |_| panic!("nothing to wait for")).await.unwrap(), WHOLE.as_bytes());
 
         fs::write(&new, HALF).unwrap();
         fs::rename(&new, &file.path).unwrap();
         let mut paused = Duration::ZERO;
         let text = file.read_with(async |rest| paused += rest);
-        assert_eq!(text.await.unwrap(), HALF);
+        assert_eq!(text.await.unwrap(), HALF.as_bytes());
         assert!(paused <= QUIET);
         // What was read is not waited for again.
-        assert_eq!(file.read_with(async |_| panic!("nothing to wait for")).await.unwrap(), HALF);
+        assert_eq!(file.read_with(async |_| panic!("nothing to wait for")).await.unwrap(), HALF.as_bytes());
     }
 
     #[tokio::test]

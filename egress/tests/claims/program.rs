@@ -270,15 +270,28 @@ fn hang_up_reloads_and_says_which_generation_serves_or_why_not() {
     assert!(ready.starts_with("READY=1\nX_GENERATION=1\nX_DIGEST=sha256:"), "{ready}");
 
     let routes = root.path().join("etc/routes.yaml");
-    std::fs::write(&routes, "routes:\n  - host: api.test\n    metods: []\n").unwrap();
-    running.signal(Signal::SIGHUP);
-    assert!(running.told().starts_with("RELOADING=1\nMONOTONIC_USEC="));
-    let refused = running.told();
-    assert!(refused.starts_with("READY=1\nX_GENERATION=1\n"), "{refused}");
-    assert!(refused.contains("\nX_RELOAD_ERROR=routes.yaml:3:5: "), "{refused}");
-    let status = std::fs::read_to_string(root.path().join("run/egress.status.json")).unwrap();
-    assert!(status.contains("\"generation\":1") && status.contains("routes.yaml:3:5: "), "{status}");
+    let wrong = [
+        (&b"routes:\n  - host: api.test\n    metods: []\n"[..], "routes.yaml:3:5: "),
+        (b"routes:\n  - host: \xff\n", "routes.yaml:2:11: this is not UTF-8"),
+        (b"", "routes.yaml: cannot be read: Is a directory"),
+    ];
+    for (bytes, place) in wrong {
+        std::fs::remove_file(&routes).unwrap();
+        if bytes.is_empty() {
+            std::fs::create_dir(&routes).unwrap();
+        } else {
+            std::fs::write(&routes, bytes).unwrap();
+        }
+        running.signal(Signal::SIGHUP);
+        assert!(running.told().starts_with("RELOADING=1\nMONOTONIC_USEC="));
+        let refused = running.told();
+        assert!(refused.starts_with("READY=1\nX_GENERATION=1\n"), "{refused}");
+        assert!(refused.contains(&format!("\nX_RELOAD_ERROR={place}")), "{refused}");
+        let status = std::fs::read_to_string(root.path().join("run/egress.status.json")).unwrap();
+        assert!(status.contains("\"generation\":1") && status.contains(place), "{status}");
+    }
 
+    std::fs::remove_dir(&routes).unwrap();
     std::fs::write(&routes, "routes: []\n").unwrap();
     running.signal(Signal::SIGHUP);
     assert!(running.told().starts_with("RELOADING=1\n"));
@@ -286,6 +299,10 @@ fn hang_up_reloads_and_says_which_generation_serves_or_why_not() {
 
     running.signal(Signal::SIGTERM);
     assert_eq!(running.child.wait().unwrap().code(), Some(0));
+    let journal = std::fs::read_to_string(egress::journal::path(&root.path().join("state"))).unwrap();
+    for (_, place) in wrong {
+        assert!(journal.contains(&format!("\"error\":\"{place}")), "{journal}");
+    }
 }
 
 #[test]
