@@ -1,17 +1,21 @@
 //! A program that is run to its end, with bounded patience.
 
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
-use std::process::{Command, Stdio};
-use std::thread::{self, JoinHandle};
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::{ChildStderr, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
 use crate::fault::{Attempted, Fault};
 use crate::sys::process::{self, Setup};
+
+/// How much is read at once.
+const PIECE_BYTES: usize = 16 << 10;
 
 /// What a program said.
 #[derive(Debug)]
@@ -36,8 +40,8 @@ impl Said {
     }
 }
 
-/// Runs `command` with `input` to its end, or until `patience` is over: then it is killed, with what it started. It does not
-/// outlive this process.
+/// Runs `command` with `input` to its end, and to the end of what it says, or until `patience` is over: then it is killed, with what it
+/// started. It does not outlive this process.
 pub fn finish(command: Command, input: Vec<u8>, patience: Duration) -> Result<Said, Fault> {
     finish_hearing(command, input, patience, |_| false)
 }
@@ -47,7 +51,7 @@ pub fn finish_hearing(
     mut command: Command,
     input: Vec<u8>,
     patience: Duration,
-    take: impl FnMut(&str) -> bool + Send + 'static,
+    take: impl FnMut(&str) -> bool,
 ) -> Result<Said, Fault> {
     let name = command.get_program().to_string_lossy().into_owned();
     let told = || format!("cannot run {name}");
@@ -56,33 +60,25 @@ pub fn finish_hearing(
     process::prepare(&mut command, setup, || Ok(()));
     let mut child = command.spawn().refusing(told)?;
     let pid = Pid::from_raw(child.id() as i32);
-    let ended = process::watch(pid).failing(told)?;
-    let mut pipe = child.stdin.take();
-    let writer = thread::spawn(move || {
-        // A client that does not want its input says why by its exit code.
-        let _ = pipe.take().map(|mut pipe| pipe.write_all(&input));
-    });
-    let (output, errors) = (gather(child.stdout.take()), hear(child.stderr.take(), take));
-    let deadline = Instant::now() + patience;
-    let in_time = loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        match poll(&mut [PollFd::new(ended.as_fd(), PollFlags::POLLIN)], timeout) {
-            Err(nix::errno::Errno::EINTR) => {}
-            polled => break polled.failing(told)? > 0,
-        }
+    let mut talk = Talk {
+        ended: Some(process::watch(pid).failing(told)?),
+        stdin: child.stdin.take(),
+        input,
+        written: 0,
+        stdout: child.stdout.take(),
+        output: Vec::new(),
+        stderr: child.stderr.take(),
+        errors: Lines { kept: Vec::new(), line: Vec::new(), take },
     };
+    let in_time = talk.to_the_end(Instant::now() + patience).failing(told)?;
     if !in_time {
         // Its group has its number, which nobody else gets before it is waited for.
         let _ = killpg(pid, Signal::SIGKILL);
     }
     let status = child.wait().failing(told)?;
-    // None of them panics.
-    let _ = writer.join();
-    let text = |thread: JoinHandle<Vec<u8>>| {
-        String::from_utf8_lossy(&thread.join().unwrap_or_default()).trim().to_owned()
-    };
-    let said = Said { output: text(output), errors: text(errors), good: status.success() };
+    talk.errors.end();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    let said = Said { output: text(&talk.output), errors: text(&talk.errors.kept), good: status.success() };
     if in_time {
         Ok(said)
     } else {
@@ -90,48 +86,121 @@ pub fn finish_hearing(
     }
 }
 
-fn gather(pipe: Option<impl Read + Send + 'static>) -> JoinHandle<Vec<u8>> {
-    thread::spawn(move || {
-        let mut bytes = Vec::new();
-        // What could be read counts.
-        let _ = pipe.map(|mut pipe| pipe.read_to_end(&mut bytes));
-        bytes
-    })
+/// What goes between this process and a program.
+struct Talk<T> {
+    /// Readable once the program has ended.
+    ended: Option<OwnedFd>,
+    stdin: Option<ChildStdin>,
+    input: Vec<u8>,
+    written: usize,
+    stdout: Option<ChildStdout>,
+    output: Vec<u8>,
+    stderr: Option<ChildStderr>,
+    errors: Lines<T>,
 }
 
-/// Gathers the lines that are not taken. Whoever writes over its own line ends it with a carriage return.
-fn hear(
-    pipe: Option<impl Read + Send + 'static>,
-    mut take: impl FnMut(&str) -> bool + Send + 'static,
-) -> JoinHandle<Vec<u8>> {
-    thread::spawn(move || {
-        let (mut kept, mut line, mut piece) = (Vec::new(), Vec::new(), [0; 4096]);
-        let mut end = |line: &mut Vec<u8>| {
-            if !line.is_empty() && !take(&String::from_utf8_lossy(line)) {
-                kept.extend_from_slice(line);
-                kept.push(b'\n');
+impl<T: FnMut(&str) -> bool> Talk<T> {
+    /// Until the program has ended and nobody has the other end of its output any more; whether that was before `deadline`.
+    fn to_the_end(&mut self, deadline: Instant) -> io::Result<bool> {
+        let ends = [
+            self.stdin.as_ref().map(AsFd::as_fd),
+            self.stdout.as_ref().map(AsFd::as_fd),
+            self.stderr.as_ref().map(AsFd::as_fd),
+        ];
+        for end in ends.into_iter().flatten() {
+            fcntl(end, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        }
+        while self.ended.is_some() || self.stdout.is_some() || self.stderr.is_some() {
+            let Some(has_ended) = self.wait(deadline)? else { return Ok(false) };
+            if has_ended {
+                self.ended = None;
             }
-            line.clear();
-        };
-        let Some(mut pipe) = pipe else { return Vec::new() };
+            self.write();
+            read(&mut self.stdout, |bytes| self.output.extend_from_slice(bytes));
+            read(&mut self.stderr, |bytes| self.errors.hear(bytes));
+        }
+        Ok(true)
+    }
+
+    /// Waits until something happens, and says whether the program has ended; nothing when `deadline` is over.
+    fn wait(&self, deadline: Instant) -> io::Result<Option<bool>> {
+        fn on<F: AsFd>(end: Option<&F>, what: PollFlags) -> Option<PollFd<'_>> {
+            end.map(|end| PollFd::new(end.as_fd(), what))
+        }
+        let ends = [
+            on(self.ended.as_ref(), PollFlags::POLLIN),
+            on(self.stdin.as_ref(), PollFlags::POLLOUT),
+            on(self.stdout.as_ref(), PollFlags::POLLIN),
+            on(self.stderr.as_ref(), PollFlags::POLLIN),
+        ];
+        let mut ends: Vec<PollFd<'_>> = ends.into_iter().flatten().collect();
         loop {
-            match pipe.read(&mut piece) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // What could be read counts.
-                Ok(0) | Err(_) => break,
-                Ok(length) => {
-                    for byte in &piece[..length] {
-                        match byte {
-                            b'\n' | b'\r' => end(&mut line),
-                            byte => line.push(*byte),
-                        }
-                    }
-                }
+            let left = deadline.saturating_duration_since(Instant::now());
+            match poll(&mut ends, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)) {
+                Ok(0) => return Ok(None),
+                Ok(_) => return Ok(Some(self.ended.is_some() && ends[0].any() == Some(true))),
+                Err(Errno::EINTR) => {}
+                Err(error) => return Err(error.into()),
             }
         }
-        end(&mut line);
-        kept
-    })
+    }
+
+    /// Writes what of the input can be written without waiting, and closes it behind the last of it.
+    fn write(&mut self) {
+        let rest = &self.input[self.written..];
+        let Some(stdin) = self.stdin.as_mut().filter(|_| !rest.is_empty()) else {
+            self.stdin = None;
+            return;
+        };
+        match stdin.write(rest) {
+            Ok(written) => self.written += written,
+            Err(error) if may_go_on(&error) => {}
+            // A client that does not want its input says why by its exit code.
+            Err(_) => self.stdin = None,
+        }
+    }
+}
+
+/// Passes on what can be read at once without waiting; at the end there is no pipe any more.
+fn read(pipe: &mut Option<impl Read>, take: impl FnOnce(&[u8])) {
+    let mut piece = [0; PIECE_BYTES];
+    match pipe.as_mut().map(|pipe| pipe.read(&mut piece)) {
+        None => {}
+        Some(Ok(length @ 1..)) => take(&piece[..length]),
+        Some(Err(error)) if may_go_on(&error) => {}
+        // What could be read counts.
+        Some(Ok(0) | Err(_)) => *pipe = None,
+    }
+}
+
+fn may_go_on(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock)
+}
+
+/// Gathers the lines that `take` does not. Whoever writes over its own line ends it with a carriage return.
+struct Lines<T> {
+    kept: Vec<u8>,
+    line: Vec<u8>,
+    take: T,
+}
+
+impl<T: FnMut(&str) -> bool> Lines<T> {
+    fn hear(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            match byte {
+                b'\n' | b'\r' => self.end(),
+                byte => self.line.push(*byte),
+            }
+        }
+    }
+
+    fn end(&mut self) {
+        if !self.line.is_empty() && !(self.take)(&String::from_utf8_lossy(&self.line)) {
+            self.kept.extend_from_slice(&self.line);
+            self.kept.push(b'\n');
+        }
+        self.line.clear();
+    }
 }
 
 #[cfg(test)]
@@ -155,6 +224,25 @@ mod tests {
         command.arg("600");
         let fault = finish(command, Vec::new(), Duration::from_millis(50)).expect_err("ended");
         assert!(fault.to_string().contains("did not end"), "{fault}");
+    }
+
+    #[test]
+    fn what_goes_in_comes_out_however_much_it_is() {
+        let input: Vec<u8> = (0..1 << 20).map(|at: u32| b'a' + (at % 23) as u8).collect();
+        let said = finish(Command::new("cat"), input.clone(), Duration::from_secs(60)).expect("it ends");
+        assert!(said.good && said.output.as_bytes() == input);
+        let said = finish(Command::new("true"), input, Duration::from_secs(60)).expect("it ends");
+        assert!(said.good && said.output.is_empty(), "who does not read has its own reasons");
+    }
+
+    #[test]
+    fn who_keeps_the_output_open_is_not_waited_for() {
+        let mut command = Command::new("setsid");
+        command.args(["--fork", "sh", "-c", "exec sleep 30"]);
+        let started = Instant::now();
+        let fault = finish(command, Vec::new(), Duration::from_millis(200)).expect_err("ended");
+        assert!(fault.to_string().contains("did not end"), "{fault}");
+        assert!(started.elapsed() < Duration::from_secs(20));
     }
 
     #[test]
