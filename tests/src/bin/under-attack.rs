@@ -1,22 +1,26 @@
-//! What a client of the bottle waits while another one attacks, against what it waits in calm, measured before and after each
-//! attack; and what it waits while the same attack goes on at another egress beside this one, which is what the machine alone makes of it:
-//! with few processors everybody waits when somebody works. The attacker is a process of low priority (`nice`).
+//! What a client of the bottle waits while another one attacks, against what it waits in calm; and what it waits while the same attack
+//! goes on at another egress beside this one, which is what the machine alone makes of it: with few processors everybody waits when
+//! somebody works. The three take turns, for the machine changes. The attacker, and the upstream host that it calls, are processes of
+//! low priority (`nice`): they stand for machines of their own.
 
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use tests::{Bundle, EchoServer, PATIENCE};
 
-/// Requests of the friendly client in each row.
-const REQUESTS: usize = 1000;
+/// How often calm, the attack beside and the attack follow each other in a row, and the requests of the friendly client in each.
+const TURNS: usize = 5;
+const REQUESTS: usize = 300;
 /// Connections that one attack holds.
 const HELD: usize = 1000;
 /// What others may wait, against calm.
 const RATIO_MAX: f64 = 3.0;
+/// As the only argument: this process is the upstream host that the attacker calls.
+const HOST: &str = "host";
 /// Bytes of an unfinished head.
 const HEAD: usize = 48 * 1024;
 
@@ -49,21 +53,56 @@ const ATTACKS: [(Attack, &str); 8] = [
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().collect();
-    if let [_, attack, proxy, api] = &arguments[..] {
-        let known = ATTACKS.iter().find(|(_, name)| name == attack);
-        let (attack, _) = known.context("no such attack")?;
-        return until_told(*attack, proxy.parse()?, api.parse()?);
+    match &arguments[..] {
+        [_, attack, proxy, api] => {
+            let known = ATTACKS.iter().find(|(_, name)| name == attack);
+            let (attack, _) = known.context("no such attack")?;
+            until_told(*attack, proxy.parse()?, api.parse()?)
+        }
+        [_, word] if word == HOST => {
+            writeln!(std::io::stdout(), "{}", serve()?)?;
+            std::io::stdin().read_to_end(&mut Vec::new())?;
+            Ok(())
+        }
+        _ => measure(),
     }
+}
+
+/// This program as a process of low priority, until its input ends.
+fn apart(arguments: &[&str]) -> Result<(Child, BufReader<ChildStdout>)> {
+    let mut child = Command::new("nice")
+        .args(["-n", "19"])
+        .arg(std::env::current_exe()?)
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let said = child.stdout.take().context("it has an output")?;
+    Ok((child, BufReader::new(said)))
+}
+
+fn measure() -> Result<()> {
     let api = serve()?;
-    let port = api.port();
-    let routes = format!(
-        "routes:\n  - host: 127.0.0.1\n    scheme: http\n    ports: [{port}]\n    allow_private: [\"127.0.0.1:{port}\"]\n"
-    );
+    // It ends with this process, which has the other end of its input.
+    let (_host, mut said) = apart(&[HOST])?;
+    let mut called = String::new();
+    said.read_line(&mut called)?;
+    let called: SocketAddr = called.trim().parse()?;
+    let routes: String = [api, called]
+        .iter()
+        .map(|of| {
+            format!(
+                "  - host: 127.0.0.1\n    scheme: http\n    ports: [{}]\n    allow_private: [\"{of}\"]\n",
+                of.port()
+            )
+        })
+        .collect();
+    let routes = format!("routes:\n{routes}");
     let start = || Bundle::builder()?.daemons("egress").routes(&routes)?.start();
     let (bundle, other) = (start()?, start()?);
     let (proxy, beside) = (bundle.address(9099), other.address(9099));
     // The first requests pay for what the later ones find.
-    friendly(proxy, api, REQUESTS / 4)?;
+    friendly(proxy, api)?;
     let mut out = std::io::stdout();
     writeln!(
         out,
@@ -72,20 +111,24 @@ fn main() -> Result<()> {
     )?;
     let mut held = true;
     for (attack, name) in ATTACKS {
-        let mut calm = friendly(proxy, api, REQUESTS / 2)?;
-        let (apart, _) = attacked(name, beside, proxy, api)?;
-        let (waits, done) = attacked(name, proxy, proxy, api)?;
-        calm.extend(friendly(proxy, api, REQUESTS / 2)?);
-        let (calm, apart) = (percentile(calm, 99), percentile(apart, 99));
+        let (mut calm, mut elsewhere, mut waits, mut done) = (Vec::new(), Vec::new(), Vec::new(), 0);
+        for _ in 0..TURNS {
+            calm.extend(friendly(proxy, api)?);
+            elsewhere.extend(attacked([name, &beside.to_string(), &called.to_string()], proxy, api)?.0);
+            let (waited, did) = attacked([name, &proxy.to_string(), &called.to_string()], proxy, api)?;
+            waits.extend(waited);
+            done += did;
+        }
+        let (calm, elsewhere) = (percentile(calm, 99), percentile(elsewhere, 99));
         let (p50, p99) = (percentile(waits.clone(), 50), percentile(waits, 99));
         let against = |other: Duration| p99.as_secs_f64() / other.as_secs_f64();
-        let (to_calm, to_apart) = (against(calm), against(apart));
+        let (to_calm, to_elsewhere) = (against(calm), against(elsewhere));
         held &= to_calm <= RATIO_MAX || matches!(attack, Attack::Calm);
-        let [calm, apart, p50, p99] =
-            [calm, apart, p50, p99].map(|wait| format!("{:.2} ms", wait.as_secs_f64() * 1000.0));
+        let [calm, elsewhere, p50, p99] =
+            [calm, elsewhere, p50, p99].map(|wait| format!("{:.2} ms", wait.as_secs_f64() * 1000.0));
         writeln!(
             out,
-            "| {name} | {calm} | {apart} | {p50} | {p99} | {to_calm:.1} | {to_apart:.1} | {done} |"
+            "| {name} | {calm} | {elsewhere} | {p50} | {p99} | {to_calm:.1} | {to_elsewhere:.1} | {done} |"
         )?;
     }
     let word = if held { "met" } else { "missed" };
@@ -98,29 +141,17 @@ fn percentile(mut waits: Vec<Duration>, percent: usize) -> Duration {
     waits[waits.len() * percent / 100]
 }
 
-/// What the friendly client of `proxy` waits while a process of low priority attacks `target`, and what that one did.
-fn attacked(
-    name: &str,
-    target: SocketAddr,
-    proxy: SocketAddr,
-    api: SocketAddr,
-) -> Result<(Vec<Duration>, String)> {
-    let mut attacker = Command::new("nice")
-        .args(["-n", "19"])
-        .arg(std::env::current_exe()?)
-        .args([name, &target.to_string(), &api.to_string()])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()?;
-    let mut said = attacker.stdout.take().context("the attacker has an output")?;
+/// What the friendly client of `proxy` waits while somebody attacks, and how often that one did.
+fn attacked(attack: [&str; 3], proxy: SocketAddr, api: SocketAddr) -> Result<(Vec<Duration>, u64)> {
+    let (mut attacker, mut said) = apart(&attack)?;
     // One byte when what it holds is open.
     said.read_exact(&mut [0])?;
-    let waits = friendly(proxy, api, REQUESTS);
+    let waits = friendly(proxy, api);
     drop(attacker.stdin.take());
     let mut done = String::new();
     said.read_to_string(&mut done)?;
     attacker.wait()?;
-    Ok((waits?, done))
+    Ok((waits?, done.parse()?))
 }
 
 /// Attacks until the input ends, and says how often.
@@ -157,12 +188,12 @@ fn get(api: SocketAddr, path: &str) -> String {
     format!("GET http://{api}{path} HTTP/1.1\r\nHost: {api}\r\nConnection: close\r\n\r\n")
 }
 
-/// How long each of so many requests took, every one on a connection of its own.
-fn friendly(proxy: SocketAddr, api: SocketAddr, count: usize) -> Result<Vec<Duration>> {
+/// How long each request took, every one on a connection of its own.
+fn friendly(proxy: SocketAddr, api: SocketAddr) -> Result<Vec<Duration>> {
     let request = get(api, "/");
-    let mut waits = Vec::with_capacity(count);
+    let mut waits = Vec::with_capacity(REQUESTS);
     let mut answer = Vec::new();
-    for _ in 0..count {
+    for _ in 0..REQUESTS {
         let begun = Instant::now();
         let mut stream = open(proxy)?;
         stream.write_all(request.as_bytes())?;
