@@ -70,7 +70,7 @@ pub fn finish_hearing(
         stderr: child.stderr.take(),
         errors: Lines { kept: Vec::new(), line: Vec::new(), take },
     };
-    let in_time = talk.to_the_end(Instant::now() + patience).failing(told)?;
+    let in_time = talk.finish(Instant::now() + patience).failing(told)?;
     if !in_time {
         // Its group has its number, which nobody else gets before it is waited for.
         let _ = killpg(pid, Signal::SIGKILL);
@@ -101,7 +101,7 @@ struct Talk<T> {
 
 impl<T: FnMut(&str) -> bool> Talk<T> {
     /// Until the program has ended and nobody has the other end of its output any more; whether that was before `deadline`.
-    fn to_the_end(&mut self, deadline: Instant) -> io::Result<bool> {
+    fn finish(&mut self, deadline: Instant) -> io::Result<bool> {
         let ends = [
             self.stdin.as_ref().map(AsFd::as_fd),
             self.stdout.as_ref().map(AsFd::as_fd),
