@@ -128,7 +128,7 @@ impl Bench {
             placeholder: Placeholder::parse(PLACEHOLDER).unwrap(),
             marking: Marking::open(&root.join("fingerprint.key")).unwrap(),
         };
-        let proxy = Arc::new(Proxy::new(parts, &routes(&upstream)).unwrap());
+        let proxy = Arc::new(Proxy::new(parts, routes(&upstream)).unwrap());
         let stop = CancellationToken::new();
         let serving = tokio::spawn(egress::serve(Arc::clone(&proxy), doors, stop.clone()));
         Bench {
