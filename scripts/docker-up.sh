@@ -9,7 +9,7 @@ set -euo pipefail
 pidfile=${1:-/run/bottlecap-dockerd.pid}
 START_SECONDS=60
 
-answers() { docker info >/dev/null 2>&1; }
+answers() { (docker info) >/dev/null 2>&1; }
 
 if answers; then exit 0; fi
 bash "$ROOT/scripts/need.sh" docker

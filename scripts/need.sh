@@ -129,7 +129,7 @@ for thing in "$@"; do
         mmdebstrap) need mmdebstrap mmdebstrap debian-archive-keyring ;;
         docker)
             # A client without an engine is not enough; an engine that answers may be another machine's.
-            if ! have dockerd && ! docker info >/dev/null 2>&1; then apt docker.io; fi
+            if [ -z "$(docker_cli)" ] || { ! have dockerd && ! (docker info) >/dev/null 2>&1; }; then apt docker.io; fi
             need iptables iptables
             ;;
         tmux) need tmux tmux ;;

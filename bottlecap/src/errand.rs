@@ -14,6 +14,8 @@ use nix::unistd::Pid;
 use crate::fault::{Attempted, Fault};
 use crate::sys::process::{self, Setup};
 
+/// What a program said is read for so long after its end, should something that it started keep its output open.
+const AFTER_THE_END: Duration = Duration::from_secs(1);
 /// How much is read at once.
 const PIECE_BYTES: usize = 16 << 10;
 
@@ -40,8 +42,8 @@ impl Said {
     }
 }
 
-/// Runs `command` with `input` to its end, and to the end of what it says, or until `patience` is over: then it is killed, with what it
-/// started. It does not outlive this process.
+/// Runs `command` with `input` to its end, or until `patience` is over: then it is killed, with its group. It does not outlive this
+/// process.
 pub fn finish(command: Command, input: Vec<u8>, patience: Duration) -> Result<Said, Fault> {
     finish_hearing(command, input, patience, |_| false)
 }
@@ -100,8 +102,8 @@ struct Talk<T> {
 }
 
 impl<T: FnMut(&str) -> bool> Talk<T> {
-    /// Until the program has ended and nobody has the other end of its output any more; whether that was before `deadline`.
-    fn finish(&mut self, deadline: Instant) -> io::Result<bool> {
+    /// Until the program has ended, and what it said is read; whether it ended before `deadline`.
+    fn finish(&mut self, mut deadline: Instant) -> io::Result<bool> {
         let ends = [
             self.stdin.as_ref().map(AsFd::as_fd),
             self.stdout.as_ref().map(AsFd::as_fd),
@@ -111,9 +113,10 @@ impl<T: FnMut(&str) -> bool> Talk<T> {
             fcntl(end, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         }
         while self.ended.is_some() || self.stdout.is_some() || self.stderr.is_some() {
-            let Some(has_ended) = self.wait(deadline)? else { return Ok(false) };
+            let Some(has_ended) = self.wait(deadline)? else { return Ok(self.ended.is_none()) };
             if has_ended {
                 self.ended = None;
+                deadline = deadline.min(Instant::now() + AFTER_THE_END);
             }
             self.write();
             read(&mut self.stdout, |bytes| self.output.extend_from_slice(bytes));
@@ -136,6 +139,10 @@ impl<T: FnMut(&str) -> bool> Talk<T> {
         let mut ends: Vec<PollFd<'_>> = ends.into_iter().flatten().collect();
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
+            // Who always has something to say is not waited for either.
+            if left.is_zero() {
+                return Ok(None);
+            }
             match poll(&mut ends, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)) {
                 Ok(0) => return Ok(None),
                 Ok(_) => return Ok(Some(self.ended.is_some() && ends[0].any() == Some(true))),
@@ -237,12 +244,22 @@ mod tests {
 
     #[test]
     fn who_keeps_the_output_open_is_not_waited_for() {
-        let mut command = Command::new("setsid");
-        command.args(["--fork", "sh", "-c", "exec sleep 30"]);
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo said; setsid --fork sleep 30"]);
         let started = Instant::now();
-        let fault = finish(command, Vec::new(), Duration::from_millis(200)).expect_err("ended");
-        assert!(fault.to_string().contains("did not end"), "{fault}");
+        let said = finish(command, Vec::new(), Duration::from_secs(60)).expect("it ended");
+        assert_eq!((said.output.as_str(), said.good), ("said", true));
         assert!(started.elapsed() < Duration::from_secs(20));
+    }
+
+    #[test]
+    fn who_talks_without_end_is_ended() {
+        for script in ["exec yes", "exec yes >&2"] {
+            let mut command = Command::new("sh");
+            command.args(["-c", script]);
+            let fault = finish(command, Vec::new(), Duration::from_millis(200)).expect_err("ended");
+            assert!(fault.to_string().contains("did not end"));
+        }
     }
 
     #[test]

@@ -181,7 +181,12 @@ pub async fn run(settings: &Settings, mut inheritance: Inheritance) -> Result<()
     }
     // Watched before they are read, so that no change falls between.
     let mut watch = if settings.watch {
-        let failed = |source| Error::Watch { path: settings.config.clone(), source };
+        let failed = |source: io::Error| match source.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
+                Error::ReadRoutes { path: settings.config.clone(), source }
+            }
+            _ => Error::Watch { path: settings.config.clone(), source },
+        };
         Watch::on(&settings.config).map_err(failed)?
     } else {
         Watch::off()

@@ -219,6 +219,22 @@ fn a_missing_authority_is_an_error_that_names_the_command_and_makes_nothing() {
 }
 
 #[test]
+fn a_directory_of_routes_that_is_not_there_is_told_as_that_also_where_it_is_to_be_watched() {
+    let root = directory(ROUTES);
+    assert!(init(root.path()).status.success());
+    std::fs::remove_dir_all(root.path().join("etc")).unwrap();
+    for more in [&[][..], &["--watch"]] {
+        let output = egress(root.path()).args(more).output().unwrap();
+        assert_eq!(output.status.code(), Some(64), "{more:?}");
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            text.contains("error: cannot read etc") && text.contains("hint: --config names the"),
+            "{text}"
+        );
+    }
+}
+
+#[test]
 fn the_authority_is_made_once() {
     let root = directory(ROUTES);
     let first = init(root.path());

@@ -133,7 +133,9 @@ impl Decode for Short {
         }
         let public = reader.read_prefixed(KeyData::decode)?;
         reader.read_prefixed(|reader| {
-            let _checks = u64::decode(reader)?;
+            if u32::decode(reader)? != u32::decode(reader)? {
+                return Err(ssh_key::Error::Crypto);
+            }
             let algorithm = Algorithm::decode(reader)?;
             let curve = EcdsaCurve::decode(reader)?;
             let point = EcdsaPublicKey::from_sec1_bytes(&Vec::decode(reader)?)?;
@@ -141,14 +143,21 @@ impl Decode for Short {
                 return Err(ssh_key::Error::AlgorithmUnsupported { algorithm });
             };
             let mut number = Zeroizing::new([0; P256_BYTES]);
-            reader.read_prefixed(|reader| {
-                let zeros = P256_BYTES.checked_sub(reader.remaining_len()).ok_or(encoding::Error::Length)?;
-                reader.read(&mut number[zeros..])
+            reader.read_prefixed(|reader| match reader.remaining_len() {
+                length @ 1..P256_BYTES => reader.read(&mut number[P256_BYTES - length..]),
+                _ => Err(encoding::Error::Length),
             })?;
             let pair = EcdsaKeypair::NistP256 { public: point, private: EcdsaPrivateKey::from(*number) };
             let key = PrivateKey::new(KeypairData::Ecdsa(pair), Comment::decode(reader)?)?;
-            // The comment and what fills the last block.
-            reader.drain(reader.remaining_len())?;
+            for filler in 1..8 {
+                if reader.is_finished() {
+                    break;
+                }
+                if u8::decode(reader)? != filler {
+                    return Err(ssh_key::Error::FormatEncoding);
+                }
+            }
+            reader.ensure_finished()?;
             if *key.public_key().key_data() != public {
                 return Err(ssh_key::Error::PublicKey);
             }
@@ -215,8 +224,8 @@ mod tests {
         }
     }
 
-    /// The file of a P-256 key whose number has 31 bytes, as OpenSSH writes it.
-    fn short(dir: &Path) -> PathBuf {
+    /// The file of a P-256 key whose number has 31 bytes, as OpenSSH writes it, but for what `spoil` does to what is private in it.
+    fn short(dir: &Path, spoil: impl Fn(&mut Vec<u8>)) -> PathBuf {
         let number = [0x11; 31];
         let point = "04149c58d7b80fe7510afd51a3bb09ce8d1aaa337404467e076d29ac865ff9d42a\
                      41fa6f24e4b6898a0bec839e9c5de6840570ed963aff341f89ddfd7daf6c9ce3";
@@ -230,6 +239,7 @@ mod tests {
         let public = strings(&[b"ecdsa-sha2-nistp256", b"nistp256", &point]);
         let mut private = [&[7; 8], public.as_slice(), &strings(&[&number, b"me"])].concat();
         private.extend(1..=(8 - private.len() as u8 % 8) % 8);
+        spoil(&mut private);
         let start = [MAGIC, &strings(&[b"none", b"none", b""]), &[0, 0, 0, 1]].concat();
         let whole = Whole([start, strings(&[&public, &private])].concat());
         let text = whole.encode_pem_string(LineEnding::LF).expect("text");
@@ -242,7 +252,7 @@ mod tests {
     #[test]
     fn a_number_that_is_short_by_chance_is_read() {
         let dir = tempfile::tempdir().expect("a directory");
-        let path = short(dir.path());
+        let path = short(dir.path(), |_| {});
         let openssh = Command::new("ssh-keygen").arg("-y").arg("-f").arg(&path).output().expect("ssh-keygen");
         assert!(openssh.status.success(), "{openssh:?}");
         let key = read(&path).unwrap_or_else(|error| panic!("{error}"));
@@ -250,6 +260,24 @@ mod tests {
         assert_eq!(shown, String::from_utf8_lossy(&openssh.stdout).trim_end());
         let number = key.key_data().ecdsa().expect("ecdsa").private_key_bytes();
         assert_eq!((number[0], &number[1..]), (0, &[0x11; 31][..]));
+    }
+
+    #[test]
+    fn a_short_number_excuses_nothing_else() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let last = |private: &mut Vec<u8>| private.pop().expect("it has bytes");
+        let spoils: [fn(&mut Vec<u8>); 3] = [
+            |private| private[0] ^= 1,
+            |private| *private.last_mut().expect("it has bytes") ^= 1,
+            |private| private.extend(private.last().map(|last| last + 1).into_iter().cycle().take(8)),
+        ];
+        for (number, spoil) in spoils.into_iter().enumerate() {
+            let path = short(dir.path(), spoil);
+            assert!(matches!(read(&path), Err(IdentityError::Key { .. })), "{number}");
+        }
+        // What is spoilt is there.
+        let path = short(dir.path(), |private| assert!((1..8).contains(&last(&mut private.clone()))));
+        assert!(read(&path).is_ok());
     }
 
     #[test]
