@@ -15,6 +15,7 @@ use http_body_util::combinators::BoxBody;
 use hudsucker::{Body, Error};
 use hyper::body::Incoming;
 use policy::Denial;
+use tokio::task::coop::poll_proceed;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use crate::credential::rewrite::Rewriter;
@@ -30,6 +31,9 @@ const PASSED_OVER_TIMEOUT: Duration = Duration::from_secs(2);
 const GATHER_TIMEOUT: Duration = Duration::from_secs(10);
 /// After so many frames in a row it is asked whether more may follow.
 const ASKED_EVERY: u32 = 16;
+/// So much of a body is one step of the 128 that a task has before others have their turn: without TLS a single read may bring a hundred
+/// times as much as with it, and others would wait for all of them.
+const STEP_BYTES: usize = 16 * 1024;
 /// A body up to this is read whole when something in it is to be replaced.
 const WHOLE_LIMIT: u64 = 256 * 1024;
 
@@ -360,9 +364,11 @@ impl HttpBody for Metered {
                 let frame = frame.filter(|frame| this.passes(frame));
                 if let Some(Ok(frame)) = &frame
                     && let Some(data) = frame.data_ref()
-                    && let Err(error) = this.count(data.len())
                 {
-                    return Poll::Ready(Some(Err(error)));
+                    take_steps(data.len(), context);
+                    if let Err(error) = this.count(data.len()) {
+                        return Poll::Ready(Some(Err(error)));
+                    }
                 }
                 Poll::Ready(frame.map(|frame| frame.map_err(Error::from)))
             }
@@ -379,6 +385,41 @@ impl HttpBody for Metered {
     }
 }
 
+/// Counts what was read at once as what it is; when a task has had its turn, its next read waits for the others.
+fn take_steps(bytes: usize, context: &mut Context<'_>) {
+    for _ in 0..bytes / STEP_BYTES {
+        match poll_proceed(context) {
+            Poll::Ready(step) => step.made_progress(),
+            Poll::Pending => break,
+        }
+    }
+}
+
 fn timed_out(reason: &'static str) -> Error {
     Error::Io(io::Error::new(io::ErrorKind::TimedOut, reason))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::task::coop::has_budget_remaining;
+
+    use super::*;
+
+    /// Whether a task may go on after pieces of these sizes.
+    async fn goes_on_after(pieces: &'static [usize]) -> bool {
+        let task = poll_fn(|context| {
+            pieces.iter().for_each(|bytes| take_steps(*bytes, context));
+            Poll::Ready(has_budget_remaining())
+        });
+        tokio::spawn(task).await.expect("it does not panic")
+    }
+
+    #[tokio::test]
+    async fn a_task_has_its_turn_by_the_bytes_and_not_by_the_pieces() {
+        assert!(goes_on_after(&[STEP_BYTES - 1; 1000]).await, "a read is a step by itself");
+        assert!(goes_on_after(&[64 * STEP_BYTES]).await);
+        assert!(!goes_on_after(&[64 * STEP_BYTES; 2]).await);
+    }
 }
