@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What one client waits while another one of the same bottle attacks, as a Markdown table: three times, at most three minutes each.
+# What one client waits while another one of the same bottle attacks, as a Markdown table: three times, about a minute each.
 #
 #     scripts/bench-attack.sh [ROUNDS]
 set -euo pipefail
