@@ -29,7 +29,7 @@ pub(crate) const AROUND_BYTES: usize = 2048;
 pub struct Rules {
     rules: Vec<Compiled>,
     keywords: Keywords,
-    /// Which rules a keyword wakes.
+    /// Which rules a keyword wakes, each with the gate that it stands behind.
     woken: Vec<Vec<(u16, Option<usize>)>>,
     /// Rules without a keyword, which look everywhere.
     everywhere: Vec<u16>,
