@@ -147,7 +147,7 @@ for thing in "$@"; do
             fi
             ;;
         compose)
-            if ! docker compose version >/dev/null 2>&1 && ! have docker-compose; then apt docker-compose; fi
+            if ! (docker compose version) >/dev/null 2>&1 && ! have docker-compose; then apt docker-compose; fi
             ;;
         cargo-deny)
             if ! have cargo-deny; then
