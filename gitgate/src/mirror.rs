@@ -567,18 +567,41 @@ fn make(path: &Path) -> Result<(), git2::Error> {
         .map_err(|error| git2::Error::from_str(&format!("cannot make {}: {error}", path.display())))
 }
 
-/// Removes what pushes and refreshes left that were cut short by the end of an earlier gate.
+/// Removes what pushes and refreshes left that were cut short by the end of an earlier gate, or by that of the machine.
 fn clear(path: &Path) {
+    clear_locks(path);
     for (dir, marks) in [("objects", &["tmp_objdir-", "incoming-"][..]), ("objects/pack", &["tmp_"])] {
         for entry in std::fs::read_dir(path.join(dir)).into_iter().flatten().flatten() {
             let name = entry.file_name();
             if marks.iter().any(|mark| name.as_encoded_bytes().starts_with(mark.as_bytes())) {
                 let path = entry.path();
                 let removed = std::fs::remove_dir_all(&path).or_else(|_| std::fs::remove_file(&path));
-                if let Err(error) = removed {
-                    warn!(path = %path.display(), %error, "cannot remove what was left unfinished");
-                }
+                tell_of(&path, removed);
             }
         }
+    }
+}
+
+/// Removes the locks of a git that was killed: nothing would be written any more where they are. No ref has such a name.
+fn clear_locks(directory: &Path) {
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        let (path, name) = (entry.path(), entry.file_name());
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            // Among the objects there are locks only beside what is written of all of them.
+            if directory.file_name().is_none_or(|above| above != "objects")
+                || name == "info"
+                || name == "pack"
+            {
+                clear_locks(&path);
+            }
+        } else if path.extension().is_some_and(|kind| kind == "lock") {
+            tell_of(&path, std::fs::remove_file(&path));
+        }
+    }
+}
+
+fn tell_of(path: &Path, removed: std::io::Result<()>) {
+    if let Err(error) = removed {
+        warn!(path = %path.display(), %error, "cannot remove what was left unfinished");
     }
 }

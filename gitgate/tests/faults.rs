@@ -61,6 +61,29 @@ fn a_gate_that_is_killed_in_the_middle_of_a_push_agrees_with_upstream_afterwards
 }
 
 #[test]
+fn what_a_git_that_was_killed_had_locked_is_free_at_the_next_start() {
+    let mut world = World::new();
+    let work = world.clone_web();
+    world.gate.child.kill().unwrap();
+    world.gate.child.wait().unwrap();
+    let mirror = world.dir.path().join("git/web.git");
+    let locks = ["packed-refs.lock", "HEAD.lock", "refs/heads/main.lock", "objects/info/commit-graph.lock"];
+    for lock in locks {
+        fs::create_dir_all(mirror.join(lock).parent().unwrap()).unwrap();
+        fs::write(mirror.join(lock), "").unwrap();
+    }
+    let repos = fs::read_to_string(world.gate.config_dir.join("repos.yaml")).unwrap();
+    world.gate = Gate::start(world.dir.path(), &repos);
+    work.git(&["remote", "set-url", "origin", &world.gate.url("web")]).succeed();
+    work.write("a", "a\n").commit("a");
+    work.git(&["push", "-q", "origin", "HEAD:refs/heads/agent/x"]).succeed();
+    assert_eq!(shown(&world), world.upstream.refs());
+    for lock in locks {
+        assert!(!mirror.join(lock).exists(), "{lock}");
+    }
+}
+
+#[test]
 fn a_client_that_hangs_up_anywhere_in_a_push_leaves_nothing_behind() {
     let world = World::new();
     let work = world.clone_web();
