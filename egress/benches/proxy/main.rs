@@ -5,7 +5,7 @@
 //! another's time is the median of the parts in each turn, and the times themselves are medians too.
 //! `EGRESS_BENCH_HUDSUCKER` names a program built from benches/peers/hudsucker, `EGRESS_BENCH_MITMDUMP` a mitmdump; a peer
 //! that is not named is left out. A relay, which is this program again, shows what the machine itself takes.
-//! `EGRESS_BENCH_EGRESS` may name another egress. Arguments choose scenarios by name.
+//! `EGRESS_BENCH_EGRESS` may name another egress, `EGRESS_BENCH_BEFORE` one to compare with. Arguments choose scenarios by name.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod client;
@@ -18,12 +18,15 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use client::Client;
+use futures_util::future::join_all;
 use goals::Goals;
 use origin::Origin;
 use subject::{Kind, Subject};
 use tokio::runtime::Runtime;
 
 const GIB: u64 = 1 << 30;
+/// How many connections are busy at once, where more than one is.
+const AT_ONCE: usize = 32;
 
 /// How much of each scenario is done in one turn, by how fast the subject is: so much that all of it ends within minutes on a
 /// busy machine. What is less than a gibibyte is extrapolated to one.
@@ -60,6 +63,13 @@ const ROWS: &[Row] = &[
         unit: "µs",
         goals: (Some(1.0), Some(60.0)),
         measure: |r, s, o| keep_alive(r, s, o.http1),
+        without: &[],
+    },
+    Row {
+        name: "keep-alive request, 32 connections at once",
+        unit: "µs",
+        goals: (Some(1.0), Some(60.0)),
+        measure: keep_alive_at_once,
         without: &[],
     },
     Row {
@@ -189,6 +199,22 @@ fn keep_alive(runtime: &Runtime, subject: &Subject, port: u16) -> f64 {
             client.small().await;
         }
         micros(subject.processor_time() - before) / count as f64
+    })
+}
+
+/// As many agents at once, each with one request after the other.
+fn keep_alive_at_once(runtime: &Runtime, subject: &Subject, origin: &Origin) -> f64 {
+    let each = Load::of(subject.kind).requests * 4 / AT_ONCE as u64;
+    runtime.block_on(async {
+        let mut clients = Client::connect_many(subject, origin.http1, AT_ONCE).await;
+        let before = subject.processor_time();
+        let busy = clients.iter_mut().map(async |client| {
+            for _ in 0..each {
+                client.small().await;
+            }
+        });
+        join_all(busy).await;
+        micros(subject.processor_time() - before) / (each * AT_ONCE as u64) as f64
     })
 }
 

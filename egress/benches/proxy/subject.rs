@@ -23,6 +23,8 @@ pub(crate) enum Kind {
     Egress,
     /// egress that searches what leaves and scrubs what comes back.
     Inspecting,
+    /// Another egress, to see what a change is worth.
+    Before,
     Hudsucker,
     Mitmdump,
     /// What passes on bytes and does nothing else.
@@ -31,12 +33,14 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// Those that are compared for the same work.
-    pub(crate) const ALL: [Kind; 4] = [Kind::Egress, Kind::Hudsucker, Kind::Mitmdump, Kind::Relay];
+    pub(crate) const ALL: [Kind; 5] =
+        [Kind::Egress, Kind::Before, Kind::Hudsucker, Kind::Mitmdump, Kind::Relay];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Kind::Egress => "egress",
             Kind::Inspecting => "egress, inspecting",
+            Kind::Before => "egress before",
             Kind::Hudsucker => "hudsucker",
             Kind::Mitmdump => "mitmdump",
             Kind::Relay => "a relay",
@@ -49,6 +53,7 @@ impl Kind {
                 let named = std::env::var_os("EGRESS_BENCH_EGRESS");
                 Some(named.map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_egress")), PathBuf::from))
             }
+            Kind::Before => std::env::var_os("EGRESS_BENCH_BEFORE").map(PathBuf::from),
             Kind::Hudsucker => std::env::var_os("EGRESS_BENCH_HUDSUCKER").map(PathBuf::from),
             Kind::Mitmdump => std::env::var_os("EGRESS_BENCH_MITMDUMP").map(PathBuf::from),
             Kind::Relay => std::env::current_exe().ok(),
@@ -123,7 +128,7 @@ fn routes(kind: Kind, origin: &Origin) -> String {
         Kind::Inspecting => {
             "    dlp:\n      outbound_detectors: [token_patterns, known_secrets]\n      inbound_detectors: [known_secrets]\n"
         }
-        Kind::Egress | Kind::Hudsucker | Kind::Mitmdump | Kind::Relay => "",
+        Kind::Egress | Kind::Before | Kind::Hudsucker | Kind::Mitmdump | Kind::Relay => "",
     };
     format!(
         "routes:\n  - host: localhost\n    ports: [{http1}, {http2}]\n    allow_private: [127.0.0.0/8, \"::1/128\"]\n    \
@@ -135,7 +140,7 @@ fn command(kind: Kind, root: &Path, origin: &Origin, address: SocketAddr) -> Com
     let mut command = Command::new(kind.program().unwrap());
     let peers = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/peers");
     match kind {
-        Kind::Egress | Kind::Inspecting => {
+        Kind::Egress | Kind::Before | Kind::Inspecting => {
             command
                 .args(["--config", "etc", "--ca-dir", "ca", "--run-dir", "run", "--state-dir", "state"])
                 .args(["--secrets-dir", "secrets", "--listen", &address.to_string()])
