@@ -1,6 +1,8 @@
 //! What the daemons record. Names, positions and counts; never a secret, a body or a query string.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -53,7 +55,7 @@ pub struct RequestEvent {
     /// Port.
     pub port: u16,
     /// `https` or `http`.
-    pub scheme: String,
+    pub scheme: Cow<'static, str>,
     /// Method, or `CONNECT` where it ended there.
     pub method: String,
     /// Canonical path, without the query.
@@ -67,7 +69,7 @@ pub struct RequestEvent {
     /// The generation of the routes it was judged by.
     pub generation: u64,
     /// Their digest, `sha256:…`.
-    pub digest: String,
+    pub digest: Arc<str>,
     /// The status that the agent got.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,

@@ -80,20 +80,21 @@ impl Progress {
         self.last_millis.store(millis, Ordering::Relaxed);
     }
 
+    /// From when on nothing will have moved for `idle`, if nothing does.
+    pub(crate) fn stalls_at(&self, idle: Duration) -> Instant {
+        self.start + Duration::from_millis(self.last_millis.load(Ordering::Relaxed)) + idle
+    }
+
     /// Whether nothing has moved for `idle`.
     pub(crate) fn is_stalled(&self, idle: Duration) -> bool {
-        self.last() + idle <= Instant::now()
+        self.stalls_at(idle) <= Instant::now()
     }
 
     /// Returns when nothing has moved for `idle`.
     pub(crate) async fn stalled(&self, idle: Duration) {
         while !self.is_stalled(idle) {
-            sleep_until(self.last() + idle).await;
+            sleep_until(self.stalls_at(idle)).await;
         }
-    }
-
-    fn last(&self) -> Instant {
-        self.start + Duration::from_millis(self.last_millis.load(Ordering::Relaxed))
     }
 }
 

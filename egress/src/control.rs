@@ -119,7 +119,7 @@ impl Status {
         let broken = proxy.recorder.is_broken();
         Status {
             generation: snapshot.generation,
-            digest: snapshot.digest.clone(),
+            digest: snapshot.digest.to_string(),
             loaded_at: snapshot.loaded_at,
             routes: snapshot.policy.routes().len(),
             warnings: snapshot.policy.warnings().iter().map(ToString::to_string).collect(),

@@ -9,13 +9,14 @@ use nix::sys::socket::{setsockopt, sockopt};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, yield_now};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use crate::alarm;
 use crate::dns::{self, Answers};
-use crate::front::{Connection, FIRST_READ};
+use crate::front::{Connection, FIRST_READ, Next};
 use crate::proxy::Proxy;
 use crate::splice::Prefixed;
 use crate::sys;
@@ -23,6 +24,9 @@ use crate::transparent::{self, Led};
 
 /// How many connections the bottle may have open, over all sides.
 const CONNECTIONS: usize = 12 * 1024;
+/// So many connections are taken before others have their turn: a task may do 128 things in its own, and who only opens and closes
+/// connections has as many waiting.
+const TAKEN_AT_ONCE: usize = 8;
 /// The pause after the system would not give us a connection, so that we do not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// What is in flight may take this long once we are asked to stop.
@@ -99,7 +103,12 @@ async fn accept(
 ) {
     prepare(&listener);
     let mut connections = JoinSet::new();
+    let mut taken: usize = 0;
     loop {
+        taken += 1;
+        if taken.is_multiple_of(TAKEN_AT_ONCE) {
+            yield_now().await;
+        }
         let next = async {
             let place = Arc::clone(&places).acquire_owned().await;
             (place, listener.accept().await)
@@ -114,7 +123,9 @@ async fn accept(
                 let Some(already) = said_already(&mut stream) else { continue };
                 let connection = Connection::new(Arc::clone(&proxy), stop.clone());
                 connections.spawn(async move {
-                    side.serve(connection, already, stream).await;
+                    if let Some(next) = side.serve(connection, already, stream).await {
+                        next.run().await;
+                    }
                     drop(place);
                 });
             }
@@ -126,19 +137,21 @@ async fn accept(
         }
     }
     drop(listener);
+    alarm::ring_all();
     let _ = timeout(GRACE, async { while connections.join_next().await.is_some() {} }).await;
     connections.shutdown().await;
 }
 
 impl Side {
-    /// Serves `stream`, of which `already` was read.
-    async fn serve(self, connection: Connection, already: Vec<u8>, stream: TcpStream) {
+    /// Serves the beginning of `stream`, of which `already` was read.
+    async fn serve(self, connection: Connection, already: Vec<u8>, stream: TcpStream) -> Option<Next> {
         // Boxed, because a task's future is moved many times on its way to where it runs, and when it ends.
         match self {
             Side::Proxy => Box::pin(connection.serve_proxy(already, stream)).await,
             Side::Transparent(led) => Box::pin(transparent::serve(connection, already, stream, led)).await,
             Side::Dns(answers) => {
                 Box::pin(dns::serve_tcp(&connection, Prefixed::new(already, stream), answers)).await;
+                None
             }
         }
     }

@@ -4,8 +4,10 @@ mod ask;
 mod leaving;
 mod upgrade;
 
+use std::future::poll_fn;
 use std::mem;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Instant;
 
 use audit::Decision as Recorded;
@@ -20,12 +22,13 @@ use hyper::upgrade::OnUpgrade;
 use policy::{CanonicalPath, Decision, Denial, LogLevel, Route, RouteLimits, Scheme};
 use tracing::{info, warn};
 
+use crate::alarm::Alarm;
 use crate::authority::{self, Endpoint};
 use crate::body::{self, Limits, Meter, Progress};
 use crate::credential::Exchanged;
 use crate::credential::rewrite::Rewriter;
 use crate::frames::Looks;
-use crate::front::{After, Connection};
+use crate::front::{Connection, Next};
 use crate::headers;
 use crate::inspect;
 use crate::journal::Entry;
@@ -55,23 +58,22 @@ pub(crate) enum Via {
     LedHere(u16),
 }
 
-/// Answers one request. No async function, nor are those that it waits for: what is passed to one is moved once more, and kept twice.
-pub(crate) fn serve(
-    connection: Connection,
+/// Answers one request, in a task that heeds `alarm`.
+pub(crate) async fn serve(
+    connection: &Connection,
+    alarm: &Alarm,
     via: &Via,
     request: Request<Incoming>,
-) -> impl Future<Output = Response<Body>> + Send {
-    let Connection { proxy, after, .. } = connection;
-    async move {
-        let snapshot = proxy.snapshot();
-        if !matches!(via, Via::Tunnel(..)) && local::is_for_us(&request) {
-            return local::answer(&proxy, &snapshot, request.method(), request.uri());
-        }
-        let subject = rough_subject(via, &request);
-        match Judged::begin(&proxy, snapshot, subject).await {
-            Ok(judged) => judged.run(via, after, request).await,
-            Err(response) => *response,
-        }
+) -> Response<Body> {
+    let proxy = &connection.proxy;
+    let snapshot = proxy.snapshot();
+    if !matches!(via, Via::Tunnel(..)) && local::is_for_us(&request) {
+        return local::answer(proxy, &snapshot, request.method(), request.uri());
+    }
+    let subject = rough_subject(via, &request);
+    match Judged::begin(proxy, snapshot, subject).await {
+        Ok(judged) => judged.run(via, (connection, alarm), request).await,
+        Err(response) => *response,
     }
 }
 
@@ -161,14 +163,14 @@ impl Judged {
     /// What `route` gives to what was asked.
     pub(crate) fn lease(&self, asked: Asked, route: &Route) -> Arc<Lease> {
         let proxy = &self.proxy;
-        Arc::new(Lease::new(asked, proxy.snapshots.watch(), &self.snapshot, route, proxy.uses.clock()))
+        Arc::new(Lease::new(asked, &proxy.snapshots, &self.snapshot, route, proxy.uses.clock()))
     }
 
     /// What seldom comes to pass is boxed, so that there is no room for it in each request.
     fn run(
         mut self,
         via: &Via,
-        after: After,
+        (connection, alarm): (&Connection, &Alarm),
         mut request: Request<Incoming>,
     ) -> impl Future<Output = Response<Body>> + Send {
         let agent_side = hyper::upgrade::on(&mut request);
@@ -199,12 +201,12 @@ impl Judged {
                 }
                 return self.refuse(&refusal);
             }
-            let answered = match self.send(&mut plan, parts, source).await {
+            let answered = match self.send(&mut plan, parts, source, alarm).await {
                 Ok((response, lent)) => self.clean(response, lent, &plan.watch),
                 Err(refusal) => Err(refusal),
             };
             match answered {
-                Ok(answer) => self.pass_back(answer, *plan, Opening { agent_side, after }),
+                Ok(answer) => self.pass_back(answer, *plan, Opening { agent_side, connection }),
                 Err(refusal) => self.refuse(&refusal),
             }
         }
@@ -322,6 +324,7 @@ impl Judged {
         plan: &mut Plan<'_>,
         mut parts: request::Parts,
         source: Source,
+        alarm: &Alarm,
     ) -> impl Future<Output = Result<(Response<Incoming>, Option<Lent>), Refusal>> + Send {
         let (body, progress) = match source {
             Source::Agent(incoming) => {
@@ -363,11 +366,10 @@ impl Judged {
                 }
             };
             let answered = tokio::select! {
+                biased;
+                // First, because what allowed it may have ended since it was judged.
+                refusal = given_up(&progress, &plan.limits, alarm) => return Err(refusal),
                 answered = asked => answered,
-                () = progress.stalled(plan.limits.idle) => {
-                    return Err(Refusal::new(Code::UpstreamTimeout, "the upstream host did not answer in time"));
-                }
-                denial = Arc::clone(&plan.limits.lease).ended_after_a_moment() => return Err(denial.into()),
                 refusal = objected => return Err(refusal),
             };
             let objection = || inspection.and_then(|(inspection, _)| inspection.objection());
@@ -407,7 +409,7 @@ impl Judged {
         mut self,
         Answer { mut response, lent, encoding }: Answer,
         Plan { limits, messages, watch, .. }: Plan<'_>,
-        opening: Opening,
+        opening: Opening<'_>,
     ) -> Response<Body> {
         let status = response.status();
         self.entry.event.status = Some(status.as_u16());
@@ -423,10 +425,11 @@ impl Judged {
             headers::ask_upgrade(response.headers_mut(), WEBSOCKET);
             let up = self.entry.up.get_or_insert_with(Progress::new);
             let spliced = Spliced { up: Arc::clone(up), down: Progress::new() };
-            let Opening { agent_side, after } = opening;
+            let Opening { agent_side, connection } = opening;
             let inspection = watch.inspection.map(|(inspection, _)| inspection);
             let looks = Looks { inspection, placeholder: messages, scrub: watch.scrub };
-            after.set(upgrade::run(agent_side, upstream_side, spliced, limits, looks, self.entry));
+            let run = upgrade::run(agent_side, upstream_side, spliced, limits, looks, self.entry);
+            connection.go_on_with(Next::last(run));
             return response.map(|_| Body::empty());
         }
         let (mut parts, incoming) = response.into_parts();
@@ -465,9 +468,9 @@ struct Plan<'s> {
 }
 
 /// What there is for a WebSocket to run on, should upstream agree to one.
-struct Opening {
+struct Opening<'c> {
     agent_side: OnUpgrade,
-    after: After,
+    connection: &'c Connection,
 }
 
 /// An answer whose head is fit to be passed back, the connection its body comes on, and what that is encoded with besides.
@@ -475,6 +478,26 @@ struct Answer {
     response: Response<Incoming>,
     lent: Option<Lent>,
     encoding: Option<scan::Encoding>,
+}
+
+/// Why a request ends that waits for its answer: nothing of it has moved for too long, or it is no longer allowed. To be polled where
+/// `alarm` is heeded.
+async fn given_up(progress: &Progress, limits: &Limits, alarm: &Alarm) -> Refusal {
+    let mut ending = None;
+    poll_fn(|context| {
+        if alarm.poll_until(progress.stalls_at(limits.idle).into_std()).is_ready() {
+            let hint = "the upstream host did not answer in time";
+            return Poll::Ready(Refusal::new(Code::UpstreamTimeout, hint));
+        }
+        if ending.is_none() && limits.lease.is_in_question() {
+            ending = Some(Box::pin(Arc::clone(&limits.lease).ended_after_a_moment()));
+        }
+        match &mut ending {
+            Some(ending) => ending.as_mut().poll(context).map(Refusal::from),
+            None => Poll::Pending,
+        }
+    })
+    .await
 }
 
 /// `outgoing` with the placeholder in its body replaced.

@@ -1,6 +1,7 @@
 //! One connection of the bottle: HTTP/1.1 or HTTP/2, and what follows an upgrade, which stays owned by it.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,6 +22,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use crate::alarm::{Alarm, Timer};
 use crate::exchange::{self, Via};
 use crate::proxy::Proxy;
 use crate::relay::Relay;
@@ -44,41 +46,63 @@ const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(30);
 const HTTP2_PING_TIMEOUT: Duration = Duration::from_secs(20);
 const HTTP2_RESETS: usize = 32;
 
-/// What goes on after something.
-pub(crate) type Next = Pin<Box<dyn Future<Output = ()> + Send>>;
+/// What goes on after something, and says what goes on after itself: nothing of it is kept, or polled through, for as long as that lasts.
+pub(crate) struct Next(Pin<Box<dyn Future<Output = Option<Next>> + Send>>);
+
+impl Next {
+    pub(crate) fn new(next: impl Future<Output = Option<Next>> + Send + 'static) -> Next {
+        Next(Box::pin(next))
+    }
+
+    /// After it there is nothing.
+    pub(crate) fn last(next: impl Future<Output = ()> + Send + 'static) -> Next {
+        Next::new(async {
+            next.await;
+            None
+        })
+    }
+
+    /// Goes on to the end.
+    pub(crate) async fn run(self) {
+        let mut next = Some(self);
+        while let Some(Next(running)) = next {
+            next = running.await;
+        }
+    }
+}
 
 /// What becomes of a request.
 type Answering = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
-/// What a connection, or one stream of it, does once its HTTP is over: a tunnel, or an upgraded protocol.
-#[derive(Clone, Default)]
-pub(crate) struct After(Arc<Mutex<Option<Next>>>);
-
-impl After {
-    pub(crate) fn set(&self, next: impl Future<Output = ()> + Send + 'static) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::pin(next));
-    }
-
-    fn take(&self) -> Option<Next> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-}
-
-/// One connection of the bottle, at whichever depth.
-#[derive(Clone)]
+/// One connection of the bottle, at whichever depth, or one stream of it.
 pub(crate) struct Connection {
     pub(crate) proxy: Arc<Proxy>,
     pub(crate) stop: CancellationToken,
-    pub(crate) after: After,
+    /// What it does once its HTTP is over: a tunnel, or an upgraded protocol.
+    after: Mutex<Option<Next>>,
 }
 
 impl Connection {
     pub(crate) fn new(proxy: Arc<Proxy>, stop: CancellationToken) -> Connection {
-        Connection { proxy, stop, after: After::default() }
+        Connection { proxy, stop, after: Mutex::default() }
+    }
+
+    /// Another, inside of this one.
+    pub(crate) fn inner(&self) -> Connection {
+        Connection::new(Arc::clone(&self.proxy), self.stop.clone())
+    }
+
+    /// Has `next` go on once the HTTP is over.
+    pub(crate) fn go_on_with(&self, next: Next) {
+        *self.after.lock().unwrap_or_else(PoisonError::into_inner) = Some(next);
+    }
+
+    fn take_next(&self) -> Option<Next> {
+        self.after.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Serves the proxy protocol: HTTP/1.1, or HTTP/2 by prior knowledge. `already` was read of `stream` before.
-    pub(crate) async fn serve_proxy(self, already: Vec<u8>, mut stream: TcpStream) {
+    pub(crate) async fn serve_proxy(self, already: Vec<u8>, mut stream: TcpStream) -> Option<Next> {
         let opening = async {
             let mut bytes = first_bytes(already, &mut stream).await?;
             while !bytes.is_empty() && bytes.len() < HTTP2_PREFACE.len() && HTTP2_PREFACE.starts_with(&bytes)
@@ -91,57 +115,63 @@ impl Connection {
         };
         let opening = tokio::select! {
             opening = timeout(HEAD_TIMEOUT, opening) => opening,
-            () = self.stop.cancelled() => return,
+            () = self.stop.cancelled() => return None,
         };
         let bytes = match opening {
             Ok(Ok(bytes)) if !bytes.is_empty() => bytes,
-            Ok(Ok(_) | Err(_)) | Err(_) => return,
+            Ok(Ok(_) | Err(_)) | Err(_) => return None,
         };
         let http2 = bytes.starts_with(HTTP2_PREFACE);
         let stream = Prefixed::new(bytes, stream);
-        if http2 {
-            Box::pin(self.serve_http2(stream, Arc::new(Via::Plain))).await;
+        Some(if http2 {
+            Next::last(async move { self.serve_http2(stream, Arc::new(Via::Plain)).await })
         } else {
-            self.serve_http1(stream, Arc::new(Via::Plain)).await;
-        }
+            Next::new(self.serve_http1(stream, Arc::new(Via::Plain)))
+        })
     }
 
-    /// Serves HTTP/1.1 on `stream`, and then what it was upgraded to. No async function, because what is passed to one is kept for as
+    /// Serves HTTP/1.1 on `stream`, and says what it was upgraded to. No async function, because what is passed to one is kept for as
     /// long as it runs, beside what is made of it.
-    pub(crate) fn serve_http1(self, stream: impl Stream, via: Arc<Via>) -> impl Future<Output = ()> + Send {
-        let connection = self.clone();
-        let service = service_fn(move |request| connection.clone().answer(Arc::clone(&via), request));
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
+    pub(crate) fn serve_http1(
+        self,
+        stream: impl Stream,
+        via: Arc<Via>,
+    ) -> impl Future<Output = Option<Next>> + Send {
+        let (connection, alarm) = (Arc::new(self), Arc::new(Alarm::new()));
+        let service = {
+            let (connection, alarm) = (Arc::clone(&connection), Arc::clone(&alarm));
+            let each = move || (Arc::clone(&connection), Arc::clone(&alarm), Arc::clone(&via));
+            service_fn(move |request| {
+                let (connection, alarm, via) = each();
+                connection.answer(alarm, via, request)
+            })
+        };
+        let http = http1::Builder::new()
+            .timer(Timer(Arc::clone(&alarm)))
             .header_read_timeout(HEAD_TIMEOUT)
             .max_buf_size(HEAD_LIMIT)
             .half_close(false)
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades();
-        let mut connection = Box::pin(connection);
+        let mut http = Box::pin(http);
         let relay = Relay::new();
         async move {
-            let served = tokio::select! {
-                served = relay.run(connection.as_mut()) => served,
-                () = self.stop.cancelled() => {
-                    connection.as_mut().graceful_shutdown();
-                    relay.run(connection.as_mut()).await
+            let served = poll_fn(|context| {
+                if alarm.heed(context.waker()) && connection.stop.is_cancelled() {
+                    http.as_mut().graceful_shutdown();
                 }
-            };
-            if let Err(error) = served {
+                relay.poll(context, |context| http.as_mut().poll(context))
+            });
+            if let Err(error) = served.await {
                 debug!(%error, "a connection ended early");
             }
-            // What comes now may last: nothing of the HTTP before it is kept for so long.
-            drop(connection);
-            if let Some(next) = self.after.take() {
-                next.await;
-            }
+            connection.take_next()
         }
     }
 
     /// Serves HTTP/2 on `stream`.
     pub(crate) async fn serve_http2(&self, stream: impl Stream, via: Arc<Via>) {
-        let service = service_fn(|request| self.clone().answer_stream(Arc::clone(&via), request));
+        let service = service_fn(|request| self.inner().answer_stream(Arc::clone(&via), request));
         let mut builder = http2::Builder::new(self.proxy.open.tasks.clone());
         builder
             .timer(TokioTimer::new())
@@ -171,32 +201,41 @@ impl Connection {
     }
 
     /// Boxed, because hyper keeps a request's room for as long as the connection is open.
-    fn answer(self, via: Arc<Via>, request: Request<Incoming>) -> Answering {
+    fn answer(
+        self: Arc<Connection>,
+        alarm: Arc<Alarm>,
+        via: Arc<Via>,
+        request: Request<Incoming>,
+    ) -> Answering {
         let opens_tunnel = matches!(*via, Via::Plain) && request.method() == Method::CONNECT;
         if opens_tunnel {
-            Box::pin(async { Ok(tunnel::open(self, request).await) })
+            Box::pin(async move { Ok(tunnel::open(&self, request).await) })
         } else {
-            Box::pin(async move { Ok(exchange::serve(self, &via, request).await) })
+            Box::pin(async move { Ok(exchange::serve(&self, &alarm, &via, request).await) })
         }
     }
 
-    /// As [`Connection::answer`], for one of many streams: what it is upgraded to runs beside the others.
+    /// As [`Connection::answer`], for one of many streams, which has a task of its own: what it is upgraded to runs beside the others.
     async fn answer_stream(
         self,
         via: Arc<Via>,
         request: Request<Incoming>,
     ) -> Result<Response<Body>, Infallible> {
         debug_assert_eq!(request.version(), Version::HTTP_2);
-        let connection = Connection { after: After::default(), ..self };
-        let (after, tasks) = (connection.after.clone(), connection.proxy.open.tasks.clone());
+        let (stream, alarm) = (Arc::new(self), Arc::new(Alarm::new()));
         let (request, shape) = websocket::unfold(request);
         let is_head = request.method() == Method::HEAD;
-        let mut answer = connection.answer(via, request).await?;
+        let mut answering = Arc::clone(&stream).answer(Arc::clone(&alarm), via, request);
+        let answered = poll_fn(|context| {
+            alarm.heed(context.waker());
+            answering.as_mut().poll(context)
+        });
+        let mut answer = answered.await?;
         if is_head {
             leave_out_body(&mut answer);
         }
-        if let Some(next) = after.take() {
-            tasks.execute(next);
+        if let Some(next) = stream.take_next() {
+            stream.proxy.open.tasks.execute(next.run());
         }
         Ok(shape.fold(answer))
     }

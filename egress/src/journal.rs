@@ -4,6 +4,7 @@
 //! record is lost for want of room; when there is no place, or the journal cannot be written, requests are refused. What else
 //! is recorded is little, and needs no place: it must not wait for requests that wait.
 
+use std::borrow::Cow;
 use std::mem;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use audit::{
 };
 use jiff::Timestamp;
 use tokio::sync::mpsc::{self, UnboundedSender};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, oneshot};
+use tokio::sync::{Semaphore, TryAcquireError, oneshot};
 use tokio::time::{Instant, timeout};
 use tracing::{error, info, warn};
 
@@ -58,7 +59,10 @@ pub enum Error {
 
 /// The way to the writer.
 #[derive(Debug, Clone)]
-pub struct Recorder {
+pub struct Recorder(Arc<Way>);
+
+#[derive(Debug)]
+struct Way {
     queue: UnboundedSender<Message>,
     /// How many more requests there is room for.
     places: Arc<Semaphore>,
@@ -68,7 +72,8 @@ pub struct Recorder {
 
 enum Message {
     Head(oneshot::Sender<(u64, String)>),
-    Request(Box<RequestEvent>, OwnedSemaphorePermit),
+    /// It has a place, which is free again once it is written.
+    Request(Box<RequestEvent>),
     Reload(ReloadEvent),
     Flush(oneshot::Sender<()>),
 }
@@ -82,9 +87,12 @@ impl Recorder {
         }
         let (queue, mut messages) = mpsc::unbounded_channel();
         let broken = Arc::new(AtomicBool::new(false));
+        let places = Arc::new(Semaphore::new(PLACES));
         let mut writer = Writer {
             journal,
             broken: Arc::clone(&broken),
+            places: Arc::clone(&places),
+            taken: 0,
             repeats: Repeats::default(),
             requests: Vec::new(),
         };
@@ -98,63 +106,63 @@ impl Recorder {
                         writer.take(message);
                     }
                     writer.write_requests();
+                    writer.free_places();
                     // Nobody unparks it; should it return early, it only writes sooner.
                     thread::park_timeout(rest);
                     rest = if messages.is_empty() { REST } else { REST_MAX.min(rest * 2) };
                 }
             })
             .map_err(Error::Thread)?;
-        let places = Arc::new(Semaphore::new(PLACES));
-        Ok(Recorder { queue, places, broken, observer: Observer::new() })
+        Ok(Recorder(Arc::new(Way { queue, places, broken, observer: Observer::new() })))
     }
 
     /// A record for a request that begins now; what it was for, when there is no room for one.
     pub(crate) async fn begin(
         &self,
         generation: u64,
-        digest: &str,
+        digest: &Arc<str>,
         subject: Subject,
     ) -> Result<Box<Entry>, Subject> {
-        let place = match Arc::clone(&self.places).try_acquire_owned() {
+        let place = match self.0.places.try_acquire() {
             Ok(place) => Some(place),
             // Only who has to wait needs a timer, and the room for it.
             Err(TryAcquireError::NoPermits) => {
-                let place = timeout(PLACE_TIMEOUT, Arc::clone(&self.places).acquire_owned());
+                let place = timeout(PLACE_TIMEOUT, self.0.places.acquire());
                 Box::pin(place).await.ok().and_then(Result::ok)
             }
             Err(TryAcquireError::Closed) => None,
         };
         // Closed, when the writer is gone.
-        let Some(place) = place.filter(|_| !self.queue.is_closed()) else { return Err(subject) };
-        let place = (self.queue.clone(), place);
-        let event = RequestEvent { generation, digest: digest.to_owned(), ..RequestEvent::default() };
-        let observer = Arc::clone(&self.observer);
+        let Some(place) = place.filter(|_| !self.0.queue.is_closed()) else { return Err(subject) };
+        // The writer frees it.
+        place.forget();
+        let event = RequestEvent { generation, digest: Arc::clone(digest), ..RequestEvent::default() };
         let started = Instant::now();
         let (up, held, inspection) = (None, None, None);
-        Ok(Box::new(Entry { subject, event, observer, up, held, inspection, started, place: Some(place) }))
+        Ok(Box::new(Entry { subject, event, up, held, inspection, started, way: Some(Arc::clone(&self.0)) }))
     }
 
     /// Whether the last record could not be written.
     pub(crate) fn is_broken(&self) -> bool {
-        self.broken.load(Ordering::Relaxed)
+        self.0.broken.load(Ordering::Relaxed)
     }
 
     /// What is kept besides the journal.
     pub(crate) fn observer(&self) -> &Observer {
-        &self.observer
+        &self.0.observer
     }
 
     /// How many records the journal has, and the hash of the last one; nothing when it is too slow to say.
     pub(crate) async fn head(&self) -> Option<(u64, String)> {
         let (tell, told) = oneshot::channel();
-        self.queue.send(Message::Head(tell)).ok()?;
+        self.0.queue.send(Message::Head(tell)).ok()?;
         timeout(FLUSH_TIMEOUT, told).await.ok()?.ok()
     }
 
     /// Records a reload.
     pub(crate) fn reloaded(&self, event: ReloadEvent) {
-        self.observer.reload(event.error.is_some());
-        if self.queue.send(Message::Reload(event)).is_err() {
+        self.0.observer.reload(event.error.is_some());
+        if self.0.queue.send(Message::Reload(event)).is_err() {
             error!("a reload is not recorded: the journal's writer is gone");
         }
     }
@@ -162,7 +170,7 @@ impl Recorder {
     /// Returns when everything handed in so far is written, or after a while.
     pub async fn flush(&self) {
         let (done, written) = oneshot::channel();
-        if self.queue.send(Message::Flush(done)).is_err() {
+        if self.0.queue.send(Message::Flush(done)).is_err() {
             return;
         }
         if timeout(FLUSH_TIMEOUT, written).await.is_err() {
@@ -171,9 +179,19 @@ impl Recorder {
     }
 }
 
+/// Nobody waits for a place that it would have freed.
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.places.close();
+    }
+}
+
 struct Writer {
     journal: Journal,
     broken: Arc<AtomicBool>,
+    places: Arc<Semaphore>,
+    /// How many places are to be freed.
+    taken: usize,
     repeats: Repeats,
     /// What is to be written together.
     requests: Vec<RequestEvent>,
@@ -188,7 +206,8 @@ impl Writer {
             self.count(&due);
         }
         match message {
-            Message::Request(event, _place) => {
+            Message::Request(event) => {
+                self.taken += 1;
                 // While nothing can be written each of them tries, so that the end of it shows.
                 let counts = self.repeats.admit(&event, now) == Admission::Count;
                 if !counts || self.broken.load(Ordering::Relaxed) {
@@ -196,6 +215,10 @@ impl Writer {
                 }
                 if self.requests.len() >= TOGETHER {
                     self.write_requests();
+                }
+                if self.taken >= TOGETHER {
+                    self.write_requests();
+                    self.free_places();
                 }
             }
             Message::Reload(event) => {
@@ -214,6 +237,11 @@ impl Writer {
                 let _ = done.send(());
             }
         }
+    }
+
+    /// Frees the places of what was taken, all at once: each time costs those who look for one.
+    fn free_places(&mut self) {
+        self.places.add_permits(mem::take(&mut self.taken));
     }
 
     /// Writes what waits: together, or what of it can be when that cannot.
@@ -264,9 +292,9 @@ pub(crate) struct Entry {
     pub(crate) held: Option<Held>,
     /// What may still be found in the request's body.
     pub(crate) inspection: Option<Inspection>,
-    observer: Arc<Observer>,
     started: Instant,
-    place: Option<(UnboundedSender<Message>, OwnedSemaphorePermit)>,
+    /// None once it was handed in.
+    way: Option<Arc<Way>>,
 }
 
 impl Entry {
@@ -296,31 +324,28 @@ impl Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        let Some((queue, place)) = self.place.take() else { return };
+        let Some(way) = self.way.take() else { return };
         if let Some(inspection) = self.inspection.take() {
             let event = mem::take(&mut self.event);
-            let (up, observer) = (self.up.take(), Arc::clone(&self.observer));
-            let (started, place) = (self.started, Some((queue, place)));
             inspection.settle(Box::new(Entry {
                 subject: mem::take(&mut self.subject),
                 event,
-                observer,
-                up,
+                up: self.up.take(),
                 held: None,
                 inspection: None,
-                started,
-                place,
+                started: self.started,
+                way: Some(way),
             }));
         } else {
             let Subject { scheme, host, port, method, path, form: _ } = mem::take(&mut self.subject);
-            scheme.clone_into(&mut self.event.scheme);
+            self.event.scheme = Cow::Borrowed(scheme);
             (self.event.host, self.event.port, self.event.method, self.event.path) =
                 (host, port, method, path);
             self.event.millis = self.millis();
             self.event.bytes_up = self.up.as_ref().map_or(0, |up| up.bytes());
-            self.observer.request(&self.event);
+            way.observer.request(&self.event);
             // Without a writer the next request is refused.
-            let _ = queue.send(Message::Request(Box::new(mem::take(&mut self.event)), place));
+            let _ = way.queue.send(Message::Request(Box::new(mem::take(&mut self.event))));
         }
     }
 }

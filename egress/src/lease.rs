@@ -6,12 +6,11 @@ use std::time::Duration;
 use http::{HeaderMap, Method};
 use jiff::Timestamp;
 use policy::{CanonicalPath, Decision, Denial, Front, Host, RequestHead, Route};
-use tokio::sync::watch;
 use tokio::time::sleep;
 
 use crate::authority::Endpoint;
 use crate::clock::Clock;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Snapshot, Snapshots};
 
 /// What is in flight when new routes refuse it has this long to end by itself.
 const MOMENT: Duration = Duration::from_millis(500);
@@ -52,7 +51,7 @@ impl RequestAsked {
 /// The leave that one request or tunnel has.
 pub(crate) struct Lease {
     asked: Asked,
-    snapshots: watch::Receiver<Arc<Snapshot>>,
+    snapshots: Snapshots,
     generation: u64,
     until: Option<Timestamp>,
     clock: Clock,
@@ -62,12 +61,18 @@ impl Lease {
     /// For what `route` of `snapshot` allowed at `now`.
     pub(crate) fn new(
         asked: Asked,
-        snapshots: watch::Receiver<Arc<Snapshot>>,
+        snapshots: &Snapshots,
         snapshot: &Snapshot,
         route: &Route,
         clock: Clock,
     ) -> Lease {
-        Lease { asked, snapshots, generation: snapshot.generation, until: route.expires_at(), clock }
+        let (snapshots, generation) = (snapshots.clone(), snapshot.generation);
+        Lease { asked, snapshots, generation, until: route.expires_at(), clock }
+    }
+
+    /// Whether it may end: only then is it to be waited for. All alarms ring when the routes are replaced.
+    pub(crate) fn is_in_question(&self) -> bool {
+        self.until.is_some() || self.snapshots.generation() != self.generation
     }
 
     /// Returns with the reason once it is no longer allowed.
@@ -81,7 +86,7 @@ impl Lease {
     }
 
     async fn watch(&self, moment: Duration) -> Denial {
-        let mut snapshots = self.snapshots.clone();
+        let mut snapshots = self.snapshots.watch();
         let mut until = self.until;
         let mut generation = self.generation;
         loop {

@@ -11,6 +11,7 @@
 //! `CertificateAuthority` and `Body` are used behind it. docs/adr/0002-connect-tls-front.md has the reasons.
 
 pub mod activation;
+mod alarm;
 mod authority;
 mod body;
 pub mod cli;

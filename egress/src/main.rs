@@ -18,6 +18,7 @@ const USAGE: u8 = 64;
 const FAILED: u8 = 70;
 
 fn main() -> ExitCode {
+    sys::keep_freed_memory();
     if let Err(error) = sys::harden() {
         return fail(&error, None, FAILED);
     }

@@ -1,5 +1,6 @@
 //! The proxy as one value: what every connection shares.
 
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use audit::ReloadEvent;
@@ -7,6 +8,7 @@ use jiff::Timestamp;
 use policy::{Detector, Diagnostics, Policy};
 use tracing::warn;
 
+use crate::alarm;
 use crate::credential::{Knowns, Placeholder, SecretStore};
 use crate::except::Marking;
 use crate::explain::{Explanation, Question};
@@ -50,6 +52,9 @@ pub enum Error {
     /// The bottle-facing TLS cannot be prepared.
     #[error("cannot prepare the bottle-facing TLS: {0}")]
     Tls(String),
+    /// The thread that looks after time-outs could not be started.
+    #[error("cannot start the thread that looks after time-outs")]
+    Thread(#[source] io::Error),
 }
 
 /// Which routes are in force.
@@ -83,6 +88,7 @@ pub struct Proxy {
 impl Proxy {
     /// A proxy with the routes in `bytes`.
     pub fn new(parts: Parts, bytes: impl AsRef<[u8]>) -> Result<Proxy, Error> {
+        alarm::start().map_err(Error::Thread)?;
         let open = OpenSide { dialer: Arc::new(parts.dialer), tls: parts.tls, tasks: Tasks::default() };
         let leaves = LeafAuthority::new(parts.authority).map_err(|error| Error::Tls(error.to_string()))?;
         let mut first = Snapshot::parse(bytes.as_ref(), None, &open).map_err(Error::Routes)?;
@@ -138,7 +144,7 @@ impl Proxy {
         let snapshot = self.snapshot();
         InForce {
             generation: snapshot.generation,
-            digest: snapshot.digest.clone(),
+            digest: snapshot.digest.to_string(),
             loaded_at: snapshot.loaded_at,
         }
     }

@@ -1,7 +1,5 @@
 //! Polls again what its own task made ready, without the way through the scheduler, which wakes another thread for it.
 
-use std::future::poll_fn;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
@@ -22,11 +20,6 @@ impl Relay {
     pub(crate) fn new() -> Relay {
         let state = Arc::new(State::default());
         Relay { waker: Waker::from(Arc::clone(&state)), state }
-    }
-
-    /// Runs `future` to its end.
-    pub(crate) async fn run<F: Future>(&self, mut future: Pin<&mut F>) -> F::Output {
-        poll_fn(|context| self.poll(context, |context| future.as_mut().poll(context))).await
     }
 
     /// Polls, and again for as long as something became ready meanwhile.
@@ -50,6 +43,15 @@ impl Relay {
         }
         context.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// What became ready so far is looked at by what is polled next, in the same round. Where a task's turn is over, what is polled may have
+    /// put itself off: that stays to be looked at.
+    pub(crate) fn goes_on(&self) {
+        if has_budget_remaining() {
+            // What was noted is seen, with what came before it.
+            self.state.phase.swap(POLLING, Ordering::AcqRel);
+        }
     }
 
     /// No task polls any more.

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -11,6 +12,7 @@ use policy::{
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
+use crate::alarm;
 use crate::credential::SecretStore;
 use crate::limits::Gauge;
 use crate::scrub::{Counts, Hits};
@@ -32,7 +34,7 @@ pub(crate) struct OpenSide {
 pub(crate) struct Snapshot {
     pub(crate) policy: Policy,
     pub(crate) generation: u64,
-    pub(crate) digest: String,
+    pub(crate) digest: Arc<str>,
     pub(crate) loaded_at: Timestamp,
     lanes: Vec<Lane>,
 }
@@ -103,7 +105,7 @@ impl Snapshot {
         });
         let lanes = lanes.collect();
         let generation = previous.map_or(1, |previous| previous.generation + 1);
-        Ok(Snapshot { lanes, policy, generation, digest: digest(bytes), loaded_at: Timestamp::now() })
+        Ok(Snapshot { lanes, policy, generation, digest: digest(bytes).into(), loaded_at: Timestamp::now() })
     }
 
     /// Takes over what is shared with the routes before: to be called once nothing speaks against these any more.
@@ -133,23 +135,40 @@ pub(crate) fn digest(bytes: &[u8]) -> String {
 }
 
 /// The snapshot in force.
-pub(crate) struct Snapshots(watch::Sender<Arc<Snapshot>>);
+#[derive(Clone)]
+pub(crate) struct Snapshots(Arc<InForce>);
+
+struct InForce {
+    snapshot: watch::Sender<Arc<Snapshot>>,
+    /// Its own, to be read without a lock.
+    generation: AtomicU64,
+}
 
 impl Snapshots {
     pub(crate) fn new(first: Snapshot) -> Snapshots {
-        Snapshots(watch::Sender::new(Arc::new(first)))
+        let generation = AtomicU64::new(first.generation);
+        Snapshots(Arc::new(InForce { snapshot: watch::Sender::new(Arc::new(first)), generation }))
     }
 
     pub(crate) fn current(&self) -> Arc<Snapshot> {
-        Arc::clone(&self.0.borrow())
+        Arc::clone(&self.0.snapshot.borrow())
     }
 
+    /// The generation of the snapshot in force.
+    pub(crate) fn generation(&self) -> u64 {
+        self.0.generation.load(Ordering::Acquire)
+    }
+
+    /// Puts `next` in force, and has everything in flight look at it.
     pub(crate) fn replace(&self, next: Snapshot) {
-        self.0.send_replace(Arc::new(next));
+        let generation = next.generation;
+        self.0.snapshot.send_replace(Arc::new(next));
+        self.0.generation.store(generation, Ordering::Release);
+        alarm::ring_all();
     }
 
     /// Tells of each replacement.
     pub(crate) fn watch(&self) -> watch::Receiver<Arc<Snapshot>> {
-        self.0.subscribe()
+        self.0.snapshot.subscribe()
     }
 }

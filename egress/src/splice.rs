@@ -138,7 +138,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Prefixed<S> {
         context: &mut Context<'_>,
         buffers: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write_vectored(context, buffers)
+        match buffers {
+            // Most times there is one, and send(2) takes less than writev(2).
+            [buffer] => Pin::new(&mut self.inner).poll_write(context, buffer),
+            _ => Pin::new(&mut self.inner).poll_write_vectored(context, buffers),
+        }
     }
 
     fn is_write_vectored(&self) -> bool {

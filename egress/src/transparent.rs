@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use tracing::debug;
 
 use crate::exchange::Via;
-use crate::front::{Connection, HEAD_TIMEOUT, first_bytes};
+use crate::front::{Connection, HEAD_TIMEOUT, Next, first_bytes};
 use crate::splice::Prefixed;
 use crate::{sys, tunnel};
 
@@ -50,24 +50,36 @@ pub(crate) enum Led {
 }
 
 /// Serves one connection that was led here, of which `already` was read: TLS by its ClientHello, everything else as HTTP/1.1.
-pub(crate) async fn serve(connection: Connection, already: Vec<u8>, mut stream: TcpStream, led: Led) {
+pub(crate) async fn serve(
+    connection: Connection,
+    already: Vec<u8>,
+    mut stream: TcpStream,
+    led: Led,
+) -> Option<Next> {
     let port = match led {
         Led::ByName(port) => port,
         Led::FromElsewhere(own) => match destination(&stream) {
-            Ok(port) if port == own => return debug!("a connection that was meant for the listener itself"),
+            Ok(port) if port == own => {
+                debug!("a connection that was meant for the listener itself");
+                return None;
+            }
             Ok(port) => port,
-            Err(error) => return debug!(%error, "cannot tell where a connection was meant to go"),
+            Err(error) => {
+                debug!(%error, "cannot tell where a connection was meant to go");
+                return None;
+            }
         },
     };
     let first = tokio::select! {
         first = timeout(HEAD_TIMEOUT, first_bytes(already, &mut stream)) => first,
-        () = connection.stop.cancelled() => return,
+        () = connection.stop.cancelled() => return None,
     };
-    let Ok(Ok(bytes)) = first else { return };
-    match bytes.first() {
-        None => {}
-        Some(&TLS_HANDSHAKE) => tunnel::led_here(connection, stream, bytes, port).await,
-        Some(_) => connection.serve_http1(Prefixed::new(bytes, stream), Arc::new(Via::LedHere(port))).await,
+    let Ok(Ok(bytes)) = first else { return None };
+    match *bytes.first()? {
+        TLS_HANDSHAKE => tunnel::led_here(connection, stream, bytes, port).await,
+        _ => Some(Next::new(
+            connection.serve_http1(Prefixed::new(bytes, stream), Arc::new(Via::LedHere(port))),
+        )),
     }
 }
 

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::authority::{self, Endpoint};
 use crate::body::{Limits, Progress};
 use crate::exchange::{Judged, Via};
-use crate::front::{After, Connection, Next};
+use crate::front::{Connection, Next};
 use crate::lease::Asked;
 use crate::proxy::Proxy;
 use crate::refusal::{Code, Form, Refusal, Subject};
@@ -66,7 +66,7 @@ struct Failure {
 }
 
 /// Answers a CONNECT: with a tunnel, which then runs in the connection's task, or with a refusal.
-pub(crate) async fn open(connection: Connection, mut request: Request<Incoming>) -> Response<Body> {
+pub(crate) async fn open(connection: &Connection, mut request: Request<Incoming>) -> Response<Body> {
     let snapshot = connection.proxy.snapshot();
     let upgrade = hyper::upgrade::on(&mut request);
     let (parts, body) = request.into_parts();
@@ -80,25 +80,19 @@ pub(crate) async fn open(connection: Connection, mut request: Request<Incoming>)
         Err(error) => {
             let target = parts.uri.authority().map_or("", |authority| authority.as_str());
             let host = target.escape_default().to_string();
-            return refuse(&connection, snapshot, subject(host, 0), &error.into()).await;
+            return refuse(connection, snapshot, subject(host, 0), &error.into()).await;
         }
     };
     let kind = match kind(&snapshot, &host, port, connection.proxy.now()) {
         Ok(kind) => kind,
         Err(denial) => {
             let subject = subject(host.as_str().to_owned(), port);
-            return refuse(&connection, snapshot, subject, &denial.into()).await;
+            return refuse(connection, snapshot, subject, &denial.into()).await;
         }
     };
     let endpoint = Endpoint { scheme: Scheme::Https, host, port };
-    let after = connection.after.clone();
-    let tunnel =
-        Tunnel { connection: Connection { after: After::default(), ..connection }, snapshot, endpoint, kind };
-    after.set(async move {
-        if let Ok(upgraded) = upgrade.await {
-            tunnel.run(upgraded).await;
-        }
-    });
+    let tunnel = Tunnel { connection: connection.inner(), snapshot, endpoint, kind };
+    connection.go_on_with(Next::new(async move { upgrade.await.ok().map(|upgraded| tunnel.run(upgraded)) }));
     Response::new(Body::empty())
 }
 
@@ -126,10 +120,14 @@ async fn refuse(
 }
 
 /// TLS that was led here and meant for `port`, of whichever host its ClientHello names.
-pub(crate) async fn led_here(connection: Connection, mut stream: TcpStream, already: Vec<u8>, port: u16) {
+pub(crate) async fn led_here(
+    connection: Connection,
+    mut stream: TcpStream,
+    already: Vec<u8>,
+    port: u16,
+) -> Option<Next> {
     let snapshot = connection.proxy.snapshot();
-    let reading = connection.stop.run_until_cancelled(hello::read(&mut stream, already));
-    let Some(hello) = reading.await else { return };
+    let hello = connection.stop.run_until_cancelled(hello::read(&mut stream, already)).await?;
     let met = match hello {
         Ok(hello) => {
             meet(&snapshot, &hello, port, connection.proxy.now()).map(|(host, kind)| (hello, host, kind))
@@ -140,15 +138,13 @@ pub(crate) async fn led_here(connection: Connection, mut stream: TcpStream, alre
         Ok((hello, host, kind)) => {
             let endpoint = Endpoint { scheme: Scheme::Https, host, port };
             let tunnel = Tunnel { connection, snapshot, endpoint, kind };
-            match tunnel.check(&hello) {
-                Ok(()) => tunnel.serve(stream, hello).await,
-                Err(failure) => tunnel.fail(stream, failure).await,
-            }
+            Some(tunnel.go_on(stream, Ok(hello)))
         }
         Err(stranger) => {
             let Stranger { name, failure } = *stranger;
             refuse(&connection, snapshot, subject(name, port), &failure.refusal).await;
             close(&mut stream, &failure.last_words, &connection.stop).await;
+            None
         }
     }
 }
@@ -192,28 +188,25 @@ fn kind(snapshot: &Snapshot, host: &Host, port: u16, now: Timestamp) -> Result<K
 impl Tunnel {
     /// Boxed, because requests inside are answered by what answers CONNECT.
     fn run(self, upgraded: Upgraded) -> Next {
-        Box::pin(async move {
-            match beneath(upgraded) {
-                Ok((already, stream)) => self.open(already, stream).await,
-                // One stream of an HTTP/2 connection.
-                Err(upgraded) => Box::pin(self.open(Vec::new(), TokioIo::new(upgraded))).await,
-            }
-        })
+        match beneath(upgraded) {
+            Ok((already, stream)) => Next::new(self.open(already, stream)),
+            // One stream of an HTTP/2 connection.
+            Err(upgraded) => Next::new(self.open(Vec::new(), TokioIo::new(upgraded))),
+        }
     }
 
     /// Reads the ClientHello and holds it against the host of the tunnel.
-    async fn open(self, already: Vec<u8>, mut stream: impl Stream) {
+    async fn open(self, already: Vec<u8>, mut stream: impl Stream) -> Option<Next> {
         // A tunnel in which nothing was asked yet does not hold up a stop.
-        let reading = self.connection.stop.run_until_cancelled(hello::read(&mut stream, already));
-        let Some(hello) = Box::pin(reading).await else { return };
-        self.go_on(stream, hello).await;
+        let hello = self.connection.stop.run_until_cancelled(hello::read(&mut stream, already)).await?;
+        Some(self.go_on(stream, hello))
     }
 
     /// No async function, as are those that follow: what is passed to one keeps its room for as long as the tunnel is open.
     fn go_on(self, stream: impl Stream, hello: Result<ClientHello, hello::Error>) -> Next {
         match hello.map_err(Failure::from).and_then(|hello| self.check(&hello).map(|()| hello)) {
             Ok(hello) => self.serve(stream, hello),
-            Err(failure) => Box::pin(self.fail(stream, failure)),
+            Err(failure) => Next::last(self.fail(stream, failure)),
         }
     }
 
@@ -238,19 +231,11 @@ impl Tunnel {
 
     fn serve(self, stream: impl Stream, hello: ClientHello) -> Next {
         match self.kind {
-            Kind::Intercept => Box::pin(self.intercept(stream, hello)),
-            Kind::Passthrough(route) => Box::pin(self.pass(stream, hello, route)),
-        }
-    }
-
-    fn intercept(self, stream: impl Stream, hello: ClientHello) -> impl Future<Output = ()> + Send {
-        let stop = self.connection.stop.clone();
-        let shaking = Box::pin(self.shaken(stream, hello));
-        async move {
-            let next = stop.run_until_cancelled(shaking).await;
-            if let Some(next) = next {
-                next.await;
+            Kind::Intercept => {
+                let stop = self.connection.stop.clone();
+                Next::new(stop.run_until_cancelled_owned(self.shaken(stream, hello)))
             }
+            Kind::Passthrough(route) => Next::last(self.pass(stream, hello, route)),
         }
     }
 
@@ -260,7 +245,7 @@ impl Tunnel {
             Ok(authority) => authority,
             Err(error) => {
                 let refusal = Refusal::new(Code::MalformedTarget, "the host cannot be named").because(&error);
-                return Box::pin(async move { self.record(&refusal).await });
+                return Next::last(async move { self.record(&refusal).await });
             }
         };
         let proxy = Arc::clone(&self.connection.proxy);
@@ -269,12 +254,12 @@ impl Tunnel {
                 let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
                 let (via, connection) = (Arc::new(Via::Tunnel(self.endpoint, authority)), self.connection);
                 if http2 {
-                    Box::pin(async move { connection.serve_http2(stream, via).await })
+                    Next::last(async move { connection.serve_http2(stream, via).await })
                 } else {
-                    Box::pin(connection.serve_http1(stream, via))
+                    Next::new(connection.serve_http1(stream, via))
                 }
             }
-            Err(refusal) => Box::pin(async move { self.record(&refusal).await }),
+            Err(refusal) => Next::last(async move { self.record(&refusal).await }),
         }
     }
 

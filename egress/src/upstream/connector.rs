@@ -19,6 +19,7 @@ use tokio_rustls::client::TlsStream;
 use super::UpstreamTls;
 use super::dial::{DialError, Dialer};
 use crate::limits::{Gauge, Held};
+use crate::splice::Prefixed;
 use crate::tls::WRITE_BYTES;
 
 /// What may be spoken on a connection.
@@ -76,7 +77,7 @@ impl Connector {
             Protocols::Http1 => &self.tls.http1,
         };
         let connector = TlsConnector::from(Arc::clone(tls));
-        match timeout_at(deadline, connector.connect(name, stream)).await {
+        match timeout_at(deadline, connector.connect(name, Prefixed::new(Vec::new(), stream))).await {
             Ok(Ok(mut stream)) => {
                 stream.get_mut().1.set_buffer_limit(Some(WRITE_BYTES));
                 Ok(UpstreamStream::new(UpstreamIo::Tls(Box::new(TokioIo::new(stream))), place))
@@ -97,7 +98,7 @@ pub(super) struct UpstreamStream {
 
 enum UpstreamIo {
     Plain(TokioIo<TcpStream>),
-    Tls(Box<TokioIo<TlsStream<TcpStream>>>),
+    Tls(Box<TokioIo<TlsStream<Prefixed<TcpStream>>>>),
 }
 
 impl UpstreamStream {

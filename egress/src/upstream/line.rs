@@ -126,6 +126,7 @@ fn drive<T>(
         if let Poll::Ready(value) = poll(context) {
             return Poll::Ready(Some(value));
         }
+        relay.goes_on();
         Pin::new(&mut **connection).poll(context).map(|_| None)
     });
     match polled {

@@ -15,12 +15,13 @@ use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper::rt::Executor as _;
 use hyper_util::rt::TokioTimer;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 use tracing::debug;
 
 use super::connector::{Connector, Protocols, UpstreamStream};
 use super::dial::DialError;
 use super::line::{Line, Outgoing};
+use crate::alarm::nap;
 use crate::lease::Lease;
 use crate::tasks::Tasks;
 
@@ -420,7 +421,7 @@ impl Shared {
 /// Closes what is idle for too long, until nothing is left, or no one to use it.
 async fn sweep(kept: Weak<Mutex<Kept>>) {
     loop {
-        sleep(SWEEP_INTERVAL).await;
+        nap(SWEEP_INTERVAL).await;
         let Some(kept) = kept.upgrade() else { return };
         let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(then) = Instant::now().checked_sub(IDLE_TIMEOUT) else { continue };
