@@ -53,6 +53,7 @@ pub(crate) async fn nap(duration: Duration) {
 
 /// Wakes one task: at a time, and with all others.
 pub(crate) struct Alarm {
+    alarms: &'static Alarms,
     bell: Arc<Bell>,
     shard: usize,
     place: usize,
@@ -61,19 +62,23 @@ pub(crate) struct Alarm {
 impl Alarm {
     /// One that rings for the first time at once.
     pub(crate) fn new() -> Alarm {
+        Alarm::among(&ALARMS)
+    }
+
+    fn among(alarms: &'static Alarms) -> Alarm {
         let bell = Arc::new(Bell {
             due: AtomicU64::new(NEVER),
             has_rung: AtomicBool::new(true),
             waker: AtomicWaker::new(),
         });
-        let shard = ALARMS.next.fetch_add(1, Ordering::Relaxed) % SHARDS;
-        let place = ALARMS.bells(shard).insert(Arc::clone(&bell));
-        if ALARMS.count.fetch_add(1, Ordering::AcqRel) == 0 {
+        let shard = alarms.next.fetch_add(1, Ordering::Relaxed) % SHARDS;
+        let place = alarms.bells(shard).insert(Arc::clone(&bell));
+        if alarms.count.fetch_add(1, Ordering::AcqRel) == 0 {
             // With the lock, so that who is about to wait does not miss it.
-            drop(ALARMS.is_started.lock().unwrap_or_else(PoisonError::into_inner));
-            ALARMS.some.notify_one();
+            drop(alarms.is_started.lock().unwrap_or_else(PoisonError::into_inner));
+            alarms.some.notify_one();
         }
-        Alarm { bell, shard, place }
+        Alarm { alarms, bell, shard, place }
     }
 
     /// Has `waker` woken from now on; whether it rang since this was last called.
@@ -89,7 +94,7 @@ impl Alarm {
             return Poll::Ready(());
         }
         // It rings in that millisecond at the earliest, and not before `until`.
-        let due = millis(until) + 1;
+        let due = self.alarms.millis(until).saturating_add(1);
         if self.bell.due.load(Ordering::Relaxed) > due {
             self.bell.due.fetch_min(due, Ordering::AcqRel);
         }
@@ -99,8 +104,8 @@ impl Alarm {
 
 impl Drop for Alarm {
     fn drop(&mut self) {
-        ALARMS.bells(self.shard).remove(self.place);
-        ALARMS.count.fetch_sub(1, Ordering::AcqRel);
+        self.alarms.bells(self.shard).remove(self.place);
+        self.alarms.count.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -154,8 +159,13 @@ impl Alarms {
             let none = |_: &mut bool| self.count.load(Ordering::Acquire) == 0;
             let waiting = self.some.wait_while(waiting, none).unwrap_or_else(PoisonError::into_inner);
             drop(self.some.wait_timeout(waiting, STEP));
-            self.look(millis(Instant::now()));
+            self.look(self.millis(Instant::now()));
         }
+    }
+
+    /// From when there were alarms.
+    fn millis(&self, at: Instant) -> u64 {
+        u64::try_from(at.saturating_duration_since(self.start).as_millis()).unwrap_or(NEVER)
     }
 
     /// Rings what is due.
@@ -172,11 +182,6 @@ impl Alarms {
                 .for_each(|(_, bell)| bell.ring());
         }
     }
-}
-
-/// From the start of this process.
-fn millis(at: Instant) -> u64 {
-    u64::try_from(at.saturating_duration_since(ALARMS.start).as_millis()).unwrap_or(NEVER)
 }
 
 /// How hyper tells the time of one connection whose task heeds an alarm.
@@ -210,59 +215,55 @@ impl hyper::rt::Sleep for Sleep {}
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicUsize;
-    use std::task::Wake;
-
     use super::*;
+    use crate::relay::tests::Wakes;
 
-    #[derive(Default)]
-    struct Wakes(AtomicUsize);
-
-    impl Wake for Wakes {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    /// What one of another test does is seen here too, so nothing is counted that is not due.
     const HOUR: Duration = Duration::from_secs(3600);
+
+    /// That no other test rings.
+    fn own() -> &'static Alarms {
+        Box::leak(Box::new(Alarms::new()))
+    }
 
     #[test]
     fn it_rings_when_it_is_due_and_then_no_more() {
         let wakes = Arc::new(Wakes::default());
-        let (alarm, waker) = (Alarm::new(), Waker::from(Arc::clone(&wakes)));
+        let alarms = own();
+        let (alarm, waker) = (Alarm::among(alarms), Waker::from(Arc::clone(&wakes)));
         assert!(alarm.heed(&waker), "the first time is now");
         let until = Instant::now() + HOUR;
         assert!(alarm.poll_until(until + HOUR).is_pending());
         assert!(alarm.poll_until(until).is_pending());
-        ALARMS.look(millis(until));
+        alarms.look(alarms.millis(until));
         assert_eq!(wakes.0.load(Ordering::Relaxed), 0);
-        ALARMS.look(millis(until) + 1);
+        alarms.look(alarms.millis(until) + 1);
         assert_eq!(wakes.0.load(Ordering::Relaxed), 1);
         assert!(alarm.heed(&waker));
         assert!(!alarm.heed(&waker));
-        ALARMS.look(millis(until) + 1);
+        alarms.look(alarms.millis(until) + 1);
         assert_eq!(wakes.0.load(Ordering::Relaxed), 1, "nothing was asked for since");
     }
 
     #[test]
     fn the_earliest_counts() {
-        let alarm = Alarm::new();
+        let alarms = own();
+        let alarm = Alarm::among(alarms);
         let until = Instant::now() + HOUR;
         for at in [until + HOUR, until, until + 2 * HOUR] {
             assert!(alarm.poll_until(at).is_pending());
         }
-        assert_eq!(alarm.bell.due.load(Ordering::Relaxed), millis(until) + 1);
+        assert_eq!(alarm.bell.due.load(Ordering::Relaxed), alarms.millis(until) + 1);
         assert!(alarm.poll_until(Instant::now()).is_ready());
     }
 
     #[test]
     fn what_many_left_behind_is_not_walked_over_for_good() {
-        let many: Vec<Alarm> = (0..SHARDS * 4 * ROOM_KEPT).map(|_| Alarm::new()).collect();
-        assert!(ALARMS.bells(0).capacity() > 2 * ROOM_KEPT);
+        let alarms = own();
+        let many: Vec<Alarm> = (0..SHARDS * 4 * ROOM_KEPT).map(|_| Alarm::among(alarms)).collect();
+        assert!(alarms.bells(0).capacity() > ROOM_KEPT);
         drop(many);
-        ALARMS.look(0);
-        assert!(ALARMS.bells(0).capacity() <= 2 * ROOM_KEPT);
+        alarms.look(0);
+        assert!(alarms.bells(0).capacity() <= ROOM_KEPT);
     }
 
     #[tokio::test]

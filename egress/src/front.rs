@@ -140,10 +140,8 @@ impl Connection {
         let (connection, alarm) = (Arc::new(self), Arc::new(Alarm::new()));
         let service = {
             let (connection, alarm) = (Arc::clone(&connection), Arc::clone(&alarm));
-            let each = move || (Arc::clone(&connection), Arc::clone(&alarm), Arc::clone(&via));
             service_fn(move |request| {
-                let (connection, alarm, via) = each();
-                connection.answer(alarm, via, request)
+                Arc::clone(&connection).answer(Arc::clone(&alarm), Arc::clone(&via), request)
             })
         };
         let http = http1::Builder::new()

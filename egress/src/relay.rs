@@ -96,13 +96,13 @@ impl Wake for State {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::sync::atomic::AtomicUsize;
 
     use super::*;
 
     #[derive(Default)]
-    struct Wakes(AtomicUsize);
+    pub(crate) struct Wakes(pub(crate) AtomicUsize);
 
     impl Wake for Wakes {
         fn wake(self: Arc<Self>) {
