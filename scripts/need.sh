@@ -107,7 +107,7 @@ need_mcpclients() {
 for thing in "$@"; do
     case "$thing" in
         rust) need_rust ;;
-        cc) need cc gcc libc6-dev ;;
+        cc) need cc gcc libc6-dev; need make make ;;
         cxx) need g++ g++ ;;
         curl) need curl curl ca-certificates ;;
         git) need git git ;;

@@ -10,7 +10,12 @@ use egress::ca::{self, CertificateAuthority, Existing};
 use egress::cli::{CaCommand, Cli, Command, LogForm, Settings};
 use egress::explain::Outcome;
 use egress::{activation, run, sys, tail};
+use tikv_jemallocator::Jemalloc;
 use tracing_subscriber::EnvFilter;
+
+/// The system's own asks for memory anew with each piece of a long body, and searches for each buffer of more than a kilobyte.
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 /// `egress explain`: the request would be refused.
 const REFUSED: u8 = 1;
@@ -18,7 +23,6 @@ const USAGE: u8 = 64;
 const FAILED: u8 = 70;
 
 fn main() -> ExitCode {
-    sys::keep_freed_memory();
     if let Err(error) = sys::harden() {
         return fail(&error, None, FAILED);
     }

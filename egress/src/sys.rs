@@ -13,9 +13,6 @@ use tokio::io::unix::AsyncFd;
 
 /// Descriptors that we ask for: two for each connection of the bottle, and some.
 const DESCRIPTORS: u64 = 32 * 1024;
-/// From this size on the allocator has a piece of the system of its own for it, and gives back what is free at the end of an arena.
-#[cfg(target_env = "gnu")]
-const KEPT_BYTES: libc::c_int = 1024 * 1024;
 /// Where inherited descriptors begin, by sd_listen_fds(3).
 const LISTEN_FDS_START: RawFd = 3;
 
@@ -31,21 +28,6 @@ pub fn harden() -> io::Result<()> {
     unsafe { signal(Signal::SIGHUP, SigHandler::SigIgn) }?;
     Ok(())
 }
-
-/// Has the allocator keep what is freed. By default it gives back to the system what is over 128 KiB, and a body on its way has it ask for that
-/// again with each piece (mallopt(3)). Call once, before any thread exists.
-#[cfg(target_env = "gnu")]
-pub fn keep_freed_memory() {
-    // SAFETY: both change a number of the allocator's own, which no other thread reads yet.
-    unsafe {
-        libc::mallopt(libc::M_TRIM_THRESHOLD, KEPT_BYTES);
-        libc::mallopt(libc::M_MMAP_THRESHOLD, KEPT_BYTES);
-    }
-}
-
-/// Other C libraries have no such setting.
-#[cfg(not(target_env = "gnu"))]
-pub fn keep_freed_memory() {}
 
 /// Lets an IPv6 socket take connections to addresses that are not ours. For IPv4 there is a safe form.
 pub(crate) fn set_ipv6_transparent(socket: &impl AsFd) -> io::Result<()> {
