@@ -1,5 +1,7 @@
 //! Bodies on their way through: counted, bounded in silence, ended when what allowed them ends. Never collected.
 
+mod watched;
+
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -22,6 +24,7 @@ use crate::credential::rewrite::Rewriter;
 use crate::journal::Entry;
 use crate::lease::Lease;
 use crate::upstream::Lent;
+use watched::Watched;
 
 /// What is read of a refused request's body, and for how long.
 const PASSED_OVER_LIMIT: usize = 64 * 1024 * 1024;
@@ -135,7 +138,8 @@ pub(crate) fn metered(inner: Incoming, meter: Meter, limits: &Limits) -> Body {
         }
         return Body::empty();
     }
-    Body::from(BoxBody::new(Metered {
+    let is_answer = matches!(meter, Meter::Down(..));
+    let metered = Metered {
         inner,
         meter,
         idle: limits.idle,
@@ -143,7 +147,9 @@ pub(crate) fn metered(inner: Incoming, meter: Meter, limits: &Limits) -> Body {
         lease: Arc::clone(&limits.lease),
         unasked: 0,
         waiting: None,
-    }))
+    };
+    // What nobody takes of a request's body is looked after by who waits for the answer.
+    Body::from(if is_answer { BoxBody::new(Watched::new(metered)) } else { BoxBody::new(metered) })
 }
 
 /// `body` with the placeholder replaced. A short body is read whole, so that its length can be said; a longer one, or one that

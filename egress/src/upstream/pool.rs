@@ -1,15 +1,17 @@
 //! The connections of one route that are kept open between requests.
 
 use std::collections::HashMap;
+use std::error::Error as _;
 use std::hash::{Hash, Hasher};
-use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
+use std::{io, mem};
 
 use http::header::{HOST, HeaderValue};
 use http::uri::{self, Authority, PathAndQuery, Scheme};
 use http::{Request, Response, Uri};
+use http_body::Body as _;
 use hudsucker::Body;
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
@@ -35,7 +37,10 @@ const SETTLE_TIMEOUT: Duration = Duration::from_secs(60);
 const IDLE_PER_HOST: usize = 32;
 /// What an HTTP/2 upstream may send before we have read it.
 const STREAM_WINDOW: u32 = 512 * 1024;
-const CONNECTION_WINDOW: u32 = 2 * 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+/// This many answers fit in the window of one connection though nobody reads them, and one more does: the next request goes out on another. Upstream takes more:
+/// 100 or so (RFC 9113, section 6.5.2).
+const STREAMS: usize = (CONNECTION_WINDOW / STREAM_WINDOW) as usize - 1;
 /// What a head from upstream may take.
 pub(super) const HEAD_LIMIT: usize = 256 * 1024;
 /// How many headers an answer may have; more than hyper's own 100, because real services send more.
@@ -121,10 +126,10 @@ struct Place {
 #[derive(Default)]
 struct Open {
     idle: Vec<(Line, Instant)>,
-    http2: Option<Shared>,
+    http2: Vec<Shared>,
 }
 
-/// A connection that all requests share.
+/// A connection that several requests share.
 #[derive(Clone)]
 struct Shared {
     sender: http2::SendRequest<Outgoing>,
@@ -190,22 +195,30 @@ impl Pool {
         Pool { connector, tasks, kept: Arc::default() }
     }
 
-    /// Sends `request`, whose target is absolute, and returns the head of the answer, with what brings its body.
+    /// Sends `request`, whose target is absolute, and returns the head of the answer, with what brings its body. What upstream has not
+    /// looked at, or only may have where that does no harm, is sent once more.
     pub(super) async fn request(
         &self,
         request: Request<Body>,
     ) -> Result<(Response<Incoming>, Option<Lent>), RequestError> {
-        let (key, mut target, mut request) = Key::of(request)?;
+        let (key, target, mut request) = Key::of(request)?;
         let place = self.place(&key)?;
+        let mut is_first = true;
         loop {
             let (way, is_kept) = match place.take() {
                 Some(way) => (way, true),
                 // Boxed, because most requests find one.
                 None => Box::pin(self.open(&key, &place)).await?,
             };
+            let is_safe = request.method().is_safe();
+            let may_fail = match &way {
+                Way::Http1(_) => is_kept && is_safe,
+                Way::Http2(_) => true,
+            };
+            let copy = if is_first && may_fail { copy_of(&request) } else { None };
             let mut failed = match way {
                 Way::Http1(mut line) => {
-                    *request.uri_mut() = Uri::from(target);
+                    *request.uri_mut() = Uri::from(target.clone());
                     request.headers_mut().insert(HOST, place.host.clone());
                     match line.send(request, &self.tasks).await {
                         Ok(response) => {
@@ -216,24 +229,26 @@ impl Pool {
                 }
                 Way::Http2(mut shared) => {
                     request.headers_mut().remove(HOST);
-                    *request.uri_mut() = absolute(&key, target)?;
+                    *request.uri_mut() = absolute(&key, target.clone())?;
                     match shared.sender.try_send_request(request).await {
                         Ok(response) => {
                             return Ok((response, Some(Lent { line: None, place, _use: Some(shared.uses) })));
                         }
-                        Err(error) => error,
+                        Err(error) => {
+                            place.forget(&shared);
+                            error
+                        }
                     }
                 }
             };
             // Nothing of what is given back was written: the connection had ended while it was idle.
-            match failed.take_message().filter(|_| is_kept) {
-                Some(mut given_back) => {
-                    let parts = mem::take(given_back.uri_mut()).into_parts();
-                    target = parts.path_and_query.ok_or(DialError::Name)?;
-                    request = given_back;
-                }
-                None => return Err(RequestError::Http(failed.into_error())),
-            }
+            let given_back = failed.take_message().filter(|_| is_kept);
+            let copy = copy.filter(|_| may_be_sent_again(failed.error(), is_kept && is_safe));
+            (request, is_first) = match (given_back, copy) {
+                (Some(given_back), _) => (given_back, is_first),
+                (None, Some(copy)) => (copy, false),
+                (None, None) => return Err(RequestError::Http(failed.into_error())),
+            };
         }
     }
 
@@ -282,9 +297,17 @@ impl Pool {
         oldest.min_by_key(|(since, _)| *since).is_some_and(|(_, place)| place.drop_oldest())
     }
 
-    /// A new connection, or one that another request made meanwhile; whether it is that.
+    /// A new connection, or one that another request made meanwhile, or one that is full where there may be no more; whether it is one of
+    /// those.
     async fn open(&self, key: &Key, place: &Place) -> Result<(Way, bool), RequestError> {
-        let stream = self.connect(key, Protocols::Any).await?;
+        let stream = match self.connect(key, Protocols::Any).await {
+            Ok(stream) => stream,
+            Err(error) if matches!(error, DialError::TooMany(_) | DialError::Full) => {
+                let shared = place.open().least_used().ok_or(error)?;
+                return Ok((Way::Http2(shared), true));
+            }
+            Err(error) => return Err(error.into()),
+        };
         if !stream.is_http2() {
             let is_stuck = stream.is_stuck();
             let (sender, connection) = http1_builder().handshake(stream).await.map_err(RequestError::Http)?;
@@ -300,15 +323,13 @@ impl Pool {
         let (sender, connection) = handshake.await.map_err(RequestError::Http)?;
         self.tasks.execute(ended(connection));
         let mut open = place.open();
-        Ok(match &open.http2 {
-            // Another request was faster: its connection is for all.
-            Some(first) if first.sender.is_ready() => (Way::Http2(first.clone()), true),
-            Some(_) | None => {
-                let shared = Shared { sender, uses: Arc::default(), used: Instant::now() };
-                open.http2 = Some(shared.clone());
-                (Way::Http2(shared), false)
-            }
-        })
+        // Another request was faster: its connection is for several.
+        if let Some(first) = open.with_room() {
+            return Ok((Way::Http2(first), true));
+        }
+        let shared = Shared { sender, uses: Arc::default(), used: Instant::now() };
+        open.http2.push(shared.clone());
+        Ok((Way::Http2(shared), false))
     }
 }
 
@@ -326,6 +347,33 @@ pub(super) async fn ended(connection: impl Future<Output = hyper::Result<()>>) {
     }
 }
 
+/// `request`, if it has no body that would have to be sent again too.
+fn copy_of(request: &Request<Outgoing>) -> Option<Request<Outgoing>> {
+    request.body().is_end_stream().then(|| {
+        let mut copy = Request::new(Outgoing::new(Body::empty()));
+        *copy.method_mut() = request.method().clone();
+        *copy.headers_mut() = request.headers().clone();
+        copy
+    })
+}
+
+/// Whether upstream says that it did nothing for a request (RFC 9113, section 8.7); or whether the connection ended before an answer began,
+/// where `either_way` it does no harm (RFC 9110, section 9.2.2).
+fn may_be_sent_again(error: &hyper::Error, either_way: bool) -> bool {
+    let mut next = error.source();
+    while let Some(cause) = next {
+        if let Some(error) = cause.downcast_ref::<h2::Error>() {
+            let is_refused = error.is_remote() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+            return is_refused || either_way && (error.is_remote() && error.is_go_away() || error.is_io());
+        }
+        if cause.is::<io::Error>() {
+            return either_way;
+        }
+        next = cause.source();
+    }
+    either_way && (error.is_incomplete_message() || error.is_closed() || error.is_canceled())
+}
+
 fn absolute(key: &Key, target: PathAndQuery) -> Result<Uri, http::Error> {
     let mut parts = uri::Parts::default();
     parts.scheme = Some(key.scheme.clone());
@@ -338,12 +386,8 @@ impl Place {
     /// A connection that is open and free.
     fn take(&self) -> Option<Way> {
         let mut open = self.open();
-        if let Some(shared) = &mut open.http2 {
-            if shared.sender.is_ready() {
-                shared.used = Instant::now();
-                return Some(Way::Http2(shared.clone()));
-            }
-            open.http2 = None;
+        if let Some(shared) = open.with_room() {
+            return Some(Way::Http2(shared));
         }
         loop {
             let mut line = open.idle.pop()?.0;
@@ -351,6 +395,11 @@ impl Place {
                 return Some(Way::Http1(line));
             }
         }
+    }
+
+    /// Has no more requests go out on `shared`.
+    fn forget(&self, shared: &Shared) {
+        self.open().http2.retain(|other| !Arc::ptr_eq(&other.uses, &shared.uses));
     }
 
     /// Keeps `line`, on which nothing runs, for the next request.
@@ -372,20 +421,24 @@ impl Place {
     /// Since when the one that is idle longest is.
     fn idle_since(&self) -> Option<Instant> {
         let open = self.open();
-        let line = open.idle.iter().map(|(_, since)| *since).min();
-        line.or_else(|| open.http2.as_ref().filter(|shared| shared.is_idle()).map(|shared| shared.used))
+        let lines = open.idle.iter().map(|(_, since)| *since);
+        lines.chain(open.http2.iter().filter(|shared| shared.is_idle()).map(|shared| shared.used)).min()
     }
 
     /// Closes the one that is idle longest; whether there was one.
     fn drop_oldest(&self) -> bool {
         let mut open = self.open();
-        let oldest = (0..open.idle.len()).min_by_key(|&at| open.idle[at].1);
-        match oldest {
+        if let Some(oldest) = (0..open.idle.len()).min_by_key(|&at| open.idle[at].1) {
+            open.idle.swap_remove(oldest);
+            return true;
+        }
+        let idle = (0..open.http2.len()).filter(|&at| open.http2[at].is_idle());
+        match idle.min_by_key(|&at| open.http2[at].used) {
             Some(oldest) => {
-                open.idle.swap_remove(oldest);
+                open.http2.swap_remove(oldest);
                 true
             }
-            None => open.http2.take_if(|shared| shared.is_idle()).is_some(),
+            None => false,
         }
     }
 
@@ -394,12 +447,12 @@ impl Place {
         self.drop_closed();
         let mut open = self.open();
         open.idle.retain(|(_, since)| *since > then);
-        if let Some(shared) = &mut open.http2
-            && !shared.is_idle()
-        {
-            shared.used = Instant::now();
-        }
-        open.http2.take_if(|shared| shared.used <= then || shared.sender.is_closed());
+        open.http2.retain_mut(|shared| {
+            if !shared.is_idle() {
+                shared.used = Instant::now();
+            }
+            shared.used > then && !shared.sender.is_closed()
+        });
     }
 
     fn open(&self) -> MutexGuard<'_, Open> {
@@ -408,13 +461,41 @@ impl Place {
 
     fn is_empty(&self) -> bool {
         let open = self.open();
-        open.idle.is_empty() && open.http2.is_none()
+        open.idle.is_empty() && open.http2.is_empty()
+    }
+}
+
+impl Open {
+    /// A shared connection that has room for one more.
+    fn with_room(&mut self) -> Option<Shared> {
+        self.http2.retain(|shared| shared.sender.is_ready());
+        let shared = self.http2.iter_mut().find(|shared| shared.has_room())?;
+        shared.used = Instant::now();
+        Some(shared.clone())
+    }
+
+    /// The shared connection with the fewest requests on it.
+    fn least_used(&mut self) -> Option<Shared> {
+        self.http2.retain(|shared| shared.sender.is_ready());
+        let shared = self.http2.iter_mut().min_by_key(|shared| shared.requests())?;
+        shared.used = Instant::now();
+        Some(shared.clone())
     }
 }
 
 impl Shared {
+    /// How many requests are on it.
+    fn requests(&self) -> usize {
+        Arc::strong_count(&self.uses) - 1
+    }
+
     fn is_idle(&self) -> bool {
-        Arc::strong_count(&self.uses) == 1
+        self.requests() == 0
+    }
+
+    /// Whether one more request is served there, whatever becomes of the others.
+    fn has_room(&self) -> bool {
+        self.requests() < STREAMS
     }
 }
 

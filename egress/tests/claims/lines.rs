@@ -12,6 +12,7 @@ use hudsucker::Body;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::support::{Bench, HOST, Transport, get, read_head};
@@ -101,6 +102,88 @@ async fn a_connection_that_upstream_closed_meanwhile_is_not_used() {
         let mut got = [0; 3];
         agent.read_exact(&mut got).await.unwrap();
         assert_eq!(&got, body.as_bytes());
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_changes_nothing_is_sent_once_more_when_its_connection_ends_without_an_answer() {
+    for (method, more, is_sent_again) in
+        [("GET", "", true), ("HEAD", "", true), ("DELETE", "", false), ("GET", "content-length: 0\r\n", true)]
+    {
+        let origin = Origin::new().await;
+        let mut agent = origin.bench.agent().dial().await;
+        origin.ask(&mut agent, "GET", "").await;
+        let mut line = origin.accept().await;
+        read_head(&mut line).await;
+        line.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+        assert!(read_head(&mut agent).await.starts_with("HTTP/1.1 200"));
+        origin.ask(&mut agent, method, more).await;
+        assert!(read_head(&mut line).await.starts_with(method), "on the connection that was kept");
+        drop(line);
+        if is_sent_again {
+            let mut other = origin.accept().await;
+            assert!(read_head(&mut other).await.starts_with(method));
+            drop(other);
+        }
+        // Not a third time.
+        let head = timeout(PATIENCE, read_head(&mut agent)).await.unwrap();
+        assert!(head.starts_with("HTTP/1.1 502"), "{method}: {head}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_upstream_says_it_did_not_look_at_is_sent_once_more() {
+    let bench = Bench::allowing("deny: false").await;
+    let refuse = |count| bench.upstream.memory.refuses.store(count, Ordering::SeqCst);
+    let post = |body: Body| Request::post("/v1/echo").body(body).unwrap();
+    for _ in 0..2 {
+        refuse(1);
+        assert_eq!(bench.agent().send(Transport::TunnelHttp2, post(Body::empty())).await.status, 200);
+    }
+    // Its body is gone.
+    refuse(1);
+    assert_eq!(bench.agent().send(Transport::TunnelHttp2, post(Body::from("body"))).await.status, 502);
+    refuse(2);
+    assert_eq!(bench.agent().send(Transport::TunnelHttp2, get("/v1/models")).await.status, 502);
+    assert_eq!(bench.agent().send(Transport::TunnelHttp2, get("/v1/models")).await.status, 200);
+}
+
+#[tokio::test]
+async fn answers_that_nobody_reads_leave_room_for_others() {
+    let bench = Bench::allowing("deny: false").await;
+    let agent = bench.agent();
+    let mut unread = Vec::new();
+    for _ in 0..9 {
+        unread.push(agent.open(Transport::TunnelHttp1, HOST, get("/v1/download")).await);
+    }
+    // Until no more fits on the way.
+    let mut sent = 0;
+    while sent < bench.upstream.memory.sent.get() {
+        sent = bench.upstream.memory.sent.get();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let quick = agent.send(Transport::TunnelHttp2, get("/v1/models"));
+    assert_eq!(timeout(PATIENCE, quick).await.expect("it has an answer").text(), "hello");
+}
+
+#[tokio::test]
+async fn requests_share_connections_and_crowd_where_there_may_be_no_more() {
+    for (rules, connections) in [("deny: false", 2), ("limits: {connections: 1}", 1)] {
+        let bench = Bench::allowing(rules).await;
+        assert_eq!(bench.agent().send(Transport::TunnelHttp2, get("/v1/models")).await.status, 200);
+        let mut asked = JoinSet::new();
+        for _ in 0..8 {
+            let agent = bench.agent();
+            asked.spawn(async move { agent.send(Transport::TunnelHttp2, get("/v1/gate/kept")).await });
+        }
+        while bench.upstream.requests().len() < 9 {
+            tokio::task::yield_now().await;
+        }
+        bench.upstream.memory.gate.0.close();
+        for answer in asked.join_all().await {
+            assert_eq!(answer.text(), "at last");
+        }
+        assert_eq!(bench.upstream.memory.connections.get(), connections, "{rules}");
     }
 }
 

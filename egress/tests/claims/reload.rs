@@ -1,10 +1,15 @@
+use std::time::Duration;
+
 use http::{Method, Request};
 use http_body_util::BodyExt;
 use hudsucker::Body;
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncReadExt;
+use tokio::time::timeout;
 
-use crate::support::{Answer, Bench, HOST, Transport, get, http1_on, http2_on, request};
+use crate::support::{Answer, Bench, CHUNK, CHUNKS, HOST, Transport, get, http1_on, http2_on, request};
+
+const PATIENCE: Duration = Duration::from_secs(20);
 
 #[tokio::test]
 async fn the_next_request_of_an_open_connection_is_judged_by_the_new_routes() {
@@ -50,9 +55,41 @@ async fn a_stream_that_the_new_routes_refuse_ends_and_one_that_they_allow_goes_o
     }
 }
 
+/// Asks for a download, reads none of it, does `what`, and waits until upstream is told that it is over.
+async fn ends_unread(transport: Transport, bench: &Bench, what: impl Future) {
+    let _unread = bench.agent().open(transport, HOST, get("/v1/download")).await;
+    what.await;
+    let memory = &bench.upstream.memory;
+    let given_up = timeout(PATIENCE, memory.given_up.notified()).await;
+    given_up.unwrap_or_else(|_| panic!("{transport:?}: upstream still waits"));
+    assert!(memory.sent.get() < CHUNKS * CHUNK, "{transport:?}: all of it was read");
+}
+
+#[tokio::test]
+async fn a_download_that_nobody_reads_ends_with_what_allowed_it() {
+    for transport in Transport::ALL {
+        let bench = Bench::allowing("deny: false").await;
+        let narrower = bench.upstream.routes("matches: [{methods: [POST]}]");
+        ends_unread(transport, &bench, bench.proxy.reload(&narrower)).await;
+
+        let soon = jiff::Timestamp::now() + Duration::from_secs(1);
+        let bench = Bench::allowing(&format!("expires_at: {soon}\ngrant: g1")).await;
+        ends_unread(transport, &bench, async {}).await;
+    }
+}
+
+#[tokio::test]
+async fn a_download_that_nobody_reads_for_too_long_ends() {
+    for transport in Transport::ALL {
+        let bench =
+            Bench::with(|upstream| upstream.routes("deny: false") + "defaults: {idle_timeout: 1s}\n").await;
+        ends_unread(transport, &bench, async {}).await;
+    }
+}
+
 #[tokio::test]
 async fn a_stream_ends_with_the_grant_that_allowed_it() {
-    let soon = jiff::Timestamp::now() + std::time::Duration::from_secs(1);
+    let soon = jiff::Timestamp::now() + Duration::from_secs(1);
     let bench = Bench::allowing(&format!("expires_at: {soon}\ngrant: g1")).await;
     let mut body = bench.agent().open(Transport::TunnelHttp2, HOST, get("/v1/stream")).await.into_body();
     assert!(body.frame().await.unwrap().is_ok());

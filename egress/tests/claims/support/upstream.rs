@@ -1,6 +1,6 @@
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use base64::Engine;
@@ -45,11 +45,13 @@ pub(crate) struct Memory {
     pub(crate) sent: Counter,
     pub(crate) received: Counter,
     pub(crate) trailers: Counter,
+    /// So many requests are refused before they are looked at.
+    pub(crate) refuses: AtomicUsize,
     /// Lets `/stream` send its second part, and `/hold` read its body.
     pub(crate) go_on: Notify,
     /// `/hold` has begun.
     pub(crate) held: Notify,
-    /// A request to `/never` was given up.
+    /// A request to `/never` was given up, or a download is over.
     pub(crate) given_up: Notify,
     /// Closed, it lets every `/gate` answer.
     pub(crate) gate: Gate,
@@ -155,7 +157,13 @@ fn certificates(directory: &Path) -> (ServerConfig, PathBuf) {
 async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S, memory: Arc<Memory>) {
     let service = service_fn(move |request| {
         let memory = Arc::clone(&memory);
-        async move { Ok::<_, Infallible>(answer(request, memory).await) }
+        async move {
+            let one_less = |left: usize| left.checked_sub(1);
+            match memory.refuses.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less) {
+                Ok(_) => Err(h2::Error::from(h2::Reason::REFUSED_STREAM)),
+                Err(_) => Ok(answer(request, memory).await),
+            }
+        }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     // A narrowing ends thousands of requests at once: that is no attack on this one.
@@ -227,8 +235,9 @@ async fn answer(mut request: Request<Incoming>, memory: Arc<Memory>) -> Response
             Response::builder().status(status).header("etag", "\"e\"").body(Body::empty()).unwrap()
         }
         "/v1/download" => {
+            let given_up = GivenUp(Arc::clone(&memory));
             let chunks = stream::iter(0..CHUNKS).map(move |_| {
-                memory.sent.add(CHUNK);
+                given_up.0.sent.add(CHUNK);
                 Ok::<_, hudsucker::Error>(Bytes::from_static(&[7; CHUNK]))
             });
             Response::new(Body::from_stream(chunks))
