@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::matches::{Match, NamedValue};
+use crate::path::EscapedSlashes;
 use crate::policy::Policy;
 use crate::route::{Route, Scheme, Tls};
 
@@ -25,6 +26,8 @@ pub struct AllowlistEntry {
     pub ports: Vec<u16>,
     /// The entries; none when every request on the host fits.
     pub matches: Vec<AllowlistMatch>,
+    /// Is it also for paths with `%2F`?
+    pub allow_encoded_slashes: bool,
     /// Does it refuse?
     pub deny: bool,
     /// Is the tunnel opened?
@@ -90,6 +93,7 @@ impl From<&Route> for AllowlistEntry {
             scheme: route.scheme,
             ports: route.ports.clone(),
             matches: route.matches.iter().map(AllowlistMatch::from).collect(),
+            allow_encoded_slashes: route.escaped_slashes == EscapedSlashes::Kept,
             deny: route.deny(),
             tls: route.tls,
             git_fetch: route.git_fetch,

@@ -6,6 +6,7 @@ use crate::grant::{Grant, GrantId};
 use crate::limits::RouteLimits;
 use crate::lines::{self, List, quoted};
 use crate::matches::{Match, PathMatch};
+use crate::path::EscapedSlashes;
 use crate::pattern::HostPattern;
 use crate::policy::Policy;
 use crate::route::{Resolves, Route, RouteId, Tls, Verdict};
@@ -91,6 +92,7 @@ impl Grant {
             ports: self.ports.clone(),
             matches: if restricted { vec![entry] } else { Vec::new() },
             verdict: Verdict::Allow,
+            escaped_slashes: EscapedSlashes::Refused,
             credential: None,
             agent_credentials: AgentCredentials::new(None, None),
             git_fetch: false,

@@ -160,13 +160,15 @@ impl Policy {
         now: Timestamp,
         spent: &dyn Fn(&Route) -> bool,
     ) -> Decision<'p> {
-        let mut misses = Misses::default();
+        let mut misses = Misses { escaped_slash: head.path.has_escaped_slash(), ..Misses::default() };
         let service = git::service(head);
         let reached = self.reached(head.host, head.path);
         for pass in [Pass::Base, Pass::Grants] {
             let routes = reached.iter().copied().filter(|route| pass.takes(route));
             match judge(routes, head, service, Moment { now, spent }, &mut misses) {
                 Judgement::Allow(route) => return Decision::Allow(route),
+                // As if no rule were there: without a route that takes such a path it is refused for what it is.
+                Judgement::Deny if misses.escaped_slash && !misses.fits => break,
                 Judgement::Deny => {
                     let hint = "a deny rule of the operator refuses this request".to_owned();
                     return Decision::Deny(Denial { code: Code::DeniedByRule, hint });
@@ -299,6 +301,7 @@ fn judge<'p>(
             }
         };
         let rank = Rank { host: route.host.rank(), entry };
+        misses.fits |= route.verdict == Verdict::Allow;
         match route.verdict {
             _ if route.expired(moment.now) => misses.expired |= route.verdict == Verdict::Allow,
             _ if route.max_uses.is_some() && (moment.spent)(route) => misses.used_up = true,
@@ -330,15 +333,24 @@ impl Route {
     }
 
     pub(crate) fn purpose(&self) -> Purpose {
-        match self.verdict {
-            Verdict::Allow => Purpose::Allow,
-            Verdict::Deny => Purpose::Deny,
-        }
+        self.verdict.purpose()
     }
 
     fn fit(&self, head: &RequestHead<'_>) -> Fit {
+        if head.path.has_escaped_slash() && !self.is_for_escaped_slashes() {
+            return Fit::PathMiss;
+        }
         let fits = self.matches.iter().map(|entry| entry.fit(head, self.purpose()));
         fits.max().unwrap_or(Fit::Full(MatchRank::ANY))
+    }
+}
+
+impl Verdict {
+    pub(crate) fn purpose(self) -> Purpose {
+        match self {
+            Verdict::Allow => Purpose::Allow,
+            Verdict::Deny => Purpose::Deny,
+        }
     }
 }
 
@@ -350,6 +362,10 @@ struct Misses {
     used_up: bool,
     git_push: bool,
     git_fetch: bool,
+    /// The path has two readings.
+    escaped_slash: bool,
+    /// An allow fits as a whole, whatever stands against it.
+    fits: bool,
 }
 
 impl Misses {
@@ -376,6 +392,9 @@ impl Misses {
         if self.used_up {
             return Denial::new(Code::GrantUsedUp, format!("what allowed this is used up; {allowed}"));
         }
+        if self.escaped_slash {
+            return escaped_slash(policy.names(host, now).then_some(&allowed));
+        }
         let code = match self.nearest {
             Some(Fit::RequestMiss | Fit::Full(_)) => Code::RequestNotAllowed,
             Some(Fit::MethodMiss) => Code::MethodNotAllowed,
@@ -384,4 +403,14 @@ impl Misses {
         };
         Denial::new(code, allowed)
     }
+}
+
+/// With what is allowed on the host, if anything is.
+fn escaped_slash(allowed: Option<&String>) -> Denial {
+    let error = PathError::EscapedSlash;
+    let Some(allowed) = allowed else { return error.into() };
+    let hint = format!(
+        "{error}: it passes only by a route with `allow_encoded_slashes: true` that fits it with `/` in that place too; {allowed}"
+    );
+    Denial::new(Code::AmbiguousPath, hint)
 }

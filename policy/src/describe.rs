@@ -6,6 +6,7 @@ use jiff::Timestamp;
 
 use crate::host::Host;
 use crate::matches::{Match, NamedValue};
+use crate::path::EscapedSlashes;
 use crate::policy::Policy;
 use crate::route::{Route, Tls, Verdict};
 
@@ -50,7 +51,8 @@ pub(crate) fn allowed_on(policy: &Policy, host: &Host, now: Timestamp) -> String
 fn says_more(route: &Route, told: &[&Route]) -> bool {
     let is_told = |port: u16, entry: Option<&Match>| {
         told.iter().any(|other| {
-            let same_place = (&other.host, other.scheme, other.tls) == (&route.host, route.scheme, route.tls);
+            let place = |route: &Route| (route.scheme, route.tls, route.escaped_slashes);
+            let same_place = other.host == route.host && place(other) == place(route);
             let same_entry = entry.map_or(other.matches.is_empty(), |entry| other.matches.contains(entry));
             same_place && other.ports.contains(&port) && same_entry
         })
@@ -68,14 +70,19 @@ fn lines(route: &Route) -> Vec<String> {
         Verdict::Allow => "",
         Verdict::Deny => "deny ",
     };
+    let slashes = match (route.verdict, route.escaped_slashes) {
+        (Verdict::Allow, EscapedSlashes::Kept) => " (also with %2F)",
+        (Verdict::Allow, EscapedSlashes::Refused) | (Verdict::Deny, _) => "",
+    };
     let mut lines = Vec::with_capacity(route.ports.len() * route.matches.len().max(1));
     for origin in route.ports.iter().map(|&port| Origin { route, port }) {
         if route.tls == Tls::Passthrough {
             lines.push(format!("{deny}tunnel to {origin} (not inspected)"));
         } else if route.matches.is_empty() {
-            lines.push(format!("{deny}any method {origin}/**"));
+            lines.push(format!("{deny}any method {origin}/**{slashes}"));
         } else {
-            lines.extend(route.matches.iter().map(|entry| format!("{deny}{}", Line { origin, entry })));
+            let line = |entry| format!("{deny}{}{slashes}", Line { origin, entry });
+            lines.extend(route.matches.iter().map(line));
         }
     }
     lines

@@ -1,7 +1,7 @@
 //! Is a request one of git's smart HTTP requests?
 
 use crate::decide::RequestHead;
-use crate::matches::pairs;
+use crate::query;
 
 /// Which git service a request asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,17 +12,28 @@ pub(crate) enum GitService {
     ReceivePack,
 }
 
-/// The service named by the path's last element, or by `info/refs?service=`; a push when both are named.
+/// The service named by the path's last element, or by `info/refs?service=`, in any reading of them; a push when both are named.
 pub(crate) fn service(head: &RequestHead<'_>) -> Option<GitService> {
-    let path = head.path.readings().last().unwrap_or_default();
+    let named = head.path.readings().filter_map(|path| in_reading(path, head.query.unwrap_or_default()));
+    named.reduce(GitService::or)
+}
+
+fn in_reading(path: &str, query: &str) -> Option<GitService> {
+    const LISTING: &str = "/info/refs";
     let path = path.strip_suffix('/').unwrap_or(path);
-    if path.to_ascii_lowercase().ends_with("/info/refs") {
-        let named = pairs(head.query.unwrap_or_default(), &['&', ';'])
-            .filter(|(key, _)| key.eq_ignore_ascii_case(b"service"));
-        let services = named.filter_map(|(_, value)| by_name(&value));
-        return services.reduce(|one, other| if one == GitService::ReceivePack { one } else { other });
+    let end = path.len().checked_sub(LISTING.len()).and_then(|start| path.as_bytes().get(start..));
+    if end.is_some_and(|end| end.eq_ignore_ascii_case(LISTING.as_bytes())) {
+        let named = query::occurrences(query, "service");
+        let services = named.filter_map(|value| by_name(&query::lenient(value).collect::<Vec<_>>()));
+        return services.reduce(GitService::or);
     }
     by_name(path.rsplit('/').next().unwrap_or_default().as_bytes())
+}
+
+impl GitService {
+    fn or(self, other: GitService) -> GitService {
+        if self == GitService::ReceivePack { self } else { other }
+    }
 }
 
 fn by_name(name: &[u8]) -> Option<GitService> {

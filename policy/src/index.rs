@@ -1,5 +1,6 @@
 //! From a host and a path to the routes that may be for them, without walking the whole table.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
 use jiff::Timestamp;
@@ -43,7 +44,8 @@ struct Kind {
     is_for_all: bool,
 }
 
-/// The routes whose paths begin with the segments that lead here, and the segments that go on.
+/// The routes whose paths begin with the segments that lead here, and the segments that go on. In lower case: a deny does not
+/// tell cases apart, and what an allow is for is judged afterwards.
 #[derive(Clone, Debug, Default)]
 struct Node {
     here: Vec<usize>,
@@ -135,20 +137,21 @@ impl Bucket {
         self.all.push(position);
         let Some(paths) = written_paths(route) else { return self.unbound.push(position) };
         for path in paths {
-            self.paths.insert(path, position);
+            self.paths.insert(&path, position);
         }
     }
 }
 
-/// Exact paths and prefixes, if the route is for nothing else.
-fn written_paths(route: &Route) -> Option<Vec<&str>> {
+/// Exact paths and prefixes, if the route is for nothing else, in every spelling.
+fn written_paths(route: &Route) -> Option<Vec<Cow<'_, str>>> {
     let mut written = Vec::new();
     for entry in &route.matches {
         if entry.paths.is_empty() {
             return None;
         }
         for path in &entry.paths {
-            written.push(path.written()?);
+            written.push(path.written()?.into());
+            written.extend(path.spellings());
         }
     }
     Some(written).filter(|written| !written.is_empty())
@@ -158,7 +161,7 @@ impl Node {
     fn insert(&mut self, path: &str, position: usize) {
         let mut node = self;
         for segment in segments(path).take(DEPTH_MAX) {
-            node = node.below.entry(segment.to_owned()).or_default();
+            node = node.below.entry(segment.to_ascii_lowercase()).or_default();
         }
         node.here.push(position);
     }
@@ -168,11 +171,19 @@ impl Node {
         let mut node = self;
         let mut found: Vec<&usize> = node.here.iter().collect();
         for segment in segments(path).chain([""]) {
-            let Some(next) = node.below.get(segment) else { break };
+            let Some(next) = node.below.get(lower_case(segment).as_ref()) else { break };
             node = next;
             found.extend(&node.here);
         }
         found
+    }
+}
+
+fn lower_case(segment: &str) -> Cow<'_, str> {
+    if segment.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        segment.to_ascii_lowercase().into()
+    } else {
+        segment.into()
     }
 }
 
@@ -191,7 +202,7 @@ mod tests {
 
     /// Few segments, so that they meet.
     fn path() -> impl Strategy<Value = String> {
-        let segment = prop::sample::select(vec!["a", "a;x", "%40", "@"]);
+        let segment = prop::sample::select(vec!["a", "A", "a;x", "%40", "@", "a%2Fa", "%40%2F@"]);
         (prop::collection::vec(segment, 0..3), any::<bool>()).prop_map(|(segments, slash)| {
             let path = format!("/{}", segments.join("/"));
             if slash && path != "/" { path + "/" } else { path }
@@ -210,7 +221,7 @@ mod tests {
         ];
         (host, prop::collection::vec(entry, 1..3), any::<bool>()).prop_map(|(host, entries, deny)| {
             let entries = entries.iter().map(|entry| format!("{{{entry}}}")).collect::<Vec<_>>().join(", ");
-            format!("  - {{host: {host}, deny: {deny}, matches: [{entries}]}}\n")
+            format!("  - {{host: {host}, deny: {deny}, allow_encoded_slashes: true, matches: [{entries}]}}\n")
         })
     }
 
@@ -222,7 +233,7 @@ mod tests {
         ) {
             let policy = Policy::parse("routes.yaml", &format!("routes:\n{}", routes.concat()));
             let policy = policy.map_err(|error| TestCaseError::reject(error.to_string()))?;
-            let path = CanonicalPath::parse(&asked).expect("a path");
+            let path = CanonicalPath::of_request(&asked).expect("a path");
             let host = Host::parse("h.example.com").expect("a host");
             let reached = policy.reached(&host, &path);
             for route in policy.candidates(&host) {

@@ -48,6 +48,7 @@ mod path;
 mod pattern;
 mod placeholder;
 mod policy;
+mod query;
 mod raw;
 mod route;
 
@@ -64,7 +65,7 @@ pub use grant::{Grant, GrantId, GrantIdError};
 pub use host::{Host, HostError};
 pub use limits::RouteLimits;
 pub use matches::{Match, NamedValue, PathMatch, PathMatchError};
-pub use path::{CanonicalPath, PathError};
+pub use path::{CanonicalPath, EscapedSlashes, PathError};
 pub use pattern::{HostPattern, PatternError};
 pub use placeholder::{JsonPointer, Position, PositionError};
 pub use policy::{Defaults, LogLevel, Policy};

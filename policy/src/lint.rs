@@ -60,7 +60,7 @@ pub(crate) fn warnings(file: &str, routes: &[Route], places: &[Location]) -> Vec
     let mut found = Vec::new();
     for (index, (route, place)) in routes.iter().zip(places).enumerate() {
         let reach = unreachable(&routes[..index], route).or_else(|| overruled(routes, index));
-        for message in reach.into_iter().chain(breadth(route)) {
+        for message in reach.into_iter().chain(idle_slashes(route)).chain(breadth(route)) {
             found.push(Diagnostic {
                 file: file.to_owned(),
                 line: place.line(),
@@ -77,6 +77,7 @@ fn unreachable(earlier: &[Route], route: &Route) -> Option<String> {
     let takes = |other: &&Route| {
         other.verdict == route.verdict
             && other.tls == route.tls
+            && (other.is_for_escaped_slashes() || !route.is_for_escaped_slashes())
             && (other.git_fetch || !route.git_fetch)
             && lasts_as_long(other, route)
             && match (&other.grant, &route.grant) {
@@ -107,6 +108,20 @@ fn overruled(routes: &[Route], index: usize) -> Option<String> {
         "this route never allows anything: the deny of {} is for the same requests and wins",
         deny.id
     ))
+}
+
+/// `allow_encoded_slashes` where no path that fits has `%2F`.
+fn idle_slashes(route: &Route) -> Option<String> {
+    let takes_some = |path: &PathMatch| match path {
+        PathMatch::Exact(exact) => exact.contains("%2F"),
+        PathMatch::Prefix(_) | PathMatch::Regex { .. } => true,
+    };
+    let is_open = |entry: &Match| entry.paths.is_empty() || entry.paths.iter().any(takes_some);
+    let is_idle = route.verdict == Verdict::Allow
+        && route.is_for_escaped_slashes()
+        && !route.matches.is_empty()
+        && !route.matches.iter().any(is_open);
+    is_idle.then(|| "`allow_encoded_slashes` changes nothing here: no path that fits has `%2F`".to_owned())
 }
 
 fn breadth(route: &Route) -> Vec<String> {

@@ -1,9 +1,11 @@
 //! One entry of a route's `matches`, and how well it fits a request.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use crate::decide::RequestHead;
-use crate::path::{CanonicalPath, PathError};
+use crate::path::{CanonicalPath, EscapedSlashes, PathError, as_slashes, unescape_reserved};
+use crate::query;
 
 const REGEX_MAX: usize = 1024;
 /// Of the compiled expression, in bytes.
@@ -16,9 +18,9 @@ pub struct Match {
     pub paths: Vec<PathMatch>,
     /// Alternatives for the method; empty when every method fits.
     pub methods: Vec<http::Method>,
-    /// Headers that have to be there with exactly this value.
+    /// Headers that have to be there with exactly this value; for a deny, as one of several.
     pub headers: Vec<NamedValue>,
-    /// Query keys that have to be there with exactly this value, after percent-decoding.
+    /// Query keys that have to be there with exactly this value, after percent-decoding; for a deny, however written.
     pub query: Vec<NamedValue>,
 }
 
@@ -99,11 +101,12 @@ impl MatchRank {
 impl Match {
     pub(crate) fn fit(&self, head: &RequestHead<'_>, purpose: Purpose) -> Fit {
         let Some(path) = self.path_rank(head.path, purpose) else { return Fit::PathMiss };
-        if !self.methods.is_empty() && !self.methods.contains(head.method) {
+        if !self.methods.is_empty() && !self.methods.iter().any(|wanted| method_fits(wanted, head.method, purpose))
+        {
             return Fit::MethodMiss;
         }
         if !self.headers.iter().all(|wanted| header_fits(wanted, head.headers, purpose))
-            || !self.query.iter().all(|wanted| query_fits(wanted, head.query.unwrap_or_default(), purpose))
+            || !self.query.iter().all(|wanted| query::fits(wanted, head.query.unwrap_or_default(), purpose))
         {
             return Fit::RequestMiss;
         }
@@ -119,11 +122,21 @@ impl Match {
         if self.paths.is_empty() {
             return Some(PathRank::Any);
         }
-        let fits = |wanted: &&PathMatch| match purpose {
-            Purpose::Allow => wanted.fits(path.as_str()),
-            Purpose::Deny => path.readings().any(|reading| wanted.fits_leniently(reading)),
-        };
-        self.paths.iter().filter(fits).map(PathMatch::rank).max()
+        match purpose {
+            Purpose::Allow => {
+                let kept = self.narrowest(|wanted| wanted.fits(path.as_str()))?;
+                let Some(slashed) = path.slashed() else { return Some(kept) };
+                // Both readings have to fit; by as much as the wider of the two does.
+                Some(kept.min(self.narrowest(|wanted| wanted.fits_slashed(slashed))?))
+            }
+            Purpose::Deny => {
+                self.narrowest(|wanted| path.readings().any(|reading| wanted.fits_leniently(reading)))
+            }
+        }
+    }
+
+    fn narrowest(&self, fits: impl Fn(&PathMatch) -> bool) -> Option<PathRank> {
+        self.paths.iter().filter(|wanted| fits(wanted)).map(PathMatch::rank).max()
     }
 }
 
@@ -141,6 +154,9 @@ pub enum PathMatchError {
         /// What is wrong with it.
         source: PathError,
     },
+    /// With `%2F`, in an allow that is not for such paths.
+    #[error("`{0}` can never match: a route is for paths with `%2F` only with `allow_encoded_slashes: true`")]
+    EscapedSlash(String),
     /// A path that no request is compared with.
     #[error("`{found}` can never match: requests are compared in canonical form, write `{canonical}`")]
     NotCanonical {
@@ -160,18 +176,29 @@ pub enum PathMatchError {
 }
 
 impl PathMatch {
-    /// `kind` is `exact`, `prefix` or `regex`; paths have to be canonical.
+    /// Of an allow that is not for paths with `%2F`. `kind` is `exact`, `prefix` or `regex`; paths have to be canonical.
     pub fn parse(kind: &str, value: &str) -> Result<PathMatch, PathMatchError> {
+        PathMatch::of(kind, value, Purpose::Allow, EscapedSlashes::Refused)
+    }
+
+    pub(crate) fn of(
+        kind: &str,
+        value: &str,
+        purpose: Purpose,
+        slashes: EscapedSlashes,
+    ) -> Result<PathMatch, PathMatchError> {
         match kind {
-            "exact" => Ok(PathMatch::Exact(canonical(value)?)),
-            "prefix" => Ok(PathMatch::Prefix(canonical(value)?)),
+            "exact" => Ok(PathMatch::Exact(canonical(value, purpose, slashes)?)),
+            "prefix" => Ok(PathMatch::Prefix(canonical(value, purpose, slashes)?)),
             "regex" => {
                 let refuse = |reason: String| PathMatchError::Regex { pattern: value.to_owned(), reason };
                 if value.len() > REGEX_MAX {
                     return Err(refuse(format!("longer than {REGEX_MAX} bytes")));
                 }
-                let compile =
-                    |pattern: &str| regex::RegexBuilder::new(pattern).size_limit(REGEX_SIZE_MAX).build();
+                let compile = |pattern: &str| {
+                    let mut builder = regex::RegexBuilder::new(pattern);
+                    builder.size_limit(REGEX_SIZE_MAX).case_insensitive(purpose == Purpose::Deny).build()
+                };
                 // Alone first, so that a stray `)` cannot close the group that anchors it.
                 compile(value).map_err(|error| refuse(regex_reason(&error)))?;
                 let anchored =
@@ -192,14 +219,50 @@ impl PathMatch {
         }
     }
 
-    /// As a server that does not tell `/admin/` from `/admin`.
+    /// `path` is what a server reads that takes `%2F` for `/`, and so is then what is written here.
+    fn fits_slashed(&self, path: &str) -> bool {
+        match self {
+            PathMatch::Exact(exact) => as_slashes(exact).as_ref().unwrap_or(exact) == path,
+            PathMatch::Prefix(prefix) => match as_slashes(prefix) {
+                Some(prefix) => PathMatch::Prefix(prefix).fits(path),
+                None => self.fits(path),
+            },
+            PathMatch::Regex { .. } => self.fits(path),
+        }
+    }
+
+    /// As a server that does not tell `/admin/` or `/ADMIN` from `/admin`, and undoes the escapes of what is written here too.
     fn fits_leniently(&self, path: &str) -> bool {
-        let other = match path.strip_suffix('/') {
-            Some("") => return self.fits(path),
-            Some(bare) => bare.to_owned(),
-            None => format!("{path}/"),
-        };
-        self.fits(path) || self.fits(&other)
+        match self {
+            PathMatch::Exact(exact) => {
+                self.spellings().chain([exact.into()]).any(|exact| bare(&exact).eq_ignore_ascii_case(bare(path)))
+            }
+            PathMatch::Prefix(prefix) => self.spellings().chain([prefix.into()]).any(|prefix| {
+                let prefix = bare(&prefix).as_bytes();
+                let split = path.as_bytes().split_at_checked(prefix.len());
+                split.is_some_and(|(start, rest)| {
+                    start.eq_ignore_ascii_case(prefix) && matches!(rest, [] | [b'/', ..])
+                })
+            }),
+            PathMatch::Regex { regex, .. } => {
+                let other = match path.strip_suffix('/') {
+                    Some("") => return regex.is_match(path),
+                    Some(bare) => bare.into(),
+                    None => format!("{path}/"),
+                };
+                regex.is_match(path) || regex.is_match(&other)
+            }
+        }
+    }
+
+    /// What lenient servers make of the written path, where that differs.
+    pub(crate) fn spellings(&self) -> impl Iterator<Item = Cow<'_, str>> {
+        let escaped = self.written().filter(|path| path.contains('%'));
+        escaped.into_iter().flat_map(|path| {
+            let slashed = as_slashes(path);
+            let unescaped = unescape_reserved(slashed.as_deref().unwrap_or(path));
+            unescaped.ok().flatten().or(slashed).map(Cow::Owned)
+        })
     }
 
     /// The path that what fits begins with; a prefix without its slash at the end.
@@ -214,7 +277,10 @@ impl PathMatch {
     fn rank(&self) -> PathRank {
         match self {
             PathMatch::Exact(_) => PathRank::Exact,
-            PathMatch::Prefix(prefix) => PathRank::Prefix(bare(prefix).len()),
+            PathMatch::Prefix(prefix) => {
+                // An escape is one character: written out, no prefix is narrower.
+                PathRank::Prefix(bare(prefix).len() - 2 * prefix.matches('%').count())
+            }
             PathMatch::Regex { .. } => PathRank::Regex,
         }
     }
@@ -258,13 +324,24 @@ impl fmt::Display for PathMatch {
     }
 }
 
+/// A deny is not passed by another case, which some servers do not tell.
+fn method_fits(wanted: &http::Method, method: &http::Method, purpose: Purpose) -> bool {
+    match purpose {
+        Purpose::Allow => wanted == method,
+        Purpose::Deny => wanted.as_str().eq_ignore_ascii_case(method.as_str()),
+    }
+}
+
 fn bare(prefix: &str) -> &str {
     prefix.strip_suffix('/').unwrap_or(prefix)
 }
 
-fn canonical(path: &str) -> Result<String, PathMatchError> {
-    let parsed = CanonicalPath::parse(path)
+fn canonical(path: &str, purpose: Purpose, slashes: EscapedSlashes) -> Result<String, PathMatchError> {
+    let parsed = CanonicalPath::of_request(path)
         .map_err(|source| PathMatchError::Path { path: path.to_owned(), source })?;
+    if (purpose, slashes) == (Purpose::Allow, EscapedSlashes::Refused) && parsed.has_escaped_slash() {
+        return Err(PathMatchError::EscapedSlash(path.to_owned()));
+    }
     if parsed.as_str() != path {
         return Err(PathMatchError::NotCanonical {
             found: path.to_owned(),
@@ -286,62 +363,28 @@ fn regex_reason(error: &regex::Error) -> String {
 }
 
 fn header_fits(wanted: &NamedValue, headers: &http::HeaderMap, purpose: Purpose) -> bool {
-    if purpose == Purpose::Allow && !headers.contains_key(wanted.name.as_str()) {
-        return false;
-    }
-    // To some servers `x_name` is `x-name`.
-    let folded = |name: &str| name.replace('_', "-");
-    let wanted_name = folded(&wanted.name);
-    let values = headers.iter().filter(|(name, _)| folded(name.as_str()) == wanted_name);
-    occurrences_fit(values.map(|(_, value)| value.as_bytes() == wanted.value.as_bytes()), purpose)
-}
-
-/// Some servers take `;` for `&`, which only a deny has to know: an allow compares whole values.
-fn query_fits(wanted: &NamedValue, query: &str, purpose: Purpose) -> bool {
-    let separators: &[char] = match purpose {
-        Purpose::Allow => &['&'],
-        Purpose::Deny => &['&', ';'],
-    };
-    let values = pairs(query, separators).filter(|(key, _)| key.as_slice() == wanted.name.as_bytes());
-    occurrences_fit(values.map(|(_, value)| value.as_slice() == wanted.value.as_bytes()), purpose)
-}
-
-fn occurrences_fit(mut each: impl Iterator<Item = bool>, purpose: Purpose) -> bool {
+    let named = headers.iter().filter(|(name, _)| reads_as(name.as_str(), &wanted.name));
+    let mut values = named.map(|(_, value)| value.as_bytes());
     match purpose {
         Purpose::Allow => {
-            let Some(first) = each.next() else { return false };
-            first && each.all(|fits| fits)
+            headers.contains_key(wanted.name.as_str()) && values.all(|value| value == wanted.value.as_bytes())
         }
-        Purpose::Deny => each.any(|fits| fits),
+        Purpose::Deny => {
+            let said: Vec<&[u8]> = values.flat_map(elements).collect();
+            let wanted: Vec<&[u8]> = elements(wanted.value.as_bytes()).collect();
+            let same = |(one, other): (&&[u8], &&[u8])| one.eq_ignore_ascii_case(other);
+            said.windows(wanted.len()).any(|said| said.iter().zip(&wanted).all(same))
+        }
     }
 }
 
-/// The pairs of a query, decoded as form data.
-pub(crate) fn pairs<'q>(
-    query: &'q str,
-    separators: &'q [char],
-) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> + 'q {
-    query.split(separators).filter(|pair| !pair.is_empty()).map(|pair| {
-        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        (decode(key), decode(value))
-    })
+/// To some servers `x_name` is `x-name`.
+fn reads_as(name: &str, listed: &str) -> bool {
+    let folded = |byte| if byte == b'_' { b'-' } else { byte };
+    name.bytes().map(folded).eq(listed.bytes().map(folded))
 }
 
-fn decode(text: &str) -> Vec<u8> {
-    let mut decoded = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&byte, tail)) = rest.split_first() {
-        rest = tail;
-        let escaped = rest.get(..2).and_then(|digits| std::str::from_utf8(digits).ok());
-        let escaped = escaped.filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()));
-        match (byte, escaped.and_then(|digits| u8::from_str_radix(digits, 16).ok())) {
-            (b'%', Some(escaped)) => {
-                decoded.push(escaped);
-                rest = &rest[2..];
-            }
-            (b'+', _) => decoded.push(b' '),
-            _ => decoded.push(byte),
-        }
-    }
-    decoded
+/// What a server finds in a value that reads it as a list, or with parameters. Several lines are one list (RFC 9110 section 5.3).
+fn elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|byte| matches!(byte, b',' | b';')).map(<[u8]>::trim_ascii)
 }

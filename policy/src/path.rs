@@ -8,14 +8,30 @@ const PATH_MAX: usize = 8 * 1024;
 ///
 /// Unreserved characters are unescaped, characters that do not belong in a path are escaped, and escapes
 /// have upper-case digits. Nothing is resolved or merged: a path that two servers could read differently
-/// is refused.
+/// is refused. The exception is `%2F` in the path of a request ([`CanonicalPath::of_request`]), which is kept as it is,
+/// for the routes that take it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct CanonicalPath {
     text: String,
-    /// What lenient servers make of it, where that differs: reserved characters unescaped (`%40` as `@`),
+    /// Its second reading, where it has `%2F`: with `/` in that place.
+    slashed: Option<String>,
+    /// What lenient servers make of either, where that differs: reserved characters unescaped (`%40` as `@`),
     /// then path parameters (`;x`) cut off and the slashes around them merged.
     lenient: Vec<String>,
 }
+
+/// What a route does with a path that has `%2F`, which to some servers is a part of an element and to others a `/`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum EscapedSlashes {
+    /// It is not for such a path.
+    #[default]
+    Refused,
+    /// `allow_encoded_slashes: true`: it is, where both readings fit. The escape goes out as it came.
+    Kept,
+}
+
+/// The only spelling of an escaped slash in a canonical path.
+const ESCAPED_SLASH: &str = "%2F";
 
 /// Why a path is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -56,8 +72,15 @@ pub enum PathError {
 }
 
 impl CanonicalPath {
-    /// The path in canonical form; `raw` is the path alone, without query.
+    /// The path in canonical form, which has one reading; `raw` is the path alone, without query.
     pub fn parse(raw: &str) -> Result<CanonicalPath, PathError> {
+        let path = CanonicalPath::of_request(raw)?;
+        if path.has_escaped_slash() { Err(PathError::EscapedSlash) } else { Ok(path) }
+    }
+
+    /// The same, where `%2F` is for the routes to judge: it is kept, and the path then has two readings. What is refused is refused
+    /// in both.
+    pub fn of_request(raw: &str) -> Result<CanonicalPath, PathError> {
         if raw.len() > PATH_MAX {
             return Err(PathError::TooLong);
         }
@@ -68,12 +91,17 @@ impl CanonicalPath {
         if text.len() > PATH_MAX {
             return Err(PathError::TooLong);
         }
+        let slashed = as_slashes(&text);
         let mut lenient = Vec::new();
-        lenient.extend(unescape_reserved(&text)?);
-        let unescaped = lenient.last().unwrap_or(&text);
-        check_segments(unescaped)?;
-        lenient.extend(without_parameters(unescaped));
-        Ok(CanonicalPath { text, lenient })
+        for text in std::iter::once(&text).chain(&slashed) {
+            let unescaped = unescape_reserved(text)?;
+            let most = unescaped.as_ref().unwrap_or(text);
+            check_segments(most)?;
+            let bare = without_parameters(most);
+            lenient.extend(unescaped);
+            lenient.extend(bare);
+        }
+        Ok(CanonicalPath { text, slashed, lenient })
     }
 
     /// The canonical text.
@@ -82,9 +110,20 @@ impl CanonicalPath {
         &self.text
     }
 
-    /// Every reading a server may take, the canonical text first and the most lenient last.
+    /// Whether `%2F` is in it.
+    #[must_use]
+    pub fn has_escaped_slash(&self) -> bool {
+        self.slashed.is_some()
+    }
+
+    /// The text with `/` in place of `%2F`, where it has one.
+    pub(crate) fn slashed(&self) -> Option<&str> {
+        self.slashed.as_deref()
+    }
+
+    /// Every reading a server may take, the canonical text first.
     pub(crate) fn readings(&self) -> impl Iterator<Item = &str> {
-        std::iter::once(&self.text).chain(&self.lenient).map(String::as_str)
+        std::iter::once(&self.text).chain(&self.slashed).chain(&self.lenient).map(String::as_str)
     }
 }
 
@@ -104,7 +143,6 @@ fn canonicalise(raw: &[u8]) -> Result<String, PathError> {
                 let escaped = escape(rest).ok_or(PathError::BadEscape)?;
                 rest = &rest[2..];
                 match escaped {
-                    b'/' => return Err(PathError::EscapedSlash),
                     b'\\' => return Err(PathError::Backslash),
                     0..=0x1f | 0x7f => return Err(PathError::Control),
                     _ if is_unreserved(escaped) => canonical.push(char::from(escaped)),
@@ -153,8 +191,13 @@ fn is_reserved(byte: u8) -> bool {
     b"!$&'()*+,;=:@".contains(&byte)
 }
 
-/// The path with all escapes undone but `%25`; `None` when that changes nothing.
-fn unescape_reserved(canonical: &str) -> Result<Option<String>, PathError> {
+/// A canonical path with `/` in place of `%2F`; `None` when it has none.
+pub(crate) fn as_slashes(canonical: &str) -> Option<String> {
+    canonical.contains(ESCAPED_SLASH).then(|| canonical.replace(ESCAPED_SLASH, "/"))
+}
+
+/// The path with all escapes undone but `%25` and `%2F`; `None` when that changes nothing.
+pub(crate) fn unescape_reserved(canonical: &str) -> Result<Option<String>, PathError> {
     if !canonical.contains('%') {
         return Ok(None);
     }
@@ -163,7 +206,7 @@ fn unescape_reserved(canonical: &str) -> Result<Option<String>, PathError> {
     while let Some((&byte, tail)) = rest.split_first() {
         rest = tail;
         match (byte, escape(rest)) {
-            (b'%', Some(escaped)) if escaped != b'%' => {
+            (b'%', Some(escaped)) if !matches!(escaped, b'%' | b'/') => {
                 bytes.push(escaped);
                 rest = &rest[2..];
             }

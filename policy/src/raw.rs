@@ -98,6 +98,8 @@ pub(crate) struct RawRoute {
     #[serde(default, deserialize_with = "present")]
     pub(crate) path_allowlist: Option<Spanned<Vec<Text>>>,
     #[serde(default, deserialize_with = "present")]
+    pub(crate) allow_encoded_slashes: Option<Spanned<bool>>,
+    #[serde(default, deserialize_with = "present")]
     pub(crate) auth_scheme: Option<Text>,
     #[serde(default, deserialize_with = "present")]
     pub(crate) token_env: Option<Text>,

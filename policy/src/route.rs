@@ -10,6 +10,7 @@ use crate::dlp::Dlp;
 use crate::grant::GrantId;
 use crate::limits::RouteLimits;
 use crate::matches::Match;
+use crate::path::EscapedSlashes;
 use crate::pattern::HostPattern;
 
 /// A route's place in the file, displayed as `routes[3]` (from 0).
@@ -104,6 +105,7 @@ pub struct Route {
     pub(crate) ports: Vec<u16>,
     pub(crate) matches: Vec<Match>,
     pub(crate) verdict: Verdict,
+    pub(crate) escaped_slashes: EscapedSlashes,
     pub(crate) credential: Option<Credential>,
     pub(crate) agent_credentials: AgentCredentials,
     pub(crate) git_fetch: bool,
@@ -158,6 +160,19 @@ impl Route {
     #[must_use]
     pub fn verdict(&self) -> Verdict {
         self.verdict
+    }
+
+    /// What it does with a path that has `%2F`. A deny is for such paths whatever this says.
+    #[must_use]
+    pub fn escaped_slashes(&self) -> EscapedSlashes {
+        self.escaped_slashes
+    }
+
+    pub(crate) fn is_for_escaped_slashes(&self) -> bool {
+        match (self.verdict, self.escaped_slashes) {
+            (Verdict::Deny, _) | (Verdict::Allow, EscapedSlashes::Kept) => true,
+            (Verdict::Allow, EscapedSlashes::Refused) => false,
+        }
     }
 
     /// What is injected.

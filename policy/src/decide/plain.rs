@@ -63,7 +63,10 @@ fn decided(
         Some(GitService::ReceivePack) => false,
     };
     let is_allow = |route: &Route| route.verdict == Verdict::Allow;
+    let escaped_slash = head.path.as_str().contains("%2F");
+    let mut for_such_a_path = false;
     for grants in [false, true] {
+        for_such_a_path |= whole().any(|(route, _)| route.grant.is_some() == grants && is_allow(route));
         let of_pass = || whole().filter(|(route, _)| route.grant.is_some() == grants && in_force(route));
         let denies: Vec<Rank> =
             of_pass().filter(|(route, _)| !is_allow(route)).map(|(_, rank)| rank).collect();
@@ -73,6 +76,7 @@ fn decided(
         standing.sort_by(|(one, narrow), (other, wide)| wide.cmp(narrow).then(one.id.cmp(&other.id)));
         match standing.first() {
             Some((route, _)) => return Ok(route.id),
+            None if !denies.is_empty() && escaped_slash && !for_such_a_path => return Err(Code::AmbiguousPath),
             None if !denies.is_empty() => return Err(Code::DeniedByRule),
             None => {}
         }
@@ -89,6 +93,7 @@ fn decided(
         _ if withheld(GitService::UploadPack) => Code::GitFetchRefused,
         _ if whole().any(|(route, _)| is_allow(route) && route.expired(now)) => Code::GrantExpired,
         _ if whole().any(|(route, _)| !route.expired(now) && used_up(route)) => Code::GrantUsedUp,
+        _ if escaped_slash => Code::AmbiguousPath,
         Some(Fit::PathMiss) => Code::PathNotAllowed,
         Some(Fit::MethodMiss) => Code::MethodNotAllowed,
         Some(Fit::RequestMiss | Fit::Full(_)) => Code::RequestNotAllowed,
@@ -140,6 +145,7 @@ fn path() -> impl Strategy<Value = &'static str> {
         "/%40",
         "/a/git-upload-pack",
         "/a/git-receive-pack",
+        "/A",
     ])
 }
 
@@ -173,13 +179,14 @@ fn route() -> impl Strategy<Value = String> {
     let matches = prop::option::weighted(0.8, prop::collection::vec(entry(), 1..3));
     let flags =
         (prop::bool::weighted(0.3), prop::bool::weighted(0.3), prop::bool::weighted(0.3), any::<bool>());
-    (kind, matches, ends, flags).prop_map(
-        |(((host, tls), (http, port)), matches, end, (deny, grant, counted, git))| {
+    (kind, matches, ends, flags, any::<bool>()).prop_map(
+        |(((host, tls), (http, port)), matches, end, (deny, grant, counted, git), kept)| {
             let tls = if deny { Tls::Intercept } else { tls };
             let opened = tls == Tls::Intercept;
             let mut fields = vec![format!("host: {host}, ports: [{port}]")];
             let mut say = |is_so: bool, field: String| fields.extend(is_so.then_some(field));
             say(opened && http, "scheme: http".to_owned());
+            say(opened && kept, "allow_encoded_slashes: true".to_owned());
             say(!opened, "tls: passthrough".to_owned());
             say(deny, "deny: true".to_owned());
             say(!end.is_empty(), format!("expires_at: {end}"));
@@ -203,14 +210,18 @@ proptest! {
         routes in prop::collection::vec(route(), 1..12),
         host in prop::sample::select(HOSTS.to_vec()),
         (http, port) in place(),
-        asked in prop_oneof![8 => path(), 1 => Just("/a/info/refs")],
+        asked in prop_oneof![
+            8 => path(),
+            1 => Just("/a/info/refs"),
+            4 => prop::sample::select(vec!["/a%2Fb", "/a%2F", "/a/@%2Fx", "/b%2Fa", "/a%2Fgit-receive-pack"]),
+        ],
         query in prop::sample::select(vec!["", "q=x", "q=y", "service=git-receive-pack", "service=git-upload-pack"]),
         (posted, accepts, spent) in (any::<bool>(), any::<bool>(), any::<u16>()),
     ) {
         let policy = Policy::parse("routes.yaml", &format!("routes:\n{}", routes.concat()));
         let policy = policy.map_err(|error| TestCaseError::reject(error.to_string()))?;
         let host = Host::parse(host).expect("a host");
-        let path = CanonicalPath::parse(asked).expect("a path");
+        let path = CanonicalPath::of_request(asked).expect("a path");
         let mut headers = http::HeaderMap::new();
         if accepts {
             headers.insert("accept", http::HeaderValue::from_static("a"));

@@ -4,12 +4,24 @@ use serde_saphyr::{Location, Spanned};
 
 use super::Findings;
 use super::yaml::nearest;
-use crate::matches::{Match, NamedValue, PathMatch};
+use crate::matches::{Match, NamedValue, PathMatch, Purpose};
+use crate::path::EscapedSlashes;
 use crate::raw::{RawMatch, RawNamed, RawPath, Text};
 
 const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"];
 
-pub(super) fn entry(raw: &Spanned<RawMatch>, findings: &mut Findings<'_>) -> Option<Match> {
+/// What of a route says how its paths are compared.
+#[derive(Clone, Copy)]
+pub(super) struct Comparison {
+    pub(super) purpose: Purpose,
+    pub(super) slashes: EscapedSlashes,
+}
+
+pub(super) fn entry(
+    raw: &Spanned<RawMatch>,
+    comparison: Comparison,
+    findings: &mut Findings<'_>,
+) -> Option<Match> {
     let place = raw.referenced;
     let raw = &raw.value;
     if raw.paths.is_none() && raw.methods.is_none() && raw.headers.is_none() && raw.query.is_none() {
@@ -17,7 +29,7 @@ pub(super) fn entry(raw: &Spanned<RawMatch>, findings: &mut Findings<'_>) -> Opt
         return None;
     }
     Some(Match {
-        paths: list("paths", &raw.paths, findings, typed_path),
+        paths: list("paths", &raw.paths, findings, |raw, findings| typed_path(raw, comparison, findings)),
         methods: list("methods", &raw.methods, findings, method),
         headers: list("headers", &raw.headers, findings, header),
         query: list("query", &raw.query, findings, query),
@@ -25,8 +37,13 @@ pub(super) fn entry(raw: &Spanned<RawMatch>, findings: &mut Findings<'_>) -> Opt
 }
 
 /// A path or pattern of the given type.
-pub(super) fn path(kind: &str, text: &Text, findings: &mut Findings<'_>) -> Option<PathMatch> {
-    findings.take(text.referenced, PathMatch::parse(kind, &text.value))
+pub(super) fn path(
+    kind: &str,
+    text: &Text,
+    Comparison { purpose, slashes }: Comparison,
+    findings: &mut Findings<'_>,
+) -> Option<PathMatch> {
+    findings.take(text.referenced, PathMatch::of(kind, &text.value, purpose, slashes))
 }
 
 fn list<R, T>(
@@ -42,7 +59,11 @@ fn list<R, T>(
     raw.value.iter().filter_map(|raw| each(raw, findings)).collect()
 }
 
-fn typed_path(raw: &Spanned<RawPath>, findings: &mut Findings<'_>) -> Option<PathMatch> {
+fn typed_path(
+    raw: &Spanned<RawPath>,
+    comparison: Comparison,
+    findings: &mut Findings<'_>,
+) -> Option<PathMatch> {
     let place = raw.referenced;
     let kind = required("type", &raw.value.kind, place, findings);
     let value = required("value", &raw.value.value, place, findings);
@@ -54,7 +75,7 @@ fn typed_path(raw: &Spanned<RawPath>, findings: &mut Findings<'_>) -> Option<Pat
         );
         return None;
     }
-    path(&kind.value, value, findings)
+    path(&kind.value, value, comparison, findings)
 }
 
 fn method(text: &Text, findings: &mut Findings<'_>) -> Option<http::Method> {

@@ -5,11 +5,12 @@ use serde_saphyr::{Location, Spanned};
 use super::Findings;
 use super::bounds;
 use super::credential::credential;
-use super::entry;
+use super::entry::{self, Comparison};
 use crate::address::PrivateAllow;
 use crate::credential::AgentCredentials;
 use crate::grant::GrantId;
 use crate::matches::Match;
+use crate::path::EscapedSlashes;
 use crate::pattern::HostPattern;
 use crate::raw::{RawRoute, Text};
 use crate::route::{Resolves, Route, RouteId, Scheme, Tls, Verdict};
@@ -25,7 +26,11 @@ pub(super) fn route(position: usize, raw: &Spanned<RawRoute>, findings: &mut Fin
     let host = host(raw, place, findings);
     let scheme = raw.scheme.as_ref().and_then(|text| scheme(text, findings)).unwrap_or(Scheme::Https);
     let ports = ports(raw, scheme, findings);
-    let matches = matches(raw, findings);
+    let verdict = if is_deny(raw) { Verdict::Deny } else { Verdict::Allow };
+    let kept = raw.allow_encoded_slashes.as_ref().is_some_and(|kept| kept.value);
+    let escaped_slashes = if kept { EscapedSlashes::Kept } else { EscapedSlashes::Refused };
+    let comparison = Comparison { purpose: verdict.purpose(), slashes: escaped_slashes };
+    let matches = matches(raw, comparison, findings);
     let credential = credential(raw, findings);
     let own_credential_only = raw.own_credential_only.as_ref().map(|own| own.value);
     let agent_credentials = AgentCredentials::new(own_credential_only, credential.as_ref());
@@ -50,7 +55,6 @@ pub(super) fn route(position: usize, raw: &Spanned<RawRoute>, findings: &mut Fin
     if findings.list.len() > before {
         return None;
     }
-    let verdict = if is_deny(raw) { Verdict::Deny } else { Verdict::Allow };
     Some(Route {
         id: RouteId(position),
         host: host?,
@@ -58,6 +62,7 @@ pub(super) fn route(position: usize, raw: &Spanned<RawRoute>, findings: &mut Fin
         ports,
         matches,
         verdict,
+        escaped_slashes,
         credential,
         agent_credentials,
         git_fetch,
@@ -134,6 +139,8 @@ fn refuse_contradictions(raw: &RawRoute, findings: &mut Findings<'_>) {
         ("matches", raw.matches.as_ref().map(|matches| matches.referenced)),
         ("path_allowlist", raw.path_allowlist.as_ref().map(|paths| paths.referenced)),
     ];
+    let escaped_slashes =
+        ("allow_encoded_slashes", raw.allow_encoded_slashes.as_ref().map(|kept| kept.referenced));
     let exclude =
         |findings: &mut Findings<'_>, what: &str, why: &str, fields: &[(&str, Option<Location>)]| {
             for (name, place) in fields {
@@ -146,7 +153,7 @@ fn refuse_contradictions(raw: &RawRoute, findings: &mut Findings<'_>) {
         let why = "what is in the tunnel cannot be seen or changed";
         exclude(findings, "tls: passthrough", why, &credential);
         exclude(findings, "tls: passthrough", why, &filters);
-        exclude(findings, "tls: passthrough", why, &[git, dlp, max_uses]);
+        exclude(findings, "tls: passthrough", why, &[escaped_slashes, git, dlp, max_uses]);
         exclude(findings, "tls: passthrough", why, &per_request);
         if raw.scheme.as_ref().is_some_and(|scheme| scheme.value == "http") {
             exclude(findings, "scheme: http", "there is no TLS to pass on", &[("tls", place(&raw.tls))]);
@@ -259,18 +266,19 @@ fn ports(raw: &RawRoute, scheme: Scheme, findings: &mut Findings<'_>) -> Vec<u16
     ports
 }
 
-fn matches(raw: &RawRoute, findings: &mut Findings<'_>) -> Vec<Match> {
+fn matches(raw: &RawRoute, comparison: Comparison, findings: &mut Findings<'_>) -> Vec<Match> {
     if let Some(list) = &raw.matches {
         if list.value.is_empty() {
             findings.add(list.referenced, "`matches` is empty: list at least one entry, or leave it out to match every request on the host");
         }
-        return list.value.iter().filter_map(|raw| entry::entry(raw, findings)).collect();
+        return list.value.iter().filter_map(|raw| entry::entry(raw, comparison, findings)).collect();
     }
     let Some(list) = &raw.path_allowlist else { return Vec::new() };
     if list.value.is_empty() {
         findings.add(list.referenced, "`path_allowlist` is empty: list at least one prefix, or leave it out to match every request on the host");
     }
-    let paths = list.value.iter().filter_map(|text| entry::path("prefix", text, findings)).collect();
+    let path = |text| entry::path("prefix", text, comparison, findings);
+    let paths = list.value.iter().filter_map(path).collect();
     vec![Match { paths, methods: Vec::new(), headers: Vec::new(), query: Vec::new() }]
 }
 

@@ -20,7 +20,7 @@ fn routes_must_be_there_but_may_be_empty() {
 fn an_unknown_field_names_the_fields_that_are_expected() {
     insta::assert_snapshot!(refused("routes:\n  - host: a.example.com\n    matches:\n      - metods: [GET]\n"), @"routes.yaml:4:9: unknown field `metods`, expected one of `paths`, `methods`, `headers`, `query`; did you mean `methods`?");
     insta::assert_snapshot!(refused("route: []\n"), @"routes.yaml:1:1: unknown field `route`, expected one of `log`, `defaults`, `routes`, `releases`, `raised`, `exceptions`; did you mean `routes`?");
-    insta::assert_snapshot!(refused_route("colour: red"), @"routes.yaml:3:5: unknown field `colour`, expected one of `host`, `scheme`, `ports`, `matches`, `deny`, `path_allowlist`, `auth_scheme`, `token_env`, `token_file`, `own_credential_only`, `git`, `tls`, `allow_private`, `parent_resolves`, `expires_at`, `grant`, `placeholder_in`, `dlp`, `limits`, `max_uses`");
+    insta::assert_snapshot!(refused_route("colour: red"), @"routes.yaml:3:5: unknown field `colour`, expected one of `host`, `scheme`, `ports`, `matches`, `deny`, `path_allowlist`, `allow_encoded_slashes`, `auth_scheme`, `token_env`, `token_file`, `own_credential_only`, `git`, `tls`, `allow_private`, `parent_resolves`, `expires_at`, `grant`, `placeholder_in`, `dlp`, `limits`, `max_uses`");
 }
 
 #[test]
@@ -115,6 +115,20 @@ routes:
 }
 
 #[test]
+fn a_path_written_with_an_escaped_slash_needs_a_route_that_takes_it() {
+    insta::assert_snapshot!(refused_route("path_allowlist: [/@acme%2Fcore]"), @"routes.yaml:3:22: `/@acme%2Fcore` can never match: a route is for paths with `%2F` only with `allow_encoded_slashes: true`");
+    insta::assert_snapshot!(refused_route("allow_encoded_slashes: true\npath_allowlist: [/@acme%2fcore, /a/..%2Fb]"), @r"
+    routes.yaml:4:22: `/@acme%2fcore` can never match: requests are compared in canonical form, write `/@acme%2Fcore`
+    routes.yaml:4:37: `/a/..%2Fb` can never match: path has a `.` or `..` segment
+    ");
+    insta::assert_snapshot!(refused_route("allow_encoded_slashes: yes"), @"routes.yaml:3:28: expected `true` or `false`");
+    for rest in ["allow_encoded_slashes: true", "deny: true"] {
+        let text = format!("routes:\n  - {{host: a.example.com, path_allowlist: [/@acme%2Fcore], {rest}}}\n");
+        assert!(policy::Policy::parse("routes.yaml", &text).is_ok(), "{rest}");
+    }
+}
+
+#[test]
 fn contradictions_are_refused() {
     insta::assert_snapshot!(refused_route("tls: passthrough\nmatches: [{methods: [GET]}]\ngit: {fetch: true}\ntoken_env: A\nauth_scheme: bearer"), @r"
     routes.yaml:4:5: `matches` contradicts `tls: passthrough`: what is in the tunnel cannot be seen or changed
@@ -122,6 +136,7 @@ fn contradictions_are_refused() {
     routes.yaml:6:5: `token_env` contradicts `tls: passthrough`: what is in the tunnel cannot be seen or changed
     routes.yaml:7:5: `auth_scheme` contradicts `tls: passthrough`: what is in the tunnel cannot be seen or changed
     ");
+    insta::assert_snapshot!(refused_route("tls: passthrough\nallow_encoded_slashes: true"), @"routes.yaml:4:5: `allow_encoded_slashes` contradicts `tls: passthrough`: what is in the tunnel cannot be seen or changed");
     insta::assert_snapshot!(refused_route("deny: true\ntoken_file: A\nallow_private: [10.0.0.1]\ngrant: g"), @r"
     routes.yaml:4:5: `token_file` contradicts `deny: true`: a refused request is not sent
     routes.yaml:5:5: `allow_private` contradicts `deny: true`: a refused request is not sent

@@ -10,6 +10,8 @@ mod diagnostics;
 mod front;
 mod host;
 mod path;
+mod slashes;
+mod doubt;
 mod warnings;
 
 use jiff::Timestamp;
@@ -64,7 +66,7 @@ impl Ask {
             scheme,
             host: host(name),
             port,
-            path: CanonicalPath::parse(path).unwrap(),
+            path: CanonicalPath::of_request(path).unwrap(),
             query,
             headers: http::HeaderMap::new(),
         }

@@ -70,6 +70,46 @@ fn a_path_with_two_readings_is_refused() {
     assert_eq!(canonical(&format!("/{}", "a".repeat(8 * 1024))), Err(PathError::TooLong));
 }
 
+#[test]
+fn an_escaped_slash_is_kept_for_the_routes_to_judge() {
+    let kept = |raw: &str| CanonicalPath::of_request(raw).map(|path| (path.to_string(), path.has_escaped_slash()));
+    assert_eq!(kept("/@acme%2fcore").unwrap(), ("/@acme%2Fcore".to_owned(), true));
+    assert_eq!(kept("/%40acme%2Fcore/%61").unwrap(), ("/%40acme%2Fcore/a".to_owned(), true));
+    assert_eq!(kept("/a%2f").unwrap(), ("/a%2F".to_owned(), true));
+    assert_eq!(kept("/a/b").unwrap(), ("/a/b".to_owned(), false));
+    assert_eq!(canonical("/@acme%2fcore"), Err(PathError::EscapedSlash));
+}
+
+#[test]
+fn an_escaped_slash_hides_nothing_that_is_refused_without_it() {
+    let cases = [
+        ("/a/..%2fb", PathError::DotSegment),
+        ("/a%2f..%2fb", PathError::DotSegment),
+        ("/a%2F%2e%2e/b", PathError::DotSegment),
+        ("/a%2f.", PathError::DotSegment),
+        ("/a%2f..;x%2fb", PathError::DotSegment),
+        ("/a%2f..%3bx", PathError::DotSegment),
+        ("/..%2fb", PathError::DotSegment),
+        ("/a%2f%2fb", PathError::EmptySegment),
+        ("/a/%2fb", PathError::EmptySegment),
+        ("/a%2f/b", PathError::EmptySegment),
+        ("/%2fa", PathError::EmptySegment),
+        ("/%2f", PathError::EmptySegment),
+        ("/a%2fb%5cc", PathError::Backslash),
+        ("/a%2fb%00", PathError::Control),
+        ("/a%2fb%252fc", PathError::DoubleEscape),
+        ("/a%25%32%66", PathError::DoubleEscape),
+        ("/a%2fb%c0%af", PathError::NotUtf8),
+        ("/a%2", PathError::BadEscape),
+        ("%2fa", PathError::NotAbsolute),
+    ];
+    for (raw, error) in cases {
+        assert_eq!(CanonicalPath::of_request(raw), Err(error), "{raw:?}");
+        assert!(CanonicalPath::parse(raw).is_err(), "{raw:?}");
+    }
+    assert_eq!(CanonicalPath::of_request(&format!("/{}", "%2fa".repeat(2048))), Err(PathError::TooLong));
+}
+
 /// What a careless server could make of a path: unescaped until nothing changes, dots resolved.
 fn careless(path: &str) -> String {
     let mut text = path.to_owned();
@@ -134,14 +174,32 @@ proptest! {
     }
 
     #[test]
+    fn the_path_of_a_request_is_its_own_canonical_form_and_strict_but_for_escaped_slashes(
+        raw in prop_oneof![nearly_path(), "/.{0,40}".prop_map(String::from)],
+    ) {
+        let strict = CanonicalPath::parse(&raw);
+        match CanonicalPath::of_request(&raw) {
+            Ok(path) => {
+                prop_assert_eq!(CanonicalPath::of_request(path.as_str()), Ok(path.clone()));
+                prop_assert_eq!(path.has_escaped_slash(), path.as_str().contains("%2F"));
+                let slashed = CanonicalPath::parse(&path.as_str().replace("%2F", "/"));
+                prop_assert!(slashed.is_ok(), "{path} cannot be read with slashes: {slashed:?}");
+                prop_assert_eq!(strict, if path.has_escaped_slash() { Err(PathError::EscapedSlash) } else { Ok(path) });
+            }
+            Err(error) => prop_assert_eq!(strict, Err(error)),
+        }
+    }
+
+    #[test]
     fn no_server_can_read_a_canonical_path_as_leading_elsewhere(raw in nearly_path()) {
-        if let Ok(path) = CanonicalPath::parse(&raw) {
+        if let Ok(path) = CanonicalPath::of_request(&raw) {
             let elements = |text: &str| text.split('/').filter(|element| !element.is_empty()).count();
+            let slashed = path.as_str().replace("%2F", "/");
             // An element that is nothing but parameters vanishes; none is ever climbed out of.
-            let parameters = path.as_str().split('/').filter(|element| {
+            let parameters = slashed.split('/').filter(|element| {
                 element.starts_with(';') || element.starts_with("%3B")
             }).count();
-            prop_assert_eq!(elements(&careless(path.as_str())) + parameters, elements(path.as_str()));
+            prop_assert_eq!(elements(&careless(path.as_str())) + parameters, elements(&slashed));
         }
     }
 }
