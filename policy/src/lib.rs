@@ -18,8 +18,11 @@
 //!    query; the earlier in the file wins a tie.
 //! 5. A deny that fits always beats a grant.
 //!    Doubt narrows an allow and widens a deny. Of a repeated header or query key an allow needs *all*
-//!    occurrences to have the listed value, a deny *any*. An allow is held against the canonical path alone;
-//!    a deny also against what lenient servers make of it: `%40` as `@`, `/admin;x` and `/admin/` as `/admin`, `_` in a header's name as `-`.
+//!    occurrences to have the listed value, a deny *any*; what some server may take for the key is one. An allow is held
+//!    against the canonical path alone; a deny also against what lenient servers make of it: `%40` as `@`, `/admin;x`, `/admin/`
+//!    and `/ADMIN` as `/admin`, `_` in a header's name as `-`, a method or a value in another case.
+//!    A path with `%2F` has two readings: an allow is for it only with `allow_encoded_slashes: true` and where both fit,
+//!    a deny where one does.
 //! 6. `tls: passthrough` routes allow tunnels ([`Policy::front`]), not requests: [`Policy::decide`] never
 //!    answers with one.
 //! 7. `git-receive-pack` is refused on every route, `git-upload-pack` on every route without

@@ -101,7 +101,8 @@ impl MatchRank {
 impl Match {
     pub(crate) fn fit(&self, head: &RequestHead<'_>, purpose: Purpose) -> Fit {
         let Some(path) = self.path_rank(head.path, purpose) else { return Fit::PathMiss };
-        if !self.methods.is_empty() && !self.methods.iter().any(|wanted| method_fits(wanted, head.method, purpose))
+        if !self.methods.is_empty()
+            && !self.methods.iter().any(|wanted| method_fits(wanted, head.method, purpose))
         {
             return Fit::MethodMiss;
         }
@@ -234,9 +235,10 @@ impl PathMatch {
     /// As a server that does not tell `/admin/` or `/ADMIN` from `/admin`, and undoes the escapes of what is written here too.
     fn fits_leniently(&self, path: &str) -> bool {
         match self {
-            PathMatch::Exact(exact) => {
-                self.spellings().chain([exact.into()]).any(|exact| bare(&exact).eq_ignore_ascii_case(bare(path)))
-            }
+            PathMatch::Exact(exact) => self
+                .spellings()
+                .chain([exact.into()])
+                .any(|exact| bare(&exact).eq_ignore_ascii_case(bare(path))),
             PathMatch::Prefix(prefix) => self.spellings().chain([prefix.into()]).any(|prefix| {
                 let prefix = bare(&prefix).as_bytes();
                 let split = path.as_bytes().split_at_checked(prefix.len());

@@ -76,7 +76,9 @@ fn decided(
         standing.sort_by(|(one, narrow), (other, wide)| wide.cmp(narrow).then(one.id.cmp(&other.id)));
         match standing.first() {
             Some((route, _)) => return Ok(route.id),
-            None if !denies.is_empty() && escaped_slash && !for_such_a_path => return Err(Code::AmbiguousPath),
+            None if !denies.is_empty() && escaped_slash && !for_such_a_path => {
+                return Err(Code::AmbiguousPath);
+            }
             None if !denies.is_empty() => return Err(Code::DeniedByRule),
             None => {}
         }

@@ -135,10 +135,20 @@ fn an_allow_by_query_is_not_passed_with_a_second_value_hidden() {
     ] {
         assert_eq!(answer(SAFE, &format!("/?{query}")), "request-not-allowed", "{query}");
     }
-    for query in ["q=safe", "a=1&q=safe&b[q]=2", "q=safe&q=s%61fe", "%71=safe", "q=safe&Q[]=safe", "q=safe&qq=x&a.q=y&q_=z", "q=safe&&"] {
+    for query in [
+        "q=safe",
+        "a=1&q=safe&b[q]=2",
+        "q=safe&q=s%61fe",
+        "%71=safe",
+        "q=safe&Q[]=safe",
+        "q=safe&qq=x&a.q=y&q_=z",
+        "q=safe&&",
+    ] {
         assert_eq!(answer(SAFE, &format!("/?{query}")), "allow routes[0]", "{query}");
     }
-    let named = |name: &str| format!("  - {{host: a.example.com, matches: [{{query: [{{name: '{name}', value: safe}}]}}]}}\n");
+    let named = |name: &str| {
+        format!("  - {{host: a.example.com, matches: [{{query: [{{name: '{name}', value: safe}}]}}]}}\n")
+    };
     for (name, query) in [
         ("a.b", "a.b=safe&a_b=evil"),
         ("a_b", "a_b=safe&a%20b=evil"),

@@ -7,11 +7,11 @@ mod append;
 mod decide;
 mod describe;
 mod diagnostics;
+mod doubt;
 mod front;
 mod host;
 mod path;
 mod slashes;
-mod doubt;
 mod warnings;
 
 use jiff::Timestamp;

@@ -72,7 +72,8 @@ fn a_path_with_two_readings_is_refused() {
 
 #[test]
 fn an_escaped_slash_is_kept_for_the_routes_to_judge() {
-    let kept = |raw: &str| CanonicalPath::of_request(raw).map(|path| (path.to_string(), path.has_escaped_slash()));
+    let kept =
+        |raw: &str| CanonicalPath::of_request(raw).map(|path| (path.to_string(), path.has_escaped_slash()));
     assert_eq!(kept("/@acme%2fcore").unwrap(), ("/@acme%2Fcore".to_owned(), true));
     assert_eq!(kept("/%40acme%2Fcore/%61").unwrap(), ("/%40acme%2Fcore/a".to_owned(), true));
     assert_eq!(kept("/a%2f").unwrap(), ("/a%2F".to_owned(), true));

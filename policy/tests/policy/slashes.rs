@@ -5,7 +5,9 @@ use proptest::prelude::*;
 use super::{denial, outcome, policy};
 
 fn npm(rest: &str) -> String {
-    format!("  - {{host: npm.example.com, allow_encoded_slashes: true, matches: [{{methods: [GET]}}]}}\n{rest}")
+    format!(
+        "  - {{host: npm.example.com, allow_encoded_slashes: true, matches: [{{methods: [GET]}}]}}\n{rest}"
+    )
 }
 
 fn asked(policy: &policy::Policy, path: &str) -> String {
@@ -94,7 +96,9 @@ fn a_deny_needs_one_reading_of_an_escaped_slash() {
     ];
     for deny in denies {
         let policy = policy(&npm(&format!("  - {{host: npm.example.com, deny: true, {deny}}}\n")));
-        for path in ["/@acme%2Fcore", "/@acme%2fcore", "/%40acme%2fcore", "/@acme%2Fcore;x=1", "/@Acme%2FCORE"] {
+        for path in
+            ["/@acme%2Fcore", "/@acme%2fcore", "/%40acme%2fcore", "/@acme%2Fcore;x=1", "/@Acme%2FCORE"]
+        {
             assert_eq!(asked(&policy, path), "denied-by-rule", "{deny} {path}");
         }
         assert_eq!(asked(&policy, "/@other%2Fcore"), "allow routes[0]", "{deny}");
