@@ -18,20 +18,32 @@ const HOP_BY_HOP: &[&str] = &[
     "expect",
 ];
 
-/// Some servers take these for the method, host or target in place of those that were judged.
+/// Some servers take these for the method, host or target in place of those that were judged. Documented in docs/denials.md.
 const OVERRIDES: &[&str] = &[
     "x-http-method-override",
     "x-http-method",
     "x-method-override",
+    // Traefik's and nginx's, when they ask another server whether a request may pass.
+    "x-forwarded-method",
+    "x-original-method",
     "x-original-url",
     "x-rewrite-url",
+    "x-original-uri",
+    "x-forwarded-uri",
+    "x-forwarded-path",
+    "x-envoy-original-path",
+    // How much of the path is not the application's: for gunicorn, and in recipes for Flask.
+    "script-name",
+    "x-script-name",
+    "x-forwarded-prefix",
     "x-original-host",
     "x-forwarded-host",
+    "x-http-host-override",
     "x-host",
     "forwarded",
     "x-forwarded-server",
-    "x-forwarded-prefix",
-    "x-forwarded-uri",
+    // Envoy's clusters of original destinations dial what stands here.
+    "x-envoy-original-dst-host",
 ];
 
 /// Whether some server takes the header `name` for `listed`: CGI and its heirs do not tell `_` from `-`.
@@ -164,11 +176,31 @@ mod tests {
 
     #[test]
     fn a_header_that_stands_in_for_method_or_target_is_found() {
-        for name in ["x-http-method-override", "x_http_method_override", "forwarded", "x-forwarded-prefix"] {
+        for name in [
+            "x-http-method-override",
+            "x_http_method_override",
+            "x-original-method",
+            "forwarded",
+            "x-forwarded-prefix",
+            "x-http-host-override",
+            "x-original-uri",
+            "x-forwarded-path",
+            "script_name",
+            "x-envoy-original-dst-host",
+        ] {
             let found = headers(&[("accept", "*/*"), (name, "DELETE")]);
             assert_eq!(override_of(&found).map(HeaderName::as_str), Some(name));
         }
-        assert_eq!(override_of(&headers(&[("accept", "*/*")])), None);
+        let harmless = [
+            "accept",
+            "x-forwarded-for",
+            "x-forwarded-proto",
+            "x-forwarded-port",
+            "x-real-ip",
+            "via",
+            "origin",
+        ];
+        assert_eq!(override_of(&headers(&harmless.map(|name| (name, "x")))), None);
     }
 
     #[test]
