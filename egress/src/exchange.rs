@@ -221,7 +221,7 @@ impl Judged {
         incoming: &Incoming,
     ) -> Result<Box<Plan<'s>>, Refusal> {
         let endpoint = bind(via, parts)?;
-        let path = CanonicalPath::parse(parts.uri.path()).map_err(Denial::from)?;
+        let path = CanonicalPath::of_request(parts.uri.path()).map_err(Denial::from)?;
         endpoint.host.as_str().clone_into(&mut self.entry.subject.host);
         path.as_str().clone_into(&mut self.entry.subject.path);
         self.entry.subject.port = endpoint.port;

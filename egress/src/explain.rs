@@ -131,7 +131,7 @@ impl Question {
                 Front::Refuse(denial) => return Err(denial),
             }
         }
-        let path = CanonicalPath::parse(self.url.path())?;
+        let path = CanonicalPath::of_request(self.url.path())?;
         let head = RequestHead {
             scheme,
             host: &host,
@@ -186,6 +186,7 @@ mod tests {
         let routes = "routes:
   - {host: a.example.com, token_env: A, matches: [{paths: [{type: prefix, value: /v1}], methods: [GET]}]}
   - {host: b.example.com, tls: passthrough}
+  - {host: c.example.com, allow_encoded_slashes: true}
 ";
         let policy = Policy::parse("routes.yaml", routes).unwrap();
         let now = "2026-11-21T12:00:00Z".parse().unwrap();
@@ -203,6 +204,14 @@ mod tests {
         assert!(explained("POST", "https://a.example.com/v1").contains("refused\n  code method-not-allowed"));
         assert!(explained("GET", "http://a.example.com/v1").contains("refused\n  code host-not-allowed"));
         assert!(explained("GET", "https://a.example.com/v1/../x").contains("code ambiguous-path"));
+        assert!(
+            explained("GET", "https://a.example.com/v1/a%2fb")
+                .contains("code ambiguous-path\n  hint path has an escaped slash")
+        );
+        assert_eq!(
+            explained("GET", "https://c.example.com/@a%2fb"),
+            "GET https://c.example.com/@a%2fb: allowed\n  by routes[2]\n  which allows any method https://c.example.com/** (also with %2F)\n"
+        );
         assert!(explained("GET", "https://b.example.com:8443/").contains("code host-not-allowed"));
     }
 

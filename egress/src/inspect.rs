@@ -204,7 +204,7 @@ impl Inspection {
             let after = crumb.iter().position(|byte| *byte == b'=').map_or(0, |at| at + 1);
             crumb[after..].trim_ascii()
         });
-        let elements = path.split('/').map(str::as_bytes);
+        let elements = path.split('/').flat_map(|element| element.split("%2F")).map(str::as_bytes);
         let all = elements.chain(pairs().map(value)).chain(crumbs);
         self.destination.together(self, all).map_err(refusal)?;
 

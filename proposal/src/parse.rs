@@ -25,12 +25,13 @@ const PATHS_MAX: usize = 16;
 const PATH_MAX_BYTES: usize = 512;
 const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
 const KEYS: [&str; 8] = ["host", "ports", "scheme", "methods", "paths", "ttl_seconds", "max_uses", "reason"];
-const OPERATOR_KEYS: [&str; 25] = [
+const OPERATOR_KEYS: [&str; 26] = [
     "matches",
     "headers",
     "query",
     "deny",
     "path_allowlist",
+    "allow_encoded_slashes",
     "auth_scheme",
     "credential",
     "token_env",

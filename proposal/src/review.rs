@@ -294,7 +294,8 @@ impl<'p> Probes<'p> {
         }
         let paths = texts
             .into_iter()
-            .map(|text| CanonicalPath::parse(&text).map_err(|_| ReviewError::Path(text)))
+            // A rule may be written with `%2F`, which no grant is for.
+            .map(|text| CanonicalPath::of_request(&text).map_err(|_| ReviewError::Path(text)))
             .collect::<Result<_, _>>()?;
         let methods = proposal.methods().iter().map(|method| parse_method(method)).collect();
         Ok(Probes { proposal, methods, paths })

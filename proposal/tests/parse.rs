@@ -77,7 +77,9 @@ fn an_unknown_key_is_refused_with_the_ones_that_exist() {
 
 #[test]
 fn a_key_of_the_route_grammar_is_the_operators() {
-    for key in ["credential", "token_env", "tls", "allow_private", "matches", "deny", "git"] {
+    for key in
+        ["credential", "token_env", "tls", "allow_private", "matches", "deny", "git", "allow_encoded_slashes"]
+    {
         let mut value = json!({"host": "a.example", "reason": "r"});
         value[key] = json!(true);
         let (code, message) = refusal(value);

@@ -64,6 +64,28 @@ fn a_part_that_stays_refused_or_is_allowed_already_is_named() {
 }
 
 #[test]
+fn a_rule_that_is_written_with_an_escaped_slash_stays_refused_by_a_grant() {
+    let base = "\
+routes:
+  - host: git.example.com
+    deny: true
+    path_allowlist: [/projects/acme%2Fsecret]
+  - host: git.example.com
+    allow_encoded_slashes: true
+    matches:
+      - paths: [{type: exact, value: /projects/acme%2Fweb}]
+        methods: [POST]
+";
+    let proposal = Proposal::parse(&prefix("git.example.com", "/projects")).unwrap();
+    let id = Id::parse("7c0e11aa22bb33cc").unwrap();
+    insta::assert_snapshot!(review(base, &id, &proposal, "1", now()).unwrap().difference, @r"
+    this newly allows GET https://git.example.com/projects/** until 2026-11-21T11:00:00Z, for example GET https://git.example.com/projects
+    stays refused: GET /projects/acme%2Fsecret/bottlecap-probe (ambiguous-path)
+    stays refused: GET /projects/acme%2Fweb (ambiguous-path)
+    ");
+}
+
+#[test]
 fn the_text_is_the_base_with_one_more_route() {
     let review = reviewed(json!({
         "host": "new.example.com", "methods": ["GET", "POST"], "paths": [{"type": "exact", "value": "/a"}], "ttl_seconds": 600, "reason": "r",

@@ -133,7 +133,7 @@ fn meaning(code: &str) -> &'static str {
         "denied-by-rule" => "the operator's rule refuses it; no grant changes that",
         "grant-expired" | "grant-used-up" => "what allowed it has ended",
         "ambiguous-path" => {
-            "the path can be read in two ways; write it without `..`, `//`, `\\` and escaped slashes"
+            "the path can be read in two ways; write it without `..`, `//` and `\\`, and with `%2F` only where the operator's route says `allow_encoded_slashes: true`"
         }
         "malformed-host" => "the host can be read in two ways, or is none",
         "address-not-allowed" => "the name leads to a private or special address; no grant changes that",

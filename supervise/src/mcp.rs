@@ -296,7 +296,7 @@ impl Server {
             Ok(host) => host,
             Err(error) => return Ok(refused("malformed-host", error.to_string())),
         };
-        let path = match CanonicalPath::parse(url.path()) {
+        let path = match CanonicalPath::of_request(url.path()) {
             Ok(path) => path,
             Err(error) => return Ok(refused("ambiguous-path", error.to_string())),
         };

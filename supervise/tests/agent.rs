@@ -384,6 +384,9 @@ fn a_dry_run_says_what_the_routes_say_and_what_to_ask_for() {
     assert_eq!(filed["proposal"]["ports"], json!([8443]));
     assert_eq!(filed["proposal"]["methods"], json!(["POST"]));
     assert_eq!(run("https://api.github.com/a/../b")["code"], "ambiguous-path");
+    let escaped = run("https://api.github.com/a%2fb");
+    assert_eq!((&escaped["code"], escaped.get("propose")), (&json!("ambiguous-path"), None));
+    assert!(escaped["hint"].as_str().unwrap().contains("allow_encoded_slashes"), "{escaped}");
     for wrong in [json!({}), json!({"url": "ftp://a"}), json!({"url": "https://a.example", "x": 1})] {
         assert_eq!(agent.call("dry_run", wrong).unwrap_err()["code"], "invalid-arguments");
     }

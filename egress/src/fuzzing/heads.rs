@@ -81,7 +81,7 @@ fn judge(mut parts: http::request::Parts) {
         port: 443,
     };
     let bound = authority::of_plain(&parts).is_ok() || authority::bind_to_tunnel(&parts, &tunnel).is_ok();
-    if !bound || CanonicalPath::parse(parts.uri.path()).is_err() {
+    if !bound || CanonicalPath::of_request(parts.uri.path()).is_err() {
         return;
     }
     // One; or none where HTTP/1.0 has an absolute target: it is given what that says on its way.

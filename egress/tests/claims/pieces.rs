@@ -102,6 +102,9 @@ async fn a_secret_in_pieces_of_one_head_is_refused() {
         let target = asked.uri().to_string();
         assert_eq!(agent.send(Transport::Plain, asked).await.refusal(), "secret-detected", "{target}");
     }
+    let slashes = Bench::allowing(&format!("allow_encoded_slashes: true\n{BLOCK}")).await;
+    let asked = get(&format!("/v1/{a}%2F{b}"));
+    assert_eq!(slashes.agent().send(Transport::Plain, asked).await.refusal(), "secret-detected");
     let harmless = request(Method::GET, "/v1/x?a=1&b=2", &[("x-a", "3"), ("cookie", "one=4; two=5")]);
     assert_eq!(agent.send(Transport::Plain, harmless).await.status, StatusCode::OK);
 }

@@ -1,7 +1,7 @@
 use http::{Method, Request};
 use hudsucker::Body;
 
-use crate::support::{Bench, Transport, get, request};
+use crate::support::{Bench, HOST, Transport, Upstream, get, request};
 
 const READ_ONLY: &str = "matches: [{paths: [{type: prefix, value: /v1/}], methods: [GET]}]";
 
@@ -71,12 +71,112 @@ async fn a_client_that_sends_a_large_body_first_still_reads_its_refusal() {
 async fn a_header_that_stands_in_for_method_or_host_is_refused() {
     let bench = Bench::allowing(READ_ONLY).await;
     for transport in Transport::ALL {
-        for (name, value) in [("x-http-method-override", "DELETE"), ("x-forwarded-host", "evil.test")] {
+        for (name, value) in [
+            ("x-http-method-override", "DELETE"),
+            ("x-forwarded-host", "evil.test"),
+            ("x-http-host-override", "evil.test"),
+            ("x-original-uri", "/v2/models"),
+        ] {
             let request = request(Method::GET, "/v1/models", &[(name, value)]);
             assert_eq!(bench.agent().send(transport, request).await.refusal(), "override-refused");
         }
     }
     assert_eq!(bench.upstream.memory.connections.get(), 0);
+}
+
+/// Deny rules for both ports of upstream.
+fn denies(upstream: &Upstream, rules: &str) -> String {
+    let deny = |scheme: &str, port: u16| {
+        format!("  - {{host: {HOST}, scheme: {scheme}, ports: [{port}], deny: true, {rules}}}\n")
+    };
+    deny("https", upstream.tls.port()) + &deny("http", upstream.plain.port())
+}
+
+#[tokio::test]
+async fn an_escaped_slash_goes_out_as_it_came_where_the_route_takes_it() {
+    let bench = Bench::with(|upstream| {
+        let allow = upstream.routes("allow_encoded_slashes: true\nmatches: [{methods: [GET]}]");
+        allow + &denies(upstream, "path_allowlist: [/@acme/secret]")
+    })
+    .await;
+    let agent = bench.agent();
+    for transport in Transport::ALL {
+        for path in ["/@acme%2fcore", "/@acme%2Fcore"] {
+            assert_eq!(agent.send(transport, get(path)).await.status.as_u16(), 200, "{transport:?} {path}");
+            assert_eq!(bench.upstream.last().target, "/@acme%2Fcore", "{transport:?} {path}");
+        }
+        let before = bench.upstream.memory.connections.get();
+        for (path, code) in [
+            ("/@acme%2fsecret", "denied-by-rule"),
+            ("/@acme/secret", "denied-by-rule"),
+            ("/@acme%2f..%2fcore", "ambiguous-path"),
+            ("/@acme%2f%2fcore", "ambiguous-path"),
+            ("/@acme%252fcore", "ambiguous-path"),
+            ("/@acme%5ccore", "ambiguous-path"),
+            ("/a.git%2fgit-receive-pack", "git-push-refused"),
+        ] {
+            assert_eq!(agent.send(transport, get(path)).await.refusal(), code, "{transport:?} {path}");
+        }
+        assert_eq!(bench.upstream.memory.connections.get(), before, "{transport:?}");
+    }
+    let told = bench.events().await;
+    assert!(
+        told.iter().any(|event| event["path"] == "/@acme%2Fcore" && event["decision"] == "allow"),
+        "{told:?}"
+    );
+}
+
+#[tokio::test]
+async fn without_the_setting_an_escaped_slash_is_refused_and_the_hint_names_it() {
+    let bench = Bench::allowing("matches: [{methods: [GET]}]").await;
+    for transport in Transport::ALL {
+        let answer = bench.agent().send(transport, get("/@acme%2fcore")).await;
+        assert_eq!(answer.refusal(), "ambiguous-path", "{transport:?}");
+        assert!(answer.text().contains("`allow_encoded_slashes: true`"), "{}", answer.text());
+        let elsewhere = bench.agent().send_to(transport, "evil.test", get("/@acme%2fcore")).await;
+        assert_eq!(elsewhere.refusal(), "ambiguous-path", "{transport:?}");
+        assert!(!elsewhere.text().contains("allow_encoded_slashes"), "{}", elsewhere.text());
+    }
+    assert_eq!(bench.upstream.memory.connections.get(), 0);
+}
+
+#[tokio::test]
+async fn a_deny_by_method_is_not_passed_in_lower_case() {
+    let bench = Bench::with(|upstream| {
+        upstream.routes("deny: false") + &denies(upstream, "matches: [{methods: [DELETE]}]")
+    })
+    .await;
+    for transport in Transport::ALL {
+        for method in ["DELETE", "delete", "Delete"] {
+            let request = request(method.parse().unwrap(), "/v1/models", &[]);
+            assert_eq!(
+                bench.agent().send(transport, request).await.refusal(),
+                "denied-by-rule",
+                "{transport:?}"
+            );
+        }
+    }
+    assert_eq!(bench.upstream.memory.connections.get(), 0);
+}
+
+#[tokio::test]
+async fn an_allow_by_query_is_not_passed_with_a_second_value_hidden() {
+    let bench = Bench::allowing("matches: [{query: [{name: q, value: safe}]}]").await;
+    for transport in Transport::ALL {
+        assert_eq!(bench.agent().send(transport, get("/v1?q=safe&a=1")).await.status.as_u16(), 200);
+        let before = bench.upstream.memory.connections.get();
+        for query in [
+            "a=1;q=evil&q=safe",
+            "q=safe&a=1;q=evil",
+            "q=safe&q%5B%5D=evil",
+            "q=safe&%20q=evil",
+            "Q=evil&q=safe",
+        ] {
+            let answer = bench.agent().send(transport, get(&format!("/v1?{query}"))).await;
+            assert_eq!(answer.refusal(), "request-not-allowed", "{transport:?} {query}");
+        }
+        assert_eq!(bench.upstream.memory.connections.get(), before, "{transport:?}");
+    }
 }
 
 #[tokio::test]

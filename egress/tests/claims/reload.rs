@@ -88,6 +88,28 @@ async fn a_download_that_nobody_reads_for_too_long_ends() {
 }
 
 #[tokio::test]
+async fn a_stream_with_an_escaped_slash_lasts_while_its_route_takes_that() {
+    for transport in Transport::ALL {
+        let bench = Bench::allowing("allow_encoded_slashes: true").await;
+        let routes = |rules| bench.upstream.routes(rules);
+        let mut body = bench.agent().open(transport, HOST, get("/v1%2fstream")).await.into_body();
+        assert!(body.frame().await.unwrap().is_ok());
+        bench
+            .proxy
+            .reload(&routes("allow_encoded_slashes: true\nmatches: [{methods: [GET]}]"))
+            .await
+            .unwrap();
+        bench.upstream.memory.go_on.notify_one();
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "data: two\n\n");
+
+        let mut body = bench.agent().open(transport, HOST, get("/v1%2fstream")).await.into_body();
+        assert!(body.frame().await.unwrap().is_ok());
+        bench.proxy.reload(&routes("deny: false")).await.unwrap();
+        assert!(body.frame().await.unwrap().is_err(), "{transport:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_stream_ends_with_the_grant_that_allowed_it() {
     let soon = jiff::Timestamp::now() + Duration::from_secs(1);
     let bench = Bench::allowing(&format!("expires_at: {soon}\ngrant: g1")).await;

@@ -242,7 +242,7 @@ async fn answer(mut request: Request<Incoming>, memory: Arc<Memory>) -> Response
             });
             Response::new(Body::from_stream(chunks))
         }
-        "/v1/stream" => {
+        "/v1/stream" | "/v1%2Fstream" => {
             let first =
                 stream::once(async { Ok::<_, hudsucker::Error>(Bytes::from_static(b"data: one\n\n")) });
             let second = stream::once(async move {
