@@ -119,6 +119,16 @@ fn an_allow_is_not_narrower_for_its_escapes() {
     );
     assert_eq!(asked(&policy, "/projects/acme%2Fweb/x"), "denied-by-rule");
     assert_eq!(asked(&policy, "/users/%40me/x"), "denied-by-rule");
+    // One reading is allowed by its exact path, the other by a pattern alone.
+    let unlike = super::policy(
+        "  - host: npm.example.com
+    allow_encoded_slashes: true
+    matches: [{paths: [{type: exact, value: /@acme/core}, {type: regex, value: '/@acme%2F[^/]+'}]}]
+  - {host: npm.example.com, deny: true, path_allowlist: [/@acme]}
+",
+    );
+    assert_eq!(asked(&unlike, "/@acme/core"), "allow routes[0]");
+    assert_eq!(asked(&unlike, "/@acme%2Fcore"), "denied-by-rule");
 }
 
 #[test]
@@ -168,13 +178,13 @@ proptest! {
     /// What passes with `%2F` passes with `/` in its place too, where no path is written with it.
     #[test]
     fn what_passes_with_an_escaped_slash_passes_with_a_slash(
-        routes in prop::collection::vec((0..6usize, any::<bool>()), 1..6),
+        routes in prop::collection::vec((0..7usize, any::<bool>()), 1..6),
         elements in prop::collection::vec(prop::sample::select(vec!["v1", "a", "b", "@"]), 1..5),
         joints in prop::collection::vec(prop::sample::select(vec!["/", "%2F", "%2f"]), 4),
     ) {
-        const PATHS: [&str; 6] = [
+        const PATHS: [&str; 7] = [
             "{type: prefix, value: /}", "{type: prefix, value: /v1}", "{type: prefix, value: /v1/a}",
-            "{type: exact, value: /v1/a}", "{type: regex, value: '/v1.*'}", "{type: regex, value: '/.*a'}",
+            "{type: exact, value: /v1/a}", "{type: regex, value: '/v1.*'}", "{type: regex, value: '/.*a'}", "{type: regex, value: '/[^/]+'}",
         ];
         let line = |(path, deny): &(usize, bool)| format!(
             "  - {{host: npm.example.com, allow_encoded_slashes: true, deny: {deny}, matches: [{{paths: [{}]}}]}}\n", PATHS[*path],
