@@ -60,6 +60,8 @@ routes:
         methods: [GET, POST]
     auth_scheme: header:x-api-key
     token_env: ANTHROPIC_API_KEY
+    # What the agent has read goes along in its messages. One with a key or token of a known form is refused with `secret-detected`: better
+    # taken out of what it reads. `own_credential_only: false` lets it pass to this host, and the agent's own credential headers too.
 "
             }
             Preset::Codex => {
@@ -71,6 +73,8 @@ routes:
         methods: [GET, POST]
     auth_scheme: bearer
     token_env: OPENAI_API_KEY
+    # What the agent has read goes along in its messages. One with a key or token of a known form is refused with `secret-detected`: better
+    # taken out of what it reads. `own_credential_only: false` lets it pass to this host, and the agent's own credential headers too.
 "
             }
         }

@@ -59,12 +59,12 @@ impl Marking {
     }
 
     /// For one search in which these are excepted, in their order.
-    pub(crate) fn marks(&self, exceptions: &[Exception]) -> Arc<Marks> {
+    pub(crate) fn marks(&self, exceptions: &[Exception]) -> Marks {
         // The policy has only fingerprints of this form; one that were none would end the list, so that what is met keeps its place.
         let excepted =
             exceptions.iter().map_while(|one| Some((one.rule.clone(), Mark::parse(&one.fingerprint)?)));
         let excepted = excepted.collect();
-        Arc::new(Marks::new(Arc::clone(&self.key), excepted))
+        Marks::new(Arc::clone(&self.key), excepted)
     }
 
     /// Remembers what a request to `host` is refused for.

@@ -42,7 +42,7 @@ use crate::splice::Spliced;
 use crate::upstream::{self, Lent, RouteClient};
 use crate::uses::NoUse;
 use ask::Source;
-use leaving::Watch;
+use leaving::{Rest, Watch};
 use upgrade::{Upgrade, WEBSOCKET};
 
 /// Stands in answers and records for a path that holds a secret.
@@ -258,7 +258,9 @@ impl Judged {
         {
             return Err(too_large(most));
         }
-        let exchanged = self.exchange_credentials(route, &asked, parts, now);
+        let ends = upgrade == Upgrade::None && incoming.is_end_stream();
+        let rest = if ends { Rest::Nothing } else { Rest::Content };
+        let exchanged = self.exchange_credentials(route, &asked, parts, rest, now);
         let withholds = match &exchanged {
             Ok((_, watch)) => watch.suspicion.as_ref().is_some_and(|suspicion| suspicion.in_target),
             Err(refusal) => refusal.code == Code::SecretDetected,

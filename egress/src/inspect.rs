@@ -32,6 +32,8 @@ use crate::scrub;
 pub(crate) struct Inspection {
     rules: Option<&'static Rules>,
     known: Option<Arc<Known>>,
+    /// What no body and no message may hold, whatever follows on what else is found.
+    credentials: Option<&'static Rules>,
     on_match: OnMatch,
     unreadable: Unreadable,
     /// Names what is found, and passes over what is excepted.
@@ -79,6 +81,7 @@ impl Inspection {
         (rules.is_some() || known.is_some()).then(|| Inspection {
             rules,
             known,
+            credentials: None,
             on_match: dlp.on_match,
             unreadable: dlp.unreadable,
             marks: None,
@@ -87,14 +90,41 @@ impl Inspection {
         })
     }
 
+    /// The same, or where requests are not searched a search of bodies and messages alone, in which a credential of the agent's own ends the
+    /// request.
+    pub(crate) fn without_credentials(inspection: Option<Inspection>) -> Inspection {
+        let inspection = inspection.unwrap_or_else(|| Inspection {
+            rules: None,
+            known: None,
+            credentials: None,
+            on_match: OnMatch::Block,
+            // Only what is found is refused.
+            unreadable: Unreadable::Pass,
+            marks: None,
+            destination: Arc::default(),
+            verdict: Arc::default(),
+        });
+        Inspection { credentials: Some(Rules::formats()), ..inspection }
+    }
+
+    /// Whether the route has the rules look everywhere.
+    pub(crate) fn has_rules(&self) -> bool {
+        self.rules.is_some()
+    }
+
+    /// Whether anything is looked for in a head, and in what is put together of pieces.
+    pub(crate) fn looks_at_heads(&self) -> bool {
+        self.rules.is_some() || self.known.is_some()
+    }
+
     /// The same, where what is found is named, and some of it excepted.
     pub(crate) fn marked(self, marks: Arc<Marks>) -> Inspection {
         Inspection { marks: Some(marks), ..self }
     }
 
     /// The same, without exceptions.
-    pub(crate) fn strict(self, marks: Arc<Marks>) -> Inspection {
-        Inspection { marks: self.marks.map(|_| marks), ..self }
+    pub(crate) fn strict(self) -> Inspection {
+        Inspection { marks: self.marks.map(|marks| Arc::new(marks.strict())), ..self }
     }
 
     /// Whether anything is excepted.
@@ -111,8 +141,23 @@ impl Inspection {
         self.marking(Scanner::new(self.rules, self.known.clone(), Bounds::default()))
     }
 
+    /// For a body or a message.
+    fn body_scanner(&self) -> Scanner<'static> {
+        let rules = self.rules.or(self.credentials);
+        self.marking(Scanner::new(rules, self.known.clone(), Bounds::default()))
+    }
+
+    /// For messages one after the other.
     fn plain(&self) -> Scanner<'static> {
-        self.marking(Scanner::plain(self.rules, self.known.clone()))
+        self.marking(Scanner::plain(self.rules.or(self.credentials), self.known.clone()))
+    }
+
+    /// An objection to a credential of the agent's own, which neither a mask nor a person lets pass.
+    fn foreign(&self, scanner: &Scanner<'_>) -> Result<(), Objection> {
+        match self.credentials.and_then(|_| scanner.found_by_form()) {
+            Some((rule, mark)) => Err(Objection::Secret(rule, mark)),
+            None => Ok(()),
+        }
     }
 
     fn marking<'r>(&self, scanner: Scanner<'r>) -> Scanner<'r> {
@@ -122,28 +167,28 @@ impl Inspection {
         }
     }
 
-    /// What is not encoded as it says leaves as it stands: what is excepted in that is met as well.
-    pub(crate) fn meet(&self, body: &[u8], format: Format) {
-        if let (Format::Encoded(_), Unreadable::Pass) = (format, self.unreadable) {
-            let mut scanner = self.scanner();
-            scanner.feed(body);
-            scanner.end();
+    /// The ways in which a body of this format is read: decoded, and as it stands. Names, comments and frames to be skipped are in the clear
+    /// in what is compressed, and what is not encoded as it says leaves as it stands.
+    fn readings(&self, format: Format) -> Vec<Scanner<'static>> {
+        match format {
+            Format::Encoded(encoding) => vec![self.body_scanner().encoded(encoding), self.body_scanner()],
+            Format::Plain | Format::Grpc(_) => vec![self.body_scanner()],
         }
     }
 
     /// Searches a body as a whole, so that what is excepted in it is met before any of it leaves.
     pub(crate) fn whole(&self, body: &[u8], format: Format) -> Result<(), Refusal> {
-        let mut scanner = match format {
-            Format::Encoded(encoding) => self.scanner().encoded(encoding),
-            Format::Plain | Format::Grpc(_) => self.scanner(),
-        };
-        scanner.feed(body);
-        scanner.end();
-        match (scanner.found(), self.on_match) {
+        let mut found = None;
+        for mut scanner in self.readings(format) {
+            scanner.feed(body);
+            scanner.end();
+            found = found.or_else(|| Some((scanner.found()?, scanner.found_mark())));
+        }
+        match (found, self.on_match) {
             // Masked as it leaves.
             (Some(_), OnMatch::Redact) | (None, _) => Ok(()),
-            (Some(rule), OnMatch::Block | OnMatch::Supervise) => {
-                Err(Objection::Secret(rule, scanner.found_mark()).refusal("body"))
+            (Some((rule, mark)), OnMatch::Block | OnMatch::Supervise) => {
+                Err(Objection::Secret(rule, mark).refusal("body"))
             }
         }
     }

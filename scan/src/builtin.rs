@@ -6,6 +6,7 @@
 mod carriers;
 mod clouds;
 mod forges;
+mod issued;
 mod keys;
 mod models;
 mod packages;
@@ -47,12 +48,24 @@ impl Rule {
 }
 
 /// The tables, in order of precedence.
-pub(crate) const BUILTIN: [&[Rule]; 7] = [
+pub(crate) const BUILTIN: [&[Rule]; 8] = [
     keys::RULES,
     forges::RULES,
     clouds::RULES,
     models::RULES,
     packages::RULES,
     services::RULES,
+    issued::RULES,
     carriers::RULES,
+];
+
+/// Those that know a credential by its own form, and not by what stands beside it.
+pub(crate) const FORMATS: [&[Rule]; 7] = [
+    keys::RULES,
+    forges::RULES,
+    clouds::RULES,
+    models::RULES,
+    packages::RULES,
+    services::RULES,
+    issued::RULES,
 ];

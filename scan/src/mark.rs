@@ -79,18 +79,40 @@ impl fmt::Debug for MarkKey {
 }
 
 /// Marks what one search finds, and passes over what is excepted. Secrets known by value are neither marked nor excepted.
-#[derive(Debug)]
 pub struct Marks {
     key: Arc<MarkKey>,
     excepted: Vec<(String, Mark)>,
+    harmless: Option<Harmless>,
     met: Mutex<BTreeSet<usize>>,
+}
+
+/// Whether a text that looks like a secret is none.
+type Harmless = Arc<dyn Fn(&[u8]) -> bool + Send + Sync>;
+
+impl fmt::Debug for Marks {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Marks({} excepted)", self.excepted.len())
+    }
 }
 
 impl Marks {
     /// With what is excepted: a rule and a name each.
     #[must_use]
     pub fn new(key: Arc<MarkKey>, excepted: Vec<(String, Mark)>) -> Marks {
-        Marks { key, excepted, met: Mutex::default() }
+        Marks { key, excepted, harmless: None, met: Mutex::default() }
+    }
+
+    /// The same, where a text of which this is true is passed over, whatever rule finds it.
+    #[must_use]
+    pub fn passing(self, harmless: impl Fn(&[u8]) -> bool + Send + Sync + 'static) -> Marks {
+        Marks { harmless: Some(Arc::new(harmless)), ..self }
+    }
+
+    /// The same for another search, in which nothing is excepted.
+    #[must_use]
+    pub fn strict(&self) -> Marks {
+        let harmless = self.harmless.clone();
+        Marks { harmless, ..Marks::new(Arc::clone(&self.key), Vec::new()) }
     }
 
     /// Whether anything is excepted.
@@ -107,6 +129,9 @@ impl Marks {
 
     /// The name of what was found; nothing when it is excepted.
     pub(crate) fn judge(&self, rule: &str, text: &[u8]) -> Option<Mark> {
+        if self.harmless.as_ref().is_some_and(|harmless| harmless(text)) {
+            return None;
+        }
         let mark = self.key.mark(rule, text);
         let excepted = self.excepted.iter().position(|(of, known)| *known == mark && of == rule);
         match excepted {
@@ -189,6 +214,23 @@ mod tests {
         let (rule, mark) = (all[0].0, all[0].1.unwrap());
         let text = format!("{}{other}\n", format!("{one}\n").repeat(5000));
         assert_eq!(found(text.as_bytes(), &marks(&[(rule, mark)]), usize::MAX).len(), 1);
+    }
+
+    #[test]
+    fn what_is_harmless_passes_and_is_no_exception_that_was_met() {
+        let (one, other) = (token('d'), token('e'));
+        let passing = |one: &str| {
+            let one = one.to_owned();
+            Marks::new(Arc::new(MarkKey::new(KEY)), Vec::new()).passing(move |text| text == one.as_bytes())
+        };
+        for marks in [passing(&one), passing(&one).strict()] {
+            let marks = Arc::new(marks);
+            let text =
+                format!("a = {one} b\n{}\n", BASE64_STANDARD.encode(format!("it is {one}, again {one}")));
+            assert_eq!(found(text.as_bytes(), &marks, usize::MAX), []);
+            assert!(!marks.excepts() && marks.met().is_empty());
+            assert_eq!(found(format!("{one}\n{other}\n").as_bytes(), &marks, usize::MAX).len(), 1);
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use regex_automata::{Input, meta};
 
 pub use gitleaks::RulesError;
 
-use crate::builtin::{BUILTIN, Rule};
+use crate::builtin::{BUILTIN, FORMATS, Rule};
 use crate::finding::Finding;
 use crate::keywords::Keywords;
 use crate::scanner::{Bounds, Report, Scanner};
@@ -92,13 +92,19 @@ pub(crate) struct Woken {
 impl Rules {
     /// The built-in rules.
     pub fn builtin() -> &'static Self {
-        static RULES: LazyLock<Rules> = LazyLock::new(|| Rules::compile(Vec::new()));
+        static RULES: LazyLock<Rules> = LazyLock::new(|| Rules::compile(&BUILTIN, Vec::new()));
         &RULES
+    }
+
+    /// Those of them that know a credential by its published form: no name beside it makes a value one.
+    pub fn formats() -> &'static Self {
+        static FORMS: LazyLock<Rules> = LazyLock::new(|| Rules::compile(&FORMATS, Vec::new()));
+        &FORMS
     }
 
     /// The built-in rules, and those of a gitleaks configuration after them.
     pub fn with_gitleaks(toml: &str) -> Result<Self, RulesError> {
-        Ok(Self::compile(gitleaks::parse(toml)?))
+        Ok(Self::compile(&BUILTIN, gitleaks::parse(toml)?))
     }
 
     /// The identifiers of the rules.
@@ -120,9 +126,9 @@ impl Rules {
         self.rules[usize::from(rule)].id
     }
 
-    fn compile(others: Vec<gitleaks::Other>) -> Self {
+    fn compile(tables: &[&[Rule]], others: Vec<gitleaks::Other>) -> Self {
         let mut words: Vec<String> = Vec::new();
-        let gates = gates();
+        let gates = gates(tables);
         let mut woken: Vec<Vec<(u16, Option<usize>)>> = Vec::new();
         let mut everywhere = Vec::new();
         let mut wake = |word: &str, rule: u16| {
@@ -137,7 +143,7 @@ impl Rules {
         };
         let mut rules = Vec::new();
         let mut number: u16 = 0;
-        for rule in BUILTIN.iter().copied().flatten() {
+        for rule in tables.iter().copied().flatten() {
             rule.keywords.iter().for_each(|word| wake(word, number));
             rules.push(Compiled { id: rule.id, search: Search::Anchored(*rule, OnceLock::new()) });
             number += 1;
@@ -237,10 +243,10 @@ impl Rules {
 }
 
 /// The gates of the built-in rules: where rules without a lead have the same keywords.
-fn gates() -> Vec<Gate> {
+fn gates(tables: &[&[Rule]]) -> Vec<Gate> {
     let mut gates: Vec<Gate> = Vec::new();
     let mut before: Option<&Rule> = None;
-    for (number, rule) in (0_u16..).zip(BUILTIN.iter().copied().flatten()) {
+    for (number, rule) in (0_u16..).zip(tables.iter().copied().flatten()) {
         let alike = before.is_some_and(|before| before.keywords == rule.keywords) && rule.lead == (0, 0);
         match gates.last_mut() {
             Some(gate) if alike => gate.rules.end = number + 1,

@@ -163,6 +163,12 @@ impl<'r> Scanner<'r> {
         self.state.hits.first().and_then(|hit| hit.mark)
     }
 
+    /// The rule and the name of something that was found so far by its form, not by its value.
+    pub fn found_by_form(&self) -> Option<(&'static str, Option<Mark>)> {
+        let by_form = self.state.hits.iter().find(|hit| hit.rule != KNOWN);
+        by_form.map(|hit| (self.id(hit.rule), hit.mark))
+    }
+
     /// Whether the next piece may take much longer than its length says: something is being decompressed, or may be from here on.
     pub fn may_expand(&self, next: &[u8]) -> bool {
         self.outer.is_some() || self.state.expanded > 0 || begins(next)

@@ -124,15 +124,18 @@ impl Drop for Subject {
 
 fn routes(kind: Kind, origin: &Origin) -> String {
     let (http1, http2) = (origin.http1, origin.http2);
-    let dlp = match kind {
+    let looks = match kind {
         Kind::Inspecting => {
             "    dlp:\n      outbound_detectors: [token_patterns, known_secrets]\n      inbound_detectors: [known_secrets]\n"
         }
-        Kind::Egress | Kind::Before | Kind::Hudsucker | Kind::Mitmdump | Kind::Relay => "",
+        // Else bodies would be searched for credentials of the agent's own, which neither hudsucker nor mitmdump does.
+        Kind::Egress | Kind::Before | Kind::Hudsucker | Kind::Mitmdump | Kind::Relay => {
+            "    own_credential_only: false\n"
+        }
     };
     format!(
         "routes:\n  - host: localhost\n    ports: [{http1}, {http2}]\n    allow_private: [127.0.0.0/8, \"::1/128\"]\n    \
-         path_allowlist: [/v1/]\n    auth_scheme: bearer\n    token_file: token\n{dlp}"
+         path_allowlist: [/v1/]\n    auth_scheme: bearer\n    token_file: token\n{looks}"
     )
 }
 

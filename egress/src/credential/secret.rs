@@ -16,6 +16,12 @@ impl Secret {
         Secret(bytes)
     }
 
+    /// Whether `text` is what is injected: the value, or the password of a pair.
+    pub(crate) fn is_injected_as(&self, text: &[u8]) -> bool {
+        let before = self.0.strip_suffix(text);
+        before.is_some_and(|before| before.is_empty() || before.last() == Some(&b':'))
+    }
+
     pub(super) fn open(&self) -> &[u8] {
         &self.0
     }
@@ -34,6 +40,17 @@ mod tests {
     #[test]
     fn a_secret_does_not_print_its_value() {
         assert_eq!(format!("{:?}", Secret::new(b"hunter2".to_vec())), "Secret(..)");
+    }
+
+    #[test]
+    fn a_value_and_the_password_of_a_pair_are_what_is_injected() {
+        let secret = Secret::new(b"me:hunter2".to_vec());
+        assert!(secret.is_injected_as(b"me:hunter2") && secret.is_injected_as(b"hunter2"));
+        assert!(
+            !secret.is_injected_as(b"unter2")
+                && !secret.is_injected_as(b"me:hunter")
+                && !secret.is_injected_as(b"x")
+        );
     }
 
     #[test]

@@ -79,7 +79,6 @@ impl Judged {
             Some(suspicion) => suspicion.body(&whole, &inspection, format),
             None => inspection.whole(&whole, format),
         })?;
-        inspection.meet(&whole, format);
         if let Some(suspicion) = suspicion.filter(|suspicion| suspicion.count > 0) {
             let suspect = self.suspect(plan, method, suspicion, whole.len());
             let lease = Arc::clone(&plan.limits.lease);
@@ -113,7 +112,7 @@ impl Judged {
         suspicion.map_or(Ok(()), clean)?;
         self.spend(plan, inspection).await?;
         if let Some((own, _)) = &mut plan.watch.inspection {
-            *own = own.clone().strict(self.proxy.marking.marks(&[]));
+            *own = own.clone().strict();
         }
         Ok(())
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::{Method, request};
 use jiff::Timestamp;
-use policy::{Credential, Detector, Dlp, Route};
+use policy::{AgentCredentials, Credential, Detector, Dlp, Route};
 use tracing::warn;
 
 use super::Judged;
@@ -29,6 +29,14 @@ pub(super) struct Watch {
     pub(super) scrub: Option<Scrub>,
 }
 
+/// What of the agent's follows the head of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rest {
+    Nothing,
+    /// A body, or messages.
+    Content,
+}
+
 impl Watch {
     pub(super) fn is_on(&self) -> bool {
         self.inspection.is_some() || self.scrub.is_some()
@@ -42,6 +50,7 @@ impl Judged {
         route: &Route,
         asked: &RequestAsked,
         parts: &mut request::Parts,
+        rest: Rest,
         now: Timestamp,
     ) -> Result<(Exchanged, Watch), Refusal> {
         let what = route.agent_credentials();
@@ -50,8 +59,13 @@ impl Judged {
             None => None,
         };
         let mut watch = self.watch(route, &asked.endpoint, now)?;
+        if rest == Rest::Content && what == AgentCredentials::TakenOut {
+            self.look_for_credentials(&mut watch, secret.as_ref().map(|(_, secret)| secret));
+        }
         let mut query = parts.uri.query().map(str::to_owned);
-        if let Some((inspection, format)) = &mut watch.inspection {
+        if let Some((inspection, _)) = &mut watch.inspection
+            && inspection.looks_at_heads()
+        {
             // What is taken out or replaced does not leave, so it is not searched.
             let mut leaving = parts.headers.clone();
             let before = credential::strip(what, &mut leaving, query.as_deref());
@@ -68,6 +82,8 @@ impl Judged {
                     return Err(inspect::Objection::Secret("header", None).refusal("header"));
                 }
             }
+        }
+        if let Some((inspection, format)) = &mut watch.inspection {
             *format = inspection.format(&parts.headers)?;
         }
         if watch.scrub.is_some() {
@@ -105,6 +121,23 @@ impl Judged {
         }
     }
 
+    /// Has the body and the messages searched for credentials of the agent's own, where the route does not have its rules look for them. The
+    /// placeholder is none, and what is injected is not the agent's.
+    fn look_for_credentials(&self, watch: &mut Watch, injected: Option<&Secret>) {
+        if watch.inspection.as_ref().is_some_and(|(inspection, _)| inspection.has_rules()) {
+            return;
+        }
+        let inspection = watch.inspection.take().map(|(inspection, _)| inspection);
+        let (proxy, injected) = (Arc::clone(&self.proxy), injected.cloned());
+        let ours = move |text: &[u8]| {
+            proxy.placeholder.word().as_bytes() == text
+                || injected.as_ref().is_some_and(|secret| secret.is_injected_as(text))
+        };
+        let marks = self.proxy.marking.marks(&watch.exceptions).passing(ours);
+        let inspection = Inspection::without_credentials(inspection).marked(Arc::new(marks));
+        watch.inspection = Some((inspection, Format::Plain));
+    }
+
     /// What the route has searched and scrubbed. Where it says nothing, the answers to its own credential are scrubbed.
     fn watch(&self, route: &Route, endpoint: &Endpoint, now: Timestamp) -> Result<Watch, Refusal> {
         let known = self.proxy.knowns.current();
@@ -114,7 +147,7 @@ impl Judged {
         let inspection = route.dlp().and_then(|dlp| {
             let destination = self.proxy.tails.of(&format!("{}:{}", endpoint.host, endpoint.port));
             let inspection = Inspection::of(dlp, &known, destination)?;
-            Some(inspection.marked(self.proxy.marking.marks(&exceptions)))
+            Some(inspection.marked(Arc::new(self.proxy.marking.marks(&exceptions))))
         });
         let scrubs = match route.dlp() {
             Some(dlp) => dlp.inbound.contains(&Detector::KnownSecrets),

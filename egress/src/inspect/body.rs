@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::combinators::BoxBody;
 use hudsucker::{Body, Error};
-use policy::{OnMatch, Unreadable};
+use policy::OnMatch;
 use scan::Scanner;
 
 use super::messages::GrpcFrames;
@@ -26,12 +26,11 @@ pub(crate) fn examined(inner: Body, inspection: &Inspection, format: Format) -> 
         return inner;
     }
     let search = match format {
-        // What is not encoded as it says is searched as it stands.
-        Format::Encoded(encoding) if inspection.unreadable == Unreadable::Pass => {
-            Search::Either(Box::new([inspection.scanner().encoded(encoding), inspection.scanner()]))
+        // Some of what is compressed stands there in the clear, and what is not encoded as it says all of it.
+        Format::Encoded(encoding) => {
+            Search::Either(Box::new([inspection.body_scanner().encoded(encoding), inspection.body_scanner()]))
         }
-        Format::Plain => Search::Stream(Box::new(inspection.scanner()), Some(Joint::new(inspection))),
-        Format::Encoded(encoding) => Search::Stream(Box::new(inspection.scanner().encoded(encoding)), None),
+        Format::Plain => Search::Stream(Box::new(inspection.body_scanner()), Joint::of(inspection)),
         Format::Grpc(encoding) => {
             Search::Grpc(Box::new((GrpcFrames::new(encoding), Messages::new(inspection.clone()))))
         }
@@ -107,6 +106,7 @@ impl Examined {
         match &mut self.search {
             Search::Stream(scanner, _) => {
                 let uninspectable = scanner.uninspectable();
+                self.inspection.foreign(scanner)?;
                 if let Some(rule) = scanner.found() {
                     let mark = scanner.found_mark();
                     let spans = if self.masks { scanner.take_spans() } else { None };
@@ -118,11 +118,14 @@ impl Examined {
                 let found = |scanner: &Scanner<'_>| Some((scanner.found()?, scanner.found_mark()));
                 let found = both.iter().find_map(found);
                 found.map_or(Ok(()), |(rule, mark)| Err(Objection::Secret(rule, mark)))?;
+                let [decoded, _] = &**both;
+                self.inspection.readable(decoded.uninspectable())?;
             }
             // Judged message by message.
             Search::Grpc(_) => {}
         }
-        if self.held() > HELD_MAX { Err(Objection::Held) } else { Ok(()) }
+        // Where only what is found is refused, what is held for too long goes on.
+        if self.held() > HELD_MAX && self.inspection.looks_at_heads() { Err(Objection::Held) } else { Ok(()) }
     }
 
     /// Masks what still waits of the secrets; what stood before it is the part that everybody knows.
@@ -151,7 +154,7 @@ impl Examined {
 
     /// What may go on now.
     fn next(&mut self) -> Option<Bytes> {
-        let free = self.waiting_bytes - self.held().min(self.waiting_bytes);
+        let free = self.waiting_bytes - self.held().min(HELD_MAX).min(self.waiting_bytes);
         let mut first = self.waiting.pop_front()?;
         let length = usize::try_from(free).unwrap_or(usize::MAX).min(first.len());
         let part = first.split_to(length);

@@ -22,7 +22,7 @@ impl Messages {
     /// Takes a part of the message that is on its way, which is in this encoding.
     pub(crate) fn feed(&mut self, part: &[u8], encoding: Option<Encoding>) -> Result<(), Objection> {
         let current = self.current.get_or_insert_with(|| {
-            let scanner = self.inspection.scanner();
+            let scanner = self.inspection.body_scanner();
             Box::new(match encoding {
                 Some(encoding) => scanner.encoded(encoding),
                 None => scanner,
@@ -32,9 +32,12 @@ impl Messages {
         judge(&self.inspection, current)?;
         self.across.feed(part);
         judge(&self.inspection, &self.across)?;
-        match encoding {
-            None => self.joint.get_or_insert_with(|| Joint::new(&self.inspection)).feed(part),
-            Some(_) => Ok(()),
+        if encoding.is_none() && self.joint.is_none() {
+            self.joint = Joint::of(&self.inspection);
+        }
+        match &mut self.joint {
+            Some(joint) if encoding.is_none() => joint.feed(part),
+            Some(_) | None => Ok(()),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use http::{HeaderMap, HeaderValue};
 use proposal::peer::{Found, HELD_MAX};
-use scan::{Finding, Report};
+use scan::{Finding, Report, Scanner};
 use sha2::{Digest, Sha256};
 
 use super::{Format, Inspection, MASK, place};
@@ -51,7 +51,7 @@ impl Suspicion {
         inspection: &Inspection,
         headers: &HeaderMap,
     ) {
-        let masked = inspection.mask_all(text);
+        let masked = Inspection::mask_all(inspection.scanner(), text);
         for finding in &report.findings {
             self.in_target |= finding.line <= 3 || !finding.through.is_nothing();
             self.add(finding, place(finding, headers), 0, masked.as_deref());
@@ -65,15 +65,30 @@ impl Suspicion {
         inspection: &Inspection,
         format: Format,
     ) -> Result<(), Refusal> {
-        let mut scanner = match format {
-            Format::Encoded(encoding) => inspection.scanner().encoded(encoding),
-            Format::Plain | Format::Grpc(_) => inspection.scanner(),
+        let mut findings: Vec<Finding> = Vec::new();
+        for (number, mut scanner) in inspection.readings(format).into_iter().enumerate() {
+            scanner.feed(body);
+            scanner.end();
+            inspection.foreign(&scanner).map_err(|objection| objection.refusal("body"))?;
+            let report = scanner.finish();
+            if number == 0 {
+                inspection.readable(report.uninspectable).map_err(|objection| objection.refusal("body"))?;
+            }
+            // What is the same secret, or found by undoing the same, is told once.
+            let same = |new: &Finding, old: &Finding| {
+                old.rule == new.rule
+                    && (old.through == new.through || old.mark.is_some() && old.mark == new.mark)
+            };
+            let fresh = |new: &Finding| number == 0 || !findings.iter().any(|old| same(new, old));
+            let fresh: Vec<Finding> = report.findings.into_iter().filter(fresh).collect();
+            findings.extend(fresh);
+        }
+        let masked = if format == Format::Plain {
+            Inspection::mask_all(inspection.body_scanner(), body)
+        } else {
+            None
         };
-        scanner.feed(body);
-        let report = scanner.finish();
-        inspection.readable(report.uninspectable).map_err(|objection| objection.refusal("body"))?;
-        let masked = if format == Format::Plain { inspection.mask_all(body) } else { None };
-        for finding in &report.findings {
+        for finding in &findings {
             self.add(finding, "body".to_owned(), finding.line, masked.as_deref());
         }
         self.digest(body);
@@ -115,8 +130,7 @@ impl Suspicion {
 
 impl Inspection {
     /// The text with all secrets masked; nothing when one is hidden in something, so that it cannot be told where it stands.
-    fn mask_all(&self, text: &[u8]) -> Option<Vec<u8>> {
-        let mut scanner = self.scanner();
+    fn mask_all(mut scanner: Scanner<'_>, text: &[u8]) -> Option<Vec<u8>> {
         scanner.feed(text);
         scanner.end();
         let spans = scanner.take_spans()?;
@@ -187,6 +201,22 @@ mod tests {
         assert!(lines[1].contains("key = ****"), "{lines:?}");
         assert!(!lines.concat().contains(&key()[8..]), "{lines:?}");
         assert!(!told.in_target);
+    }
+
+    #[test]
+    fn of_what_is_compressed_each_secret_is_told_once_and_those_in_the_clear_too() {
+        use std::io::Write as _;
+        let in_content = key().replace("Jd", "Je");
+        let mut encoder =
+            flate2::GzBuilder::new().filename(key()).write(Vec::new(), flate2::Compression::default());
+        encoder.write_all(format!("key = {in_content}\n").as_bytes()).unwrap();
+        let body = encoder.finish().unwrap();
+        let marks = scan::Marks::new(Arc::new(scan::MarkKey::new([7; scan::MARK_KEY_BYTES])), Vec::new());
+        let inspection = inspection().marked(Arc::new(marks));
+        let mut suspicion = Suspicion::default();
+        suspicion.body(&body, &inspection, Format::Encoded(scan::Encoding::Gzip)).unwrap();
+        assert_eq!(suspicion.count, 2, "{:?}", suspicion.findings);
+        assert!(inspection.whole(&body, Format::Encoded(scan::Encoding::Gzip)).is_err());
     }
 
     #[test]

@@ -172,7 +172,12 @@ pub(crate) struct Joint {
 }
 
 impl Joint {
-    pub(super) fn new(inspection: &Inspection) -> Joint {
+    /// Nothing where only what is whole is looked for.
+    pub(super) fn of(inspection: &Inspection) -> Option<Joint> {
+        inspection.looks_at_heads().then(|| Joint::new(inspection))
+    }
+
+    fn new(inspection: &Inspection) -> Joint {
         let destination = Arc::clone(&inspection.destination);
         let (before, _) = destination.before(&Position::Body);
         let scanner = (!before.is_empty()).then(|| {

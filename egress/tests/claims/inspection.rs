@@ -117,6 +117,27 @@ async fn a_secret_in_any_part_of_a_request_is_refused_and_upstream_has_no_answer
             }),
         ),
         (
+            "name in gzip",
+            Box::new({
+                let t = token.clone();
+                move || post(&[("content-encoding", "gzip")], Bytes::from(gzip_named(&t, b"harmless")))
+            }),
+        ),
+        (
+            "frame that zstd skips",
+            Box::new({
+                let t = token.clone();
+                move || post(&[("content-encoding", "zstd")], Bytes::from(zstd_skipping(&t)))
+            }),
+        ),
+        (
+            "metadata of brotli",
+            Box::new({
+                let t = token.clone();
+                move || post(&[("content-encoding", "br")], Bytes::from(brotli_with_metadata(&t)))
+            }),
+        ),
+        (
             "gzip as a file",
             Box::new({
                 let p = packed.clone();
@@ -145,6 +166,103 @@ async fn a_secret_in_any_part_of_a_request_is_refused_and_upstream_has_no_answer
     }
     let journal = std::fs::read_to_string(&inspected.journal).unwrap();
     assert!(journal.contains("secret-detected") || !inspected.events().await.is_empty());
+}
+
+const OURS: &str = "auth_scheme: bearer\ntoken_file: OURS";
+
+/// A gzip member with `name` in its header, in the clear.
+fn gzip_named(name: &str, bytes: &[u8]) -> Vec<u8> {
+    let builder = flate2::GzBuilder::new().filename(name);
+    let mut encoder = builder.write(Vec::new(), flate2::Compression::default());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// A Zstandard frame behind one that decoders skip (RFC 8878, section 3.1.2), which holds `text` in the clear.
+fn zstd_skipping(text: &str) -> Vec<u8> {
+    let length = u32::try_from(text.len()).unwrap().to_le_bytes();
+    [
+        &[0x50, 0x2a, 0x4d, 0x18][..],
+        &length,
+        text.as_bytes(),
+        &zstd::stream::encode_all(&b"harmless"[..], 3).unwrap(),
+    ]
+    .concat()
+}
+
+/// An empty Brotli stream behind metadata (RFC 7932, section 9.2), which are `text` in the clear.
+fn brotli_with_metadata(text: &str) -> Vec<u8> {
+    let length = u16::try_from(text.len() - 1).unwrap();
+    [&(0b10_1100 | length << 7).to_le_bytes()[..], text.as_bytes(), &[3]].concat()
+}
+
+/// Bodies in which there is `token`, each with the headers that go with it.
+fn bodies_with(token: &str) -> Vec<(Vec<(&'static str, &'static str)>, Bytes)> {
+    let json = format!("{{\"messages\": [{{\"content\": \"it says {token}\"}}]}}");
+    let (packed, rpc) = (gzip(json.as_bytes()), ("content-type", "application/grpc"));
+    vec![
+        (vec![], Bytes::from(json.clone())),
+        (vec![], Bytes::from(BASE64_STANDARD.encode(&json))),
+        (vec![("content-encoding", "gzip")], Bytes::from(packed.clone())),
+        (vec![("content-encoding", "gzip")], Bytes::from(gzip_named(token, b"harmless"))),
+        (vec![rpc], Bytes::from(grpc(0, json.as_bytes()))),
+        (vec![rpc, ("grpc-encoding", "gzip")], Bytes::from(grpc(1, &packed))),
+    ]
+}
+
+#[tokio::test]
+async fn a_body_with_a_foreign_credential_does_not_go_out_beside_ours() {
+    let known = "\ndlp: {outbound_detectors: [known_secrets], outbound_on_match: ";
+    for (rules, refused) in [
+        (OURS.to_owned(), true),
+        ("own_credential_only: true".to_owned(), true),
+        (format!("{OURS}\ndlp: {{outbound_detectors: []}}"), true),
+        (format!("{OURS}{known}redact}}"), true),
+        (format!("{OURS}{known}supervise}}"), true),
+        (format!("{OURS}\nown_credential_only: false"), false),
+        ("deny: false".to_owned(), false),
+    ] {
+        let bench = Bench::allowing(&rules).await;
+        std::fs::write(bench.secrets.join("OURS"), "kV9xQ2mZ7pL4wR8tY1uN6").unwrap();
+        let agent = bench.agent();
+        for (headers, body) in bodies_with(&token()) {
+            for transport in Transport::ALL {
+                let answer = agent.send(transport, post(&headers, body.clone())).await;
+                let code = answer.headers.get("x-bottlecap-denied").map(|code| code.to_str().unwrap());
+                assert_eq!(code, refused.then_some("secret-detected"), "{rules} {headers:?} {answer:?}");
+                assert!(!format!("{answer:?}").contains(&token()[8..]));
+            }
+        }
+        // Of the head the lists take out what they name, and nothing is looked for in it.
+        let answer = agent.send(Transport::Plain, get(&format!("/v1/{}", token()))).await;
+        assert_eq!(answer.text(), "hello", "{rules}");
+    }
+}
+
+#[tokio::test]
+async fn beside_our_credential_what_is_no_credential_format_goes_out() {
+    let bench = Bench::allowing(OURS).await;
+    let ours = token().replace("q8Zr", "kV9x");
+    std::fs::write(bench.secrets.join("OURS"), &ours).unwrap();
+    let packed = gzip(b"whole");
+    for (headers, body) in [
+        (
+            vec![],
+            Bytes::from_static(b"password = \"kV9xQ2mZ7pL4wR8tY1uN6\"\napi_key: q8Zr2LkT0vWcN5mYx1Jd8s\n"),
+        ),
+        (vec![], Bytes::from(format!("{{\"key\": \"{ours}\"}}"))),
+        (vec![], Bytes::from_static(b"PK\x03\x04\x14\x00\x01\x00\x08\x00................................")),
+        (vec![("content-encoding", "compress")], Bytes::from_static(b"x")),
+        (vec![("content-encoding", "gzip")], Bytes::from(packed[..packed.len() / 2].to_vec())),
+        (vec![("content-type", "application/grpc")], Bytes::from(grpc(1, b"x"))),
+    ] {
+        let length = body.len().to_string();
+        let answer = bench.agent().send(Transport::TunnelHttp2, post(&headers, body)).await;
+        assert_eq!(answer.text(), length, "{headers:?}");
+    }
+    // The control: another of the same form.
+    let foreign = format!("{{\"key\": \"{}\"}}", token());
+    assert_eq!(bench.agent().send(Transport::Plain, post(&[], foreign)).await.refusal(), "secret-detected");
 }
 
 #[tokio::test]

@@ -154,6 +154,21 @@ async fn the_word_anywhere_else_in_a_message_goes_out_byte_for_byte() {
 }
 
 #[tokio::test]
+async fn a_message_with_a_foreign_credential_does_not_go_out_beside_ours() {
+    let token = format!("glpat{}q8Zr2LkT0vWcN5mYx1Jd", "-");
+    let sent = [frame(FIN | TEXT, "hello"), frame(FIN | TEXT, &format!("{{\"say\": \"{token}\"}}"))];
+    let all: Vec<u8> = sent.iter().flat_map(Frame::bytes).collect();
+    let credential = "auth_scheme: bearer\ntoken_env: TOKEN";
+    for (rules, passes) in [(credential, false), (&format!("{credential}\nown_credential_only: false"), true)]
+    {
+        let bench = Bench::allowing(rules).await;
+        let got = passed(&bench, &sent, usize::MAX).await;
+        assert_eq!(got == all, passes, "{rules}");
+        assert!(passes || got.len() <= sent[0].bytes().len());
+    }
+}
+
+#[tokio::test]
 async fn without_a_credential_no_message_is_touched_and_extensions_stay() {
     let bench = Bench::allowing("path_allowlist: [/v1/]").await;
     let sent = [frame(FIN | TEXT, "{\"auth\":{\"token\":\"@\"}}")];

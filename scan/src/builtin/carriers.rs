@@ -1,7 +1,7 @@
 //! Forms that carry a secret of any kind.
 
 use super::{Rule, rule};
-use crate::check::Check::{BasicPair, Entropy, Generic, Jwt, Passphrase, Password};
+use crate::check::Check::{BasicPair, Entropy, Generic, Passphrase, Password};
 
 /// Names of what is kept secret.
 const NAMES: &[&str] = &[
@@ -42,7 +42,6 @@ macro_rules! named {
 const PASSWORDS: &[&str] = &["password", "passwd", "passphrase", "pwd"];
 
 pub(super) const RULES: &[Rule] = &[
-    rule("jwt", &["eyj"], r"\beyJ[A-Za-z0-9_-]{14,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{20,}", Jwt).alone(),
     rule(
         "basic-auth-url",
         &["://"],
