@@ -21,6 +21,7 @@ use tokio::task::coop::poll_proceed;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use crate::credential::rewrite::Rewriter;
+use crate::headers;
 use crate::journal::Entry;
 use crate::lease::Lease;
 use crate::upstream::Lent;
@@ -368,7 +369,13 @@ impl HttpBody for Metered {
                 if let Some(waiting) = &mut this.waiting {
                     waiting.since = None;
                 }
-                let frame = frame.filter(|frame| this.passes(frame));
+                let mut frame = frame.filter(|frame| this.passes(frame));
+                // Trailers towards the agent: those of a request were passed over.
+                if let Some(Ok(frame)) = &mut frame
+                    && let Some(trailers) = frame.trailers_mut()
+                {
+                    headers::towards_agent(trailers);
+                }
                 if let Some(Ok(frame)) = &frame
                     && let Some(data) = frame.data_ref()
                 {

@@ -394,8 +394,11 @@ impl Judged {
         lent: Option<Lent>,
         watch: &Watch,
     ) -> Result<Answer, Refusal> {
+        if !headers::is_chunked_at_most(response.headers()) {
+            let hint = "the upstream host answered in a transfer coding that was not asked for";
+            return Err(Refusal::new(Code::UpstreamFailed, hint));
+        }
         headers::towards_agent(response.headers_mut());
-        headers::remove_all(response.headers_mut(), |name| name.as_str().starts_with("x-bottlecap-"));
         let has_body = !response.body().is_end_stream();
         let encoding = match &watch.scrub {
             Some(scrub) => {

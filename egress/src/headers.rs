@@ -1,6 +1,9 @@
 //! Headers that are for one connection only, and do not go through; and how a header's name is read.
 
-use http::header::{CONNECTION, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TE, UPGRADE};
+use http::header::{
+    CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, HeaderMap, HeaderName,
+    HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
+};
 
 /// Hop by hop in either direction. `Alt-Svc` would lead the agent past the proxy.
 const HOP_BY_HOP: &[&str] = &[
@@ -74,8 +77,16 @@ pub(crate) fn override_of(headers: &HeaderMap) -> Option<&HeaderName> {
     headers.keys().find(|name| reads_as_one_of(name, OVERRIDES))
 }
 
-/// Never taken out by being named in `Connection`: their absence would change what the message means.
-const PROTECTED: [HeaderName; 1] = [http::header::CONTENT_LENGTH];
+/// Never taken out by being named in `Connection`: their absence would change what the message means, and how it is searched.
+const PROTECTED: [HeaderName; 5] = [
+    CONTENT_ENCODING,
+    CONTENT_LENGTH,
+    CONTENT_TYPE,
+    HeaderName::from_static("grpc-encoding"),
+    HeaderName::from_static("connect-content-encoding"),
+];
+/// What only egress says to the agent begins with it.
+const OURS: &str = "x-bottlecap-";
 
 /// Takes out what ends at this hop, and `Host`, which is made anew. `TE: trailers` is kept: gRPC needs it. Cookies become
 /// one line, as HTTP/1.1 and a rule for them have it: HTTP/2 lets a client send each alone.
@@ -98,9 +109,18 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// Takes out of a response what ends at this hop.
+/// Takes out of a response, or of its trailers, what ends at this hop, and what upstream would say in our name.
 pub(crate) fn towards_agent(headers: &mut HeaderMap) {
     hop(headers);
+    remove_all(headers, |name| name.as_str().starts_with(OURS));
+}
+
+/// Whether a body comes in chunks at most. Another transfer coding is not undone here, and ends at this hop: nobody would know of it.
+pub(crate) fn is_chunked_at_most(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    codings.next().is_none_or(|coding| {
+        coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked") && codings.next().is_none()
+    })
 }
 
 /// The protocol that the message wants to upgrade to, in lower case, when it says so in both places.
@@ -158,7 +178,7 @@ mod tests {
         let mut request = headers(&[
             ("host", "a"),
             ("connection", "close, X-Hop, te"),
-            ("connection", "content-length"),
+            ("connection", "content-length, Content-Encoding, content-type, grpc-encoding"),
             ("x-hop", "1"),
             ("te", "gzip, trailers"),
             ("proxy-authorization", "Basic x"),
@@ -168,10 +188,37 @@ mod tests {
             ("upgrade", "h2c"),
             ("http2-settings", "AA"),
             ("content-length", "3"),
+            ("content-encoding", "br"),
+            ("grpc-encoding", "gzip"),
             ("accept", "*/*"),
         ]);
         towards_upstream(&mut request);
-        assert_eq!(request, headers(&[("content-length", "3"), ("accept", "*/*"), ("te", "trailers")]));
+        let stays = [
+            ("content-length", "3"),
+            ("content-encoding", "br"),
+            ("grpc-encoding", "gzip"),
+            ("accept", "*/*"),
+        ];
+        assert_eq!(request, headers(&[&stays[..], &[("te", "trailers")]].concat()));
+    }
+
+    #[test]
+    fn a_transfer_coding_beside_chunks_is_seen() {
+        let coded = |lines: &[&str]| {
+            let lines: Vec<_> = lines.iter().map(|line| ("transfer-encoding", *line)).collect();
+            !is_chunked_at_most(&headers(&lines))
+        };
+        assert!(!coded(&[]) && !coded(&["chunked"]) && !coded(&[" Chunked "]));
+        for other in [
+            &["gzip, chunked"][..],
+            &["gzip"],
+            &["gzip", "chunked"],
+            &["chunked", "chunked"],
+            &["identity"],
+            &[""],
+        ] {
+            assert!(coded(other), "{other:?}");
+        }
     }
 
     #[test]
@@ -224,8 +271,12 @@ mod tests {
     }
 
     #[test]
-    fn alternative_services_do_not_reach_the_agent() {
-        let mut response = headers(&[("alt-svc", "h3=\":443\""), ("content-type", "text/plain")]);
+    fn alternative_services_and_words_in_our_name_do_not_reach_the_agent() {
+        let mut response = headers(&[
+            ("alt-svc", "h3=\":443\""),
+            ("x-bottlecap-denied", "denied-by-rule"),
+            ("content-type", "text/plain"),
+        ]);
         towards_agent(&mut response);
         assert_eq!(response, headers(&[("content-type", "text/plain")]));
     }

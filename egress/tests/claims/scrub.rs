@@ -94,6 +94,21 @@ async fn a_reflected_secret_is_masked_in_trailers() {
 }
 
 #[tokio::test]
+async fn no_header_of_upstreams_has_a_compressed_answer_taken_for_another() {
+    let bench = bench("").await;
+    let answer = |place: &'static str| {
+        let asked = get(&format!("/v1/mirror?place={}&form=raw", place.replace(' ', "+")));
+        let agent = bench.agent();
+        // Over HTTP/1.1 to upstream: in HTTP/2 there is neither header.
+        async move { agent.send(Transport::Plain, asked).await }
+    };
+    let nominated = answer("gzip nominated").await;
+    assert!(masked(nominated.text(), "raw"), "{nominated:?}");
+    let transferred = answer("gzip in transfer").await;
+    assert_eq!((transferred.status.as_u16(), transferred.text().contains("transfer coding")), (502, true));
+}
+
+#[tokio::test]
 async fn a_reflected_secret_is_masked_in_the_fragments_of_a_websocket_message() {
     let bench = bench("").await;
     let headers = [

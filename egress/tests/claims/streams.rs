@@ -68,6 +68,18 @@ async fn the_trailers_of_grpc_come_after_its_messages() {
 }
 
 #[tokio::test]
+async fn trailers_are_cleaned_as_heads_are() {
+    let bench = Bench::allowing(EVERYTHING).await;
+    for transport in Transport::ALL {
+        let call = request(Method::GET, "/v1/forged-trailers", &[("te", "trailers")]);
+        let answer = bench.agent().open(transport, HOST, call).await;
+        let collected = answer.into_body().collect().await.unwrap();
+        let names: Vec<_> = collected.trailers().unwrap().keys().map(ToString::to_string).collect();
+        assert_eq!(names, ["x-upstream"], "{transport:?}");
+    }
+}
+
+#[tokio::test]
 async fn an_answer_without_a_body_has_none_and_keeps_what_it_says_about_one() {
     let bench = Bench::allowing("path_allowlist: [/v1/]").await;
     for transport in Transport::ALL {

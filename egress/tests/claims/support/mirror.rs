@@ -130,6 +130,19 @@ pub(super) async fn answer(mut request: Request<Incoming>) -> Response<Body> {
                 .body(Body::empty())
                 .unwrap()
         }
+        "gzip in transfer" => Response::builder()
+            .header("transfer-encoding", "gzip, chunked")
+            .body(Body::from(compressed(&text, "gzip")))
+            .unwrap(),
+        "gzip nominated" => Response::builder()
+            .header("content-encoding", "gzip")
+            .header("connection", "Content-Encoding")
+            .body(Body::from(compressed(&text, "gzip")))
+            .unwrap(),
+        "gzip file" | "zstd file" | "deflate file" => {
+            let encoding = place.split(' ').next().unwrap();
+            Response::new(Body::from(compressed(&text, encoding)))
+        }
         encoding => {
             let mut response = Response::new(Body::from(compressed(&text, encoding)));
             if !encoding.is_empty() && encoding != "body" {

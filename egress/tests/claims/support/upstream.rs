@@ -8,8 +8,9 @@ use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body::Frame;
 use http_body_util::combinators::BoxBody;
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Full, StreamBody};
 use hudsucker::Body;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -211,6 +212,20 @@ async fn answer(mut request: Request<Incoming>, memory: Arc<Memory>) -> Response
             Response::builder()
                 .header("content-type", "application/grpc")
                 .body(Body::from(BoxBody::new(body.map_err(|never| match never {}))))
+                .unwrap()
+        }
+        "/v1/forged-trailers" => {
+            let trailers = ["alt-svc", "x-bottlecap-denied", "proxy-authenticate", "x-upstream"];
+            let forged = trailers.map(|name| (name.parse().unwrap(), "h3=\":443\"".parse().unwrap()));
+            let frames = [
+                Ok::<_, hudsucker::Error>(Frame::data(Bytes::from_static(b"hello"))),
+                Ok(Frame::trailers(HeaderMap::from_iter(forged))),
+            ];
+            // Of a length that is not said, else HTTP/1.1 has no trailers.
+            let body = StreamBody::new(stream::iter(frames));
+            Response::builder()
+                .header("trailer", trailers.join(", "))
+                .body(Body::from(BoxBody::new(body)))
                 .unwrap()
         }
         "/v1/range" => match request.headers().get("range") {
