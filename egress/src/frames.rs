@@ -6,13 +6,14 @@ use std::collections::VecDeque;
 use std::mem;
 use std::sync::Arc;
 
-use scan::{Scrubber, Uninspectable};
+use bytes::Bytes;
+use scan::Uninspectable;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split};
 
 use crate::body::Limits;
 use crate::credential::rewrite::Rewriter;
 use crate::inspect::{Inspection, Messages, Objection};
-use crate::scrub::Scrub;
+use crate::scrub::{Cleaner, Scrub};
 use crate::splice::Spliced;
 use replaced::Replaced;
 
@@ -55,7 +56,7 @@ pub(crate) async fn splice(
     let searched = inspection.map(Filter::searched);
     let replaced = placeholder.map(Filter::replaced);
     let mut up: Vec<Filter> = searched.into_iter().chain(replaced).collect();
-    let mut down: Vec<Filter> = scrub.map(Filter::scrubbed).into_iter().collect();
+    let mut down: Vec<Filter> = scrub.as_ref().map(Filter::scrubbed).into_iter().collect();
     let both = async {
         tokio::try_join!(
             pump(&mut agent_read, &mut upstream_write, &mut up, |bytes| spliced.up.note(bytes)),
@@ -106,13 +107,7 @@ enum Direction {
     /// Messages are searched; control frames each by itself.
     Searched { messages: Box<Messages>, control: Box<Messages>, waiting: Vec<u8> },
     /// Secrets are masked. A frame waits until all of its content is known to be good.
-    Scrubbed {
-        scrubber: Box<Scrubber>,
-        scrub: Scrub,
-        waiting: VecDeque<Waiting>,
-        clean: VecDeque<u8>,
-        counted: u64,
-    },
+    Scrubbed { cleaner: Box<Cleaner>, waiting: VecDeque<Waiting>, clean: VecDeque<u8> },
     /// The placeholder is replaced.
     Replaced(Box<Replaced>),
 }
@@ -133,13 +128,11 @@ impl Direction {
         }
     }
 
-    fn scrubbed(scrub: Scrub) -> Direction {
+    fn scrubbed(scrub: &Scrub) -> Direction {
         Direction::Scrubbed {
-            scrubber: Box::new(scrub.scrubber()),
-            scrub,
+            cleaner: Box::new(scrub.cleaner()),
             waiting: VecDeque::new(),
             clean: VecDeque::new(),
-            counted: 0,
         }
     }
 }
@@ -200,7 +193,7 @@ impl Filter {
     }
 
     /// Masks what upstream sends.
-    pub(crate) fn scrubbed(scrub: Scrub) -> Filter {
+    pub(crate) fn scrubbed(scrub: &Scrub) -> Filter {
         Filter::new(Direction::scrubbed(scrub))
     }
 
@@ -222,16 +215,6 @@ impl Filter {
         }
         self.bytes.drain(..taken);
         Ok(())
-    }
-}
-
-impl Drop for Filter {
-    /// Whoever leaves while a beginning is held has seen that it is.
-    fn drop(&mut self) {
-        if let Direction::Scrubbed { scrubber, scrub, counted, .. } = &mut self.direction {
-            scrubber.finish();
-            scrub.count(scrubber.hits() - *counted);
-        }
     }
 }
 
@@ -260,17 +243,17 @@ impl Direction {
                     return Err(Objection::Held);
                 }
             }
-            Direction::Scrubbed { scrubber, scrub, waiting, clean, counted } => {
+            Direction::Scrubbed { cleaner, waiting, clean } => {
                 if is_control {
-                    let mut masked = scrubber.whole(&content).unwrap_or(content);
+                    let mut masked = cleaner.aside(content)?;
                     toggle(head.mask, &mut masked);
                     out.extend_from_slice(&frame[..head.content]);
                     out.extend_from_slice(&masked);
                 } else {
                     let length = content.len();
-                    clean.extend(scrubber.feed(&content).unwrap_or(content));
+                    clean.extend(cleaner.feed(Bytes::from(content))?);
                     if ends {
-                        clean.extend(scrubber.finish());
+                        clean.extend(cleaner.end_message()?);
                     }
                     let head = Waiting { head: frame[..head.content].to_vec(), mask: head.mask, length };
                     waiting.push_back(head);
@@ -284,11 +267,6 @@ impl Direction {
                     if waiting.len() > FRAME_MAX_BYTES / 16 || clean.len() > FRAME_MAX_BYTES {
                         return Err(Objection::Held);
                     }
-                }
-                scrub.count(scrubber.hits() - *counted);
-                *counted = scrubber.hits();
-                if scrub.is_over() {
-                    return Err(Objection::Reflected);
                 }
             }
         }

@@ -25,7 +25,7 @@ pub(crate) use verdict::ended_by;
 
 use crate::except::Named;
 use crate::refusal::{Code, Refusal};
-use crate::scrub;
+use crate::scrub::{self, Cut};
 
 /// The search of one request.
 #[derive(Debug, Clone)]
@@ -68,8 +68,8 @@ pub(crate) enum Objection {
     Held,
     /// The frames of a WebSocket do not follow each other as the protocol has it.
     Disordered,
-    /// Answers held a secret too often.
-    Reflected,
+    /// Answers held a secret too often, or where it cannot be masked.
+    Reflected(Cut),
 }
 
 impl Inspection {
@@ -350,6 +350,12 @@ pub(crate) enum Format {
     Grpc(Option<Encoding>),
 }
 
+impl From<Cut> for Objection {
+    fn from(cut: Cut) -> Objection {
+        Objection::Reflected(cut)
+    }
+}
+
 impl Objection {
     /// As an answer. It names the rule and the place, never what was found.
     pub(crate) fn refusal(self, place: &str) -> Refusal {
@@ -373,7 +379,8 @@ impl Objection {
                 Code::ContentUninspectable,
                 format!("the frames of the {place} do not follow each other as WebSocket has it (RFC 6455)"),
             ),
-            Objection::Reflected => scrub::reflected(),
+            Objection::Reflected(Cut::TooOften) => scrub::reflected(),
+            Objection::Reflected(Cut::Hidden) => scrub::hidden(),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What comes back is freed of the secrets that went out, before the bottle sees it.
 
 mod body;
+mod cleaner;
 mod hits;
 
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use http::header::{
 use scan::{Encoding, Known, Scrubber};
 
 pub(crate) use body::scrubbed;
+pub(crate) use cleaner::{Cleaner, Cut};
 pub(crate) use hits::{Counts, Hits};
 
 use crate::headers;
@@ -25,6 +27,11 @@ const CODINGS: [&str; 6] = ["gzip", "x-gzip", "deflate", "br", "zstd", "identity
 pub(crate) fn reflected() -> Refusal {
     let hint = "answers of this host held a secret too often; the operator has to look at it, and replace the secret or restart egress";
     Refusal::new(Code::SecretReflected, hint)
+}
+
+/// What is said of an upstream that sent a secret back where no mask fits.
+pub(crate) fn hidden() -> Refusal {
+    Refusal::new(Code::SecretReflected, Cut::Hidden.to_string())
 }
 
 /// The scrub of one answer.
@@ -61,24 +68,13 @@ impl Scrub {
         headers.insert(ACCEPT_ENCODING, kept);
     }
 
-    /// Whether secrets came back too often. An answer that has already begun ends then too: a stream that lives on is as good for guessing
-    /// as many answers.
-    pub(crate) fn is_over(&self) -> bool {
-        self.hits.is_over()
-    }
-
-    /// Counts what was replaced.
-    pub(crate) fn count(&self, hits: u64) {
-        self.hits.add(hits);
-    }
-
-    pub(crate) fn scrubber(&self) -> Scrubber {
-        Scrubber::new(Arc::clone(&self.known))
+    pub(crate) fn cleaner(&self) -> Cleaner {
+        Cleaner::new(self.clone())
     }
 
     /// Scrubs headers or trailers. A name that is a secret goes with its value.
     pub(crate) fn headers(&self, headers: &mut HeaderMap) {
-        let mut scrubber = self.scrubber();
+        let mut scrubber = Scrubber::new(Arc::clone(&self.known));
         let mut hit = |text: &[u8]| scrubber.whole(text);
         let names: Vec<HeaderName> =
             headers.keys().filter(|name| hit(name.as_str().as_bytes()).is_some()).cloned().collect();

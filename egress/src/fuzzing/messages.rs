@@ -32,7 +32,7 @@ pub fn frames(bytes: &[u8]) {
     };
     let searched =
         || Filter::searched(Inspection::of(&dlp, &KNOWN, Arc::default()).expect("something is looked for"));
-    let scrubbed = || Filter::scrubbed(Scrub::new(Arc::clone(&KNOWN), Arc::default()));
+    let scrubbed = || Filter::scrubbed(&Scrub::new(Arc::clone(&KNOWN), Arc::default()));
 
     let (out, ended) = cut_and_whole(searched, &stream, step);
     same_frames(&stream, &out, |before, after| before == after);

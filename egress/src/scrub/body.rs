@@ -8,9 +8,11 @@ use bytes::{Buf, Bytes};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::combinators::BoxBody;
 use hudsucker::{Body, Error};
-use scan::{Decoder, Encoding, Scrubber};
+use scan::{Decoder, Encoding};
 
-use super::Scrub;
+use tracing::warn;
+
+use super::{Cleaner, Cut, Scrub};
 
 /// What is decoded at once.
 const OUT_BYTES: usize = 32 * 1024;
@@ -23,9 +25,8 @@ pub(crate) fn scrubbed(inner: Body, scrub: Scrub, encoding: Option<Encoding>) ->
     let decoder = encoding.map(Decoder::new);
     Body::from(BoxBody::new(Scrubbed {
         inner,
-        scrubber: scrub.scrubber(),
+        cleaner: scrub.cleaner(),
         scrub,
-        counted: 0,
         decoder,
         input: Bytes::new(),
         trailers: None,
@@ -43,9 +44,8 @@ enum Phase {
 
 struct Scrubbed {
     inner: Body,
-    scrubber: Scrubber,
+    cleaner: Cleaner,
     scrub: Scrub,
-    counted: u64,
     decoder: Option<Result<Decoder, scan::NotDecoded>>,
     /// What has come and is not yet decoded.
     input: Bytes,
@@ -54,20 +54,6 @@ struct Scrubbed {
 }
 
 impl Scrubbed {
-    fn scrub(&mut self, data: Bytes) -> Bytes {
-        let scrubbed = self.scrubber.feed(&data).map_or(data, Bytes::from);
-        self.count();
-        scrubbed
-    }
-
-    fn count(&mut self) {
-        let hits = self.scrubber.hits();
-        if hits > self.counted {
-            self.scrub.hits.add(hits - self.counted);
-            self.counted = hits;
-        }
-    }
-
     /// Decodes some of what has come; nothing when more is needed.
     fn decode(&mut self) -> Result<Option<Bytes>, Error> {
         let Some(decoder) = &mut self.decoder else {
@@ -92,20 +78,13 @@ impl Scrubbed {
     }
 }
 
-impl Drop for Scrubbed {
-    /// Whoever leaves while a beginning is held has seen that it is.
-    fn drop(&mut self) {
-        self.scrubber.finish();
-        self.count();
-    }
-}
-
 fn broken() -> Error {
     Error::Io(io::Error::new(io::ErrorKind::InvalidData, "the answer is not encoded as it says"))
 }
 
-fn closed() -> Error {
-    Error::Io(io::Error::other("answers of this route held a secret too often"))
+fn closed(cut: Cut) -> Error {
+    warn!(cause = %cut, "an answer was cut");
+    Error::Io(io::Error::other(cut))
 }
 
 impl HttpBody for Scrubbed {
@@ -124,29 +103,20 @@ impl HttpBody for Scrubbed {
                 }
                 Phase::Ending => {
                     this.phase = Phase::Over;
-                    let rest = Bytes::from(this.scrubber.finish());
-                    this.count();
-                    if this.scrub.is_over() {
-                        return Poll::Ready(Some(Err(closed())));
+                    match this.cleaner.finish() {
+                        Ok(rest) if rest.is_empty() => continue,
+                        Ok(rest) => return Poll::Ready(Some(Ok(Frame::data(rest)))),
+                        Err(cut) => return Poll::Ready(Some(Err(closed(cut)))),
                     }
-                    if !rest.is_empty() {
-                        return Poll::Ready(Some(Ok(Frame::data(rest))));
-                    }
-                    continue;
                 }
                 Phase::Flowing => {}
             }
             match this.decode() {
-                Ok(Some(data)) => {
-                    let data = this.scrub(data);
-                    if this.scrub.is_over() {
-                        return Poll::Ready(Some(Err(closed())));
-                    }
-                    if !data.is_empty() {
-                        return Poll::Ready(Some(Ok(Frame::data(data))));
-                    }
-                    continue;
-                }
+                Ok(Some(data)) => match this.cleaner.feed(data) {
+                    Ok(data) if data.is_empty() => continue,
+                    Ok(data) => return Poll::Ready(Some(Ok(Frame::data(data)))),
+                    Err(cut) => return Poll::Ready(Some(Err(closed(cut)))),
+                },
                 Ok(None) => {}
                 Err(error) => return Poll::Ready(Some(Err(error))),
             }
@@ -178,7 +148,7 @@ impl HttpBody for Scrubbed {
         if self.decoder.is_some() {
             return SizeHint::default();
         }
-        let waiting = (self.scrubber.held() + self.input.len()) as u64;
+        let waiting = (self.cleaner.held() + self.input.len()) as u64;
         let inner = self.inner.size_hint();
         inner.exact().map_or_else(SizeHint::default, |rest| SizeHint::with_exact(rest + waiting))
     }

@@ -109,6 +109,48 @@ async fn no_header_of_upstreams_has_a_compressed_answer_taken_for_another() {
 }
 
 #[tokio::test]
+async fn an_answer_ends_where_a_secret_comes_in_something_compressed() {
+    let (bench, open) = (bench("").await, bench("dlp: {inbound_detectors: []}").await);
+    for transport in Transport::ALL {
+        for file in ["gzip", "zstd", "deflate"] {
+            for form in ["raw", "base64", "twice", "json"] {
+                let asked = || get(&format!("/v1/mirror?place={file}+file&form={form}"));
+                // HTTP/1.1 may end before the head has gone on.
+                if let Ok(answer) = bench.agent().try_open(transport, HOST, asked()).await {
+                    let stands = |body: Bytes| body.windows(8).any(|part| part == b"********");
+                    let body = answer.into_body().collect().await;
+                    // Zstandard lets a short text stand as it is, and there it is masked.
+                    assert!(body.is_err() || stands(body.unwrap().to_bytes()), "{form} in {file}");
+                }
+                // The control: the same where nothing is scrubbed.
+                let body = open.agent().open(transport, HOST, asked()).await.into_body();
+                assert!(body.collect().await.is_ok(), "{form} in {file}");
+            }
+        }
+        let mut clean = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        std::io::Write::write_all(&mut clean, "what nobody hides ".repeat(5000).as_bytes()).unwrap();
+        let clean = Bytes::from(clean.finish().unwrap());
+        let mut asked = request(Method::POST, "/v1/echo", &[]);
+        *asked.body_mut() = Body::from(clean.clone());
+        assert_eq!(bench.agent().send(transport, asked).await.body, clean);
+    }
+}
+
+#[tokio::test]
+async fn a_websocket_ends_where_a_secret_comes_in_something_compressed() {
+    for (rules, comes) in [("", false), ("dlp: {inbound_detectors: []}", true)] {
+        let bench = bench(rules).await;
+        let headers = [("connection", "Upgrade"), ("upgrade", "websocket")];
+        let asked = request(Method::GET, "/v1/mirror?place=packed+socket&form=raw", &headers);
+        let response = bench.agent().open(Transport::TunnelHttp1, HOST, asked).await;
+        let mut socket = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
+        let mut frames = Vec::new();
+        let _ = socket.read_to_end(&mut frames).await;
+        assert_eq!(frames.chunks(3).any(|frame| frame[0] & 0x80 != 0), comes);
+    }
+}
+
+#[tokio::test]
 async fn a_reflected_secret_is_masked_in_the_fragments_of_a_websocket_message() {
     let bench = bench("").await;
     let headers = [

@@ -138,8 +138,18 @@ impl Agent {
         &self,
         transport: Transport,
         host: &str,
-        mut request: Request<Body>,
+        request: Request<Body>,
     ) -> Response<Incoming> {
+        self.try_open(transport, host, request).await.unwrap()
+    }
+
+    /// The same, where there may be none.
+    pub(crate) async fn try_open(
+        &self,
+        transport: Transport,
+        host: &str,
+        mut request: Request<Body>,
+    ) -> hyper::Result<Response<Incoming>> {
         let path = request.uri().to_string();
         let (scheme, port) = match transport {
             Transport::Plain => ("http", self.plain.port()),
@@ -150,17 +160,17 @@ impl Agent {
             Transport::Plain => {
                 *request.uri_mut() = format!("{scheme}://{authority}{path}").parse().unwrap();
                 request.headers_mut().insert(HOST_HEADER, authority.parse().unwrap());
-                http1_on(self.dial().await).await.send_request(request).await.unwrap()
+                http1_on(self.dial().await).await.send_request(request).await
             }
             Transport::TunnelHttp1 => {
                 request.headers_mut().insert(HOST_HEADER, authority.parse().unwrap());
                 let stream = self.tunnel(&authority, host, &["http/1.1"]).await.unwrap();
-                http1_on(stream).await.send_request(request).await.unwrap()
+                http1_on(stream).await.send_request(request).await
             }
             Transport::TunnelHttp2 => {
                 *request.uri_mut() = format!("{scheme}://{authority}{path}").parse().unwrap();
                 let stream = self.tunnel(&authority, host, &["h2"]).await.unwrap();
-                http2_on(stream).await.send_request(request).await.unwrap()
+                http2_on(stream).await.send_request(request).await
             }
         }
     }

@@ -66,6 +66,8 @@ pub(super) async fn answer(mut request: Request<Incoming>) -> Response<Body> {
     let authorization = request.headers()["authorization"].to_str().unwrap().to_owned();
     let secret = in_form(authorization.trim_start_matches("Bearer "), &form);
     let text = format!("you sent {secret}, did you not?");
+    // So much that it is worth compressing: of less, compressors let some stand as it is.
+    let file = format!("{} {text}", "what nobody hides ".repeat(20));
     match place.as_str() {
         "header" => Response::builder().header("x-got", text).body(Body::empty()).unwrap(),
         "cookie" => Response::builder()
@@ -108,13 +110,14 @@ pub(super) async fn answer(mut request: Request<Incoming>) -> Response<Body> {
             let encoding = if packs { "gzip" } else { "identity" };
             Response::builder().header("grpc-encoding", encoding).body(Body::from(frame)).unwrap()
         }
-        "socket" | "binary socket" => {
+        "socket" | "binary socket" | "packed socket" => {
             let opcode = if place == "socket" { 1 } else { 2 };
             let reason = hyper::ext::ReasonPhrase::try_from(text.clone().into_bytes()).unwrap();
             let upgrade = hyper::upgrade::on(&mut request);
             tokio::spawn(async move {
                 let mut socket = TokioIo::new(upgrade.await.unwrap());
-                let bytes = text.into_bytes();
+                let bytes =
+                    if place == "packed socket" { compressed(&file, "gzip") } else { text.into_bytes() };
                 let last = bytes.len() - 1;
                 for (at, byte) in bytes.into_iter().enumerate() {
                     let first = if at == 0 { opcode } else { 0 } | if at == last { 0x80 } else { 0 };
@@ -141,7 +144,7 @@ pub(super) async fn answer(mut request: Request<Incoming>) -> Response<Body> {
             .unwrap(),
         "gzip file" | "zstd file" | "deflate file" => {
             let encoding = place.split(' ').next().unwrap();
-            Response::new(Body::from(compressed(&text, encoding)))
+            Response::new(Body::from(compressed(&file, encoding)))
         }
         encoding => {
             let mut response = Response::new(Body::from(compressed(&text, encoding)));

@@ -1,0 +1,107 @@
+//! A stream on its way to the bottle: secrets that stand there are masked, and one that is hidden in something ends it.
+
+use bytes::Bytes;
+use scan::{Bounds, Scanner, Scrubber};
+
+use super::Scrub;
+use crate::tasks::aside;
+
+/// Takes secrets out of a stream.
+pub(crate) struct Cleaner {
+    scrub: Scrub,
+    scrubber: Scrubber,
+    counted: u64,
+    /// Searches what goes on, and what is compressed or encoded in it.
+    after: Box<Scanner<'static>>,
+}
+
+/// Why a stream may not go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Cut {
+    #[error("answers of this route held a secret too often")]
+    TooOften,
+    #[error("the answer holds a secret where it cannot be masked, as in something compressed")]
+    Hidden,
+}
+
+impl Cleaner {
+    pub(super) fn new(scrub: Scrub) -> Cleaner {
+        let scrubber = Scrubber::new(scrub.known.clone());
+        let after = Box::new(Scanner::new(None, Some(scrub.known.clone()), Bounds::default()));
+        Cleaner { scrub, scrubber, counted: 0, after }
+    }
+
+    /// Takes the next piece, and gives what may go on.
+    pub(crate) fn feed(&mut self, piece: Bytes) -> Result<Bytes, Cut> {
+        let masked = self.scrubber.feed(&piece).map_or(piece, Bytes::from);
+        self.judge(masked)
+    }
+
+    /// A message ends here: what waited goes on.
+    pub(crate) fn end_message(&mut self) -> Result<Bytes, Cut> {
+        let rest = Bytes::from(self.scrubber.finish());
+        self.judge(rest)
+    }
+
+    /// The stream ends here.
+    pub(crate) fn finish(&mut self) -> Result<Bytes, Cut> {
+        let rest = self.end_message()?;
+        self.after.end();
+        self.found()?;
+        Ok(rest)
+    }
+
+    /// Masks what stands for itself, between the pieces of the stream.
+    pub(crate) fn aside(&mut self, mut content: Vec<u8>) -> Result<Vec<u8>, Cut> {
+        content = self.scrubber.whole(&content).unwrap_or(content);
+        let mut hidden = Scanner::new(None, Some(self.scrub.known.clone()), Bounds::default());
+        hidden.feed(&content);
+        hidden.end();
+        self.count()?;
+        if hidden.found().is_some() { Err(self.hidden()) } else { Ok(content) }
+    }
+
+    /// How many bytes wait for what follows.
+    pub(crate) fn held(&self) -> usize {
+        self.scrubber.held()
+    }
+
+    fn judge(&mut self, masked: Bytes) -> Result<Bytes, Cut> {
+        self.count()?;
+        if self.after.may_expand(&masked) {
+            aside(|| self.after.feed(&masked));
+        } else {
+            self.after.feed(&masked);
+        }
+        self.found()?;
+        Ok(masked)
+    }
+
+    fn found(&self) -> Result<(), Cut> {
+        if self.after.found().is_some() { Err(self.hidden()) } else { Ok(()) }
+    }
+
+    /// It counts like a mask: whoever sees where a stream ends has seen as much.
+    fn hidden(&self) -> Cut {
+        self.scrub.hits.add(1);
+        Cut::Hidden
+    }
+
+    /// An answer that has already begun ends when secrets came back too often: a stream that lives on is as good for guessing as many answers.
+    fn count(&mut self) -> Result<(), Cut> {
+        let hits = self.scrubber.hits();
+        if hits > self.counted {
+            self.scrub.hits.add(hits - self.counted);
+            self.counted = hits;
+        }
+        if self.scrub.hits.is_over() { Err(Cut::TooOften) } else { Ok(()) }
+    }
+}
+
+impl Drop for Cleaner {
+    /// Whoever leaves while a beginning is held has seen that it is.
+    fn drop(&mut self) {
+        self.scrubber.finish();
+        let _ = self.count();
+    }
+}
