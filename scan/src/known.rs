@@ -10,6 +10,7 @@ use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use zeroize::Zeroizing;
 
 use crate::entropy::shannon;
+use crate::rules::published;
 
 /// A value that is shorter occurs by chance, or could be guessed by watching what is masked.
 pub const KNOWN_MIN_BYTES: usize = 16;
@@ -55,6 +56,8 @@ struct Form {
     chain: Vec<u64>,
     /// Whether line ends may stand inside.
     wraps: bool,
+    /// How many of its first characters everybody knows.
+    published: usize,
 }
 
 /// What stands at a position.
@@ -62,17 +65,45 @@ struct Form {
 pub(crate) enum Seen {
     /// No form.
     Nothing,
-    /// The beginning of one, of so many characters, up to the end of the text.
+    /// The beginning of one, up to the end of the text; of so many characters, not counting those that everybody knows.
     Open(usize),
     /// A form that ends here.
     Ends(usize),
 }
 
 /// What is read as one character.
+#[derive(Clone, Copy)]
 enum Unit {
     Byte(u8, usize),
+    /// A character by its number: in UTF-8 it may be several bytes, in Latin-1 it is one.
+    Char(char, usize),
     Open,
     Plain,
+}
+
+impl Unit {
+    /// As one byte.
+    fn byte(self) -> Option<(u8, usize)> {
+        match self {
+            Unit::Byte(byte, length) => Some((byte, length)),
+            Unit::Char(char, length) => Some((u8::try_from(u32::from(char)).ok()?, length)),
+            Unit::Open | Unit::Plain => None,
+        }
+    }
+
+    /// The bytes that a form may have here, where `raw` stands.
+    fn firsts(self, raw: u8) -> [Option<u8>; 3] {
+        let byte = self.byte().map(|(byte, _)| byte);
+        let first = match self {
+            Unit::Char(char, _) => Some(char.encode_utf8(&mut [0; 4]).as_bytes()[0]),
+            Unit::Byte(..) | Unit::Open | Unit::Plain => None,
+        };
+        [
+            first,
+            byte.filter(|byte| first != Some(*byte)),
+            Some(raw).filter(|raw| first != Some(*raw) && byte != Some(*raw)),
+        ]
+    }
 }
 
 impl std::fmt::Debug for Known {
@@ -96,22 +127,24 @@ impl Known {
     /// Looks for this value too.
     pub fn add(&mut self, value: &[u8]) -> Result<(), KnownError> {
         acceptable(value)?;
-        self.add_form(value, false);
-        let once = encodings(value);
-        for text in &once {
-            self.add_form(text, true);
-            for twice in encodings(text) {
-                self.add_form(&twice, true);
+        let published = published(value);
+        self.add_form(value, false, published);
+        // As the name of a header has it.
+        self.add_form(&Zeroizing::new(value.to_ascii_lowercase()), false, published);
+        for (once, published) in encodings(value, published) {
+            self.add_form(&once, true, published);
+            for (twice, published) in encodings(&once, published) {
+                self.add_form(&twice, true, published);
             }
         }
         for digits in [b"0123456789abcdef", b"0123456789ABCDEF"] {
             let hex: Zeroizing<Vec<u8>> = Zeroizing::new(
                 value.iter().flat_map(|b| [b >> 4, b & 15]).map(|n| digits[usize::from(n)]).collect(),
             );
-            self.add_form(&hex, true);
+            self.add_form(&hex, true, 2 * published);
         }
         let wide: Zeroizing<Vec<u8>> = Zeroizing::new(value.iter().flat_map(|b| [*b, 0]).collect());
-        self.add_form(&wide[..wide.len() - 1], false);
+        self.add_form(&wide[..wide.len() - 1], false, 2 * published);
         Ok(())
     }
 
@@ -120,7 +153,7 @@ impl Known {
         self.forms.is_empty()
     }
 
-    fn add_form(&mut self, text: &[u8], wraps: bool) {
+    fn add_form(&mut self, text: &[u8], wraps: bool, published: usize) {
         let mut fingerprint = self.key;
         let chain: Vec<u64> = text
             .iter()
@@ -138,13 +171,19 @@ impl Known {
             self.mark(first, intro);
         }
         self.mark_escaped(first);
+        if second == b' ' {
+            self.mark(first, b'+');
+        }
+        if first == b' ' {
+            [second, b'+'].into_iter().chain(INTROS).for_each(|second| self.mark(b'+', second));
+        }
         if wraps {
             self.mark(first, b'\r');
             self.mark(first, b'\n');
         }
         let number = self.forms.len();
         self.by_first[usize::from(first)].push(number);
-        self.forms.push(Form { chain, wraps });
+        self.forms.push(Form { chain, wraps, published });
     }
 
     fn mark(&mut self, first: u8, second: u8) {
@@ -180,7 +219,8 @@ impl Known {
 
     /// Whether a form can begin with this byte.
     pub(crate) fn may_begin(&self, byte: u8) -> bool {
-        INTROS.contains(&byte) && !self.forms.is_empty() || !self.by_first[usize::from(byte)].is_empty()
+        let begins = |first: u8| !self.by_first[usize::from(first)].is_empty();
+        INTROS.contains(&byte) && !self.forms.is_empty() || begins(byte) || byte == b'+' && begins(b' ')
     }
 
     /// The next position in `text`, from `from` on and before its last byte, where a form may begin.
@@ -208,13 +248,12 @@ impl Known {
 
     /// What stands at `start`: the longest form, or the beginning of one while more text may come.
     pub(crate) fn at(&self, text: &[u8], start: usize, complete: bool) -> Seen {
-        let first = match unit(text, start, complete) {
-            Unit::Byte(byte, _) => byte,
-            Unit::Open => return Seen::Open(0),
-            Unit::Plain => text[start],
-        };
+        let unit = unit(text, start, complete);
+        if let Unit::Open = unit {
+            return Seen::Open(0);
+        }
         let mut best = Seen::Nothing;
-        for first in [first, text[start]] {
+        for first in unit.firsts(text[start]).into_iter().flatten() {
             for form in &self.by_first[usize::from(first)] {
                 match (self.follow(&self.forms[*form], text, start, complete), best) {
                     (Seen::Open(matched), _) => return Seen::Open(matched),
@@ -223,42 +262,47 @@ impl Known {
                     _ => {}
                 }
             }
-            if first == text[start] {
-                break;
-            }
         }
         best
     }
 
     fn follow(&self, form: &Form, text: &[u8], start: usize, complete: bool) -> Seen {
         let mut fingerprint = self.key;
-        let mut at = start;
-        for (matched, expected) in form.chain.iter().enumerate() {
+        let (mut at, mut matched) = (start, 0);
+        while let Some(expected) = form.chain.get(matched) {
             let mut line_ended = false;
             loop {
+                let open = Seen::Open(matched.saturating_sub(form.published));
                 let Some(byte) = text.get(at) else {
-                    return if complete { Seen::Nothing } else { Seen::Open(matched) };
+                    return if complete { Seen::Nothing } else { open };
                 };
                 let unit = unit(text, at, complete);
-                if let Unit::Byte(byte, length) = unit
+                if let Unit::Char(char, length) = unit
+                    && let Some(bytes) = self.takes(char, fingerprint, &form.chain[matched..])
+                {
+                    matched += bytes;
+                    fingerprint = form.chain[matched - 1];
+                    at += length;
+                    break;
+                }
+                if let Some((byte, length)) = unit.byte()
                     && self.step(fingerprint, byte) == *expected
                 {
+                    matched += 1;
                     fingerprint = *expected;
                     at += length;
                     break;
                 }
                 if matches!(unit, Unit::Open) {
-                    return Seen::Open(matched);
+                    return open;
                 }
                 if self.step(fingerprint, *byte) == *expected {
+                    matched += 1;
                     fingerprint = *expected;
                     at += 1;
                     break;
                 }
-                let (read, length) = match unit {
-                    Unit::Byte(read, length) => (read, length),
-                    Unit::Open | Unit::Plain => (*byte, 1),
-                };
+                let (read, length) = unit.byte().unwrap_or((*byte, 1));
                 // One line end, as wrapped base64 has: an empty line is the end of a message.
                 if !form.wraps || matched == 0 || line_ended || !matches!(read, b'\r' | b'\n') {
                     return Seen::Nothing;
@@ -268,6 +312,19 @@ impl Known {
             }
         }
         Seen::Ends(at)
+    }
+
+    /// How many of the next bytes of a form a character is, when they are this one.
+    fn takes(&self, char: char, mut fingerprint: u64, chain: &[u64]) -> Option<usize> {
+        let mut buffer = [0; 4];
+        let bytes = char.encode_utf8(&mut buffer).as_bytes();
+        for (at, byte) in bytes.iter().enumerate() {
+            fingerprint = self.step(fingerprint, *byte);
+            if chain.get(at) != Some(&fingerprint) {
+                return None;
+            }
+        }
+        Some(bytes.len())
     }
 }
 
@@ -280,9 +337,10 @@ fn acceptable(value: &[u8]) -> Result<(), KnownError> {
     }
 }
 
-/// The characters of base64, in both alphabets, that depend on the value alone, wherever it stands in what is encoded.
-fn encodings(value: &[u8]) -> Vec<Zeroizing<Vec<u8>>> {
-    let mut texts: Vec<Zeroizing<Vec<u8>>> = Vec::new();
+/// The characters of base64, in both alphabets, that depend on the value alone, wherever it stands in what is encoded; with how many of them
+/// come of its `published` beginning.
+fn encodings(value: &[u8], published: usize) -> Vec<(Zeroizing<Vec<u8>>, usize)> {
+    let mut texts: Vec<(Zeroizing<Vec<u8>>, usize)> = Vec::new();
     for before in 0..3 {
         let padded = Zeroizing::new([&[0_u8; 2][..before], value].concat());
         let from = (before * 8).div_ceil(6);
@@ -290,8 +348,10 @@ fn encodings(value: &[u8]) -> Vec<Zeroizing<Vec<u8>>> {
         for engine in [&STANDARD_NO_PAD, &URL_SAFE_NO_PAD] {
             let text = Zeroizing::new(engine.encode(&*padded).into_bytes());
             let core = Zeroizing::new(text[from..to].to_vec());
-            if !texts.contains(&core) {
-                texts.push(core);
+            let known =
+                if published == 0 { 0 } else { ((before + published) * 8).div_ceil(6).saturating_sub(from) };
+            if !texts.iter().any(|(text, _)| *text == core) {
+                texts.push((core, known));
             }
         }
     }
@@ -312,12 +372,13 @@ const NAMED: [(&[u8], u8); 7] = [
     (b"equals", b'='),
 ];
 
-/// Reads `%41`, `%2541`, `\/`, `\u0041`, `\x41`, `&amp;`, `&#65;` and their like as one character.
+/// Reads `%41`, `%2541`, `+`, `\/`, `\u0041`, `\ud83d\ude00`, `\x41`, `&amp;`, `&#65;` and their like as one character.
 fn unit(text: &[u8], at: usize, complete: bool) -> Unit {
     match text[at] {
         b'%' => percent(text, at, complete),
         b'\\' => backslash(text, at, complete),
         b'&' => entity(text, at, complete),
+        b'+' => Unit::Byte(b' ', 1),
         _ => Unit::Plain,
     }
 }
@@ -349,12 +410,14 @@ fn percent(text: &[u8], at: usize, complete: bool) -> Unit {
 fn backslash(text: &[u8], at: usize, complete: bool) -> Unit {
     let run = text[at..].iter().take(REPEATED_ESCAPES_MAX).take_while(|byte| **byte == b'\\').count();
     let Some(letter) = text.get(at + run) else { return short(complete) };
-    let coded = |digits: usize| match text.get(at + run + 1..at + run + 1 + digits) {
-        Some(code) => match hex(code).and_then(|value| u8::try_from(value).ok()) {
-            Some(byte) => Unit::Byte(byte, run + 1 + digits),
+    let coded = |digits: usize| {
+        let length = run + 1 + digits;
+        let Some(code) = text.get(at + length - digits..at + length) else { return short(complete) };
+        match hex(code) {
+            Some(high @ 0xd800..0xdc00) => surrogates(high, text, at, length, complete),
+            Some(value) => char::from_u32(value).map_or(Unit::Plain, |char| Unit::Char(char, length)),
             None => Unit::Plain,
-        },
-        None => short(complete),
+        }
     };
     match letter {
         b'u' => coded(4),
@@ -364,6 +427,23 @@ fn backslash(text: &[u8], at: usize, complete: bool) -> Unit {
         b'/' | b'"' | b'\'' => Unit::Byte(*letter, run + 1),
         _ if run > 1 => Unit::Byte(b'\\', run),
         _ => Unit::Plain,
+    }
+}
+
+/// The second half of a character that JSON writes in two, behind the first, `high`, which is `length` bytes long.
+fn surrogates(high: u32, text: &[u8], at: usize, length: usize, complete: bool) -> Unit {
+    let rest = &text[at + length..];
+    let run = rest.iter().take(REPEATED_ESCAPES_MAX).take_while(|byte| **byte == b'\\').count();
+    match rest.get(run) {
+        None => return short(complete),
+        Some(b'u') if run > 0 => {}
+        Some(_) => return Unit::Plain,
+    }
+    let Some(code) = rest.get(run + 1..run + 5) else { return short(complete) };
+    match hex(code) {
+        Some(low @ 0xdc00..0xe000) => char::from_u32(0x1_0000 + ((high & 0x3ff) << 10 | low & 0x3ff))
+            .map_or(Unit::Plain, |char| Unit::Char(char, length + run + 5)),
+        Some(_) | None => Unit::Plain,
     }
 }
 
@@ -378,32 +458,33 @@ fn entity(text: &[u8], at: usize, complete: bool) -> Unit {
     }
     let name = &rest[..end];
     let value = match name {
-        [b'#', b'x' | b'X', digits @ ..] if !digits.is_empty() => {
-            hex(digits).and_then(|v| u8::try_from(v).ok())
+        [b'#', b'x' | b'X', digits @ ..] if !digits.is_empty() => hex(digits).and_then(char::from_u32),
+        [b'#', digits @ ..] => {
+            let number = std::str::from_utf8(digits).ok().and_then(|text| text.parse().ok());
+            number.and_then(char::from_u32)
         }
-        [b'#', digits @ ..] => std::str::from_utf8(digits).ok().and_then(|text| text.parse().ok()),
-        _ => NAMED.iter().find(|(named, _)| *named == name).map(|(_, byte)| *byte),
+        _ => NAMED.iter().find(|(named, _)| *named == name).map(|(_, byte)| char::from(*byte)),
     };
-    value.map_or(Unit::Plain, |byte| Unit::Byte(byte, end + 2))
+    value.map_or(Unit::Plain, |char| Unit::Char(char, end + 2))
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
-    use super::{INTROS, Known, Unit, unit};
+    use super::{INTROS, Known, unit};
 
     proptest! {
         #![proptest_config(ProptestConfig { cases: 4096, ..ProptestConfig::default() })]
         #[test]
         fn no_escape_of_the_first_character_of_a_form_is_passed_over(
-            intro in prop::sample::select(INTROS.to_vec()),
+            intro in prop::sample::select([&INTROS[..], b"+"].concat()),
             rest in "(25){0,2}[0-9a-fA-F]{2}|[xunr/\"'\\\\]{1,3}[0-9a-f]{0,4}|#x?[0-9a-f]{1,3};|[a-z]{2,6};|amp;|lt;|gt;|quot;|apos;|sol;|equals;|[ -~]{1,6}"
         ) {
             let text = [&[intro], rest.as_bytes()].concat();
-            if let Unit::Byte(first, _) = unit(&text, 0, true) {
+            for first in unit(&text, 0, true).firsts(intro).into_iter().flatten() {
                 let mut known = Known::default();
-                known.add_form(&[first, b'w', b'x'], false);
+                known.add_form(&[first, text[1], b'x'], false, 0);
                 prop_assert_eq!(known.next_start(&text, 0), Some(0), "{:?}", rest);
             }
         }

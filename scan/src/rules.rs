@@ -2,6 +2,7 @@
 
 mod gitleaks;
 mod machine;
+mod published;
 
 use std::ops::Range;
 use std::sync::{LazyLock, OnceLock};
@@ -10,6 +11,7 @@ use regex_automata::util::syntax;
 use regex_automata::{Input, meta};
 
 pub use gitleaks::RulesError;
+pub(crate) use published::published;
 
 use crate::builtin::{BUILTIN, FORMATS, Rule};
 use crate::finding::Finding;

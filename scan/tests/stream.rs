@@ -231,6 +231,71 @@ fn every_form_of_a_known_secret_is_masked_however_it_is_cut() {
     }
 }
 
+/// A secret with a space, a character of two bytes and one that JSON writes in two halves.
+const WIDE: &str = "kV9 xQ\u{e9}2mZ+7p\u{1f600}L4wR8tY1uN6";
+
+#[test]
+fn spaces_letters_beyond_ascii_and_names_of_headers_are_masked_however_they_are_cut() {
+    let coded = |write: fn(u16) -> String| -> String {
+        let units = WIDE
+            .encode_utf16()
+            .map(|unit| if unit < 128 { char::from(unit as u8).to_string() } else { write(unit) });
+        units.collect()
+    };
+    let form = percent(WIDE.as_bytes()).replace("%20", "+");
+    let forms = [
+        WIDE.to_owned(),
+        WIDE.to_ascii_lowercase(),
+        form,
+        WIDE.replace('+', "%2B").replace(' ', "+"),
+        coded(|unit| format!("\\u{unit:04x}")),
+        coded(|unit| format!("\\\\u{unit:04X}")),
+        WIDE.replace('\u{e9}', "&#233;").replace('\u{1f600}', "&#x1f600;"),
+    ];
+    let mut known = Known::default();
+    known.add(WIDE.as_bytes()).unwrap();
+    let known = Arc::new(known);
+    for form in forms {
+        let text = format!("a+b \\ud83d {form} + \\u00e9 c");
+        for size in 1..=text.len() {
+            let mut scrubber = Scrubber::new(Arc::clone(&known));
+            let mut out = Vec::new();
+            for piece in text.as_bytes().chunks(size) {
+                out.extend(scrubber.feed(piece).unwrap_or_else(|| piece.to_vec()));
+            }
+            out.extend(scrubber.finish());
+            let masked = format!("a+b \\ud83d {} + \\u00e9 c", "*".repeat(form.len()));
+            assert_eq!(String::from_utf8_lossy(&out), masked, "{form} in pieces of {size}");
+        }
+    }
+}
+
+#[test]
+fn what_everybody_knows_of_a_token_is_no_guess_and_what_follows_it_is() {
+    let random = "q8Zr2LkT0vWcN5mYx1JdB7sHfG3aPe";
+    for prefix in ["sk-ant-api03-", "github_pat_", "glpat-", "sk_live_", ""] {
+        let mut known = Known::default();
+        known.add(format!("{prefix}{random}").as_bytes()).unwrap();
+        let known = Arc::new(known);
+        let hits = |guess: String| {
+            let mut scrubber = Scrubber::new(Arc::clone(&known));
+            scrubber.feed(guess.as_bytes());
+            scrubber.finish();
+            scrubber.hits()
+        };
+        for write in [|text: &str| text.to_owned(), |text: &str| hex(text.as_bytes())] {
+            assert_eq!(hits(write(prefix)), 0, "{prefix}");
+            assert_eq!(hits(write(&format!("{prefix}{}", &random[..2]))), 0, "{prefix}");
+            assert_eq!(hits(write(&format!("{prefix}{}", &random[..6]))), 250, "{prefix}");
+        }
+        assert_eq!(hits(STANDARD.encode(prefix)), 0, "{prefix}");
+        let begun = format!("{prefix}{}", &random[..9]);
+        // The last character of a group that is not whole says less than the secret's does.
+        let whole = STANDARD.encode(&begun)[..begun.len() * 8 / 6].to_owned();
+        assert_eq!(hits(whole), 250, "{prefix}");
+    }
+}
+
 #[test]
 fn only_the_beginning_of_a_secret_waits() {
     let mut scrubber = Scrubber::new(known());
