@@ -42,6 +42,7 @@ struct Kind {
     expires_at: Option<Timestamp>,
     is_grant: bool,
     is_for_all: bool,
+    injects: bool,
 }
 
 /// The routes whose paths begin with the segments that lead here, and the segments that go on. In lower case: a deny does not
@@ -128,6 +129,7 @@ impl Kind {
             expires_at: route.expires_at,
             is_grant: route.grant.is_some(),
             is_for_all: route.matches.is_empty(),
+            injects: route.credential.is_some(),
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::extra::Extra;
 use crate::host::Host;
 use crate::index::Index;
 use crate::path::CanonicalPath;
-use crate::route::{Route, Scheme, Tls};
+use crate::route::{Route, Scheme, Tls, Verdict};
 
 /// How much of the traffic is logged; never bodies, never secrets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -131,6 +131,13 @@ impl Policy {
     /// The first candidate of each kind.
     pub(crate) fn kinds<'p>(&'p self, host: &Host) -> impl Iterator<Item = &'p Route> {
         self.index.kinds(&self.routes, host)
+    }
+
+    /// A route that puts a credential into requests to this host and port, whatever the path.
+    #[must_use]
+    pub fn injecting(&self, scheme: Scheme, host: &Host, port: u16) -> Option<&Route> {
+        let injects = |route: &&Route| route.credential.is_some() && route.verdict == Verdict::Allow;
+        self.kinds(host).filter(injects).find(|route| route.scheme == scheme && route.ports.contains(&port))
     }
 
     /// Of the candidates all that `path` may fit; a route may come twice.

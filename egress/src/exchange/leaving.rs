@@ -138,7 +138,8 @@ impl Judged {
         watch.inspection = Some((inspection, Format::Plain));
     }
 
-    /// What the route has searched and scrubbed. Where it says nothing, the answers to its own credential are scrubbed.
+    /// What the route has searched and scrubbed. Where it says nothing, the answers of a host that is given a credential
+    /// are scrubbed.
     fn watch(&self, route: &Route, endpoint: &Endpoint, now: Timestamp) -> Result<Watch, Refusal> {
         let known = self.proxy.knowns.current();
         let exceptions = self.snapshot.policy.exceptions(&endpoint.host, now);
@@ -149,12 +150,17 @@ impl Judged {
             let inspection = Inspection::of(dlp, &known, destination)?;
             Some(inspection.marked(Arc::new(self.proxy.marking.marks(&exceptions))))
         });
+        // What another route gave to a host may come back by this one, and is no other guess.
+        let injecting = match route.credential() {
+            Some(_) => Some(route),
+            None => self.snapshot.policy.injecting(endpoint.scheme, &endpoint.host, endpoint.port),
+        };
         let scrubs = match route.dlp() {
             Some(dlp) => dlp.inbound.contains(&Detector::KnownSecrets),
-            None => route.credential().is_some(),
+            None => injecting.is_some(),
         };
         let scrubs = scrubs && !known.is_empty();
-        let hits = self.snapshot.hits(route);
+        let hits = self.snapshot.hits(injecting.unwrap_or(route));
         if scrubs {
             hits.judge()?;
         }

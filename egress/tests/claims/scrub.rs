@@ -74,6 +74,41 @@ async fn a_reflected_secret_is_masked_in_wide_text_and_takes_a_headers_name_with
 }
 
 #[tokio::test]
+async fn what_one_route_gave_to_a_host_does_not_come_back_by_another() {
+    for (rules, comes) in [("", false), ("\ndlp: {inbound_detectors: [], outbound_detectors: []}", true)] {
+        let bench = Bench::with(|upstream| {
+            let giving = "auth_scheme: bearer\ntoken_file: LONG\npath_allowlist: [/v1/x]";
+            let other = upstream.routes(&format!("path_allowlist: [/v1/echo]{rules}"));
+            upstream.routes(giving) + other.trim_start_matches("routes:\n")
+        })
+        .await;
+        std::fs::write(bench.secrets.join("LONG"), SECRET).unwrap();
+        for transport in Transport::ALL {
+            assert_eq!(bench.agent().send(transport, get("/v1/x")).await.text(), "hello");
+            let mut asked = request(Method::POST, "/v1/echo", &[]);
+            *asked.body_mut() = Body::from(format!("is it {SECRET}?"));
+            let answer = bench.agent().send(transport, asked).await;
+            assert_eq!(answer.text().contains(SECRET), comes, "{answer:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_secret_as_the_name_of_a_header_neither_leaves_nor_comes_back() {
+    let bench = bench("dlp: {outbound_detectors: [known_secrets]}").await;
+    let secret = "kV9xQ2mZ7pL4wR8tY1uN6Bq";
+    std::fs::write(bench.secrets.join("LONG"), secret).unwrap();
+    for transport in Transport::ALL {
+        let answer = bench.agent().send(transport, get("/v1/mirror?place=header+name&form=plain")).await;
+        let lower = secret.to_ascii_lowercase();
+        assert!(answer.headers.keys().all(|name| !name.as_str().contains(&lower)), "{answer:?}");
+        assert_eq!(answer.headers["x-got"], "********");
+        let asked = request(Method::GET, "/v1/x", &[(secret, "1")]);
+        assert_eq!(bench.agent().send(transport, asked).await.refusal(), "secret-detected");
+    }
+}
+
+#[tokio::test]
 async fn without_the_scrub_the_same_upstream_shows_the_secret() {
     let bench = bench("dlp: {inbound_detectors: []}").await;
     for form in FORMS {

@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{GeneralPurpose, STANDARD, URL_SAFE_NO_PAD};
 use scan::Known;
 
-const SECRET: &str = "kV9/xQ+2mZ=7pL4&wR8\"tY1%uN6";
+const SECRET: &str = "kV9/xQ+2mZ=7 pL4&wR\u{e9}8\"tY1%uN6";
 
 /// The secret, as it is looked for.
 pub fn known() -> Arc<Known> {
@@ -39,10 +39,10 @@ fn forms() -> &'static [Vec<u8>] {
             URL_SAFE_NO_PAD.encode(format!("xy{SECRET} after")).into(),
             STANDARD.encode(STANDARD.encode(SECRET)).into(),
             written(SECRET.as_bytes(), |byte| format!("%{byte:02X}")),
-            SECRET.replace('%', "%25").replace('/', "%2f").into(),
+            SECRET.replace('%', "%25").replace('/', "%2f").replace('+', "%2B").replace(' ', "+").into(),
             written(SECRET.as_bytes(), |byte| format!("{byte:02x}")),
             written(SECRET.as_bytes(), |byte| format!("{byte:02X}")),
-            json.replace('/', "\\/").replace('&', "\\u0026").into(),
+            json.replace('/', "\\/").replace('&', "\\u0026").replace('\u{e9}', "\\u00e9").into(),
             SECRET.replace('&', "&amp;").replace('"', "&#34;").into(),
             SECRET.bytes().flat_map(|byte| [byte, 0]).collect(),
             gzip(SECRET.as_bytes()),
@@ -54,13 +54,18 @@ fn forms() -> &'static [Vec<u8>] {
     &FORMS
 }
 
-/// What gives the secret away wherever it stands, whatever stands beside it: the secret, in hexadecimal, and the characters of base64, once
-/// and twice over, that depend on it alone.
+/// What gives the secret away wherever it stands, whatever stands beside it: the secret, in small letters, in hexadecimal, and the characters
+/// of base64, once and twice over, that depend on it alone.
 pub fn cores() -> Vec<Vec<u8>> {
     let once = aligned(SECRET.as_bytes());
     let twice: Vec<Vec<u8>> = once.iter().flat_map(|core| aligned(core)).collect();
     let hex = [forms()[7].clone(), forms()[8].clone()];
-    [SECRET.into()].into_iter().chain(hex).chain(once).chain(twice).collect()
+    [SECRET.into(), SECRET.to_ascii_lowercase().into()]
+        .into_iter()
+        .chain(hex)
+        .chain(once)
+        .chain(twice)
+        .collect()
 }
 
 /// At each of the three places of a group, in both alphabets.

@@ -75,7 +75,8 @@ pub(super) async fn answer(mut request: Request<Incoming>) -> Response<Body> {
             .body(Body::empty())
             .unwrap(),
         "header name" => {
-            let name = format!("x-{}", in_form(&secret, "hex"));
+            let name = if form == "plain" { secret } else { in_form(&secret, "hex") };
+            let name = format!("x-{name}");
             Response::builder().header(name, "1").header("x-got", "********").body(Body::empty()).unwrap()
         }
         "redirect" => Response::builder()
