@@ -85,6 +85,9 @@ pub struct RequestEvent {
     /// It was cut at a secret after some of it had left.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub late: bool,
+    /// It was refused once some of it may have left.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub sent: bool,
 }
 
 /// A set of routes put in force, or refused while the old one stays.

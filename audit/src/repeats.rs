@@ -43,9 +43,9 @@ pub enum Admission {
 }
 
 impl Repeats {
-    /// What becomes of `event` at `now`. What passed is always recorded.
+    /// What becomes of `event` at `now`. What passed, or may have in part, is always recorded.
     pub fn admit(&mut self, event: &RequestEvent, now: Timestamp) -> Admission {
-        if event.decision == Decision::Allow {
+        if event.decision == Decision::Allow || event.sent {
             return Admission::Record;
         }
         self.since.get_or_insert(now);
@@ -133,7 +133,11 @@ mod tests {
     #[test]
     fn what_passed_is_never_only_counted() {
         let mut repeats = Repeats::default();
-        let passed = RequestEvent { decision: Decision::Allow, ..refused("/") };
-        assert!((0..10_000).all(|_| repeats.admit(&passed, at(0)) == Admission::Record));
+        for passed in [
+            RequestEvent { decision: Decision::Allow, ..refused("/") },
+            RequestEvent { sent: true, ..refused("/") },
+        ] {
+            assert!((0..10_000).all(|_| repeats.admit(&passed, at(0)) == Admission::Record));
+        }
     }
 }

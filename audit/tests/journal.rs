@@ -187,6 +187,7 @@ fn typed_events_come_back_as_they_were_written() {
         millis: 1,
         answered_millis: None,
         late: false,
+        sent: false,
     };
     let push = PushEvent {
         repo: "acme-web".to_owned(),

@@ -45,6 +45,8 @@ use ask::Source;
 use leaving::{Rest, Watch};
 use upgrade::{Upgrade, WEBSOCKET};
 
+/// The longest name of a method; the longest in use, of WebDAV, has 17 bytes.
+const METHOD_MAX: usize = 64;
 /// Stands in answers and records for a path that holds a secret.
 const WITHHELD: &str = "(withheld)";
 
@@ -226,6 +228,10 @@ impl Judged {
         path.as_str().clone_into(&mut self.entry.subject.path);
         self.entry.subject.port = endpoint.port;
 
+        if parts.method.as_str().len() > METHOD_MAX {
+            let hint = format!("a method has at most {METHOD_MAX} bytes");
+            return Err(Refusal::new(Code::MalformedTarget, hint));
+        }
         if let Some(name) = headers::override_of(&parts.headers) {
             let hint = format!(
                 "`{name}` asks upstream to take the request for another than the one that is judged: leave it out"

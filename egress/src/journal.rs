@@ -17,6 +17,7 @@ use audit::{
     RequestEvent,
 };
 use jiff::Timestamp;
+use sha2::{Digest, Sha256};
 use tokio::sync::mpsc::{self, UnboundedSender};
 use tokio::sync::{Semaphore, TryAcquireError, oneshot};
 use tokio::time::{Instant, timeout};
@@ -27,6 +28,7 @@ use crate::inspect::Inspection;
 use crate::limits::Held;
 use crate::observe::Observer;
 use crate::refusal::{Refusal, Subject};
+use crate::tls::hex;
 
 /// How many requests may be open or waiting to be recorded.
 const PLACES: usize = 4 * 1024;
@@ -38,6 +40,8 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 /// up to the most, each time that something came.
 const REST: Duration = Duration::from_millis(2);
 const REST_MAX: Duration = Duration::from_millis(16);
+/// So much of a host, a method or a path is recorded.
+const TEXT_MAX: usize = 2 * 1024;
 /// How many records are written together.
 const TOGETHER: usize = 64;
 
@@ -179,6 +183,16 @@ impl Recorder {
     }
 }
 
+/// `text` as it is recorded: who asks does not say how much room that takes.
+fn shortened(mut text: String) -> String {
+    if text.len() > TEXT_MAX {
+        let (length, digest) = (text.len(), hex(&Sha256::digest(&text)));
+        text.truncate(text.floor_char_boundary(TEXT_MAX));
+        text.push_str(&format!("… ({length} bytes, sha256:{digest})"));
+    }
+    text
+}
+
 /// Nobody waits for a place that it would have freed.
 impl Drop for Writer {
     fn drop(&mut self) {
@@ -307,8 +321,13 @@ impl Entry {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
+    /// Where upstream fails, what was allowed stays so.
     pub(crate) fn refused(&mut self, refusal: &Refusal) {
-        self.event.decision = Decision::Deny;
+        let was_let_out = self.event.decision == Decision::Allow;
+        if !(was_let_out && refusal.code.status().is_server_error()) {
+            self.event.decision = Decision::Deny;
+            self.event.sent = was_let_out && refusal.code.may_come_late();
+        }
         self.event.code = Some(refusal.code.as_str().to_owned());
         self.event.block_id = Some(refusal.block_id.clone());
         self.event.status = Some(refusal.code.status().as_u16());
@@ -340,7 +359,7 @@ impl Drop for Entry {
             let Subject { scheme, host, port, method, path, form: _ } = mem::take(&mut self.subject);
             self.event.scheme = Cow::Borrowed(scheme);
             (self.event.host, self.event.port, self.event.method, self.event.path) =
-                (host, port, method, path);
+                (shortened(host), port, shortened(method), shortened(path));
             self.event.millis = self.millis();
             self.event.bytes_up = self.up.as_ref().map_or(0, |up| up.bytes());
             way.observer.request(&self.event);

@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use http::{HeaderMap, Method};
 use jiff::Timestamp;
-use policy::{CanonicalPath, Decision, Denial, Front, Host, RequestHead, Route};
+use policy::{
+    AgentCredentials, CanonicalPath, Code, Decision, Denial, Front, Host, RequestHead, Resolves, Route,
+    RouteId,
+};
 use tokio::time::sleep;
 
 use crate::authority::Endpoint;
@@ -52,7 +55,9 @@ impl RequestAsked {
 pub(crate) struct Lease {
     asked: Asked,
     snapshots: Snapshots,
-    generation: u64,
+    /// What allowed it.
+    snapshot: Arc<Snapshot>,
+    route: RouteId,
     until: Option<Timestamp>,
     clock: Clock,
 }
@@ -62,17 +67,17 @@ impl Lease {
     pub(crate) fn new(
         asked: Asked,
         snapshots: &Snapshots,
-        snapshot: &Snapshot,
+        snapshot: &Arc<Snapshot>,
         route: &Route,
         clock: Clock,
     ) -> Lease {
-        let (snapshots, generation) = (snapshots.clone(), snapshot.generation);
-        Lease { asked, snapshots, generation, until: route.expires_at(), clock }
+        let (snapshots, snapshot) = (snapshots.clone(), Arc::clone(snapshot));
+        Lease { asked, snapshots, snapshot, route: route.id(), until: route.expires_at(), clock }
     }
 
     /// Whether it may end: only then is it to be waited for. All alarms ring when the routes are replaced.
     pub(crate) fn is_in_question(&self) -> bool {
-        self.until.is_some() || self.snapshots.generation() != self.generation
+        self.until.is_some() || self.snapshots.generation() != self.snapshot.generation
     }
 
     /// Returns with the reason once it is no longer allowed.
@@ -88,7 +93,7 @@ impl Lease {
     async fn watch(&self, moment: Duration) -> Denial {
         let mut snapshots = self.snapshots.watch();
         let mut until = self.until;
-        let mut generation = self.generation;
+        let mut generation = self.snapshot.generation;
         loop {
             let newest = Arc::clone(&snapshots.borrow_and_update());
             let now = self.clock.now();
@@ -140,8 +145,31 @@ impl Lease {
                 }
             },
         };
+        if is_narrower(route, &self.snapshot.policy.routes()[self.route.index()]) {
+            let hint = "the route that allowed this has other terms now: ask again".to_owned();
+            return Err(Denial { code: Code::RequestNotAllowed, hint });
+        }
         Ok(route.expires_at())
     }
+}
+
+/// Whether what goes on by the terms of `before` does what `now` would not let it do: go to another address, with another credential, less
+/// searched.
+fn is_narrower(now: &Route, before: &Route) -> bool {
+    let strictness = |what: AgentCredentials| match what {
+        AgentCredentials::Passed => 0,
+        AgentCredentials::AuthorizationTakenOut => 1,
+        AgentCredentials::TakenOut => 2,
+    };
+    let loses = before.allow_private().iter().any(|allowed| !now.allow_private().contains(allowed));
+    let is_resolved_otherwise = before.resolves() == Resolves::Parent && now.resolves() != before.resolves();
+    let is_other_credential = before.credential().is_some() && now.credential() != before.credential();
+    let is_searched = now.dlp().is_some() && now.dlp() != before.dlp();
+    loses
+        || is_resolved_otherwise
+        || is_other_credential
+        || is_searched
+        || strictness(now.agent_credentials()) > strictness(before.agent_credentials())
 }
 
 fn left(until: Timestamp, now: Timestamp) -> Duration {

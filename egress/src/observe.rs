@@ -13,8 +13,6 @@ use tokio::sync::broadcast;
 
 /// How many refusals are remembered.
 const REFUSALS_MAX: usize = 1024;
-/// The longest path that is remembered of a refusal.
-const PATH_MAX: usize = 4 * 1024;
 /// How far who watches may fall behind before it misses something.
 const BEHIND_MAX: usize = 1024;
 /// The upper bounds of the durations that are counted together, in milliseconds.
@@ -129,8 +127,6 @@ impl Observer {
         let named = |seen: &&Arc<Seen>| seen.request.block_id.as_deref() == Some(block_id);
         let seen = refusals.iter().rev().find(named)?;
         let request = &seen.request;
-        let mut path = request.path.clone();
-        path.truncate(path.floor_char_boundary(PATH_MAX));
         Some(Refusal {
             block_id: block_id.to_owned(),
             code: request.code.clone().unwrap_or_default(),
@@ -139,7 +135,7 @@ impl Observer {
             host: request.host.clone(),
             port: request.port,
             method: request.method.clone(),
-            path,
+            path: request.path.clone(),
         })
     }
 
@@ -230,6 +226,7 @@ pub(crate) mod tests {
             millis: 7,
             answered_millis: Some(5),
             late: false,
+            sent: false,
         }
     }
 

@@ -140,6 +140,11 @@ impl Code {
         }
     }
 
+    /// Whether it may be the answer to a request of which something has left: not where no connection was had.
+    pub(crate) fn may_come_late(self) -> bool {
+        !matches!(self, Code::Policy(policy::Code::AddressNotAllowed) | Code::ConnectionLimit)
+    }
+
     /// The status of the answer.
     pub fn status(self) -> StatusCode {
         match self {

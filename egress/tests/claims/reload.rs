@@ -4,7 +4,7 @@ use http::{Method, Request};
 use http_body_util::BodyExt;
 use hudsucker::Body;
 use hyper_util::rt::TokioIo;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use crate::support::{Answer, Bench, CHUNK, CHUNKS, HOST, Transport, get, http1_on, http2_on, request};
@@ -157,6 +157,44 @@ async fn a_websocket_or_a_passed_on_tunnel_that_the_new_routes_refuse_ends() {
     bench.proxy.reload("routes: []").await.unwrap();
     assert!(bench.agent().tls(&[]).connect(HOST.try_into().unwrap(), held_open).await.is_err());
     assert_eq!(bench.upstream.memory.connections.get(), before);
+}
+
+#[tokio::test]
+async fn what_goes_on_by_terms_that_became_narrower_ends_and_otherwise_stays() {
+    const SEARCHED: &str = "dlp: {outbound_detectors: [token_patterns]}";
+    const INJECTED: &str = "auth_scheme: bearer\ntoken_env: TOKEN";
+    let near = |routes: String| routes.replace("127.0.0.0/8", "127.0.0.1");
+    let far = |routes: String| routes.replace("127.0.0.0/8", "127.0.0.0/8, 10.0.0.0/8");
+    let same = |routes: String| routes;
+    type Change = fn(String) -> String;
+    let cases: [(&str, &str, Change, bool); 7] = [
+        ("deny: false", SEARCHED, same, false),
+        ("deny: false", "limits: {connections: 9}", same, true),
+        (INJECTED, "deny: false", same, false),
+        (INJECTED, "auth_scheme: token\ntoken_env: TOKEN", same, false),
+        ("deny: false", "own_credential_only: true", same, false),
+        ("deny: false", "deny: false", near, false),
+        ("deny: false", "deny: false", far, true),
+    ];
+    for (before, after, change, stays) in cases {
+        let bench = Bench::allowing(before).await;
+        let headers = [("connection", "Upgrade"), ("upgrade", "websocket")];
+        let open = request(Method::GET, "/v1/socket", &headers);
+        let response = bench.agent().open(Transport::TunnelHttp1, HOST, open).await;
+        let mut socket = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
+        let mut stream =
+            bench.agent().open(Transport::TunnelHttp2, HOST, get("/v1/stream")).await.into_body();
+        assert!(stream.frame().await.unwrap().is_ok());
+        bench.proxy.reload(&change(bench.upstream.routes(after))).await.unwrap();
+        if stays {
+            socket.write_all(b"ping").await.unwrap();
+            bench.upstream.memory.go_on.notify_one();
+        }
+        let answered = timeout(PATIENCE, socket.read(&mut [0; 4])).await.expect("it ends");
+        assert_eq!(matches!(answered, Ok(1..)), stays, "{before} to {after}");
+        let next = timeout(PATIENCE, stream.frame()).await.expect("it ends");
+        assert_eq!(next.unwrap().is_ok(), stays, "{before} to {after}");
+    }
 }
 
 #[tokio::test]

@@ -1,10 +1,16 @@
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
+use std::sync::atomic::Ordering;
 
+use bytes::Bytes;
+use futures_util::stream;
+use http::{Method, Request};
+use hudsucker::Body;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use proposal::peer::{Answer, Question, datagram, message};
+use serde_json::json;
 
-use crate::support::{Bench, Transport, get};
+use crate::support::{Bench, Transport, get, request};
 
 #[tokio::test]
 async fn supervise_learns_what_was_refused_and_where_the_journal_ends() {
@@ -41,6 +47,44 @@ async fn supervise_learns_what_was_refused_and_where_the_journal_ends() {
     let hash = last["hash"].as_str().unwrap().to_owned();
     assert_eq!(head, Answer::Head { seq: 9, records: last["seq"].as_u64().unwrap(), hash });
     answering.abort();
+}
+
+#[tokio::test]
+async fn what_may_have_left_is_recorded_each_time_and_told_from_what_did_not() {
+    let bench = Bench::allowing("limits: {request_body: 4B}").await;
+    let chunks =
+        || stream::iter(["more", "than four"].map(|chunk| Ok::<_, hudsucker::Error>(Bytes::from(chunk))));
+    let upload = || Request::post("/v1/upload").body(Body::from_stream(chunks())).unwrap();
+    for _ in 0..30 {
+        assert_eq!(bench.agent().send(Transport::Plain, upload()).await.status, 413);
+    }
+    // The second is the answer to what is sent once more.
+    for _ in 0..2 {
+        bench.upstream.memory.refuses.store(2, Ordering::SeqCst);
+        assert_eq!(bench.agent().send(Transport::TunnelHttp2, get("/v1/models")).await.status, 502);
+    }
+    let events = bench.events().await;
+    assert_eq!(events.len(), 32, "none of them is only counted");
+    for event in &events[..30] {
+        assert_eq!((&event["decision"], &event["sent"]), (&json!("deny"), &json!(true)));
+    }
+    for event in &events[30..] {
+        assert_eq!((&event["decision"], &event["code"]), (&json!("allow"), &json!("upstream-failed")));
+    }
+}
+
+#[tokio::test]
+async fn a_record_is_short_however_long_what_was_asked_for_is() {
+    let bench = Bench::allowing("deny: false").await;
+    let long = "/v1/".to_owned() + &"x".repeat(5_000);
+    assert_eq!(bench.agent().send(Transport::TunnelHttp1, get(&long)).await.status, 200);
+    let method = Method::from_bytes(&[b'M'; 65]).unwrap();
+    let answer = bench.agent().send(Transport::TunnelHttp1, request(method, "/v1/x", &[])).await;
+    assert_eq!(answer.refusal(), "malformed-target");
+    let events = bench.events().await;
+    let path = events[0]["path"].as_str().unwrap();
+    assert!(path.starts_with("/v1/xxx") && path.contains("… (5004 bytes, sha256:"), "{path}");
+    assert!(path.len() < 2200, "{}", path.len());
 }
 
 /// A connected datagram socket keeps the borders of messages, as a seqpacket socket does.
