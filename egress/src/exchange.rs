@@ -404,6 +404,8 @@ impl Judged {
             let hint = "the upstream host answered in a transfer coding that was not asked for";
             return Err(Refusal::new(Code::UpstreamFailed, hint));
         }
+        // Before it is forgotten in which transfer coding it came.
+        headers::settle_length(response.status(), response.headers_mut());
         headers::towards_agent(response.headers_mut());
         let has_body = !response.body().is_end_stream();
         let encoding = match &watch.scrub {

@@ -1,5 +1,6 @@
 //! Headers that are for one connection only, and do not go through; and how a header's name is read.
 
+use http::StatusCode;
 use http::header::{
     CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, HeaderMap, HeaderName,
     HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
@@ -115,6 +116,38 @@ pub(crate) fn towards_agent(headers: &mut HeaderMap) {
     remove_all(headers, |name| name.as_str().starts_with(OURS));
 }
 
+/// Has an answer with `status` say its length in one way, or not at all: once where it says the same several times; not beside a transfer
+/// coding, which counts in its place (RFC 9112, section 6.1), with 1xx and 204, which have none (RFC 9110, section 8.6), or where it says
+/// two of a body that is not there. HTTP/2 clients take the rest for an error; what contradicts itself about a body was refused before.
+pub(crate) fn settle_length(status: StatusCode, headers: &mut HeaderMap) {
+    if !headers.contains_key(CONTENT_LENGTH) {
+        return;
+    }
+    let has_none = status.is_informational() || status == StatusCode::NO_CONTENT;
+    let length = if has_none || headers.contains_key(TRANSFER_ENCODING) { None } else { length(headers) };
+    match length {
+        Some(length) => _ = headers.insert(CONTENT_LENGTH, HeaderValue::from(length)),
+        None => _ = headers.remove(CONTENT_LENGTH),
+    }
+}
+
+/// The one length that all of `Content-Length` names.
+fn length(headers: &HeaderMap) -> Option<u64> {
+    let mut length = None;
+    for line in headers.get_all(CONTENT_LENGTH) {
+        for listed in line.to_str().ok()?.split(',') {
+            // No sign, which numbers may have elsewhere.
+            let digits =
+                Some(listed.trim()).filter(|listed| listed.bytes().all(|byte| byte.is_ascii_digit()))?;
+            let listed = digits.parse().ok()?;
+            if *length.get_or_insert(listed) != listed {
+                return None;
+            }
+        }
+    }
+    length
+}
+
 /// Whether a body comes in chunks at most. Another transfer coding is not undone here, and ends at this hop: nobody would know of it.
 pub(crate) fn is_chunked_at_most(headers: &HeaderMap) -> bool {
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
@@ -219,6 +252,33 @@ mod tests {
         ] {
             assert!(coded(other), "{other:?}");
         }
+    }
+
+    #[test]
+    fn a_length_is_said_once_and_only_where_it_counts() {
+        let settled = |status: u16, lines: &[(&str, &str)]| {
+            let mut headers = headers(lines);
+            settle_length(StatusCode::from_u16(status).unwrap(), &mut headers);
+            let left = headers.get_all(CONTENT_LENGTH).iter().map(|line| line.to_str().unwrap().to_owned());
+            left.collect::<Vec<_>>().join("|")
+        };
+        let lengths = |lines: &[&'static str]| -> Vec<(&str, &str)> {
+            lines.iter().map(|line| ("content-length", *line)).collect()
+        };
+        for same in [&["5"][..], &["5", "5"], &["5, 5"], &["05", "5 ,5"]] {
+            assert_eq!(settled(200, &lengths(same)), "5", "{same:?}");
+            // What a GET would have brought.
+            assert_eq!(settled(304, &lengths(same)), "5", "{same:?}");
+            assert_eq!(settled(204, &lengths(same)), "", "{same:?}");
+            assert_eq!(settled(101, &lengths(same)), "", "{same:?}");
+            let coded = [&lengths(same)[..], &[("transfer-encoding", "chunked")]].concat();
+            assert_eq!(settled(200, &coded), "", "{same:?}");
+        }
+        for none in [&["5", "6"][..], &["5, 6"], &["+5"], &["-5"], &["5,"], &[""], &["99999999999999999999"]]
+        {
+            assert_eq!(settled(304, &lengths(none)), "", "{none:?}");
+        }
+        assert_eq!(settled(200, &[]), "");
     }
 
     #[test]

@@ -246,3 +246,34 @@ async fn an_answer_with_many_headers_passes_and_one_with_too_many_is_told_as_tha
     assert!(too_many.text().contains("at most 512 headers"), "{}", too_many.text());
     assert!(too_many.text().contains("\"failed\":\"upstream\""), "{}", too_many.text());
 }
+
+#[tokio::test]
+async fn an_answer_says_its_length_once_or_not_at_all_to_every_client() {
+    let conflict = "200 OK\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\nok!";
+    for (answer, status, lengths, body) in [
+        ("200 OK\r\ncontent-length: 2\r\ncontent-length: 2\r\n\r\nok", 200, &["2"][..], "ok"),
+        ("200 OK\r\ncontent-length: 2, 2\r\n\r\nok", 200, &["2"], "ok"),
+        ("200 OK\r\ncontent-length: 02\r\n\r\nok", 200, &["2"], "ok"),
+        ("204 No Content\r\ncontent-length: 5\r\n\r\n", 204, &[], ""),
+        ("304 Not Modified\r\ncontent-length: 5, 6\r\n\r\n", 304, &[], ""),
+        (
+            "200 OK\r\ncontent-length: 9\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+            200,
+            &[],
+            "ok",
+        ),
+        (conflict, 502, &[], ""),
+    ] {
+        for transport in Transport::ALL {
+            let bench = Bench::allowing(EVERYTHING).await;
+            *bench.upstream.memory.raw.lock().unwrap() = Some(format!("HTTP/1.1 {answer}"));
+            let got = bench.agent().send(transport, get("/v1/x")).await;
+            assert_eq!(got.status, status, "{transport:?} {answer}");
+            if status != 502 {
+                let said = got.headers.get_all("content-length").iter();
+                let said: Vec<_> = said.map(|length| length.to_str().unwrap()).collect();
+                assert_eq!((said, got.text()), (lengths.to_vec(), body), "{transport:?} {answer}");
+            }
+        }
+    }
+}

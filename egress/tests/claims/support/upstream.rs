@@ -24,7 +24,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Notify, Semaphore};
 use tokio_rustls::TlsAcceptor;
 
-use super::{Counter, HOST, grpc, listen_narrow, mirror};
+use super::{Counter, HOST, grpc, listen_narrow, mirror, read_head};
 
 pub(crate) const CHUNK: usize = 64 * 1024;
 /// How many of them a large body has.
@@ -46,6 +46,8 @@ pub(crate) struct Memory {
     pub(crate) sent: Counter,
     pub(crate) received: Counter,
     pub(crate) trailers: Counter,
+    /// With something in it, every connection speaks HTTP/1.1, gets this as the answer to its first request, and ends.
+    pub(crate) raw: Mutex<Option<String>>,
     /// So many requests are refused before they are looked at.
     pub(crate) refuses: AtomicUsize,
     /// Lets `/stream` send its second part, and `/hold` read its body.
@@ -81,7 +83,9 @@ impl Upstream {
     pub(crate) async fn start(directory: &Path) -> Upstream {
         let memory = Arc::<Memory>::default();
         let (config, roots) = certificates(directory);
-        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let mut http1 = config.clone();
+        http1.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let (acceptor, http1) = (TlsAcceptor::from(Arc::new(config)), TlsAcceptor::from(Arc::new(http1)));
         let (tls, plain) = (listen_narrow(), listen_narrow());
         let upstream = Upstream {
             tls: tls.local_addr().unwrap(),
@@ -93,7 +97,8 @@ impl Upstream {
         tokio::spawn(async move {
             while let Ok((stream, _)) = tls.accept().await {
                 shared.connections.add(1);
-                let (acceptor, memory) = (acceptor.clone(), Arc::clone(&shared));
+                let memory = Arc::clone(&shared);
+                let acceptor = if memory.raw.lock().unwrap().is_some() { &http1 } else { &acceptor }.clone();
                 tokio::spawn(async move {
                     if let Ok(stream) = acceptor.accept(stream).await {
                         serve(stream, memory).await;
@@ -155,7 +160,14 @@ fn certificates(directory: &Path) -> (ServerConfig, PathBuf) {
     (config, roots)
 }
 
-async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S, memory: Arc<Memory>) {
+async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(mut stream: S, memory: Arc<Memory>) {
+    let raw = memory.raw.lock().unwrap().clone();
+    if let Some(raw) = raw {
+        read_head(&mut stream).await;
+        let _ = stream.write_all(raw.as_bytes()).await;
+        let _ = stream.shutdown().await;
+        return;
+    }
     let service = service_fn(move |request| {
         let memory = Arc::clone(&memory);
         async move {
