@@ -238,6 +238,11 @@ impl Judged {
             );
             return Err(Refusal::new(Code::OverrideRefused, hint));
         }
+        if !headers::is_chunked_at_most(&parts.headers) {
+            // It ends at this hop without being undone: the coded bytes would go out as if they were the content.
+            let hint = "the body is in a transfer coding other than `chunked`: leave the coding out";
+            return Err(Refusal::new(Code::ContentUninspectable, hint));
+        }
         let wanted = headers::upgrade(&parts.headers);
         headers::towards_upstream(&mut parts.headers);
         let asked = Box::new(RequestAsked {

@@ -215,6 +215,28 @@ async fn a_smuggled_request_is_not_seen_by_upstream() {
 }
 
 #[tokio::test]
+async fn a_request_in_a_transfer_coding_that_is_not_undone_goes_nowhere() {
+    let bench = Bench::allowing("path_allowlist: [/v1/]").await;
+    let plain = format!("{HOST}:{}", bench.upstream.plain.port());
+    for coding in
+        ["gzip, chunked", "gzip\r\ntransfer-encoding: chunked", "chunked, chunked", "identity, chunked"]
+    {
+        let ask = |target: &str, host: &str| {
+            let head =
+                format!("POST {target} HTTP/1.1\r\nhost: {host}\r\ntransfer-encoding: {coding}\r\n\r\n");
+            format!("{head}5\r\ncoded\r\n0\r\n\r\n")
+        };
+        let to_plain = ask(&format!("http://{plain}/v1/upload"), &plain);
+        let answer = exchange(&mut bench.agent().dial().await, &to_plain).await;
+        assert!(answer.contains("x-bottlecap-denied: content-uninspectable"), "{coding}: {answer}");
+        let mut tunnel = bench.agent().tunnel(&bench.target(), HOST, &["http/1.1"]).await.unwrap();
+        let answer = exchange(&mut tunnel, &ask("/v1/upload", &bench.target())).await;
+        assert!(answer.contains("x-bottlecap-denied: content-uninspectable"), "{coding}: {answer}");
+    }
+    assert_eq!(bench.upstream.memory.connections.get(), 0);
+}
+
+#[tokio::test]
 async fn a_pipelined_second_request_is_judged() {
     let bench = Bench::allowing("matches: [{paths: [{type: prefix, value: /v1/}]}]").await;
     let plain = format!("{HOST}:{}", bench.upstream.plain.port());
