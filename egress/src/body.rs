@@ -56,6 +56,7 @@ pub(crate) struct Progress {
     bytes: AtomicU64,
     last_millis: AtomicU64,
     too_large: AtomicBool,
+    broke_off: AtomicBool,
 }
 
 impl Progress {
@@ -65,12 +66,18 @@ impl Progress {
             bytes: AtomicU64::new(0),
             last_millis: AtomicU64::new(0),
             too_large: AtomicBool::new(false),
+            broke_off: AtomicBool::new(false),
         })
     }
 
     /// Whether the body was cut because it is larger than it may be.
     pub(crate) fn is_too_large(&self) -> bool {
         self.too_large.load(Ordering::Relaxed)
+    }
+
+    /// Whether the client did not send the body as it said.
+    pub(crate) fn is_broken_off(&self) -> bool {
+        self.broke_off.load(Ordering::Relaxed)
     }
 
     pub(crate) fn bytes(&self) -> u64 {
@@ -368,6 +375,9 @@ impl HttpBody for Metered {
                 this.unasked += 1;
                 if let Some(waiting) = &mut this.waiting {
                     waiting.since = None;
+                }
+                if let (Some(Err(_)), Meter::Up(progress)) = (&frame, &this.meter) {
+                    progress.broke_off.store(true, Ordering::Relaxed);
                 }
                 let mut frame = frame.filter(|frame| this.passes(frame));
                 // Trailers towards the agent: those of a request were passed over.

@@ -388,7 +388,14 @@ impl Judged {
             let objection = || inspection.and_then(|(inspection, _)| inspection.objection());
             let (response, lent) = answered.map_err(|error| match plan.limits.request_body {
                 Some(most) if progress.is_too_large() => too_large(most),
-                Some(_) | None => objection().unwrap_or_else(|| upstream::refusal_of_request(&error)),
+                Some(_) | None => objection().unwrap_or_else(|| {
+                    // What upstream does with the half of a request is no fault of its own.
+                    if progress.is_broken_off() {
+                        broken_off(&error)
+                    } else {
+                        upstream::refusal_of_request(&error)
+                    }
+                }),
             })?;
             if response.status() == StatusCode::SWITCHING_PROTOCOLS && plan.upgrade == Upgrade::None {
                 let hint = "the upstream host changed the protocol unasked";
@@ -531,14 +538,18 @@ async fn rewritten(
         Err(_) if progress.is_too_large() => Err(too_large(plan.limits.request_body.unwrap_or_default())),
         Err(error) => {
             let objection = plan.watch.inspection.as_ref().and_then(|(inspection, _)| inspection.objection());
-            Err(objection
-                .unwrap_or_else(|| Refusal::new(Code::MalformedTarget, "the body broke off").because(&error)))
+            Err(objection.unwrap_or_else(|| broken_off(&error)))
         }
     }
 }
 
 fn too_large(most: u64) -> Refusal {
     Refusal::new(Code::BodyTooLarge, format!("this route allows bodies of at most {most} bytes"))
+}
+
+fn broken_off(error: &(dyn std::error::Error + 'static)) -> Refusal {
+    let hint = "the body of the request broke off, or is not in chunks as it says";
+    Refusal::new(Code::MalformedBody, hint).because(error)
 }
 
 fn bind(via: &Via, request: &request::Parts) -> Result<Endpoint, Refusal> {

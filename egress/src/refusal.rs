@@ -58,6 +58,8 @@ pub enum Code {
     ConnectionLimit,
     /// The body is larger than the route allows.
     BodyTooLarge,
+    /// The body of the request broke off, or is not framed as it says.
+    MalformedBody,
     /// The journal cannot be written, so nothing may go out.
     AuditUnavailable,
     /// What leaves holds a secret.
@@ -99,6 +101,7 @@ pub const CODES: &[Code] = &[
     Code::SecretDetected,
     Code::ContentUninspectable,
     Code::SecretReflected,
+    Code::MalformedBody,
     Code::AuditUnavailable,
     Code::UpstreamUnresolved,
     Code::UpstreamUnreachable,
@@ -130,6 +133,7 @@ impl Code {
             Code::SecretDetected => "secret-detected",
             Code::ContentUninspectable => "content-uninspectable",
             Code::SecretReflected => "secret-reflected",
+            Code::MalformedBody => "malformed-body",
             Code::AuditUnavailable => "audit-unavailable",
             Code::UpstreamUnresolved => "upstream-unresolved",
             Code::UpstreamUnreachable => "upstream-unreachable",
@@ -164,6 +168,7 @@ impl Code {
             | Code::SecretReflected => StatusCode::FORBIDDEN,
             Code::RateLimit | Code::ConcurrencyLimit | Code::ConnectionLimit => StatusCode::TOO_MANY_REQUESTS,
             Code::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Code::MalformedBody => StatusCode::BAD_REQUEST,
             Code::AuditUnavailable => StatusCode::SERVICE_UNAVAILABLE,
             Code::UpstreamUnresolved
             | Code::UpstreamUnreachable
@@ -190,6 +195,7 @@ impl Code {
             | Code::UpstreamTls
             | Code::UpstreamTimeout
             | Code::UpstreamFailed => Some("upstream"),
+            Code::MalformedBody => Some("client"),
             Code::AuditUnavailable | Code::Internal => Some("egress"),
             Code::Policy(_)
             | Code::MalformedTarget

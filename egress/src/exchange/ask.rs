@@ -11,7 +11,7 @@ use proposal::peer::Held;
 use tracing::info;
 
 use super::upgrade::Upgrade;
-use super::{Judged, Plan, WITHHELD, too_large};
+use super::{Judged, Plan, WITHHELD, broken_off, too_large};
 use crate::body::{self, Gathered, Meter, Progress};
 use crate::hold::{self, Asking, Suspect};
 use crate::inspect::{Format, Inspection, Suspicion};
@@ -71,9 +71,7 @@ impl Judged {
             Err(_) if progress.is_too_large() => {
                 return Err(too_large(plan.limits.request_body.unwrap_or_default()));
             }
-            Err(error) => {
-                return Err(Refusal::new(Code::MalformedTarget, "the body broke off").because(&error));
-            }
+            Err(error) => return Err(broken_off(&error)),
         };
         aside(|| match &mut suspicion {
             Some(suspicion) => suspicion.body(&whole, &inspection, format),

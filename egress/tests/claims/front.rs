@@ -237,6 +237,57 @@ async fn a_request_in_a_transfer_coding_that_is_not_undone_goes_nowhere() {
 }
 
 #[tokio::test]
+async fn a_body_that_breaks_off_at_the_client_is_not_told_as_a_fault_of_upstream() {
+    const RULES: [&str; 3] = [
+        "deny: false",
+        "auth_scheme: bearer\ntoken_env: TOKEN\nplaceholder_in: ['json:/a']",
+        "dlp: {outbound_on_match: supervise}",
+    ];
+    let bad_chunk = ("transfer-encoding: chunked", "5\r\n{\"a\":\r\nzz\r\n");
+    let short = ("content-length: 10", "{\"a\":");
+    for rules in RULES {
+        for (framing, body) in [bad_chunk, short] {
+            let bench = Bench::allowing(rules).await;
+            let plain = format!("{HOST}:{}", bench.upstream.plain.port());
+            let head = |target: &str, host: &str| {
+                let more = format!("content-type: application/json\r\n{framing}");
+                format!("POST {target} HTTP/1.1\r\nhost: {host}\r\n{more}\r\n\r\n{body}")
+            };
+            let is_cut = framing == short.0;
+            let mut direct = bench.agent().dial().await;
+            let to_plain = head(&format!("http://{plain}/v1/upload"), &plain);
+            let mut tunnel = bench.agent().tunnel(&bench.target(), HOST, &["http/1.1"]).await.unwrap();
+            let answers = [
+                answer_to_half(&mut direct, &to_plain, is_cut).await,
+                answer_to_half(&mut tunnel, &head("/v1/upload", &bench.target()), is_cut).await,
+            ];
+            for answer in answers {
+                let is_told = answer.starts_with("HTTP/1.1 400")
+                    && answer.contains("x-bottlecap-failed: malformed-body");
+                assert!(is_told, "{rules} {framing}: {answer}");
+            }
+            while bench.events().await.len() < 2 {}
+            for event in bench.events().await {
+                assert_eq!(event["code"], "malformed-body", "{rules} {framing}");
+            }
+        }
+    }
+}
+
+/// The answer to `text`, which may be all that the client sends.
+async fn answer_to_half(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    text: &str,
+    is_cut: bool,
+) -> String {
+    stream.write_all(text.as_bytes()).await.unwrap();
+    if is_cut {
+        stream.shutdown().await.unwrap();
+    }
+    read_head(stream).await
+}
+
+#[tokio::test]
 async fn a_pipelined_second_request_is_judged() {
     let bench = Bench::allowing("matches: [{paths: [{type: prefix, value: /v1/}]}]").await;
     let plain = format!("{HOST}:{}", bench.upstream.plain.port());
