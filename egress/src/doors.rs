@@ -22,7 +22,7 @@ use crate::splice::Prefixed;
 use crate::sys;
 use crate::transparent::{self, Led};
 
-/// How many connections the bottle may have open, over all sides.
+/// The [bound of connections](Doors::connections) that is good for a bottle.
 const CONNECTIONS: usize = 12 * 1024;
 /// So many connections are taken before others have their turn: a task may do 128 things in its own, and who only opens and closes
 /// connections has as many waiting.
@@ -33,7 +33,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const GRACE: Duration = Duration::from_secs(5);
 
 /// The open sockets, by what is spoken on them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Doors {
     /// HTTP proxy.
     pub proxy: Vec<TcpListener>,
@@ -47,6 +47,23 @@ pub struct Doors {
     pub dns_tcp: Vec<TcpListener>,
     /// What DNS answers with.
     pub answers: Answers,
+    /// How many connections the bottle may have open, over all sides, with the tunnels in HTTP/2. Each listener keeps one of these places
+    /// for who comes next.
+    pub connections: usize,
+}
+
+impl Default for Doors {
+    fn default() -> Doors {
+        Doors {
+            proxy: Vec::new(),
+            direct: Vec::new(),
+            transparent: Vec::new(),
+            dns_udp: Vec::new(),
+            dns_tcp: Vec::new(),
+            answers: Answers::default(),
+            connections: CONNECTIONS,
+        }
+    }
 }
 
 impl From<Vec<TcpListener>> for Doors {
@@ -65,8 +82,8 @@ enum Side {
 
 /// Serves on `doors` until `stop`, then lets what is in flight finish within a grace of five seconds.
 pub async fn serve(proxy: Arc<Proxy>, doors: impl Into<Doors>, stop: CancellationToken) {
-    let Doors { proxy: proxies, direct, transparent, dns_udp, dns_tcp, answers } = doors.into();
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let Doors { proxy: proxies, direct, transparent, dns_udp, dns_tcp, answers, connections } = doors.into();
+    let places = Arc::new(Semaphore::new(connections));
     let mut accepting = JoinSet::new();
     let port = |listener: &TcpListener| listener.local_addr().map_or(0, |address| address.port());
     let proxies = proxies.into_iter().map(|listener| (listener, Side::Proxy));
@@ -121,7 +138,7 @@ async fn accept(
         match accepted {
             Ok((mut stream, _)) => {
                 let Some(already) = said_already(&mut stream) else { continue };
-                let connection = Connection::new(Arc::clone(&proxy), stop.clone());
+                let connection = Connection::new(Arc::clone(&proxy), stop.clone(), Arc::clone(&places));
                 connections.spawn(async move {
                     if let Some(next) = side.serve(connection, already, stream).await {
                         next.run().await;

@@ -18,13 +18,16 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::alarm::{Alarm, Timer};
 use crate::exchange::{self, Via};
+use crate::limits;
 use crate::proxy::Proxy;
+use crate::refusal::{Code, Refusal};
 use crate::relay::Relay;
 use crate::splice::{Prefixed, Stream};
 use crate::{tunnel, websocket};
@@ -69,6 +72,14 @@ impl Next {
             next = running.await;
         }
     }
+
+    /// The same, with `place` taken until the end.
+    pub(crate) fn holding(self, place: OwnedSemaphorePermit) -> Next {
+        Next::last(async move {
+            self.run().await;
+            drop(place);
+        })
+    }
 }
 
 /// What becomes of a request.
@@ -78,18 +89,28 @@ type Answering = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>>
 pub(crate) struct Connection {
     pub(crate) proxy: Arc<Proxy>,
     pub(crate) stop: CancellationToken,
+    /// Those of all connections, of which it has one, or stands in one that has.
+    places: Arc<Semaphore>,
     /// What it does once its HTTP is over: a tunnel, or an upgraded protocol.
     after: Mutex<Option<Next>>,
 }
 
 impl Connection {
-    pub(crate) fn new(proxy: Arc<Proxy>, stop: CancellationToken) -> Connection {
-        Connection { proxy, stop, after: Mutex::default() }
+    pub(crate) fn new(proxy: Arc<Proxy>, stop: CancellationToken, places: Arc<Semaphore>) -> Connection {
+        Connection { proxy, stop, places, after: Mutex::default() }
     }
 
     /// Another, inside of this one.
     pub(crate) fn inner(&self) -> Connection {
-        Connection::new(Arc::clone(&self.proxy), self.stop.clone())
+        Connection::new(Arc::clone(&self.proxy), self.stop.clone(), Arc::clone(&self.places))
+    }
+
+    /// A place of its own for what is one of many inside of this one.
+    pub(crate) fn another_place(&self) -> Result<OwnedSemaphorePermit, Refusal> {
+        Arc::clone(&self.places).try_acquire_owned().map_err(|_| {
+            let hint = "this bottle has as many connections and tunnels open as it may: close some";
+            Refusal::new(Code::ConnectionLimit, hint).retry_after(limits::RETRY)
+        })
     }
 
     /// Has `next` go on once the HTTP is over.

@@ -12,7 +12,7 @@ use crate::refusal::{Code, Refusal};
 
 const MINUTE: Duration = Duration::from_secs(60);
 /// What a client is told to wait where it cannot be known when there is room again.
-const RETRY: Duration = Duration::from_secs(1);
+pub(crate) const RETRY: Duration = Duration::from_secs(1);
 
 /// The counts of one route; they outlive a reload that leaves the route's upstream as it is.
 #[derive(Debug)]

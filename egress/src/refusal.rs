@@ -54,7 +54,7 @@ pub enum Code {
     RateLimit,
     /// The route answers as many requests as it may at once.
     ConcurrencyLimit,
-    /// The route has as many connections to upstream as it may have.
+    /// The route has as many connections to upstream as it may have, or the bottle as many to us.
     ConnectionLimit,
     /// The body is larger than the route allows.
     BodyTooLarge,

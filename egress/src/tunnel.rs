@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::uri::Authority;
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, Version};
 use http_body::Body as _;
 use hudsucker::Body;
 use hudsucker::certificate_authority::CertificateAuthority as _;
@@ -90,9 +90,21 @@ pub(crate) async fn open(connection: &Connection, mut request: Request<Incoming>
             return refuse(connection, snapshot, subject, &denial.into()).await;
         }
     };
+    // One of HTTP/1.1 has the place of its connection, which is nothing else from then on.
+    let place = match (parts.version == Version::HTTP_2).then(|| connection.another_place()).transpose() {
+        Ok(place) => place,
+        Err(refusal) => {
+            let subject = subject(host.as_str().to_owned(), port);
+            return refuse(connection, snapshot, subject, &refusal).await;
+        }
+    };
     let endpoint = Endpoint { scheme: Scheme::Https, host, port };
     let tunnel = Tunnel { connection: connection.inner(), snapshot, endpoint, kind };
-    connection.go_on_with(Next::new(async move { upgrade.await.ok().map(|upgraded| tunnel.run(upgraded)) }));
+    let next = Next::new(async move { upgrade.await.ok().map(|upgraded| tunnel.run(upgraded)) });
+    connection.go_on_with(match place {
+        Some(place) => next.holding(place),
+        None => next,
+    });
     Response::new(Body::empty())
 }
 

@@ -74,6 +74,36 @@ async fn many_tunnels_fit_in_one_http2_connection_and_each_is_held_to_its_host()
     assert_eq!(again.unwrap().status(), StatusCode::OK);
 }
 
+#[tokio::test]
+async fn a_tunnel_in_http2_takes_a_place_as_a_connection_does_and_gives_it_back() {
+    let bench = Bench::with_room_for(3, |upstream| upstream.routes(RULES)).await;
+    let mut proxy = http2_on(bench.agent().dial().await).await;
+    let target = bench.target();
+    let mut open = async || {
+        let connect = Request::connect(&target).body(Body::empty()).unwrap();
+        proxy.send_request(connect).await.unwrap()
+    };
+    let mut tunnels = Vec::new();
+    for _ in 0..2 {
+        let answer = open().await;
+        assert_eq!(answer.status(), StatusCode::OK);
+        tunnels.push(hyper::upgrade::on(answer).await.unwrap());
+    }
+    let refused = Answer::of(open().await).await;
+    assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(refused.headers["x-bottlecap-denied"], "connection-limit");
+    assert_eq!(refused.headers["retry-after"], "1");
+    // One in which requests are answered is counted for as long.
+    let name = ServerName::try_from(HOST).unwrap();
+    let stream = TokioIo::new(tunnels.pop().unwrap());
+    let mut sender = http1_on(bench.agent().tls(&["http/1.1"]).connect(name, stream).await.unwrap()).await;
+    let asked = sender.send_request(request(Method::GET, "/v1/x", &[("host", &bench.target())])).await;
+    assert_eq!(Answer::of(asked.unwrap()).await.status, StatusCode::OK);
+    assert_eq!(open().await.status(), StatusCode::TOO_MANY_REQUESTS);
+    drop(sender);
+    while open().await.status() != StatusCode::OK {}
+}
+
 fn websocket(target: &str, path: &str) -> Request<Body> {
     let mut request = Request::builder()
         .method(Method::CONNECT)

@@ -66,6 +66,9 @@ impl Resolve for Resolver {
     }
 }
 
+/// What of a bench takes connections; each keeps a place ready for the next.
+const LISTENERS: usize = 5;
+
 /// A proxy that serves until it is dropped.
 pub(crate) struct Bench {
     pub(crate) proxy: Arc<Proxy>,
@@ -85,6 +88,15 @@ pub(crate) struct Bench {
 impl Bench {
     /// A proxy with the routes that `routes` writes for this upstream.
     pub(crate) async fn with(routes: impl FnOnce(&Upstream) -> String) -> Bench {
+        Bench::within(Doors::default().connections, routes).await
+    }
+
+    /// The same, with a place for each of its listeners and for `connections` besides.
+    pub(crate) async fn with_room_for(connections: usize, routes: impl FnOnce(&Upstream) -> String) -> Bench {
+        Bench::within(LISTENERS + connections, routes).await
+    }
+
+    async fn within(connections: usize, routes: impl FnOnce(&Upstream) -> String) -> Bench {
         let directory = tempfile::tempdir().unwrap();
         let root = directory.path();
         let upstream = Upstream::start(root).await;
@@ -111,6 +123,7 @@ impl Bench {
             dns_tcp: vec![dns_tcp],
             dns_udp: vec![dns_udp],
             answers: Answers { v4: Some(ELSEWHERE), v6: None },
+            connections,
         };
         let journal = egress::journal::path(root);
         let inherited = HashMap::from([("TOKEN".to_owned(), Secret::new(b"real-token".to_vec()))]);
