@@ -2,7 +2,7 @@
 
 use brotli_decompressor::{BrotliDecompressStream, BrotliResult, BrotliState, StandardAlloc};
 use flate2::{Decompress, FlushDecompress, Status};
-use zstd::stream::raw::{self, InBuffer, Operation, OutBuffer};
+use zstd::stream::raw::{self, DParameter, InBuffer, Operation, OutBuffer};
 
 use crate::finding::Coding;
 
@@ -91,9 +91,13 @@ impl Zstd {
     const HEADER_BYTES: usize = 18;
     /// The header of the next block, which the decoder asks for with the one before it.
     const AHEAD_BYTES: usize = 3;
+    /// The largest window, 8 MiB, as RFC 8878 (section 3.1.1.1.2) recommends: a frame of a few bytes has the decoder set aside what its header
+    /// asks for.
+    const WINDOW_MAX_LOG: u32 = 23;
 
     fn new() -> Option<Box<Zstd>> {
-        let decoder = raw::Decoder::new().ok()?;
+        let mut decoder = raw::Decoder::new().ok()?;
+        decoder.set_parameter(DParameter::WindowLogMax(Self::WINDOW_MAX_LOG)).ok()?;
         Some(Box::new(Zstd { decoder, read: 0, head: [0; Self::HEADER_BYTES], wanted: 0 }))
     }
 
@@ -163,7 +167,8 @@ impl Codec {
             Encoding::Zstd => Self::Zstd(Zstd::new()?),
             Encoding::Brotli => {
                 let alloc = StandardAlloc::default;
-                Self::Brotli(Box::new(BrotliState::new(alloc(), alloc(), alloc())))
+                // As RFC 7932 has it: windows end at 16 MiB, not at the GiB of "large window Brotli".
+                Self::Brotli(Box::new(BrotliState::new_strict(alloc(), alloc(), alloc())))
             }
         })
     }
@@ -254,11 +259,17 @@ fn inflated(inflate: &mut Decompress, input: &[u8], output: &mut [u8]) -> Result
 pub struct NotDecoded {
     /// So much of the output was written before that was seen.
     pub(crate) written: usize,
+    /// It may well be, but is not undone here.
+    pub(crate) is_closed: bool,
+}
+
+impl NotDecoded {
+    const BARE: NotDecoded = NotDecoded { written: 0, is_closed: false };
 }
 
 impl From<Damaged> for NotDecoded {
-    fn from(damaged: Damaged) -> NotDecoded {
-        NotDecoded { written: damaged.written }
+    fn from(Damaged { written, is_closed }: Damaged) -> NotDecoded {
+        NotDecoded { written, is_closed }
     }
 }
 
@@ -285,7 +296,7 @@ impl Decoder {
 
     /// For a body in this encoding.
     pub fn new(encoding: Encoding) -> Result<Self, NotDecoded> {
-        let codec = Codec::new(encoding).ok_or(NotDecoded { written: 0 })?;
+        let codec = Codec::new(encoding).ok_or(NotDecoded::BARE)?;
         Ok(Self { encoding, codec, at: 0, trailer: 0, ended: false, started: false })
     }
 
@@ -308,9 +319,9 @@ impl Decoder {
                 }
                 // Another member follows, or something that nobody announced.
                 if !matches!(self.encoding, Encoding::Gzip | Encoding::Zstd) {
-                    return Err(NotDecoded { written: 0 });
+                    return Err(NotDecoded::BARE);
                 }
-                self.codec = Codec::new(self.encoding).ok_or(NotDecoded { written: 0 })?;
+                self.codec = Codec::new(self.encoding).ok_or(NotDecoded::BARE)?;
                 (self.at, self.ended) = (0, false);
             }
             self.started |= !rest.is_empty();
@@ -333,7 +344,7 @@ impl Decoder {
 
     /// The body ends here.
     pub fn finish(&self) -> Result<(), NotDecoded> {
-        if self.ended || !self.started { Ok(()) } else { Err(NotDecoded { written: 0 }) }
+        if self.ended || !self.started { Ok(()) } else { Err(NotDecoded::BARE) }
     }
 }
 

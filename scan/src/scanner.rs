@@ -258,8 +258,9 @@ impl Outer {
             let room = out.len() - filled;
             let (read, written) = match self.decoder.step(&rest[..portion], &mut out[filled..]) {
                 Ok(moved) => moved,
-                Err(NotDecoded { written }) => {
-                    shared.state.cannot(Uninspectable::Damaged);
+                Err(NotDecoded { written, is_closed }) => {
+                    let reason = if is_closed { Uninspectable::Encoding } else { Uninspectable::Damaged };
+                    shared.state.cannot(reason);
                     self.over = true;
                     (portion, written)
                 }

@@ -511,7 +511,7 @@ fn what_came_out_of_a_declared_encoding_before_its_damage_is_looked_at_however_i
     // A kind of block follows that there is not.
     let (deflated, reserved) = ([&body[..], &[0xff; 40]].concat(), [0x0e; 40]);
     let block = (u32::try_from(text.len()).unwrap() << 3).to_le_bytes();
-    let frame = [b"\x28\xb5\x2f\xfd\0\x88", &block[..3], text.as_bytes(), &[0x07; 40]].concat();
+    let frame = [b"\x28\xb5\x2f\xfd\0\x68", &block[..3], text.as_bytes(), &[0x07; 40]].concat();
     for (encoding, damaged) in [
         (Encoding::Gzip, [&gzip(b"first")[..], &gzip(b"")[..10], &deflated].concat()),
         (Encoding::Deflate, deflated.clone()),
@@ -576,18 +576,22 @@ fn zstd_frame(header: &[u8], text: &[u8]) -> Vec<u8> {
     [b"\x28\xb5\x2f\xfd", header, &block.to_le_bytes()[..3], text].concat()
 }
 
+/// A window of 8 MiB, as the header of a Zstandard frame has it; one more is 9 MiB.
+const WINDOW_MAX: u8 = 13 << 3;
+
 #[test]
 fn a_sound_zstandard_frame_that_is_not_undone_here_cannot_be_inspected() {
     let text = format!("key: {} and words\n", token());
     let report = |header: &[u8]| {
         scan_both_ways(&[b"before ", &zstd_frame(header, text.as_bytes())[..], b" behind"].concat())
     };
-    let whole = report(&[0, 17 << 3]);
+    let whole = report(&[0, WINDOW_MAX]);
     assert_eq!(whole.uninspectable, None);
     assert!(whole.findings.iter().any(|one| one.through.to_string() == "zstd"), "{whole:?}");
     let gibibyte = (1_u32 << 30).to_le_bytes();
-    let closed: [&[u8]; 5] = [
-        &[0, 17 << 3 | 1],
+    let closed: [&[u8]; 6] = [
+        &[0, WINDOW_MAX + 1],
+        &[0, 17 << 3],
         &[4, 21 << 3],
         &[1, 0x50, 7],
         &[3, 0x50, 7, 0, 0, 0],
@@ -600,6 +604,34 @@ fn a_sound_zstandard_frame_that_is_not_undone_here_cannot_be_inspected() {
     for header in [[8, 0x50], [0x74, 0x50], [0x75, 7]] {
         assert_eq!(report(&header).uninspectable, None, "{header:x?}");
     }
+}
+
+#[test]
+fn a_window_that_takes_more_memory_than_is_given_cannot_be_inspected() {
+    let text = format!("key: {} and words\n", token());
+    let encoded = |encoding: Encoding, body: &[u8]| {
+        let mut scanner = Scanner::new(Rules::builtin(), None, Bounds::default()).encoded(encoding);
+        scanner.feed(body);
+        let report = scanner.finish();
+        (report.uninspectable, report.findings.len())
+    };
+    let frame = |window: u8, content: &[u8]| zstd_frame(&[0, window], content);
+    assert_eq!(encoded(Encoding::Zstd, &frame(WINDOW_MAX, text.as_bytes())), (None, 1));
+    let larger = encoded(Encoding::Zstd, &frame(WINDOW_MAX + 1, text.as_bytes()));
+    assert_eq!(larger.0, Some(Uninspectable::Encoding));
+    // Also the innermost of several.
+    let nested =
+        |window: u8| (0..3).fold(frame(window, text.as_bytes()), |inner, _| frame(WINDOW_MAX, &inner));
+    assert_eq!(encoded(Encoding::Zstd, &nested(WINDOW_MAX)).0, None);
+    assert_eq!(encoded(Encoding::Zstd, &nested(17 << 3)).0, Some(Uninspectable::Encoding));
+
+    const LAST: u8 = 3;
+    let brotli = [&brotli_block(text.as_bytes())[..], &[LAST]].concat();
+    assert_eq!(encoded(Encoding::Brotli, &brotli), (None, 1));
+    // The same with a window of 1 GiB, which no RFC knows.
+    let header = 0x11 | 30 << 8 | (text.len() as u64 - 1) << 17 | 1 << 33;
+    let large = [&header.to_le_bytes()[..5], text.as_bytes(), &[LAST]].concat();
+    assert_eq!(encoded(Encoding::Brotli, &large), (Some(Uninspectable::Damaged), 0));
 }
 
 #[test]
