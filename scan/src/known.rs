@@ -24,6 +24,8 @@ pub const KNOWN_RULE: &str = "known-secret";
 /// How many pairs of bytes there are.
 const PAIRS: usize = 1 << 16;
 const REPEATED_ESCAPES_MAX: usize = 8;
+/// In how many ways a place is read at most.
+const READINGS_MAX: usize = 64;
 
 /// Why a value is not looked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -60,15 +62,29 @@ struct Form {
     published: usize,
 }
 
-/// What stands at a position.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What stands at a position; of two ways to read it the greater counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Seen {
     /// No form.
     Nothing,
-    /// The beginning of one, up to the end of the text; of so many characters, not counting those that everybody knows.
-    Open(usize),
     /// A form that ends here.
     Ends(usize),
+    /// The beginning of one, up to the end of the text; of so many characters, not counting those that everybody knows.
+    Open(usize),
+}
+
+/// How far a form has been read, in one of several ways.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Reading {
+    at: usize,
+    matched: usize,
+}
+
+/// The ways to read on that fit.
+#[derive(Default)]
+struct Readings {
+    first: Option<Reading>,
+    others: Vec<Reading>,
 }
 
 /// What is read as one character.
@@ -196,11 +212,8 @@ impl Known {
         for letter in [b'u', b'x', b'\\'] {
             self.mark(b'\\', letter);
         }
-        match first {
-            b'\n' => self.mark(b'\\', b'n'),
-            b'\r' => self.mark(b'\\', b'r'),
-            b'/' | b'"' | b'\'' => self.mark(b'\\', first),
-            _ => {}
+        for (letter, _) in LETTERS.iter().filter(|(_, meant)| *meant == first) {
+            self.mark(b'\\', *letter);
         }
         // Of the character itself, or of the percent sign of its escape.
         for digit in format!("2{0:x}{0:X}", first >> 4).bytes() {
@@ -255,11 +268,9 @@ impl Known {
         let mut best = Seen::Nothing;
         for first in unit.firsts(text[start]).into_iter().flatten() {
             for form in &self.by_first[usize::from(first)] {
-                match (self.follow(&self.forms[*form], text, start, complete), best) {
-                    (Seen::Open(matched), _) => return Seen::Open(matched),
-                    (Seen::Ends(end), Seen::Nothing) => best = Seen::Ends(end),
-                    (Seen::Ends(end), Seen::Ends(other)) => best = Seen::Ends(end.max(other)),
-                    _ => {}
+                match self.follow(&self.forms[*form], text, start, complete) {
+                    open @ Seen::Open(_) => return open,
+                    seen => best = best.max(seen),
                 }
             }
         }
@@ -267,51 +278,166 @@ impl Known {
     }
 
     fn follow(&self, form: &Form, text: &[u8], start: usize, complete: bool) -> Seen {
-        let mut fingerprint = self.key;
-        let (mut at, mut matched) = (start, 0);
+        let mut others = Vec::new();
+        let mut best = self.read_on(form, text, Reading { at: start, matched: 0 }, complete, &mut others);
+        let mut next = 0;
+        while let Some(reading) = others.get(next).copied() {
+            best = best.max(self.read_on(form, text, reading, complete, &mut others));
+            next += 1;
+        }
+        best
+    }
+
+    /// Reads on in one way. Where it parts, what does not lie on this one is put to the `others`.
+    fn read_on(
+        &self,
+        form: &Form,
+        text: &[u8],
+        from: Reading,
+        complete: bool,
+        others: &mut Vec<Reading>,
+    ) -> Seen {
+        let Reading { mut at, mut matched } = from;
+        let mut line_ended = false;
         while let Some(expected) = form.chain.get(matched) {
-            let mut line_ended = false;
-            loop {
-                let open = Seen::Open(matched.saturating_sub(form.published));
-                let Some(byte) = text.get(at) else {
-                    return if complete { Seen::Nothing } else { open };
-                };
-                let unit = unit(text, at, complete);
-                if let Unit::Char(char, length) = unit
-                    && let Some(bytes) = self.takes(char, fingerprint, &form.chain[matched..])
-                {
-                    matched += bytes;
-                    fingerprint = form.chain[matched - 1];
-                    at += length;
-                    break;
-                }
-                if let Some((byte, length)) = unit.byte()
-                    && self.step(fingerprint, byte) == *expected
-                {
-                    matched += 1;
-                    fingerprint = *expected;
-                    at += length;
-                    break;
-                }
-                if matches!(unit, Unit::Open) {
-                    return open;
-                }
-                if self.step(fingerprint, *byte) == *expected {
-                    matched += 1;
-                    fingerprint = *expected;
-                    at += 1;
-                    break;
-                }
-                let (read, length) = unit.byte().unwrap_or((*byte, 1));
-                // One line end, as wrapped base64 has: an empty line is the end of a message.
-                if !form.wraps || matched == 0 || line_ended || !matches!(read, b'\r' | b'\n') {
-                    return Seen::Nothing;
-                }
-                line_ended = read == b'\n';
-                at += length;
+            let open = Seen::Open(matched.saturating_sub(form.published));
+            let Some(byte) = text.get(at) else {
+                return if complete { Seen::Nothing } else { open };
+            };
+            let here = Reading { at, matched };
+            let unit = unit(text, at, complete);
+            if let Unit::Open = unit {
+                return open;
             }
+            let mut ways = Readings { first: None, others: std::mem::take(others) };
+            self.read_unit(form, text, here, unit, &mut ways);
+            let mut may_be_longer = false;
+            if self.step(self.fingerprint(form, matched), *byte) == *expected {
+                match byte {
+                    b'\\' => may_be_longer = !self.read_backslashes(form, text, here, complete, &mut ways),
+                    b'%' => {
+                        let escaped = text[at + 1..].chunks_exact(2).take(REPEATED_ESCAPES_MAX);
+                        for again in 0..=escaped.take_while(|digits| digits == b"25").count() {
+                            self.fits(
+                                form,
+                                text,
+                                Reading { at: at + 1 + 2 * again, matched: matched + 1 },
+                                &mut ways,
+                            );
+                        }
+                    }
+                    _ => self.fits(form, text, Reading { at: at + 1, matched: matched + 1 }, &mut ways),
+                }
+            }
+            *others = ways.others;
+            if may_be_longer {
+                return open;
+            }
+            if let Some(next) = ways.first {
+                (at, matched, line_ended) = (next.at, next.matched, false);
+                continue;
+            }
+            let (read, length) = unit.byte().unwrap_or((*byte, 1));
+            // One line end, as wrapped base64 has: an empty line is the end of a message.
+            if !form.wraps || matched == 0 || line_ended || !matches!(read, b'\r' | b'\n') {
+                return Seen::Nothing;
+            }
+            line_ended = read == b'\n';
+            at += length;
         }
         Seen::Ends(at)
+    }
+
+    /// Takes what is escaped for the next of a form, where it fits.
+    fn read_unit(&self, form: &Form, text: &[u8], from: Reading, unit: Unit, ways: &mut Readings) {
+        let Reading { at, matched } = from;
+        let fingerprint = self.fingerprint(form, matched);
+        if let Unit::Char(char, length) = unit
+            && let Some(bytes) = self.takes(char, fingerprint, &form.chain[matched..])
+        {
+            self.fits(form, text, Reading { at: at + length, matched: matched + bytes }, ways);
+        }
+        if let Some((byte, length)) = unit.byte()
+            && form.chain.get(matched) == Some(&self.step(fingerprint, byte))
+        {
+            self.fits(form, text, Reading { at: at + length, matched: matched + 1 }, ways);
+        }
+    }
+
+    /// Takes a run of backslashes for some of a form, each of them escaped equally often, and what is left of the run for the escape of what
+    /// follows. False when that cannot be said before more of the text is there.
+    fn read_backslashes(
+        &self,
+        form: &Form,
+        text: &[u8],
+        from: Reading,
+        complete: bool,
+        ways: &mut Readings,
+    ) -> bool {
+        let Reading { at, matched } = from;
+        let mut fingerprint = self.fingerprint(form, matched);
+        let wanted = form.chain[matched..]
+            .iter()
+            .take_while(|expected| {
+                fingerprint = self.step(fingerprint, b'\\');
+                fingerprint == **expected
+            })
+            .count();
+        let most = REPEATED_ESCAPES_MAX * (wanted + 1);
+        let run = text[at..].iter().take(most + 1).take_while(|byte| **byte == b'\\').count();
+        if at + run == text.len() && run <= most && !complete {
+            return false;
+        }
+        let ends = matched + wanted == form.chain.len();
+        for each in [8, 4, 2, 1] {
+            if ends && wanted * each <= run {
+                self.fits(form, text, Reading { at: at + wanted * each, matched: matched + wanted }, ways);
+            }
+            for left in 0..=run.min(REPEATED_ESCAPES_MAX) {
+                let taken = (run - left) / each;
+                if run > most || taken == 0 || taken > wanted || taken * each + left != run {
+                    continue;
+                }
+                let next = Reading { at: at + run - left, matched: matched + taken };
+                if next.matched == form.chain.len() || left == 0 && taken == wanted {
+                    self.fits(form, text, next, ways);
+                    continue;
+                }
+                // The next is escaped, or it would belong to the run.
+                if next.at == text.len() {
+                    continue;
+                }
+                match unit(text, next.at, complete) {
+                    Unit::Open => return false,
+                    unit => self.read_unit(form, text, next, unit, ways),
+                }
+            }
+        }
+        true
+    }
+
+    /// Notes a way to read on, unless it ends with the next byte.
+    fn fits(&self, form: &Form, text: &[u8], reading: Reading, ways: &mut Readings) {
+        let goes_on = |reading: Reading| match (form.chain.get(reading.matched), text.get(reading.at)) {
+            (Some(expected), Some(byte)) => {
+                matches!(byte, b'+' | b'\r' | b'\n')
+                    || INTROS.contains(byte)
+                    || self.step(self.fingerprint(form, reading.matched), *byte) == *expected
+            }
+            _ => true,
+        };
+        match ways.first {
+            None => ways.first = Some(reading),
+            Some(first) if first == reading || ways.others.contains(&reading) || !goes_on(reading) => {}
+            Some(first) if !goes_on(first) => ways.first = Some(reading),
+            Some(_) if ways.others.len() < READINGS_MAX => ways.others.push(reading),
+            Some(_) => {}
+        }
+    }
+
+    /// Of so many characters of a form.
+    fn fingerprint(&self, form: &Form, matched: usize) -> u64 {
+        matched.checked_sub(1).map_or(self.key, |last| form.chain[last])
     }
 
     /// How many of the next bytes of a form a character is, when they are this one.
@@ -361,6 +487,18 @@ fn encodings(value: &[u8], published: usize) -> Vec<(Zeroizing<Vec<u8>>, usize)>
 /// What escapes begin with.
 const INTROS: [u8; 3] = [b'%', b'\\', b'&'];
 
+/// What a letter behind a backslash means.
+const LETTERS: [(u8, u8); 8] = [
+    (b'n', b'\n'),
+    (b'r', b'\r'),
+    (b't', b'\t'),
+    (b'b', 0x08),
+    (b'f', 0x0c),
+    (b'/', b'/'),
+    (b'"', b'"'),
+    (b'\'', b'\''),
+];
+
 /// Entities with a name.
 const NAMED: [(&[u8], u8); 7] = [
     (b"amp", b'&'),
@@ -407,8 +545,12 @@ fn percent(text: &[u8], at: usize, complete: bool) -> Unit {
     Unit::Plain
 }
 
+/// A run of backslashes as the escape of what follows; that each of them stands for a backslash is another way to read it.
 fn backslash(text: &[u8], at: usize, complete: bool) -> Unit {
-    let run = text[at..].iter().take(REPEATED_ESCAPES_MAX).take_while(|byte| **byte == b'\\').count();
+    let run = text[at..].iter().take(REPEATED_ESCAPES_MAX + 1).take_while(|byte| **byte == b'\\').count();
+    if run > REPEATED_ESCAPES_MAX {
+        return Unit::Plain;
+    }
     let Some(letter) = text.get(at + run) else { return short(complete) };
     let coded = |digits: usize| {
         let length = run + 1 + digits;
@@ -422,11 +564,10 @@ fn backslash(text: &[u8], at: usize, complete: bool) -> Unit {
     match letter {
         b'u' => coded(4),
         b'x' => coded(2),
-        b'n' => Unit::Byte(b'\n', run + 1),
-        b'r' => Unit::Byte(b'\r', run + 1),
-        b'/' | b'"' | b'\'' => Unit::Byte(*letter, run + 1),
-        _ if run > 1 => Unit::Byte(b'\\', run),
-        _ => Unit::Plain,
+        _ => {
+            let meant = LETTERS.iter().find(|(known, _)| known == letter);
+            meant.map_or(Unit::Plain, |(_, byte)| Unit::Byte(*byte, run + 1))
+        }
     }
 }
 
@@ -479,7 +620,7 @@ mod tests {
         #[test]
         fn no_escape_of_the_first_character_of_a_form_is_passed_over(
             intro in prop::sample::select([&INTROS[..], b"+"].concat()),
-            rest in "(25){0,2}[0-9a-fA-F]{2}|[xunr/\"'\\\\]{1,3}[0-9a-f]{0,4}|#x?[0-9a-f]{1,3};|[a-z]{2,6};|amp;|lt;|gt;|quot;|apos;|sol;|equals;|[ -~]{1,6}"
+            rest in "(25){0,2}[0-9a-fA-F]{2}|[xunrtbf/\"'\\\\]{1,3}[0-9a-f]{0,4}|#x?[0-9a-f]{1,3};|[a-z]{2,6};|amp;|lt;|gt;|quot;|apos;|sol;|equals;|[ -~]{1,6}"
         ) {
             let text = [&[intro], rest.as_bytes()].concat();
             for first in unit(&text, 0, true).firsts(intro).into_iter().flatten() {

@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{GeneralPurpose, STANDARD, URL_SAFE_NO_PAD};
 use scan::Known;
 
-const SECRET: &str = "kV9/xQ+2mZ=7 pL4&wR\u{e9}8\"tY1%uN6";
+const SECRET: &str = "kV9/xQ+2mZ=7 pL4\\new\t&wR\u{e9}8\"tY1%uN6\\";
 
 /// The secret, as it is looked for.
 pub fn known() -> Arc<Known> {
@@ -30,7 +30,7 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
 
 fn forms() -> &'static [Vec<u8>] {
     static FORMS: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
-        let json = SECRET.replace('"', "\\\"");
+        let json = SECRET.replace('\\', "\\\\").replace('"', "\\\"").replace('\t', "\\t");
         let token = format!("glpat{}q8Zr2LkT0vWcN5mYx1Jd", "-");
         vec![
             SECRET.into(),
