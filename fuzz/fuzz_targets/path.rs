@@ -8,7 +8,9 @@ use policy::CanonicalPath;
 
 fuzz_target!(|raw: &str| {
     let strict = CanonicalPath::parse(raw);
-    let Ok(path) = CanonicalPath::of_request(raw) else { return assert!(strict.is_err(), "{raw} is not refused") };
+    let Ok(path) = CanonicalPath::of_request(raw) else {
+        return assert!(strict.is_err(), "{raw} is not refused");
+    };
     assert_eq!(CanonicalPath::of_request(path.as_str()), Ok(path.clone()));
     assert_eq!(path.has_escaped_slash(), path.as_str().contains("%2F"));
     assert_eq!(path.has_escaped_slash(), strict.is_err());
