@@ -6,8 +6,8 @@ use std::time::Duration;
 use http::{HeaderMap, Method};
 use jiff::Timestamp;
 use policy::{
-    AgentCredentials, CanonicalPath, Code, Decision, Denial, Front, Host, RequestHead, Resolves, Route,
-    RouteId,
+    AgentCredentials, CanonicalPath, Code, Decision, Denial, Detector, Dlp, Front, Host, RequestHead,
+    Resolves, Route, RouteId, Unreadable,
 };
 use tokio::time::sleep;
 
@@ -164,12 +164,22 @@ fn is_narrower(now: &Route, before: &Route) -> bool {
     let loses = before.allow_private().iter().any(|allowed| !now.allow_private().contains(allowed));
     let is_resolved_otherwise = before.resolves() == Resolves::Parent && now.resolves() != before.resolves();
     let is_other_credential = before.credential().is_some() && now.credential() != before.credential();
-    let is_searched = now.dlp().is_some() && now.dlp() != before.dlp();
+    let is_searched = now.dlp().is_some_and(|now| searches_more(now, before.dlp()));
     loses
         || is_resolved_otherwise
         || is_other_credential
         || is_searched
         || strictness(now.agent_credentials()) > strictness(before.agent_credentials())
+}
+
+/// Whether `now` finds something that `before` does not, or does another thing with it.
+fn searches_more(now: &Dlp, before: Option<&Dlp>) -> bool {
+    let Some(before) = before else { return true };
+    let adds = |now: &[Detector], before: &[Detector]| now.iter().any(|detector| !before.contains(detector));
+    adds(&now.outbound, &before.outbound)
+        || adds(&now.inbound, &before.inbound)
+        || now.on_match != before.on_match
+        || now.unreadable == Unreadable::Refuse && before.unreadable == Unreadable::Pass
 }
 
 fn left(until: Timestamp, now: Timestamp) -> Duration {

@@ -49,12 +49,12 @@ fn says(value: &str, wanted: &str) -> bool {
     value.trim_ascii().eq_ignore_ascii_case(wanted.trim().as_bytes())
 }
 
-/// Whether some server takes `key` for `name`: ignoring case (ASP.NET) and blanks around it, `.` and a blank as `_` (PHP), and what is an
+/// Whether some server takes `key` for `name`: ignoring case (ASP.NET) and blanks around it, `.`, a blank and a `[` that is not closed as `_` (PHP), and what is an
 /// element of the other for it (`name[]`, `name[x]`, in Ruby also `name]` and `[name]`).
 fn may_be(key: &str, name: &str) -> bool {
     let mut found = folded(lenient(key));
     let mut wanted = folded(name.bytes());
-    let is_joint = |byte: u8| matches!(byte, b' ' | b'_');
+    let is_joint = |byte: u8| matches!(byte, b' ' | b'_' | b'[');
     loop {
         match (found.next(), wanted.next()) {
             (None, None) | (Some(b'['), None) | (None, Some(b'[')) => return true,

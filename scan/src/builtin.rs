@@ -48,10 +48,11 @@ impl Rule {
 }
 
 /// The tables, in order of precedence.
-pub(crate) const BUILTIN: [&[Rule]; 8] = [
+pub(crate) const BUILTIN: [&[Rule]; 9] = [
     keys::RULES,
     forges::RULES,
     clouds::RULES,
+    clouds::NAMED,
     models::RULES,
     packages::RULES,
     services::RULES,

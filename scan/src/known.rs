@@ -298,7 +298,7 @@ impl Known {
         others: &mut Vec<Reading>,
     ) -> Seen {
         let Reading { mut at, mut matched } = from;
-        let mut line_ended = false;
+        let mut line_end = None;
         while let Some(expected) = form.chain.get(matched) {
             let open = Seen::Open(matched.saturating_sub(form.published));
             let Some(byte) = text.get(at) else {
@@ -334,15 +334,16 @@ impl Known {
                 return open;
             }
             if let Some(next) = ways.first {
-                (at, matched, line_ended) = (next.at, next.matched, false);
+                (at, matched, line_end) = (next.at, next.matched, None);
                 continue;
             }
             let (read, length) = unit.byte().unwrap_or((*byte, 1));
             // One line end, as wrapped base64 has: an empty line is the end of a message.
-            if !form.wraps || matched == 0 || line_ended || !matches!(read, b'\r' | b'\n') {
+            let is_line_end = matches!((line_end, read), (None, b'\r' | b'\n') | (Some(b'\r'), b'\n'));
+            if !form.wraps || matched == 0 || !is_line_end {
                 return Seen::Nothing;
             }
-            line_ended = read == b'\n';
+            line_end = Some(read);
             at += length;
         }
         Seen::Ends(at)

@@ -231,6 +231,19 @@ fn every_form_of_a_known_secret_is_masked_however_it_is_cut() {
     }
 }
 
+#[test]
+fn no_run_of_line_ends_is_waited_through() {
+    let starts: Vec<u8> = (b'!'..=b'~').collect();
+    for ends in ["\r", "\n", "\r\n", "\n\r", "\\r", "%0d", "%0D%0A"] {
+        let mut scrubber = Scrubber::new(known());
+        for start in &starts {
+            let piece = [&[*start][..], ends.repeat(1000).as_bytes()].concat();
+            scrubber.feed(&piece);
+            assert!(scrubber.held() < 100, "{ends:?} after {:?}: {}", char::from(*start), scrubber.held());
+        }
+    }
+}
+
 /// A secret with a space, a character of two bytes and one that JSON writes in two halves.
 const WIDE: &str = "kV9 xQ\u{e9}2mZ+7p\u{1f600}L4wR8tY1uN6";
 

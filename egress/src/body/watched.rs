@@ -15,25 +15,17 @@ use super::{Metered, timed_out};
 use crate::alarm::Alarm;
 use crate::lease::Lease;
 
-/// Most answers are whole with their first piece: only what goes on after it is looked after.
+/// Most answers are whole with their first piece, and over then, whoever still has to read it: only what goes on after it is looked after.
 pub(super) struct Watched {
     /// Until the first piece.
     fresh: Option<Metered>,
-    /// After it.
+    /// After it, if it goes on.
     begun: Option<Arc<Begun>>,
 }
 
 impl Watched {
     pub(super) fn new(body: Metered) -> Watched {
         Watched { fresh: Some(body), begun: None }
-    }
-
-    /// What `look` sees in it, as long as there is one.
-    fn of<T>(&self, look: impl Fn(&Metered) -> T) -> Option<T> {
-        match &self.begun {
-            Some(begun) => begun.state().body.as_ref().map(look),
-            None => self.fresh.as_ref().map(look),
-        }
     }
 }
 
@@ -51,20 +43,31 @@ impl HttpBody for Watched {
         }
         let Some(body) = fresh else { return Poll::Ready(None) };
         let polled = Pin::new(&mut *body).poll_frame(context);
-        let goes_on = matches!(polled, Poll::Ready(Some(Ok(_)))) && !body.is_end_stream();
-        if goes_on && let Some(body) = fresh.take() {
+        if polled.is_ready()
+            && let Some(body) = fresh.take()
+            && !body.is_end_stream()
+            && matches!(polled, Poll::Ready(Some(Ok(_))))
+        {
             *begun = Some(Begun::new(body));
         }
         polled
     }
 
-    /// What was cut has still to say so.
     fn is_end_stream(&self) -> bool {
-        self.of(Metered::is_end_stream).unwrap_or_default()
+        match (&self.begun, &self.fresh) {
+            // What was cut has still to say so.
+            (Some(begun), _) => begun.state().body.as_ref().is_some_and(Metered::is_end_stream),
+            (None, Some(fresh)) => fresh.is_end_stream(),
+            (None, None) => true,
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.of(Metered::size_hint).unwrap_or_default()
+        match (&self.begun, &self.fresh) {
+            (Some(begun), _) => begun.state().body.as_ref().map(Metered::size_hint).unwrap_or_default(),
+            (None, Some(fresh)) => fresh.size_hint(),
+            (None, None) => SizeHint::with_exact(0),
+        }
     }
 }
 

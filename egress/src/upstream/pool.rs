@@ -1,7 +1,7 @@
 //! The connections of one route that are kept open between requests.
 
 use std::collections::HashMap;
-use std::error::Error as _;
+use std::error::Error as StdError;
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll};
@@ -235,7 +235,10 @@ impl Pool {
                             return Ok((response, Some(Lent { line: None, place, _use: Some(shared.uses) })));
                         }
                         Err(error) => {
-                            place.forget(&shared);
+                            // What ended this stream alone leaves the others theirs.
+                            if is_of_connection(error.error()) {
+                                place.forget(&shared);
+                            }
                             error
                         }
                     }
@@ -360,18 +363,32 @@ fn copy_of(request: &Request<Outgoing>) -> Option<Request<Outgoing>> {
 /// Whether upstream says that it did nothing for a request (RFC 9113, section 8.7); or whether the connection ended before an answer began,
 /// where `either_way` it does no harm (RFC 9110, section 9.2.2).
 fn may_be_sent_again(error: &hyper::Error, either_way: bool) -> bool {
+    let is_refused = cause::<h2::Error>(error)
+        .is_some_and(|error| error.is_remote() && error.reason() == Some(h2::Reason::REFUSED_STREAM));
+    is_refused || either_way && is_of_connection(error)
+}
+
+/// Whether the connection ended, and not what went on in it alone.
+fn is_of_connection(error: &hyper::Error) -> bool {
+    match cause::<h2::Error>(error) {
+        Some(error) => error.is_remote() && error.is_go_away() || error.is_io(),
+        None => {
+            let is_io = cause::<io::Error>(error).is_some();
+            is_io || error.is_incomplete_message() || error.is_closed() || error.is_canceled()
+        }
+    }
+}
+
+/// What of this kind is behind `error`.
+fn cause<T: StdError + 'static>(error: &hyper::Error) -> Option<&T> {
     let mut next = error.source();
     while let Some(cause) = next {
-        if let Some(error) = cause.downcast_ref::<h2::Error>() {
-            let is_refused = error.is_remote() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
-            return is_refused || either_way && (error.is_remote() && error.is_go_away() || error.is_io());
-        }
-        if cause.is::<io::Error>() {
-            return either_way;
+        if let Some(found) = cause.downcast_ref() {
+            return Some(found);
         }
         next = cause.source();
     }
-    either_way && (error.is_incomplete_message() || error.is_closed() || error.is_canceled())
+    None
 }
 
 fn absolute(key: &Key, target: PathAndQuery) -> Result<Uri, http::Error> {

@@ -149,6 +149,19 @@ async fn a_request_that_upstream_says_it_did_not_look_at_is_sent_once_more() {
 }
 
 #[tokio::test]
+async fn a_stream_that_fails_alone_leaves_its_connection_to_the_others() {
+    let bench = Bench::allowing("limits: {connections: 1}").await;
+    let mut long = bench.agent().open(Transport::TunnelHttp2, HOST, get("/v1/stream")).await.into_body();
+    assert!(long.frame().await.unwrap().is_ok());
+    for refuses in [1, 2, 0] {
+        bench.upstream.memory.refuses.store(refuses, Ordering::SeqCst);
+        let status = bench.agent().send(Transport::TunnelHttp2, get("/v1/models")).await.status;
+        assert_eq!(status, if refuses < 2 { 200 } else { 502 });
+    }
+    assert_eq!(bench.upstream.memory.connections.get(), 1);
+}
+
+#[tokio::test]
 async fn answers_that_nobody_reads_leave_room_for_others() {
     let bench = Bench::allowing("deny: false").await;
     let agent = bench.agent();

@@ -1,16 +1,19 @@
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream;
 use http::{Method, Request};
 use hudsucker::Body;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use proposal::peer::{Answer, Question, datagram, message};
 use serde_json::json;
 
-use crate::support::{Bench, Transport, get, request};
+use crate::support::{Bench, HOST, Transport, get, request};
 
 #[tokio::test]
 async fn supervise_learns_what_was_refused_and_where_the_journal_ends() {
@@ -71,6 +74,20 @@ async fn what_may_have_left_is_recorded_each_time_and_told_from_what_did_not() {
     for event in &events[30..] {
         assert_eq!((&event["decision"], &event["code"]), (&json!("allow"), &json!("upstream-failed")));
     }
+}
+
+#[tokio::test]
+async fn what_a_client_takes_nothing_of_is_recorded_once_it_is_whole() {
+    let bench = Bench::allowing("deny: false").await;
+    let stream = bench.agent().tunnel(&bench.target(), HOST, &["h2"]).await.unwrap();
+    let mut takes_nothing = http2::Builder::new(TokioExecutor::new());
+    takes_nothing.initial_stream_window_size(0);
+    let (mut sender, connection) = takes_nothing.handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let request = get(&format!("https://{}/v1/models", bench.target()));
+    let _unread = sender.send_request(request).await.unwrap();
+    let recorded = async { while bench.events().await.is_empty() {} };
+    tokio::time::timeout(Duration::from_secs(20), recorded).await.expect("it is recorded");
 }
 
 #[tokio::test]

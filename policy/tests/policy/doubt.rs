@@ -152,6 +152,7 @@ fn an_allow_by_query_is_not_passed_with_a_second_value_hidden() {
     for (name, query) in [
         ("a.b", "a.b=safe&a_b=evil"),
         ("a_b", "a_b=safe&a%20b=evil"),
+        ("a_b", "a_b=safe&a[b=evil"),
         ("a b", "a+b=safe&a.b=evil"),
         ("f[x]", "f[x]=safe&f[x][]=evil"),
         ("f[x]", "f[x]=safe&f%5bx=evil"),

@@ -56,12 +56,6 @@ pub(super) const RULES: &[Rule] = &[
         Entropy(3.5),
     ),
     rule("aws-bedrock-api-key", &["absk"], r"\bABSK[A-Za-z0-9+/]{109,269}={0,2}", Entropy(4.0)),
-    rule(
-        "aws-session-token",
-        &["session_token", "sessiontoken", "session-token", "security-token", "security_token"],
-        r#"(?i:(?:session|security)[_-]?token)\\?["'`]?\s{0,4}(?:[:=]|=>)\s{0,4}\\?["'`]?(?P<s>[A-Za-z0-9/+=]{100,2000})"#,
-        Entropy(4.5),
-    ),
     rule("gcp-oauth-access-token", &["ya29."], r"\bya29\.[A-Za-z0-9_-]{30,400}", Entropy(4.0)),
     rule("gcp-oauth-refresh-token", &["1//0"], r"\b1//0[A-Za-z0-9_-]{40,200}", Entropy(4.0)),
     rule("azure-devops-pat", &["azdo"], r"\b[A-Za-z0-9]{76}AZDO[A-Za-z0-9]{4}\b", Entropy(4.0)).lead(76, 76),
@@ -80,17 +74,6 @@ pub(super) const RULES: &[Rule] = &[
     rule("alibaba-access-key-id", &["ltai"], r"\bLTAI[A-Za-z0-9]{17,21}\b", Entropy(3.7)),
     rule("tencent-secret-id", &["akid"], r"\bAKID[A-Za-z0-9]{32}\b", Entropy(4.0)),
     rule("yandex-api-key", &["aqvn"], r"\bAQVN[A-Za-z0-9_-]{35,38}", Entropy(4.0)),
-    // An older key is a UUID like any other, so only its name tells.
-    rule(
-        "heroku-legacy-api-key",
-        &["heroku"],
-        concat!(
-            r"(?i:heroku[_-]?(?:api[_-]?key|api[_-]?token|oauth[_-]?token|auth[_-]?token|secret))",
-            r"(?:[^A-Za-z0-9]{1,60}value[^A-Za-z0-9]{1,6}|[^A-Za-z0-9\r\n]{1,12})",
-            r"(?P<s>[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12})\b"
-        ),
-        Entropy(3.0),
-    ),
     rule("heroku-api-key", &["hrku-aa"], r"\bHRKU-AA[A-Za-z0-9_-]{58}", Entropy(4.0)),
     rule("netlify-access-token", &["nfp_"], r"\bnfp_[A-Za-z0-9]{36,40}\b", Entropy(3.7)),
     rule("render-api-key", &["rnd_"], r"\brnd_[A-Za-z0-9]{28,32}\b", Entropy(3.7)),
@@ -119,4 +102,25 @@ pub(super) const RULES: &[Rule] = &[
     ),
     rule("prefect-api-key", &["pnu_"], r"\bpnu_[A-Za-z0-9]{36}\b", Entropy(3.7)),
     rule("infracost-api-key", &["ico-"], r"\bico-[A-Za-z0-9]{32}\b", Entropy(3.7)),
+];
+
+/// Of no form of their own: the name beside them tells.
+pub(super) const NAMED: &[Rule] = &[
+    rule(
+        "aws-session-token",
+        &["session_token", "sessiontoken", "session-token", "security-token", "security_token"],
+        r#"(?i:(?:session|security)[_-]?token)\\?["'`]?\s{0,4}(?:[:=]|=>)\s{0,4}\\?["'`]?(?P<s>[A-Za-z0-9/+=]{100,2000})"#,
+        Entropy(4.5),
+    ),
+    // An older key is a UUID like any other, so only its name tells.
+    rule(
+        "heroku-legacy-api-key",
+        &["heroku"],
+        concat!(
+            r"(?i:heroku[_-]?(?:api[_-]?key|api[_-]?token|oauth[_-]?token|auth[_-]?token|secret))",
+            r"(?:[^A-Za-z0-9]{1,60}value[^A-Za-z0-9]{1,6}|[^A-Za-z0-9\r\n]{1,12})",
+            r"(?P<s>[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12})\b"
+        ),
+        Entropy(3.0),
+    ),
 ];
