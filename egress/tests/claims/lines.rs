@@ -50,6 +50,16 @@ impl Origin {
         timeout(PATIENCE, self.listener.accept()).await.unwrap().unwrap().0
     }
 
+    /// Sends a request to the proxy, answers it on a new connection, and gives that.
+    async fn answered(&self, agent: &mut TcpStream, answer: &[u8]) -> TcpStream {
+        self.ask(agent, "GET", "").await;
+        let mut line = self.accept().await;
+        read_head(&mut line).await;
+        line.write_all(answer).await.unwrap();
+        assert!(read_head(agent).await.starts_with("HTTP/1.1 200"));
+        line
+    }
+
     /// Sends a request to the proxy, with `more` after its first lines.
     async fn ask(&self, agent: &mut TcpStream, method: &str, more: &str) {
         let port = self.listener.local_addr().unwrap().port();
@@ -112,11 +122,7 @@ async fn a_request_that_changes_nothing_is_sent_once_more_when_its_connection_en
     {
         let origin = Origin::new().await;
         let mut agent = origin.bench.agent().dial().await;
-        origin.ask(&mut agent, "GET", "").await;
-        let mut line = origin.accept().await;
-        read_head(&mut line).await;
-        line.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
-        assert!(read_head(&mut agent).await.starts_with("HTTP/1.1 200"));
+        let mut line = origin.answered(&mut agent, b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
         origin.ask(&mut agent, method, more).await;
         assert!(read_head(&mut line).await.starts_with(method), "on the connection that was kept");
         drop(line);
@@ -169,14 +175,14 @@ async fn answers_that_nobody_reads_leave_room_for_others() {
     for _ in 0..9 {
         unread.push(agent.open(Transport::TunnelHttp1, HOST, get("/v1/download")).await);
     }
-    // Until no more fits on the way.
-    let mut sent = 0;
-    while sent < bench.upstream.memory.sent.get() {
-        sent = bench.upstream.memory.sent.get();
-        tokio::time::sleep(Duration::from_secs(1)).await;
+    // Until no more fits on the way, for as long as some others take.
+    let (mut sent, mut unchanged) = (0, 0);
+    while unchanged < 100 {
+        let quick = agent.send(Transport::TunnelHttp2, get("/v1/models"));
+        assert_eq!(timeout(PATIENCE, quick).await.expect("it has an answer").text(), "hello");
+        let before = std::mem::replace(&mut sent, bench.upstream.memory.sent.get());
+        unchanged = if sent == before { unchanged + 1 } else { 0 };
     }
-    let quick = agent.send(Transport::TunnelHttp2, get("/v1/models"));
-    assert_eq!(timeout(PATIENCE, quick).await.expect("it has an answer").text(), "hello");
 }
 
 #[tokio::test]
@@ -204,21 +210,13 @@ async fn requests_share_connections_and_crowd_where_there_may_be_no_more() {
 async fn an_answer_that_is_not_read_to_its_end_takes_its_connection_with_it() {
     let origin = Origin::new().await;
     let mut agent = origin.bench.agent().dial().await;
-    origin.ask(&mut agent, "GET", "").await;
-    let mut line = origin.accept().await;
-    read_head(&mut line).await;
-    line.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\nbegun").await.unwrap();
-    assert!(read_head(&mut agent).await.starts_with("HTTP/1.1 200"));
+    let mut line = origin.answered(&mut agent, b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\nbegun").await;
     drop(agent);
     assert!(closes(&mut line).await);
 
     // What comes late on it is no one's answer: the next request has a connection of its own.
     let mut agent = origin.bench.agent().dial().await;
-    origin.ask(&mut agent, "GET", "").await;
-    let mut line = origin.accept().await;
-    read_head(&mut line).await;
-    line.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
-    assert!(read_head(&mut agent).await.starts_with("HTTP/1.1 200"));
+    let _line = origin.answered(&mut agent, b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
 }
 
 #[tokio::test]
@@ -275,11 +273,7 @@ async fn an_answer_that_is_slow_in_coming_and_one_that_breaks_off_are_told_apart
 async fn a_connection_on_which_nothing_runs_makes_room_for_one_that_is_needed() {
     let origin = Origin::with("limits: {connections: 1}").await;
     let mut agent = origin.bench.agent().dial().await;
-    origin.ask(&mut agent, "GET", "").await;
-    let mut line = origin.accept().await;
-    read_head(&mut line).await;
-    line.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
-    assert!(read_head(&mut agent).await.starts_with("HTTP/1.1 200"));
+    let mut line = origin.answered(&mut agent, b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
     let upgrade = "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n\
                    sec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n";
     origin.ask(&mut agent, "GET", upgrade).await;
