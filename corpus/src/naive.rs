@@ -59,7 +59,7 @@ fn serve(naive: &Naive, mut client: TcpStream, origins: &[SocketAddr]) -> io::Re
     head.truncate(count);
     let text = String::from_utf8_lossy(&head).into_owned();
     // Cases that leave the port out all go to the first; the test gives those an origin of their own.
-    let named = origins.iter().find(|origin| text.contains(&origin.port().to_string()));
+    let named = origins.iter().find(|origin| names(&text, origin.port()));
     let origin = named.copied().unwrap_or(origins[0]);
     match naive {
         Naive::Closes => Ok(()),
@@ -95,6 +95,12 @@ fn serve(naive: &Naive, mut client: TcpStream, origins: &[SocketAddr]) -> io::Re
             copy(StreamOwned::new(tls, client), StreamOwned::new(onward, upstream))
         }
     }
+}
+
+/// Whether a number of `text` is the port: the whole number, for a longer one may hold the digits of any.
+fn names(text: &str, port: u16) -> bool {
+    let port = port.to_string();
+    text.split(|letter: char| !letter.is_ascii_digit()).any(|number| number.trim_start_matches('0') == port)
 }
 
 trait Timed {
@@ -159,6 +165,13 @@ fn intercepting() -> Naive {
     let mut config = (*identity.server).clone();
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Naive::Intercepts(Arc::new(config))
+}
+
+#[test]
+fn a_longer_number_names_no_port() {
+    assert!(names("CONNECT localhost:42949 HTTP/1.1", 42949));
+    assert!(names("CONNECT localhost:000000042949 HTTP/1.1", 42949));
+    assert!(!names("CONNECT localhost:4294967739 HTTP/1.1", 42949));
 }
 
 #[test]
