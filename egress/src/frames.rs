@@ -1,10 +1,10 @@
 //! WebSocket frames on their way: the agent's messages are searched and its placeholder replaced, upstream's are freed of secrets.
 
+mod closing;
 mod replaced;
 
 use std::collections::VecDeque;
 use std::mem;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use scan::Uninspectable;
@@ -14,7 +14,8 @@ use crate::body::Limits;
 use crate::credential::rewrite::Rewriter;
 use crate::inspect::{Inspection, Messages, Objection};
 use crate::scrub::{Cleaner, Scrub};
-use crate::splice::Spliced;
+use crate::splice::{Ended, Spliced};
+pub(crate) use closing::{Agent, CloseCode};
 use replaced::Replaced;
 
 /// The largest frame, and the most that is held back of a message.
@@ -49,7 +50,7 @@ pub(crate) async fn splice(
     spliced: &Spliced,
     limits: &Limits,
     looks: Looks,
-) -> Option<Objection> {
+) -> Result<Ended, Objection> {
     let Looks { inspection, placeholder, scrub } = looks;
     let (mut agent_read, mut agent_write) = split(agent);
     let (mut upstream_read, mut upstream_write) = split(upstream);
@@ -63,16 +64,12 @@ pub(crate) async fn splice(
             pump(&mut upstream_read, &mut agent_write, &mut down, |bytes| spliced.down.note(bytes)),
         )
     };
-    let silence = async {
-        while !(spliced.up.is_stalled(limits.idle) && spliced.down.is_stalled(limits.idle)) {
-            spliced.up.stalled(limits.idle).await;
-            spliced.down.stalled(limits.idle).await;
-        }
-    };
     tokio::select! {
-        ended = both => ended.err().flatten(),
-        () = silence => None,
-        _ = Arc::clone(&limits.lease).ended() => None,
+        ended = both => match ended {
+            Ok(_) | Err(None) => Ok(Ended::ByThem),
+            Err(Some(objection)) => Err(objection),
+        },
+        ended = spliced.limit(limits) => Ok(ended),
     }
 }
 
@@ -203,7 +200,7 @@ impl Filter {
         let mut taken = 0;
         while let Some(head) = Head::read(&self.bytes[taken..]) {
             if head.end - head.content > FRAME_MAX_BYTES {
-                return Err(Objection::Held);
+                return Err(Objection::TooBig);
             }
             let Some(frame) = self.bytes.get(taken..taken + head.end) else { break };
             if head.first & RESERVED != 0 {

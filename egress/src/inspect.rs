@@ -66,6 +66,8 @@ pub(crate) enum Objection {
     Uninspectable(scan::Uninspectable),
     /// More would have to be held back than may.
     Held,
+    /// A frame of a WebSocket is larger than one that is read may be.
+    TooBig,
     /// The frames of a WebSocket do not follow each other as the protocol has it.
     Disordered,
     /// Answers held a secret too often, or where it cannot be masked.
@@ -198,6 +200,11 @@ impl Inspection {
         self.on_match == OnMatch::Supervise
     }
 
+    /// Whether what is found is masked, and the rest goes out.
+    pub(crate) fn masks(&self) -> bool {
+        self.on_match == OnMatch::Redact
+    }
+
     /// Searches the method, the host, the path, the query and the headers. Where the route says so a secret in a header or the query is
     /// masked, or what was found is given, for a person to be asked about.
     pub(crate) fn head(
@@ -222,7 +229,7 @@ impl Inspection {
         let findings = report.findings;
         if let Some(found) = findings.first() {
             let in_head = |finding: &Finding| finding.line <= 3 || !finding.through.is_nothing();
-            if self.on_match != OnMatch::Redact || findings.iter().any(in_head) {
+            if !self.masks() || findings.iter().any(in_head) {
                 let place = place(found, headers);
                 return Err(Objection::Secret(found.rule, found.mark).refusal(&place));
             }
@@ -374,6 +381,10 @@ impl Objection {
                 format!(
                     "the request's {place} cannot be searched for secrets: too much of it looks like one"
                 ),
+            ),
+            Objection::TooBig => Refusal::new(
+                Code::ContentUninspectable,
+                format!("the request's {place} cannot be searched for secrets: a frame has more than 4 MiB"),
             ),
             Objection::Disordered => Refusal::new(
                 Code::ContentUninspectable,

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use policy::Denial;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional};
 
 use crate::body::{Limits, Progress};
@@ -21,25 +22,44 @@ pub(crate) struct Spliced {
     pub(crate) down: Arc<Progress>,
 }
 
+/// Why no more is passed on.
+pub(crate) enum Ended {
+    /// Both sides have closed, or one has failed.
+    ByThem,
+    /// Nothing came for too long.
+    Silent,
+    /// It is no longer allowed.
+    Revoked(Denial),
+}
+
 /// Passes bytes until both sides have closed, one fails, or a limit is reached.
 pub(crate) async fn splice(
     agent: impl AsyncRead + AsyncWrite + Unpin,
     upstream: impl AsyncRead + AsyncWrite + Unpin,
     spliced: &Spliced,
     limits: &Limits,
-) {
+) -> Ended {
     let mut agent = Counted { inner: agent, progress: Arc::clone(&spliced.up) };
     let mut upstream = Counted { inner: upstream, progress: Arc::clone(&spliced.down) };
-    let silence = async {
-        while !(spliced.up.is_stalled(limits.idle) && spliced.down.is_stalled(limits.idle)) {
-            spliced.up.stalled(limits.idle).await;
-            spliced.down.stalled(limits.idle).await;
-        }
-    };
     tokio::select! {
-        _ = copy_bidirectional(&mut agent, &mut upstream) => {}
-        () = silence => {}
-        _ = Arc::clone(&limits.lease).ended() => {}
+        _ = copy_bidirectional(&mut agent, &mut upstream) => Ended::ByThem,
+        ended = spliced.limit(limits) => ended,
+    }
+}
+
+impl Spliced {
+    /// Returns when a limit is reached.
+    pub(crate) async fn limit(&self, limits: &Limits) -> Ended {
+        let silence = async {
+            while !(self.up.is_stalled(limits.idle) && self.down.is_stalled(limits.idle)) {
+                self.up.stalled(limits.idle).await;
+                self.down.stalled(limits.idle).await;
+            }
+        };
+        tokio::select! {
+            () = silence => Ended::Silent,
+            denial = Arc::clone(&limits.lease).ended() => Ended::Revoked(denial),
+        }
     }
 }
 

@@ -75,7 +75,8 @@ impl Judged {
             if after != before {
                 query = after;
             }
-            for (name, value) in &leaving {
+            let masked = leaving.iter().filter(|_| inspection.masks());
+            for (name, value) in masked {
                 if parts.headers.get(name) != Some(value) && leaving.get_all(name).iter().count() == 1 {
                     parts.headers.insert(name.clone(), value.clone());
                 } else if leaving.get_all(name) != parts.headers.get_all(name) {

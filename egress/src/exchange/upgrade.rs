@@ -8,10 +8,11 @@ use hyper_util::rt::TokioIo;
 use tracing::{debug, warn};
 
 use crate::body::Limits;
-use crate::frames::{self, Looks};
+use crate::frames::{self, Agent, CloseCode, Looks};
+use crate::inspect::Objection;
 use crate::journal::Entry;
 use crate::refusal::{Code, Refusal};
-use crate::splice::{Spliced, splice};
+use crate::splice::{Ended, Spliced, splice};
 
 /// The only protocol that a connection may be upgraded to.
 pub(super) const WEBSOCKET: &str = "websocket";
@@ -59,16 +60,29 @@ pub(super) async fn run(
             return;
         }
     };
-    let (agent, upstream) = (TokioIo::new(agent), TokioIo::new(upstream));
-    if looks.are_any() {
-        if let Some(objection) = frames::splice(agent, upstream, &spliced, &limits, looks).await {
+    let (mut agent, upstream) = (Agent::new(TokioIo::new(agent)), TokioIo::new(upstream));
+    let ended = if looks.are_any() {
+        frames::splice(&mut agent, upstream, &spliced, &limits, looks).await
+    } else {
+        Ok(splice(&mut agent, upstream, &spliced, &limits).await)
+    };
+    let farewell = match ended {
+        Ok(Ended::ByThem) => None,
+        Ok(Ended::Silent) => Some((CloseCode::GoingAway, "nothing came for too long".to_owned())),
+        Ok(Ended::Revoked(denial)) => Some((CloseCode::Policy, denial.hint)),
+        Err(objection) => {
             let refusal = objection.refusal("message");
             warn!(code = %refusal.code, hint = refusal.hint, "a WebSocket was cut");
             entry.cut(&refusal);
             entry.event.late = true;
+            let is_too_big = matches!(objection, Objection::TooBig);
+            let code = if is_too_big { CloseCode::TooBig } else { CloseCode::Policy };
+            Some((code, refusal.hint))
         }
-    } else {
-        splice(agent, upstream, &spliced, &limits).await;
-    }
+    };
     entry.event.bytes_down = spliced.down.bytes();
+    drop(entry);
+    if let Some((code, reason)) = farewell {
+        agent.close(code, &reason).await;
+    }
 }

@@ -5,7 +5,7 @@
 //! they stand. What only another order, position or coding puts together is not seen.
 
 use std::collections::VecDeque;
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::hash::{BuildHasher as _, RandomState};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -25,7 +25,11 @@ pub(crate) struct Tails(Mutex<VecDeque<(String, Arc<Destination>)>>);
 
 /// The tails of one destination, the one that was used last at the end.
 #[derive(Debug, Default)]
-pub(crate) struct Destination(Mutex<VecDeque<Tail>>);
+pub(crate) struct Destination {
+    tails: Mutex<VecDeque<Tail>>,
+    /// By keys of its own, so that nobody finds two pieces with the same digest.
+    digests: RandomState,
+}
 
 /// Where a piece stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,11 +81,8 @@ impl Destination {
         if piece.is_empty() {
             return Ok(());
         }
-        let digest = Some(digest(piece));
-        let (before, last) = self.before(&position);
-        if last == digest {
-            return Ok(());
-        }
+        let digest = self.digests.hash_one(piece);
+        let Some(before) = self.before(&position, Some(digest)) else { return Ok(()) };
         if !before.is_empty() {
             let mut joint = Scanner::joined(inspection.rules, inspection.known.clone());
             joint.feed(&before);
@@ -89,7 +90,7 @@ impl Destination {
             joint.end();
             judge(&mut joint, &[before.len()])?;
         }
-        self.keep(position, before, piece, digest);
+        self.keep(position, before, piece, Some(digest));
         Ok(())
     }
 
@@ -104,28 +105,31 @@ impl Destination {
             borders.push(text.len());
             text.extend_from_slice(piece);
         }
-        let digest = Some(digest(&text));
-        if borders.len() < 2 || self.before(&Position::All).1 == digest {
+        let digest = self.digests.hash_one(&text[..]);
+        if borders.len() < 2 || self.before(&Position::All, Some(digest)).is_none() {
             return Ok(());
         }
         let mut joint = Scanner::joined(inspection.rules, inspection.known.clone());
         joint.feed(&text);
         joint.end();
         judge(&mut joint, &borders)?;
-        self.keep(Position::All, Vec::new(), &[], digest);
+        self.keep(Position::All, Vec::new(), &[], Some(digest));
         Ok(())
     }
 
-    /// What went before in this position, and the last piece's digest.
-    fn before(&self, position: &Position) -> (Vec<u8>, Option<u64>) {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = all.iter().find(|tail| tail.position == *position);
-        found.map_or_else(Default::default, |tail| (tail.bytes.clone(), tail.digest))
+    /// What went before in this position; none where the last piece was the same as what comes now.
+    fn before(&self, position: &Position, now: Option<u64>) -> Option<Vec<u8>> {
+        let all = self.tails.lock().unwrap_or_else(PoisonError::into_inner);
+        match all.iter().find(|tail| tail.position == *position) {
+            Some(tail) if now.is_some() && tail.digest == now => None,
+            Some(tail) => Some(tail.bytes.clone()),
+            None => Some(Vec::new()),
+        }
     }
 
     fn keep(&self, position: Position, mut bytes: Vec<u8>, piece: &[u8], digest: Option<u64>) {
         append(&mut bytes, piece);
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.tails.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(at) = all.iter().position(|tail| tail.position == position) {
             all.remove(at);
         } else if all.len() == POSITIONS_MAX {
@@ -133,12 +137,6 @@ impl Destination {
         }
         all.push_back(Tail { position, bytes, digest });
     }
-}
-
-fn digest(piece: &[u8]) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    piece.hash(&mut hasher);
-    hasher.finish()
 }
 
 /// Puts `piece` to the end, of which only so much stays.
@@ -179,7 +177,7 @@ impl Joint {
 
     fn new(inspection: &Inspection) -> Joint {
         let destination = Arc::clone(&inspection.destination);
-        let (before, _) = destination.before(&Position::Body);
+        let before = destination.before(&Position::Body, None).unwrap_or_default();
         let scanner = (!before.is_empty()).then(|| {
             let mut scanner = Scanner::joined(inspection.rules, inspection.known.clone());
             scanner.feed(&before);
@@ -306,7 +304,7 @@ mod tests {
             for key in 0..2 * POSITIONS_MAX {
                 destination.join(&inspection, Position::Query(key.to_string()), &[b'x'; 4096]).unwrap();
             }
-            let kept = destination.0.lock().unwrap();
+            let kept = destination.tails.lock().unwrap();
             assert!(kept.len() == POSITIONS_MAX && kept.iter().all(|tail| tail.bytes.len() == TAIL_BYTES));
         }
         assert_eq!(tails.0.lock().unwrap().len(), DESTINATIONS_MAX);

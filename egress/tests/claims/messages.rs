@@ -6,7 +6,7 @@ use hyper::ext::Protocol;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::support::{Bench, HOST, PLACEHOLDER, Transport, http2_on, request};
+use crate::support::{Bench, HOST, PLACEHOLDER, Transport, farewell, http2_on, request};
 
 const RULES: &str = "token_env: TOKEN\nplaceholder_in: ['ws-json:/auth/token', 'ws-json:/keys/1']";
 const FIN: u8 = 0x80;
@@ -74,8 +74,8 @@ fn frames(mut bytes: &[u8]) -> Vec<Frame> {
     frames
 }
 
-/// Sends `sent` in pieces of `size` by a WebSocket over HTTP/1.1, and gives what upstream got until the end.
-async fn passed(bench: &Bench, sent: &[Frame], size: usize) -> Vec<u8> {
+/// A WebSocket over HTTP/1.1.
+async fn opened(bench: &Bench) -> TokioIo<hyper::upgrade::Upgraded> {
     let headers = [
         ("connection", "Upgrade"),
         ("upgrade", "websocket"),
@@ -85,7 +85,12 @@ async fn passed(bench: &Bench, sent: &[Frame], size: usize) -> Vec<u8> {
     let asked = request(Method::GET, "/v1/frames", &headers);
     let response = bench.agent().open(Transport::TunnelHttp1, HOST, asked).await;
     assert_eq!(response.status(), 101);
-    through(bench, TokioIo::new(hyper::upgrade::on(response).await.unwrap()), sent, size).await
+    TokioIo::new(hyper::upgrade::on(response).await.unwrap())
+}
+
+/// Sends `sent` in pieces of `size`, and gives what upstream got until the end.
+async fn passed(bench: &Bench, sent: &[Frame], size: usize) -> Vec<u8> {
+    through(bench, opened(bench).await, sent, size).await
 }
 
 async fn through(
@@ -165,6 +170,23 @@ async fn a_message_with_a_foreign_credential_does_not_go_out_beside_ours() {
         let got = passed(&bench, &sent, usize::MAX).await;
         assert_eq!(got == all, passes, "{rules}");
         assert!(passes || got.len() <= sent[0].bytes().len());
+    }
+}
+
+#[tokio::test]
+async fn whoever_is_cut_is_told_why() {
+    let bench = Bench::allowing("auth_scheme: bearer\ntoken_env: TOKEN").await;
+    let token = format!("glpat{}q8Zr2LkT0vWcN5mYx1Jd", "-");
+    let foreign = frame(FIN | TEXT, &format!("{{\"say\": \"{token}\"}}")).bytes();
+    let too_large = [&[FIN | BINARY, 0xff][..], &(5_u64 << 20).to_be_bytes(), &KEY].concat();
+    for (sent, code, word) in [(foreign, 1008, "looks like a secret"), (too_large, 1009, "4 MiB")] {
+        let mut socket = opened(&bench).await;
+        socket.write_all(&sent).await.unwrap();
+        socket.flush().await.unwrap();
+        let mut got = Vec::new();
+        socket.read_to_end(&mut got).await.unwrap();
+        let (told, reason) = farewell(&got).unwrap();
+        assert!(told == code && reason.contains(word), "{told} {reason}");
     }
 }
 

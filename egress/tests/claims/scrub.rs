@@ -8,7 +8,7 @@ use hudsucker::Body;
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncReadExt;
 
-use super::support::{Bench, HOST, Transport, get, in_form, request};
+use super::support::{Bench, HOST, Transport, farewell, get, in_form, request};
 
 const SECRET: &str = "kV9/xQ+2mZ=7pL4&wR8\"tY1%uN6";
 const FORMS: [&str; 11] =
@@ -181,7 +181,11 @@ async fn a_websocket_ends_where_a_secret_comes_in_something_compressed() {
         let mut socket = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
         let mut frames = Vec::new();
         let _ = socket.read_to_end(&mut frames).await;
-        assert_eq!(frames.chunks(3).any(|frame| frame[0] & 0x80 != 0), comes);
+        let ends = |frame: &[u8]| frame[0] & 0x80 != 0;
+        let end = frames.chunks(3).position(ends).map_or(frames.len(), |at| 3 * at);
+        let told = farewell(&frames[end..]);
+        assert_eq!(told.is_none(), comes);
+        assert!(comes || told.is_some_and(|(code, reason)| code == 1008 && reason.contains("secret")));
     }
 }
 

@@ -248,3 +248,18 @@ impl Counter {
         self.0.load(Ordering::SeqCst)
     }
 }
+
+/// The code and the reason with which `frames`, as a WebSocket's server sends them, end.
+pub(crate) fn farewell(mut frames: &[u8]) -> Option<(u16, String)> {
+    while let [first, length, rest @ ..] = frames {
+        assert!(*length < 126, "only short frames are read");
+        let (content, rest) = rest.split_at(usize::from(*length));
+        if first & 0x0f == 8 {
+            assert_eq!((*first, rest), (0x88, &[][..]), "it is whole, and nothing follows");
+            let (code, reason) = content.split_first_chunk().unwrap();
+            return Some((u16::from_be_bytes(*code), String::from_utf8(reason.to_vec()).unwrap()));
+        }
+        frames = rest;
+    }
+    None
+}
