@@ -62,10 +62,15 @@ pub(crate) fn of_plain(request: &Parts) -> Result<Endpoint, Error> {
     if scheme != Scheme::Http {
         return Err(Error::Malformed("an https target needs CONNECT".to_owned()));
     }
-    let (host, port) = split(authority)?;
-    let endpoint = Endpoint { scheme, host, port: port.unwrap_or(scheme.default_port()) };
+    let endpoint = of_url(scheme, authority)?;
     agree(request, &endpoint)?;
     Ok(endpoint)
+}
+
+/// Where a URL with this scheme and authority leads.
+pub(crate) fn of_url(scheme: Scheme, authority: &str) -> Result<Endpoint, Error> {
+    let (host, port) = split(authority)?;
+    Ok(Endpoint { scheme, host, port: port.unwrap_or(scheme.default_port()) })
 }
 
 /// Where a request goes that was led here on its way to `port`: to the host that it names, on that port and no other.

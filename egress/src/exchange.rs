@@ -1,5 +1,6 @@
 //! One request: bound to its host, judged, forwarded with our credential, answered.
 
+pub(crate) mod admit;
 mod ask;
 mod leaving;
 mod upgrade;
@@ -14,7 +15,7 @@ use audit::Decision as Recorded;
 use bytes::Bytes;
 use http::header::{EXPECT, HOST, SEC_WEBSOCKET_EXTENSIONS};
 use http::uri::{self, Authority, PathAndQuery};
-use http::{Method, Request, Response, StatusCode, Uri, Version, request};
+use http::{Request, Response, StatusCode, Uri, Version, request};
 use http_body::Body as _;
 use hudsucker::Body;
 use hyper::body::Incoming;
@@ -41,12 +42,12 @@ use crate::snapshot::Snapshot;
 use crate::splice::Spliced;
 use crate::upstream::{self, Lent, RouteClient};
 use crate::uses::NoUse;
+use admit::{Upgrade, too_large};
 use ask::Source;
+pub(crate) use leaving::not_provided;
 use leaving::{Rest, Watch};
-use upgrade::{Upgrade, WEBSOCKET};
+use upgrade::WEBSOCKET;
 
-/// The longest name of a method; the longest in use, of WebDAV, has 17 bytes.
-const METHOD_MAX: usize = 64;
 /// Stands in answers and records for a path that holds a secret.
 const WITHHELD: &str = "(withheld)";
 
@@ -69,7 +70,7 @@ pub(crate) async fn serve(
 ) -> Response<Body> {
     let proxy = &connection.proxy;
     let snapshot = proxy.snapshot();
-    if !matches!(via, Via::Tunnel(..)) && local::is_for_us(&request) {
+    if !matches!(via, Via::Tunnel(..)) && local::is_for_us(request.uri(), request.headers()) {
         return local::answer(proxy, &snapshot, request.method(), request.uri());
     }
     let subject = rough_subject(via, &request);
@@ -228,23 +229,7 @@ impl Judged {
         path.as_str().clone_into(&mut self.entry.subject.path);
         self.entry.subject.port = endpoint.port;
 
-        if parts.method.as_str().len() > METHOD_MAX {
-            let hint = format!("a method has at most {METHOD_MAX} bytes");
-            return Err(Refusal::new(Code::MalformedTarget, hint));
-        }
-        if let Some(name) = headers::override_of(&parts.headers) {
-            let hint = format!(
-                "`{name}` asks upstream to take the request for another than the one that is judged: leave it out"
-            );
-            return Err(Refusal::new(Code::OverrideRefused, hint));
-        }
-        if !headers::is_chunked_at_most(&parts.headers) {
-            // It ends at this hop without being undone: the coded bytes would go out as if they were the content.
-            let hint = "the body is in a transfer coding other than `chunked`: leave the coding out";
-            return Err(Refusal::new(Code::ContentUninspectable, hint));
-        }
-        let wanted = headers::upgrade(&parts.headers);
-        headers::towards_upstream(&mut parts.headers);
+        let wanted = admit::prepare(parts)?;
         let asked = Box::new(RequestAsked {
             endpoint,
             method: parts.method.clone(),
@@ -260,15 +245,12 @@ impl Judged {
         };
         self.entry.event.route = Some(route.id().to_string());
         self.entry.event.grant = route.grant().map(ToString::to_string);
-        let upgrade = upgrade::judge(wanted.as_deref(), parts, incoming)?;
+        let upgrade = admit::upgrade(wanted.as_deref(), parts, !incoming.is_end_stream())?;
         let bounds = snapshot.policy.limits(route.limits(), &asked.endpoint.host, now);
         snapshot.gauge(route).bound_for(&asked.endpoint.host, &bounds);
         let request_body = bounds.request_body;
-        if let Some(most) = request_body
-            && incoming.size_hint().lower() > most
-        {
-            return Err(too_large(most));
-        }
+        admit::length(incoming.size_hint().lower(), request_body)?;
+        admit::echo(route, &parts.method)?;
         let ends = upgrade == Upgrade::None && incoming.is_end_stream();
         let rest = if ends { Rest::Nothing } else { Rest::Content };
         let exchanged = self.exchange_credentials(route, &asked, parts, rest, now);
@@ -543,19 +525,13 @@ async fn rewritten(
     }
 }
 
-fn too_large(most: u64) -> Refusal {
-    Refusal::new(Code::BodyTooLarge, format!("this route allows bodies of at most {most} bytes"))
-}
-
 fn broken_off(error: &(dyn std::error::Error + 'static)) -> Refusal {
     let hint = "the body of the request broke off, or is not in chunks as it says";
     Refusal::new(Code::MalformedBody, hint).because(error)
 }
 
 fn bind(via: &Via, request: &request::Parts) -> Result<Endpoint, Refusal> {
-    if request.method == Method::CONNECT {
-        return Err(Refusal::new(Code::NestedConnect, "a tunnel inside a tunnel is not opened"));
-    }
+    admit::nested(&request.method)?;
     Ok(match via {
         Via::Plain => authority::of_plain(request)?,
         Via::LedHere(port) => authority::of_led_here(request, *port)?,

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, HOST, HeaderValue};
-use http::{Method, Request, Response, StatusCode, Uri};
+use http::{HeaderMap, Method, Response, StatusCode, Uri};
 use hudsucker::Body;
 use serde::Serialize;
 
@@ -22,10 +22,10 @@ struct AllowlistAnswer<'a> {
 }
 
 /// Whether the request is for the proxy itself: in absolute form, or in origin form with our name as Host.
-pub(crate) fn is_for_us<B>(request: &Request<B>) -> bool {
-    match request.uri().authority() {
-        Some(authority) => request.uri().scheme_str() == Some("http") && is_our_name(authority.as_str()),
-        None => request.headers().get(HOST).and_then(|host| host.to_str().ok()).is_some_and(is_our_name),
+pub(crate) fn is_for_us(uri: &Uri, headers: &HeaderMap) -> bool {
+    match uri.authority() {
+        Some(authority) => uri.scheme_str() == Some("http") && is_our_name(authority.as_str()),
+        None => headers.get(HOST).and_then(|host| host.to_str().ok()).is_some_and(is_our_name),
     }
 }
 

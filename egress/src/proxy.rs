@@ -5,13 +5,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use audit::ReloadEvent;
 use jiff::Timestamp;
-use policy::{Detector, Diagnostics, Policy};
+use policy::{Detector, Diagnostics, Policy, Route};
 use tracing::warn;
 
 use crate::alarm;
 use crate::credential::{Knowns, Placeholder, SecretStore};
 use crate::except::Marking;
-use crate::explain::{Explanation, Question};
+use crate::explain::{Circumstances, Explanation, Question};
 use crate::hold::Holds;
 use crate::inspect::Tails;
 use crate::journal::Recorder;
@@ -160,8 +160,11 @@ impl Proxy {
 
     /// What would be said to a request.
     pub(crate) fn explain(&self, question: &Question) -> Explanation {
-        let spent = |route: &policy::Route| self.uses.is_spent(route);
-        question.answer(&self.snapshot().policy, self.now(), &spent)
+        let has_secret =
+            |route: &Route| route.credential().is_none_or(|wanted| self.secrets.get(&wanted.secret).is_ok());
+        let is_spent = |route: &Route| self.uses.is_spent(route);
+        let circumstances = Circumstances { now: self.now(), is_spent: &is_spent, has_secret: &has_secret };
+        question.answer(&self.snapshot().policy, &circumstances)
     }
 
     /// Returns when the last records are written.

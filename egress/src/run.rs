@@ -25,7 +25,7 @@ use crate::cli::Settings;
 use crate::credential::SecretStore;
 use crate::credential::placeholder::{self, Placeholder, PlaceholderError};
 use crate::except::{self, Marking};
-use crate::explain::{self, Explanation, Question};
+use crate::explain::{self, Circumstances, Explanation, Question};
 use crate::journal::{self, Recorder};
 use crate::notify::Notifier;
 use crate::proxy::{self, Parts, Proxy};
@@ -284,11 +284,12 @@ fn parsed(file: &str, bytes: &[u8]) -> Result<Policy, proxy::Error> {
     Policy::parse(file, text).map_err(proxy::Error::Routes)
 }
 
-/// What the routes in `file` say to a request. Nothing counts as used up.
+/// What the routes in `file` say to a request. Nothing counts as used up, and every secret as provided.
 pub fn explain(file: &Path, method: &str, url: &str, headers: &[String]) -> Result<Explanation, Error> {
     let question = Question::parse(method, url, headers)?;
     let policy = parsed(&file.display().to_string(), &routes::read_once(file)?)?;
-    Ok(question.answer(&policy, Timestamp::now(), &|_| false))
+    let circumstances = Circumstances { now: Timestamp::now(), is_spent: &|_| false, has_secret: &|_| true };
+    Ok(question.answer(&policy, &circumstances))
 }
 
 /// Reads routes.yaml and says in words what it allows.

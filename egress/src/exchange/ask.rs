@@ -10,7 +10,7 @@ use hyper::body::Incoming;
 use proposal::peer::Held;
 use tracing::info;
 
-use super::upgrade::Upgrade;
+use super::admit::Upgrade;
 use super::{Judged, Plan, WITHHELD, broken_off, too_large};
 use crate::body::{self, Gathered, Meter, Progress};
 use crate::hold::{self, Asking, Suspect};

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::{Method, request};
+use http::request;
 use jiff::Timestamp;
 use policy::{AgentCredentials, Credential, Detector, Dlp, Route};
 use tracing::warn;
@@ -14,9 +14,6 @@ use crate::inspect::{self, Format, Inspection, Suspicion};
 use crate::lease::RequestAsked;
 use crate::refusal::{Code, Refusal};
 use crate::scrub::Scrub;
-
-/// Methods whose answer is the request as upstream got it.
-const ECHOING: [&str; 2] = ["TRACE", "TRACK"];
 
 /// What of a request and its answer is looked at.
 #[derive(Clone)]
@@ -55,7 +52,7 @@ impl Judged {
     ) -> Result<(Exchanged, Watch), Refusal> {
         let what = route.agent_credentials();
         let secret = match route.credential() {
-            Some(wanted) => Some((wanted, self.secret_of(route, wanted, &parts.method)?)),
+            Some(wanted) => Some((wanted, self.secret_of(route, wanted)?)),
             None => None,
         };
         let mut watch = self.watch(route, &asked.endpoint, now)?;
@@ -106,11 +103,7 @@ impl Judged {
     }
 
     /// The secret that a route injects, which is looked for from now on.
-    fn secret_of(&self, route: &Route, wanted: &Credential, method: &Method) -> Result<Secret, Refusal> {
-        if ECHOING.iter().any(|echoing| method.as_str().eq_ignore_ascii_case(echoing)) {
-            let hint = "this method has upstream send back what it got, which here includes a credential";
-            return Err(Refusal::new(Code::Policy(policy::Code::MethodNotAllowed), hint));
-        }
+    fn secret_of(&self, route: &Route, wanted: &Credential) -> Result<Secret, Refusal> {
         let secret =
             self.proxy.secrets.get(&wanted.secret).map_err(|error| unavailable(route, wanted, &error))?;
         let looks = |dlp: &Dlp| {
@@ -175,8 +168,12 @@ impl Judged {
 }
 
 fn unavailable(route: &Route, wanted: &Credential, cause: &dyn std::fmt::Display) -> Refusal {
-    let name = wanted.secret.name();
-    warn!(secret = %name, route = %route.id(), %cause, "a credential is not available");
-    let hint = format!("the operator has to provide the secret `{name}` for this route");
+    warn!(secret = %wanted.secret.name(), route = %route.id(), %cause, "a credential is not available");
+    not_provided(wanted)
+}
+
+/// The secret of a route is not to be had.
+pub(crate) fn not_provided(wanted: &Credential) -> Refusal {
+    let hint = format!("the operator has to provide the secret `{}` for this route", wanted.secret.name());
     Refusal::new(Code::CredentialUnavailable, hint)
 }

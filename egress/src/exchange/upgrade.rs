@@ -1,8 +1,5 @@
-//! Upgrades: which are asked for, and what passes on a connection that was upgraded.
+//! What passes on a connection that was upgraded.
 
-use http::{Method, Version, request};
-use http_body::Body as _;
-use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tracing::{debug, warn};
@@ -11,38 +8,10 @@ use crate::body::Limits;
 use crate::frames::{self, Agent, CloseCode, Looks};
 use crate::inspect::Objection;
 use crate::journal::Entry;
-use crate::refusal::{Code, Refusal};
 use crate::splice::{Ended, Spliced, splice};
 
 /// The only protocol that a connection may be upgraded to.
 pub(super) const WEBSOCKET: &str = "websocket";
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Upgrade {
-    None,
-    WebSocket,
-}
-
-/// What an upgrade that is `wanted` comes to. `h2c` is refused too: what a client sends once it believes to speak HTTP/2 would
-/// not be judged.
-pub(super) fn judge(
-    wanted: Option<&str>,
-    parts: &request::Parts,
-    body: &Incoming,
-) -> Result<Upgrade, Refusal> {
-    match wanted {
-        None => Ok(Upgrade::None),
-        Some(WEBSOCKET)
-            if parts.version == Version::HTTP_11 && parts.method == Method::GET && body.is_end_stream() =>
-        {
-            Ok(Upgrade::WebSocket)
-        }
-        Some(_) => Err(Refusal::new(
-            Code::UpgradeNotSupported,
-            "a connection can be upgraded to websocket only, by GET without a body",
-        )),
-    }
-}
 
 /// Passes on what both sides send after they have agreed, and records it.
 pub(super) async fn run(
