@@ -1,5 +1,6 @@
 //! Bodies on their way through: counted, bounded in silence, ended when what allowed them ends. Never collected.
 
+mod parting;
 mod watched;
 
 use std::io;
@@ -24,7 +25,9 @@ use crate::credential::rewrite::Rewriter;
 use crate::headers;
 use crate::journal::Entry;
 use crate::lease::Lease;
+use crate::refusal::{Code, Refusal};
 use crate::upstream::Lent;
+pub(crate) use parting::Parting;
 use watched::Watched;
 
 /// What is read of a refused request's body, and for how long.
@@ -47,6 +50,20 @@ pub(crate) enum Meter {
     Up(Arc<Progress>),
     /// Towards the agent; the entry is written when the body ends or is dropped. With the connection that it comes on.
     Down(Box<Entry>, Option<Lent>),
+}
+
+impl Meter {
+    /// Notes that the sender of the body did not send it as it said.
+    fn broke_off(&mut self, error: &hyper::Error) {
+        match self {
+            Meter::Up(progress) => progress.broke_off.store(true, Ordering::Relaxed),
+            Meter::Down(entry, _) => {
+                let hint = "the upstream host broke off in its answer";
+                entry.cut(&Refusal::new(Code::UpstreamFailed, hint).because(error));
+                entry.event.late = true;
+            }
+        }
+    }
 }
 
 /// How far a request's body has come.
@@ -376,8 +393,8 @@ impl HttpBody for Metered {
                 if let Some(waiting) = &mut this.waiting {
                     waiting.since = None;
                 }
-                if let (Some(Err(_)), Meter::Up(progress)) = (&frame, &this.meter) {
-                    progress.broke_off.store(true, Ordering::Relaxed);
+                if let Some(Err(error)) = &frame {
+                    this.meter.broke_off(error);
                 }
                 let mut frame = frame.filter(|frame| this.passes(frame));
                 // Trailers towards the agent: those of a request were passed over.
@@ -421,6 +438,11 @@ fn take_steps(bytes: usize, context: &mut Context<'_>) {
 
 fn timed_out(reason: &'static str) -> Error {
     Error::Io(io::Error::new(io::ErrorKind::TimedOut, reason))
+}
+
+/// Whether a body ended by its limits, and not by who sends it.
+pub(crate) fn is_timed_out(error: &Error) -> bool {
+    matches!(error, Error::Io(error) if error.kind() == io::ErrorKind::TimedOut)
 }
 
 #[cfg(test)]

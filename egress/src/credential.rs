@@ -1,5 +1,6 @@
 //! Credentials: the agent's are taken out of a request, the route's are put in. The only module that opens a [`Secret`].
 
+mod json;
 mod knowns;
 pub(crate) mod placeholder;
 pub(crate) mod rewrite;

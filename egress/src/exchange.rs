@@ -37,7 +37,7 @@ use crate::lease::{Asked, Lease, RequestAsked};
 use crate::local;
 use crate::proxy::Proxy;
 use crate::refusal::{Code, Form, Refusal, Subject};
-use crate::scrub;
+use crate::scrub::{self, Scrub};
 use crate::snapshot::Snapshot;
 use crate::splice::Spliced;
 use crate::upstream::{self, Lent, RouteClient};
@@ -342,9 +342,6 @@ impl Judged {
         *outgoing.headers_mut() = mem::take(&mut parts.headers);
         let plan = &*plan;
         async move {
-            if let Some(rewriter) = rewriter {
-                outgoing = Box::pin(rewritten(outgoing, rewriter, plan, &progress)).await?;
-            }
             let inspection = plan.watch.inspection.as_ref();
             let objected = async {
                 match inspection {
@@ -353,18 +350,24 @@ impl Judged {
                 }
             };
             let asked = async {
-                match plan.upgrade {
+                if let Some(rewriter) = rewriter {
+                    outgoing = Box::pin(rewritten(outgoing, rewriter, plan, &progress)).await?;
+                }
+                Ok(match plan.upgrade {
                     Upgrade::None => plan.client.request(outgoing).await,
                     Upgrade::WebSocket => {
                         Box::pin(plan.client.upgrade(outgoing)).await.map(|response| (response, None))
                     }
-                }
+                })
             };
             let answered = tokio::select! {
                 biased;
                 // First, because what allowed it may have ended since it was judged.
                 refusal = given_up(&progress, &plan.limits, alarm) => return Err(refusal),
-                answered = asked => answered,
+                answered = asked => match answered {
+                    Ok(answered) => answered,
+                    Err(refusal) => return Err(refusal),
+                },
                 refusal = objected => return Err(refusal),
             };
             let objection = || inspection.and_then(|(inspection, _)| inspection.objection());
@@ -404,6 +407,7 @@ impl Judged {
         let has_body = !response.body().is_end_stream();
         let encoding = match &watch.scrub {
             Some(scrub) => {
+                Scrub::whole(response.status(), response.headers())?;
                 scrub.headers(response.headers_mut());
                 scrub.decoding(response.headers_mut(), has_body)?
             }
@@ -517,6 +521,8 @@ async fn rewritten(
     let (mut parts, body) = outgoing.into_parts();
     match body::rewritten(body, rewriter, &mut parts.headers).await {
         Ok(body) => Ok(Request::from_parts(parts, body)),
+        // Who looks at the same limits says which of them it was.
+        Err(error) if body::is_timed_out(&error) => std::future::pending().await,
         Err(_) if progress.is_too_large() => Err(too_large(plan.limits.request_body.unwrap_or_default())),
         Err(error) => {
             let objection = plan.watch.inspection.as_ref().and_then(|(inspection, _)| inspection.objection());

@@ -6,8 +6,10 @@ mod hits;
 
 use std::sync::Arc;
 
+use http::StatusCode;
 use http::header::{
-    ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, IF_RANGE, RANGE,
+    ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderName,
+    HeaderValue,
 };
 use scan::{Encoding, Known, Scrubber};
 
@@ -21,6 +23,8 @@ use crate::refusal::{Code, Refusal};
 /// What RPC messages are compressed with, each by itself: asked for, and told.
 const MESSAGE_CODINGS: [(&str, &str); 2] =
     [("grpc-accept-encoding", "grpc-encoding"), ("connect-accept-encoding", "connect-content-encoding")];
+/// What asks for a part of an answer; httpd takes the third for the first, Azure's storage the last.
+const RANGES: [&str; 4] = ["range", "if-range", "request-range", "x-ms-range"];
 const CODINGS: [&str; 6] = ["gzip", "x-gzip", "deflate", "br", "zstd", "identity"];
 
 /// What is said of an upstream that sent secrets back too often.
@@ -50,7 +54,7 @@ impl Scrub {
     /// in the middle of a secret.
     pub(crate) fn prepare(headers: &mut HeaderMap) {
         headers::remove_all(headers, |name| {
-            [RANGE, IF_RANGE].iter().any(|listed| headers::reads_as(name, listed.as_str()))
+            headers::reads_as_one_of(name, &RANGES)
                 || MESSAGE_CODINGS.iter().any(|(asked, _)| headers::reads_as(name, asked))
         });
         let asked = headers.get_all(ACCEPT_ENCODING).iter().flat_map(|value| {
@@ -66,6 +70,24 @@ impl Scrub {
         let kept = if kept.is_empty() { "identity".to_owned() } else { kept.join(", ") };
         let kept = HeaderValue::try_from(kept).unwrap_or(HeaderValue::from_static("identity"));
         headers.insert(ACCEPT_ENCODING, kept);
+    }
+
+    /// Refuses a part of an answer: none was asked for in a way that is known here.
+    pub(crate) fn whole(status: StatusCode, headers: &HeaderMap) -> Result<(), Refusal> {
+        let is_of_parts = |value: &HeaderValue| {
+            let kind = value.as_bytes().to_ascii_lowercase();
+            kind.trim_ascii_start().starts_with(b"multipart/")
+                && kind.windows(9).any(|part| part == b"byterange")
+        };
+        if status == StatusCode::PARTIAL_CONTENT
+            || headers.contains_key(CONTENT_RANGE)
+            || headers.get_all(CONTENT_TYPE).iter().any(is_of_parts)
+        {
+            let hint =
+                "the upstream host sent a part of an answer, which may begin in the middle of a secret";
+            return Err(Refusal::new(Code::UpstreamFailed, hint));
+        }
+        Ok(())
     }
 
     pub(crate) fn cleaner(&self) -> Cleaner {

@@ -11,7 +11,7 @@ use hudsucker::Error;
 use tokio::runtime::Handle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{Metered, timed_out};
+use super::{Metered, Parting, timed_out};
 use crate::alarm::Alarm;
 use crate::lease::Lease;
 
@@ -21,11 +21,12 @@ pub(super) struct Watched {
     fresh: Option<Metered>,
     /// After it, if it goes on.
     begun: Option<Arc<Begun>>,
+    parting: Parting,
 }
 
 impl Watched {
     pub(super) fn new(body: Metered) -> Watched {
-        Watched { fresh: Some(body), begun: None }
+        Watched { fresh: Some(body), begun: None, parting: Parting::default() }
     }
 }
 
@@ -37,20 +38,22 @@ impl HttpBody for Watched {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        let Watched { fresh, begun } = &mut *self;
-        if let Some(begun) = begun {
-            return begun.poll_frame(context);
-        }
-        let Some(body) = fresh else { return Poll::Ready(None) };
-        let polled = Pin::new(&mut *body).poll_frame(context);
-        if polled.is_ready()
-            && let Some(body) = fresh.take()
-            && !body.is_end_stream()
-            && matches!(polled, Poll::Ready(Some(Ok(_))))
-        {
-            *begun = Some(Begun::new(body));
-        }
-        polled
+        let Watched { fresh, begun, parting } = &mut *self;
+        parting.poll(context, |context| {
+            if let Some(begun) = begun {
+                return begun.poll_frame(context);
+            }
+            let Some(body) = fresh else { return Poll::Ready(None) };
+            let polled = Pin::new(&mut *body).poll_frame(context);
+            if polled.is_ready()
+                && let Some(body) = fresh.take()
+                && !body.is_end_stream()
+                && matches!(polled, Poll::Ready(Some(Ok(_))))
+            {
+                *begun = Some(Begun::new(body));
+            }
+            polled
+        })
     }
 
     fn is_end_stream(&self) -> bool {

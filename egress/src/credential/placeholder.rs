@@ -168,8 +168,11 @@ impl Substitution<'_> {
         if headers.contains_key(CONTENT_ENCODING) {
             return Ok(None);
         }
-        let kind = only(headers, &CONTENT_TYPE).unwrap_or_default();
-        let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        let content_type = only(headers, &CONTENT_TYPE).unwrap_or_default().to_ascii_lowercase();
+        if !is_utf8(&content_type) {
+            return Ok(None);
+        }
+        let kind = content_type.split(';').next().unwrap_or_default().trim();
         if kind == "application/x-www-form-urlencoded" {
             let fields = self.positions.iter().filter_map(|position| match position {
                 Position::Form(field) => Some(field.clone()),
@@ -197,6 +200,18 @@ impl Substitution<'_> {
     }
 }
 
+/// Whether upstream reads a body of this type as UTF-8, as it is followed here: in another `charset` the same bytes may be another
+/// document.
+fn is_utf8(content_type: &str) -> bool {
+    let mut charsets = content_type.split(';').skip(1).filter(|parameter| parameter.contains("charset"));
+    let is_plain = charsets.next().is_none_or(|charset| {
+        let name = charset.trim().strip_prefix("charset=").unwrap_or_default();
+        let unquoted = name.strip_prefix('"').and_then(|name| name.strip_suffix('"'));
+        ["utf-8", "utf8", "us-ascii"].contains(&unquoted.unwrap_or(name))
+    });
+    is_plain && charsets.next().is_none()
+}
+
 /// The value of a header that is there once and is text.
 fn only<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {
     let mut values = headers.get_all(name).iter();
@@ -214,6 +229,25 @@ fn sensitive(bytes: &[u8]) -> Result<HeaderValue, Error> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn a_body_is_followed_in_utf8_alone() {
+        for plain in ["", "; charset=utf-8", ";charset=\"utf-8\"; x=y", "; x=y ; charset=us-ascii"] {
+            assert!(is_utf8(&format!("application/json{plain}")), "{plain}");
+        }
+        for other in [
+            "; charset=utf-7",
+            "; charset=\"hz\"",
+            "; charset=utf-8; charset=utf-7",
+            "; charset*=utf-8''utf-7",
+            "; charset = utf-8",
+            "; x=\"; charset=utf-8\"; charset=utf-16",
+            "; charset",
+            "; charset=",
+        ] {
+            assert!(!is_utf8(&format!("application/json{other}")), "{other}");
+        }
+    }
 
     #[test]
     fn a_word_is_made_once_and_kept() {

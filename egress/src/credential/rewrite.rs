@@ -2,6 +2,7 @@
 
 use zeroize::Zeroizing;
 
+use super::json::{Inside, Word};
 use super::{Error, escape, percent_decode};
 
 /// The longest key, and the longest pair of a form, that is looked at.
@@ -169,19 +170,11 @@ enum State {
     Key,
     Colon,
     CommaOrEnd,
-    /// In a key; `escaped` behind a backslash.
-    InKey {
-        escaped: bool,
-    },
+    InKey(Inside),
     /// In a string that may be the word.
-    InCandidate {
-        escaped: bool,
-    },
-    InString {
-        escaped: bool,
-    },
-    /// In a number, `true`, `false` or `null`.
-    InWord,
+    InCandidate(Inside),
+    InString(Inside),
+    InWord(Word),
     /// Nothing is replaced any more.
     Lost,
 }
@@ -189,25 +182,21 @@ enum State {
 impl Json {
     fn take(&mut self, byte: u8, out: &mut Vec<u8>) {
         match self.state {
-            State::InKey { escaped } | State::InCandidate { escaped } => {
-                return self.hold(byte, escaped, out);
-            }
-            State::InString { escaped } => {
-                self.state = match byte {
-                    b'"' if !escaped => State::CommaOrEnd,
-                    _ => State::InString { escaped: byte == b'\\' && !escaped },
-                };
-            }
-            State::InWord if byte.is_ascii_alphanumeric() || b"+-.".contains(&byte) => {}
-            State::InWord => {
-                self.state = State::CommaOrEnd;
-                return self.take(byte, out);
-            }
+            State::InKey(inside) | State::InCandidate(inside) => return self.hold(byte, inside, out),
+            State::InString(Inside::Text) if byte == b'"' => self.state = State::CommaOrEnd,
+            State::InString(inside) => self.state = inside.step(byte).map_or(State::Lost, State::InString),
+            State::InWord(word) => match word.step(byte) {
+                Some(word) => self.state = State::InWord(word),
+                None => {
+                    self.state = if word.is_whole() { State::CommaOrEnd } else { State::Lost };
+                    return self.take(byte, out);
+                }
+            },
             State::Lost => {}
             _ if matches!(byte, b' ' | b'\t' | b'\r' | b'\n') => {}
             state => {
                 self.state = self.step(state, byte);
-                if matches!(self.state, State::InKey { .. } | State::InCandidate { .. }) {
+                if matches!(self.state, State::InKey(_) | State::InCandidate(_)) {
                     self.held.push(byte);
                     return;
                 }
@@ -227,12 +216,9 @@ impl Json {
                 self.levels.push(Level::Element(0));
                 State::ValueOrEnd
             }
-            (State::Value | State::ValueOrEnd, b'"') if self.is_here() => {
-                State::InCandidate { escaped: false }
-            }
-            (State::Value | State::ValueOrEnd, b'"') => State::InString { escaped: false },
-            (State::Value | State::ValueOrEnd, b'-' | b'0'..=b'9' | b't' | b'f' | b'n') => State::InWord,
-            (State::KeyOrEnd | State::Key, b'"') => State::InKey { escaped: false },
+            (State::Value | State::ValueOrEnd, b'"') if self.is_here() => State::InCandidate(Inside::Text),
+            (State::Value | State::ValueOrEnd, b'"') => State::InString(Inside::Text),
+            (State::KeyOrEnd | State::Key, b'"') => State::InKey(Inside::Text),
             (State::Colon, b':') => State::Value,
             (State::CommaOrEnd, b',') => match self.levels.last_mut() {
                 Some(Level::Key(_)) => State::Key,
@@ -250,40 +236,42 @@ impl Json {
                 Some(Level::Element(_)) => State::CommaOrEnd,
                 Some(Level::Key(_)) | None => State::Lost,
             },
+            (State::Value | State::ValueOrEnd, _) => Word::begin(byte).map_or(State::Lost, State::InWord),
             _ => State::Lost,
         }
     }
 
-    fn hold(&mut self, byte: u8, escaped: bool, out: &mut Vec<u8>) {
+    fn hold(&mut self, byte: u8, inside: Inside, out: &mut Vec<u8>) {
         self.held.push(byte);
-        let key = matches!(self.state, State::InKey { .. });
-        if byte == b'"' && !escaped {
+        let key = matches!(self.state, State::InKey(_));
+        if byte == b'"' && inside == Inside::Text {
+            let text = serde_json::from_slice::<String>(&self.held).ok();
             if key {
-                let name = serde_json::from_slice::<String>(&self.held).ok();
-                // A key that is no string of JSON may be read as any other.
-                self.state = if name.is_some() { State::Colon } else { State::Lost };
+                self.state = State::Colon;
                 if let Some(level) = self.levels.last_mut() {
-                    *level = Level::Key(name);
+                    *level = Level::Key(text);
                 }
-                out.append(&mut self.held);
             } else {
                 self.state = State::CommaOrEnd;
-                let found = serde_json::from_slice::<String>(&self.held).is_ok_and(|text| text == self.word);
-                if found {
+                if text.as_ref() == Some(&self.word) {
                     out.extend_from_slice(&self.secret);
                     self.held.clear();
-                } else {
-                    out.append(&mut self.held);
                 }
             }
-        } else if self.held.len() > HELD_MAX {
+            out.append(&mut self.held);
+            return;
+        }
+        let Some(inside) = inside.step(byte) else {
+            self.state = State::Lost;
+            out.append(&mut self.held);
+            return;
+        };
+        if self.held.len() > HELD_MAX {
             // Too long for the word; and a key that is not known cannot be the one, but must not be taken for another.
             out.append(&mut self.held);
-            self.state =
-                if key { State::Lost } else { State::InString { escaped: byte == b'\\' && !escaped } };
+            self.state = if key { State::Lost } else { State::InString(inside) };
         } else {
-            let escaped = byte == b'\\' && !escaped;
-            self.state = if key { State::InKey { escaped } } else { State::InCandidate { escaped } };
+            self.state = if key { State::InKey(inside) } else { State::InCandidate(inside) };
         }
     }
 
@@ -357,6 +345,15 @@ mod tests {
             r#"{"a": ], "auth": {"token": "@"}}"#,
             r#"{"auth" {"token": "@"}}"#,
             r#"{"\x": 1, "auth": {"token": "@"}}"#,
+            r#"{"a": "\x", "auth": {"token": "@"}}"#,
+            r#"{"a": "\ud800", "auth": {"token": "@"}}"#,
+            "{\"a\": \"\u{1b}$B\", \"auth\": {\"token\": \"@\"}}",
+            r#"{"auth": {"token": "\x", "token": "@"}}"#,
+            r#"{"a": nope, "auth": {"token": "@"}}"#,
+            r#"{"a": 1.2.3e, "auth": {"token": "@"}}"#,
+            r#"{"a": -, "auth": {"token": "@"}}"#,
+            r#"{"a": truefalse, "auth": {"token": "@"}}"#,
+            r#"[nulL, {"auth": {"token": "@"}}]"#,
         ] {
             assert_eq!(json(body), body.replace('@', WORD));
         }

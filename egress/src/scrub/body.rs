@@ -1,8 +1,8 @@
 //! An answer's body on its way to the bottle, decoded where it was encoded, with masks in place of secrets.
 
-use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::{io, mem};
 
 use bytes::{Buf, Bytes};
 use http_body::{Body as HttpBody, Frame, SizeHint};
@@ -13,6 +13,7 @@ use scan::{Decoder, Encoding};
 use tracing::warn;
 
 use super::{Cleaner, Cut, Scrub};
+use crate::body::Parting;
 
 /// What is decoded at once.
 const OUT_BYTES: usize = 32 * 1024;
@@ -31,6 +32,7 @@ pub(crate) fn scrubbed(inner: Body, scrub: Scrub, encoding: Option<Encoding>) ->
         input: Bytes::new(),
         trailers: None,
         phase: Phase::Flowing,
+        parting: Parting::default(),
     }))
 }
 
@@ -51,13 +53,14 @@ struct Scrubbed {
     input: Bytes,
     trailers: Option<http::HeaderMap>,
     phase: Phase,
+    parting: Parting,
 }
 
 impl Scrubbed {
     /// Decodes some of what has come; nothing when more is needed.
     fn decode(&mut self) -> Result<Option<Bytes>, Error> {
         let Some(decoder) = &mut self.decoder else {
-            let data = std::mem::take(&mut self.input);
+            let data = mem::take(&mut self.input);
             return Ok((!data.is_empty()).then_some(data));
         };
         let decoder = decoder.as_mut().map_err(|_| broken())?;
@@ -74,6 +77,51 @@ impl Scrubbed {
             Some(Ok(decoder)) => decoder.finish().map_err(|_| broken()),
             Some(Err(_)) => Err(broken()),
             None => Ok(()),
+        }
+    }
+
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        loop {
+            match self.phase {
+                Phase::Over => {
+                    return Poll::Ready(self.trailers.take().map(|trailers| Ok(Frame::trailers(trailers))));
+                }
+                Phase::Ending => {
+                    self.phase = Phase::Over;
+                    match self.cleaner.finish() {
+                        Ok(rest) if rest.is_empty() => continue,
+                        Ok(rest) => return Poll::Ready(Some(Ok(Frame::data(rest)))),
+                        Err(cut) => return Poll::Ready(Some(Err(closed(cut)))),
+                    }
+                }
+                Phase::Flowing => {}
+            }
+            match self.decode() {
+                Ok(Some(data)) => match self.cleaner.feed(data) {
+                    Ok(data) if data.is_empty() => continue,
+                    Ok(data) => return Poll::Ready(Some(Ok(Frame::data(data)))),
+                    Err(cut) => return Poll::Ready(Some(Err(closed(cut)))),
+                },
+                Ok(None) => {}
+                Err(error) => return Poll::Ready(Some(Err(error))),
+            }
+            match ready!(Pin::new(&mut self.inner).poll_frame(context)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => self.input = data,
+                    Err(frame) => {
+                        if let Ok(mut trailers) = frame.into_trailers() {
+                            self.scrub.headers(&mut trailers);
+                            self.trailers = Some(trailers);
+                        }
+                    }
+                },
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => {
+                    if let Err(error) = self.end() {
+                        return Poll::Ready(Some(Err(error)));
+                    }
+                }
+            }
         }
     }
 }
@@ -95,49 +143,10 @@ impl HttpBody for Scrubbed {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        let this = &mut *self;
-        loop {
-            match this.phase {
-                Phase::Over => {
-                    return Poll::Ready(this.trailers.take().map(|trailers| Ok(Frame::trailers(trailers))));
-                }
-                Phase::Ending => {
-                    this.phase = Phase::Over;
-                    match this.cleaner.finish() {
-                        Ok(rest) if rest.is_empty() => continue,
-                        Ok(rest) => return Poll::Ready(Some(Ok(Frame::data(rest)))),
-                        Err(cut) => return Poll::Ready(Some(Err(closed(cut)))),
-                    }
-                }
-                Phase::Flowing => {}
-            }
-            match this.decode() {
-                Ok(Some(data)) => match this.cleaner.feed(data) {
-                    Ok(data) if data.is_empty() => continue,
-                    Ok(data) => return Poll::Ready(Some(Ok(Frame::data(data)))),
-                    Err(cut) => return Poll::Ready(Some(Err(closed(cut)))),
-                },
-                Ok(None) => {}
-                Err(error) => return Poll::Ready(Some(Err(error))),
-            }
-            match ready!(Pin::new(&mut this.inner).poll_frame(context)) {
-                Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => this.input = data,
-                    Err(frame) => {
-                        if let Ok(mut trailers) = frame.into_trailers() {
-                            this.scrub.headers(&mut trailers);
-                            this.trailers = Some(trailers);
-                        }
-                    }
-                },
-                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
-                None => {
-                    if let Err(error) = this.end() {
-                        return Poll::Ready(Some(Err(error)));
-                    }
-                }
-            }
-        }
+        let mut parting = mem::take(&mut self.parting);
+        let polled = parting.poll(context, |context| self.poll_next(context));
+        self.parting = parting;
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

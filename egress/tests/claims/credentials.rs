@@ -177,6 +177,9 @@ async fn the_placeholder_is_replaced_in_a_body_of_the_right_kind_whatever_its_le
             ("application/json", "{\"text\":\"@\",\"auth\":{\"token\":\"@\"}}".to_owned(), 1),
             ("application/x-www-form-urlencoded", "text=@&client_secret=@".to_owned(), 1),
             ("text/plain", "{\"auth\":{\"token\":\"@\"}}".to_owned(), 0),
+            ("application/json; charset=utf-8", "{\"auth\":{\"token\":\"@\"}}".to_owned(), 1),
+            ("application/json; charset=utf-7", "{\"auth\":{\"token\":\"@\"}}".to_owned(), 0),
+            ("application/x-www-form-urlencoded; charset=hz", "client_secret=@".to_owned(), 0),
         ] {
             let body = filled(&body);
             let sent = Request::post("/v1/echo")

@@ -1,8 +1,10 @@
+use std::time::Duration;
+
 use http::{Method, Request};
 use hudsucker::Body;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use crate::support::{Answer, Bench, HOST, http1_on, http2_on, read_head};
+use crate::support::{Answer, Bench, HOST, Upstream, http1_on, http2_on, read_head};
 
 const EVERYTHING: &str = "deny: false";
 
@@ -270,6 +272,30 @@ async fn a_body_that_breaks_off_at_the_client_is_not_told_as_a_fault_of_upstream
             for event in bench.events().await {
                 assert_eq!(event["code"], "malformed-body", "{rules} {framing}");
             }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_come_is_told_as_what_ended_it() {
+    const RULES: [&str; 2] =
+        ["deny: false", "auth_scheme: bearer\ntoken_env: TOKEN\nplaceholder_in: ['json:/a']"];
+    for rules in RULES {
+        let soon = jiff::Timestamp::now() + Duration::from_secs(1);
+        let idle = |upstream: &Upstream| upstream.routes(rules) + "defaults: {idle_timeout: 1s}\n";
+        let idle = (Bench::with(idle).await, "504", "upstream-timeout");
+        let ended = format!("{rules}\nexpires_at: {soon}\ngrant: g1");
+        let ended = (Bench::allowing(&ended).await, "403", "grant-expired");
+        for (bench, status, code) in [idle, ended] {
+            let more = "content-type: application/json\r\ncontent-length: 100";
+            let half =
+                format!("POST /v1/upload HTTP/1.1\r\nhost: {}\r\n{more}\r\n\r\n{{\"a\":", bench.target());
+            let mut tunnel = bench.agent().tunnel(&bench.target(), HOST, &["http/1.1"]).await.unwrap();
+            let answer = answer_to_half(&mut tunnel, &half, false).await;
+            assert!(
+                answer.starts_with(&format!("HTTP/1.1 {status}")) && answer.contains(code),
+                "{rules}: {answer}"
+            );
         }
     }
 }

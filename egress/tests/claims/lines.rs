@@ -317,3 +317,31 @@ async fn what_is_left_of_an_upload_goes_out_after_its_whole_answer() {
         sending.await.unwrap().unwrap();
     }
 }
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_at_once_is_passed_on_as_far_as_it_came() {
+    let scrubs = "auth_scheme: bearer\n    token_file: LONG";
+    for more in ["", scrubs] {
+        for (framing, body) in
+            [("content-length: 10", "abc"), ("transfer-encoding: chunked", "3\r\nabc\r\nzz")]
+        {
+            let origin = Origin::with(more).await;
+            std::fs::write(origin.bench.secrets.join("LONG"), "q8Zr2LkT0vWcN5mYx1JdB7sHfG3aPe").unwrap();
+            let mut agent = origin.bench.agent().dial().await;
+            origin.ask(&mut agent, "GET", "").await;
+            let mut line = origin.accept().await;
+            read_head(&mut line).await;
+            let answer = format!("HTTP/1.1 200 OK\r\n{framing}\r\n\r\n{body}\r\n");
+            line.write_all(answer.trim_end().as_bytes()).await.unwrap();
+            drop(line);
+            let mut got = Vec::new();
+            let _ = timeout(PATIENCE, agent.read_to_end(&mut got)).await.unwrap();
+            let got = String::from_utf8(got).unwrap();
+            assert!(got.starts_with("HTTP/1.1 200 OK\r\n") && got.contains("ab"), "{framing}: {got:?}");
+            let events = origin.bench.events().await;
+            let told = |key: &str| events[0][key].clone();
+            assert_eq!((told("decision"), told("status")), ("allow".into(), 200.into()), "{events:?}");
+            assert_eq!((told("code"), told("late")), ("upstream-failed".into(), true.into()), "{events:?}");
+        }
+    }
+}

@@ -138,25 +138,15 @@ impl Agent {
         &self,
         transport: Transport,
         host: &str,
-        request: Request<Body>,
-    ) -> Response<Incoming> {
-        self.try_open(transport, host, request).await.unwrap()
-    }
-
-    /// The same, where there may be none.
-    pub(crate) async fn try_open(
-        &self,
-        transport: Transport,
-        host: &str,
         mut request: Request<Body>,
-    ) -> hyper::Result<Response<Incoming>> {
+    ) -> Response<Incoming> {
         let path = request.uri().to_string();
         let (scheme, port) = match transport {
             Transport::Plain => ("http", self.plain.port()),
             Transport::TunnelHttp1 | Transport::TunnelHttp2 => ("https", self.tls.port()),
         };
         let authority = format!("{host}:{port}");
-        match transport {
+        let answer = match transport {
             Transport::Plain => {
                 *request.uri_mut() = format!("{scheme}://{authority}{path}").parse().unwrap();
                 request.headers_mut().insert(HOST_HEADER, authority.parse().unwrap());
@@ -172,7 +162,8 @@ impl Agent {
                 let stream = self.tunnel(&authority, host, &["h2"]).await.unwrap();
                 http2_on(stream).await.send_request(request).await
             }
-        }
+        };
+        answer.unwrap()
     }
 }
 

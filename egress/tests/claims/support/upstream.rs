@@ -248,6 +248,10 @@ async fn answer(mut request: Request<Incoming>, memory: Arc<Memory>) -> Response
                 .unwrap(),
             _ => Response::builder().header("accept-ranges", "bytes").body(Body::from("hello")).unwrap(),
         },
+        "/v1/range/unasked" => Response::builder()
+            .header("content-type", "multipart/byteranges; boundary=x")
+            .body(Body::from("--x\r\n\r\nllo\r\n--x--\r\n"))
+            .unwrap(),
         "/v1/echo" => {
             let (parts, body) = request.into_parts();
             let content_type = parts.headers.get("content-type").cloned();
