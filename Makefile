@@ -4,7 +4,7 @@ PROFILE ?= dist
 PREFIX ?= /usr/local
 export PROFILE PREFIX
 
-.PHONY: help demo test soak image image-agent bench fuzz install uninstall
+.PHONY: help demo test soak image image-agent bench profile fuzz install uninstall
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ image-agent: ## the image of the agent's container, with Docker: Node, git, Clau
 
 bench: ## the benchmarks
 	@bash scripts/bench.sh
+
+profile: ## egress' profile for the compiler anew, after its hot paths or the toolchain changed
+	@bash scripts/profile-egress.sh
 
 fuzz: ## the fuzz targets, bounded, and the property tests with many cases (FUZZ_SECONDS, FUZZ_CASES)
 	@bash scripts/fuzz.sh

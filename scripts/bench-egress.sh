@@ -34,8 +34,11 @@ if [ -z "${EGRESS_BENCH_HUDSUCKER:-}" ]; then
     CARGO_TARGET_DIR=$peers/hudsucker cargo build --profile "$profile" --quiet --manifest-path egress/benches/peers/hudsucker/Cargo.toml >&2
     EGRESS_BENCH_HUDSUCKER=$peers/hudsucker/$profile/hudsucker-peer
 fi
-export EGRESS_BENCH_MITMDUMP EGRESS_BENCH_HUDSUCKER
-say "building egress, the scanner and the benchmarks"
+if [ -z "${EGRESS_BENCH_EGRESS:-}" ]; then
+    EGRESS_BENCH_EGRESS=$(PROFILE=$profile bash scripts/binaries.sh egress)/egress
+fi
+export EGRESS_BENCH_EGRESS EGRESS_BENCH_MITMDUMP EGRESS_BENCH_HUDSUCKER
+say "building the scanner and the benchmarks"
 cargo bench --locked --quiet --profile "$profile" -p egress -p scan --bench proxy --bench stream --no-run >&2
 
 # Each within so many seconds, so that a proxy that hangs does not hang this.

@@ -12,10 +12,32 @@ packages=("$@")
 [ $# -gt 0 ] || packages=(supervisor egress git-gate supervise bottlecap bottlecap-corpus)
 bash scripts/need.sh rust cc
 host=$(rustc -vV | sed -n 's/^host: //p')
+llvm=$(rustc -vV | sed -n 's/^LLVM version: \([0-9]*\).*/\1/p')
 say "building static binaries, profile $profile"
-# Naming the target keeps +crt-static away from build scripts and procedural macros, which cannot be linked that way.
-RUSTFLAGS="${RUSTFLAGS:-} -C target-feature=+crt-static" cargo build --locked --profile "$profile" --target "$host" \
-    "${packages[@]/#/--package=}" --bins >&2
+
+# build FLAGS PACKAGE...
+build() {
+    local flags=$1
+    shift
+    # Naming the target keeps +crt-static away from build scripts and procedural macros, which cannot be linked that way.
+    RUSTFLAGS="${RUSTFLAGS:-} -C target-feature=+crt-static $flags" cargo build --locked --profile "$profile" --target "$host" \
+        "${@/#/--package=}" --bins >&2
+}
+
+# egress by itself, as the compiler is told which way requests go through it: docs/adr/0008-profile.md.
+counts=$ROOT/egress/profile/llvm-$llvm.profdata
+others=()
+for package in "${packages[@]}"; do
+    if [ "$package" != egress ] || [ "$profile" != dist ]; then
+        others+=("$package")
+    elif [ -f "$counts" ]; then
+        build "-C profile-use=$counts" egress
+    else
+        say "egress is built without a profile: $counts is not there"
+        others+=(egress)
+    fi
+done
+[ ${#others[@]} -eq 0 ] || build "" "${others[@]}"
 
 directory=$profile
 [ "$profile" = dev ] && directory=debug

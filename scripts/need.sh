@@ -139,6 +139,11 @@ for thing in "$@"; do
             need dbus-run-session dbus-daemon
             ;;
         strace) need strace strace ;;
+        llvm)
+            # The version that the compiler has: others do not read what it counts.
+            version=$(rustc -vV | sed -n 's/^LLVM version: \([0-9]*\).*/\1/p')
+            need "llvm-profdata-$version" "llvm-$version"
+            ;;
         squid)
             # Wanted as a program: the service that comes with the package stays off.
             if ! [ -x /usr/lib/squid/security_file_certgen ]; then
@@ -155,6 +160,6 @@ for thing in "$@"; do
                 (cd "$ROOT" && env -u RUSTFLAGS cargo install --locked --quiet cargo-deny)
             fi
             ;;
-        *) fail "unknown thing: $thing" "rust cc cxx curl git ssh sshd python openssl venv ip nft h2load pyclients node22 mcpclients inits qemu kernel mmdebstrap docker compose squid tmux keyring strace cargo-deny" ;;
+        *) fail "unknown thing: $thing" "rust cc cxx curl git ssh sshd python openssl venv ip nft h2load pyclients node22 mcpclients inits qemu kernel mmdebstrap docker compose squid tmux keyring strace llvm cargo-deny" ;;
     esac
 done

@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{Signal, kill};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 use rustls::RootCertStore;
@@ -117,7 +118,8 @@ impl Subject {
 
 impl Drop for Subject {
     fn drop(&mut self) {
-        let _ = self.child.kill();
+        // In peace, for what it has to write at its end.
+        let _ = kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGTERM);
         let _ = self.child.wait();
     }
 }
