@@ -100,6 +100,18 @@ fn git_fetches_over_https_and_a_push_is_refused_with_the_way_to_git_gate() {
     );
     assert!(reason.contains("git-push-refused") && reason.contains("git-gate"), "{reason}");
     stage.only_real_credentials();
+
+    // The dumb protocol, file by file: with the same leave, and without it.
+    stage.run("git", ["-C", origin, "update-server-info"]);
+    let closed = stage.path("git/closed.git");
+    std::os::unix::fs::symlink(origin, closed).unwrap();
+    let dumb = |name: &str| {
+        let (url, into) = (format!("{}/git/{name}.git", stage.url()), stage.path(&format!("dumb-{name}")));
+        stage.output("env", ["GIT_SMART_HTTP=0", "git", "clone", "--quiet", &url, into.to_str().unwrap()])
+    };
+    let (allowed, refused) = (dumb("project"), dumb("closed"));
+    assert!(allowed.status.success(), "{}", text_of(&allowed.stderr));
+    assert!(!refused.status.success() && text_of(&refused.stderr).contains("403"), "{refused:?}");
 }
 
 #[test]

@@ -265,13 +265,15 @@ fn routes(port: u16, sockets: u16) -> String {
         )
     };
     let bearer = "    auth_scheme: bearer\n    token_file: token\n";
-    let paths = "    path_allowlist: [/v1/, /git/, /simple/, /index/]\n    git: {fetch: true}\n";
+    let paths = "    path_allowlist: [/v1/, /git/project.git/, /simple/, /index/]\n    git: {fetch: true}\n";
     let key = "    matches:\n      - paths: [{type: prefix, value: /v1/messages}]\n    auth_scheme: \"header:x-api-key\"\n    token_file: key\n";
+    let closed = "    matches:\n      - paths: [{type: prefix, value: /git/closed.git/}]\n";
     let socket = "    path_allowlist: [/v1/]\n";
     format!(
-        "routes:\n{}{}{}",
+        "routes:\n{}{}{}{}",
         route(port, &format!("{paths}{bearer}")),
         route(port, key),
+        route(port, &format!("{closed}{bearer}")),
         route(sockets, socket)
     )
 }
