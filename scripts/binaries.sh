@@ -15,13 +15,13 @@ host=$(rustc -vV | sed -n 's/^host: //p')
 llvm=$(rustc -vV | sed -n 's/^LLVM version: \([0-9]*\).*/\1/p')
 say "building static binaries, profile $profile"
 
-# build FLAGS PACKAGE...
+# build FLAGS PACKAGE..., with an ASCII unit separator between flags, for one may hold a path.
 build() {
-    local flags=$1
+    local flags="${RUSTFLAGS:-} -Ctarget-feature=+crt-static"
+    flags=$(printf '%s' "$flags" | tr -s ' ' '\037')$1
     shift
     # Naming the target keeps +crt-static away from build scripts and procedural macros, which cannot be linked that way.
-    RUSTFLAGS="${RUSTFLAGS:-} -C target-feature=+crt-static $flags" cargo build --locked --profile "$profile" --target "$host" \
-        "${@/#/--package=}" --bins >&2
+    CARGO_ENCODED_RUSTFLAGS=${flags#$'\037'} cargo build --locked --profile "$profile" --target "$host" "${@/#/--package=}" --bins >&2
 }
 
 # egress by itself, as the compiler is told which way requests go through it: docs/adr/0008-profile.md.
@@ -31,7 +31,11 @@ for package in "${packages[@]}"; do
     if [ "$package" != egress ] || [ "$profile" != dist ]; then
         others+=("$package")
     elif [ -f "$counts" ]; then
-        build "-C profile-use=$counts" egress
+        # Under a name of its own, or cargo would not see that it is another one.
+        copy=$(target_dir)/$(sha256sum "$counts" | cut -c -16).profdata
+        mkdir -p "$(target_dir)"
+        cp "$counts" "$copy"
+        build $'\037'"-Cprofile-use=$copy" egress
     else
         say "egress is built without a profile: $counts is not there"
         others+=(egress)

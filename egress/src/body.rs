@@ -20,12 +20,13 @@ use hyper::body::Incoming;
 use policy::Denial;
 use tokio::task::coop::poll_proceed;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use tracing::debug;
 
 use crate::credential::rewrite::Rewriter;
 use crate::headers;
 use crate::journal::Entry;
 use crate::lease::Lease;
-use crate::refusal::{Code, Refusal};
+use crate::refusal::Code;
 use crate::upstream::Lent;
 pub(crate) use parting::Parting;
 use watched::Watched;
@@ -58,9 +59,15 @@ impl Meter {
         match self {
             Meter::Up(progress) => progress.broke_off.store(true, Ordering::Relaxed),
             Meter::Down(entry, _) => {
-                let hint = "the upstream host broke off in its answer";
-                entry.cut(&Refusal::new(Code::UpstreamFailed, hint).because(error));
-                entry.event.late = true;
+                // Where the request ended early, so did its answer, and upstream had no part in it.
+                let code = match &entry.up {
+                    Some(up) if up.is_too_large() => Code::BodyTooLarge,
+                    Some(up) if up.is_broken_off() => Code::MalformedBody,
+                    Some(up) if up.is_ended() => return,
+                    Some(_) | None => Code::UpstreamFailed,
+                };
+                debug!(%error, %code, "an answer broke off");
+                entry.event.code = Some(code.as_str().to_owned());
             }
         }
     }
@@ -74,6 +81,7 @@ pub(crate) struct Progress {
     last_millis: AtomicU64,
     too_large: AtomicBool,
     broke_off: AtomicBool,
+    ended: AtomicBool,
 }
 
 impl Progress {
@@ -84,6 +92,7 @@ impl Progress {
             last_millis: AtomicU64::new(0),
             too_large: AtomicBool::new(false),
             broke_off: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
         })
     }
 
@@ -95,6 +104,11 @@ impl Progress {
     /// Whether the client did not send the body as it said.
     pub(crate) fn is_broken_off(&self) -> bool {
         self.broke_off.load(Ordering::Relaxed)
+    }
+
+    /// Whether the body was cut because it took too long, or was no longer allowed.
+    fn is_ended(&self) -> bool {
+        self.ended.load(Ordering::Relaxed)
     }
 
     pub(crate) fn bytes(&self) -> u64 {
@@ -413,7 +427,13 @@ impl HttpBody for Metered {
                 }
                 Poll::Ready(frame.map(|frame| frame.map_err(Error::from)))
             }
-            Poll::Pending => this.poll_limits(Some(Instant::now()), context).map(|error| Some(Err(error))),
+            Poll::Pending => {
+                let ended = this.poll_limits(Some(Instant::now()), context);
+                if let (Poll::Ready(_), Meter::Up(progress)) = (&ended, &this.meter) {
+                    progress.ended.store(true, Ordering::Relaxed);
+                }
+                ended.map(|error| Some(Err(error)))
+            }
         }
     }
 

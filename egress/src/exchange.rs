@@ -44,8 +44,8 @@ use crate::upstream::{self, Lent, RouteClient};
 use crate::uses::NoUse;
 use admit::{Upgrade, too_large};
 use ask::Source;
-pub(crate) use leaving::not_provided;
 use leaving::{Rest, Watch};
+pub(crate) use leaving::{not_provided, secret_of};
 use upgrade::WEBSOCKET;
 
 /// Stands in answers and records for a path that holds a secret.

@@ -1,6 +1,6 @@
 //! What would be said to a request, without sending it.
 
-use http::header::{CONTENT_LENGTH, HOST, HeaderValue};
+use http::header::{CONTENT_LENGTH, HOST, HeaderValue, TRANSFER_ENCODING};
 use http::{Request, Uri, request};
 use jiff::Timestamp;
 use policy::{CanonicalPath, Decision, Denial, Front, Policy, RequestHead, Route, Scheme, describe};
@@ -151,8 +151,8 @@ impl Question {
         if local::is_for_us(&parts.uri, &parts.headers) {
             return Ok(Answering::Egress);
         }
-        let endpoint = self.endpoint()?;
         admit::nested(&parts.method)?;
+        let endpoint = self.endpoint()?;
         if self.scheme == Scheme::Https {
             match policy.front(&endpoint.host, endpoint.port, *now) {
                 Front::Intercept => {}
@@ -163,6 +163,7 @@ impl Question {
         let path = CanonicalPath::of_request(parts.uri.path()).map_err(Denial::from)?;
         let length = parts.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
         let length = length.unwrap_or_default();
+        let has_body = length > 0 || parts.headers.contains_key(TRANSFER_ENCODING);
         let wanted = admit::prepare(&mut parts)?;
         let head = RequestHead {
             scheme: self.scheme,
@@ -177,7 +178,7 @@ impl Question {
             Decision::Allow(route) => route,
             Decision::Deny(denial) => return Err(denial.into()),
         };
-        admit::upgrade(wanted.as_deref(), &parts, length > 0)?;
+        admit::upgrade(wanted.as_deref(), &parts, has_body)?;
         admit::length(length, policy.limits(route.limits(), &endpoint.host, *now).request_body)?;
         admit::echo(route, &parts.method)?;
         match route.credential() {

@@ -384,7 +384,7 @@ impl Objection {
             ),
             Objection::TooBig => Refusal::new(
                 Code::ContentUninspectable,
-                format!("the request's {place} cannot be searched for secrets: a frame has more than 4 MiB"),
+                "a frame of the WebSocket has more than 4 MiB: it cannot be searched for secrets",
             ),
             Objection::Disordered => Refusal::new(
                 Code::ContentUninspectable,

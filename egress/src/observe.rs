@@ -153,12 +153,7 @@ impl Observer {
         family(text, "requests_total", "counter", "Requests that ended, by decision.");
         sample(text, "requests_total", "{decision=\"allow\"}", allowed);
         sample(text, "requests_total", "{decision=\"deny\"}", refused);
-        family(
-            text,
-            "answers_by_code_total",
-            "counter",
-            "Refusals and failures that egress answered, by code.",
-        );
+        family(text, "answers_by_code_total", "counter", "Refusals and failures, by code.");
         for (code, count) in self.codes.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             sample(text, "answers_by_code_total", &format!("{{code=\"{code}\"}}"), *count);
         }

@@ -11,6 +11,7 @@ use tracing::warn;
 use crate::alarm;
 use crate::credential::{Knowns, Placeholder, SecretStore};
 use crate::except::Marking;
+use crate::exchange;
 use crate::explain::{Circumstances, Explanation, Question};
 use crate::hold::Holds;
 use crate::inspect::Tails;
@@ -160,8 +161,9 @@ impl Proxy {
 
     /// What would be said to a request.
     pub(crate) fn explain(&self, question: &Question) -> Explanation {
-        let has_secret =
-            |route: &Route| route.credential().is_none_or(|wanted| self.secrets.get(&wanted.secret).is_ok());
+        let has_secret = |route: &Route| {
+            route.credential().is_none_or(|wanted| exchange::secret_of(self, route, wanted).is_ok())
+        };
         let is_spent = |route: &Route| self.uses.is_spent(route);
         let circumstances = Circumstances { now: self.now(), is_spent: &is_spent, has_secret: &has_secret };
         question.answer(&self.snapshot().policy, &circumstances)

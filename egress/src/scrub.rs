@@ -23,8 +23,15 @@ use crate::refusal::{Code, Refusal};
 /// What RPC messages are compressed with, each by itself: asked for, and told.
 const MESSAGE_CODINGS: [(&str, &str); 2] =
     [("grpc-accept-encoding", "grpc-encoding"), ("connect-accept-encoding", "connect-content-encoding")];
-/// What asks for a part of an answer; httpd takes the third for the first, Azure's storage the last.
-const RANGES: [&str; 4] = ["range", "if-range", "request-range", "x-ms-range"];
+/// What asks for a part of an answer: httpd takes the third for the first, Azure's storage the fourth, and what goes with it.
+const RANGES: [&str; 6] = [
+    "range",
+    "if-range",
+    "request-range",
+    "x-ms-range",
+    "x-ms-range-get-content-md5",
+    "x-ms-range-get-content-crc64",
+];
 const CODINGS: [&str; 6] = ["gzip", "x-gzip", "deflate", "br", "zstd", "identity"];
 
 /// What is said of an upstream that sent secrets back too often.
@@ -72,15 +79,24 @@ impl Scrub {
         headers.insert(ACCEPT_ENCODING, kept);
     }
 
-    /// Refuses a part of an answer: none was asked for in a way that is known here.
+    /// Refuses a part of an answer's bytes: none was asked for in a way that is known here. Parts of a list, which have a unit of their own or
+    /// none (PostgREST's `0-14/*`), are whole answers.
     pub(crate) fn whole(status: StatusCode, headers: &HeaderMap) -> Result<(), Refusal> {
         let is_of_parts = |value: &HeaderValue| {
             let kind = value.as_bytes().to_ascii_lowercase();
             kind.trim_ascii_start().starts_with(b"multipart/")
                 && kind.windows(9).any(|part| part == b"byterange")
         };
-        if status == StatusCode::PARTIAL_CONTENT
-            || headers.contains_key(CONTENT_RANGE)
+        let is_in_bytes = |range: &HeaderValue| {
+            range
+                .as_bytes()
+                .trim_ascii_start()
+                .get(..5)
+                .is_some_and(|unit| unit.eq_ignore_ascii_case(b"bytes"))
+        };
+        let is_unexplained = status == StatusCode::PARTIAL_CONTENT && !headers.contains_key(CONTENT_RANGE);
+        if is_unexplained
+            || headers.get_all(CONTENT_RANGE).iter().any(is_in_bytes)
             || headers.get_all(CONTENT_TYPE).iter().any(is_of_parts)
         {
             let hint =

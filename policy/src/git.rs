@@ -23,35 +23,77 @@ pub(crate) fn service(head: &RequestHead<'_>) -> Option<GitService> {
     named.reduce(GitService::or)
 }
 
+/// What only WebDAV does: in the files of a repository it is a push.
+const DAV: [&str; 7] = ["LOCK", "UNLOCK", "MKCOL", "MOVE", "COPY", "PROPPATCH", "DELETE"];
+
 fn in_reading(method: &Method, path: &str, query: &str) -> Option<GitService> {
     let path = path.strip_suffix('/').unwrap_or(path);
-    // Files are read; anything else that is done to them is a push.
-    let by_file = if [Method::GET, Method::HEAD].contains(method) {
-        GitService::UploadPack
-    } else {
-        GitService::ReceivePack
+    let is = |element: Option<&str>, names: &[&str]| {
+        element.is_some_and(|element| names.iter().any(|name| name.eq_ignore_ascii_case(element)))
     };
-    let lower = path.to_ascii_lowercase();
-    let elements: Vec<&str> = lower.rsplitn(4, '/').collect();
-    match elements[..] {
-        ["refs", "info", ..] => {
-            let named = query::occurrences(query, "service");
-            let services = named.filter_map(|value| by_name(&query::lenient(value).collect::<Vec<_>>()));
-            Some(services.reduce(GitService::or).unwrap_or(by_file))
-        }
-        ["packs" | "alternates" | "http-alternates", "info", "objects", ..] => Some(by_file),
-        [file, "pack", "objects", ..] if file.starts_with("pack-") => Some(by_file),
-        [rest, first, "objects", ..] if is_object(first, rest) => Some(by_file),
-        _ if lower.contains("/info/lfs/") && *method == Method::PUT => Some(GitService::ReceivePack),
-        _ if lower.contains("/info/lfs/") => Some(GitService::UploadPack),
-        _ => by_name(elements.first().copied().unwrap_or_default().as_bytes()),
+    let mut elements = path.rsplit('/');
+    let last = elements.next().unwrap_or_default();
+    let (second, third) = (elements.next(), elements.next());
+    let by_name = by_name(last.as_bytes());
+    if by_name.is_some() {
+        return by_name;
     }
+    let is_dav = is(Some(method.as_str()), &DAV);
+    let is_read = [Method::GET, Method::HEAD].contains(method);
+    let by_file = match (is_read, is_dav || *method == Method::PUT) {
+        (true, _) => Some(GitService::UploadPack),
+        (false, true) => Some(GitService::ReceivePack),
+        (false, false) => None,
+    };
+    if is(Some(last), &["refs"]) && is(second, &["info"]) {
+        let named = query::occurrences(query, "service");
+        let services = named.filter_map(|value| self::by_name(&query::lenient(value).collect::<Vec<_>>()));
+        return services.reduce(GitService::or).or(by_file.filter(|_| *method != Method::PUT));
+    }
+    let is_listing = is(second, &["info"]) && is(Some(last), &["packs", "alternates", "http-alternates"]);
+    let is_pack =
+        is(second, &["pack"]) && last.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("pack-"));
+    if is(third, &["objects"])
+        && (is_listing || is_pack || second.is_some_and(|first| is_object(first, last)))
+    {
+        return by_file;
+    }
+    if is_dav && has_elements(path, |element| ends_with(element, ".git")) {
+        return Some(GitService::ReceivePack);
+    }
+    lfs(method, path, last)
 }
 
-/// Whether these are the name of an object, by SHA-1 or SHA-256, as its file has it.
+/// What a request of git LFS asks for; GitLab has the objects at a place of its own.
+fn lfs(method: &Method, path: &str, last: &str) -> Option<GitService> {
+    let mut before = ["", ""];
+    let is_lfs = has_elements(path, |element| {
+        let named = |name: &str, known: &str| name.eq_ignore_ascii_case(known);
+        let [first, second] = before;
+        before = [second, element];
+        let is_object = named(element, "objects");
+        is_object && named(second, "gitlab-lfs")
+            || (is_object || named(element, "locks")) && named(second, "lfs") && named(first, "info")
+    });
+    let is_read = [Method::GET, Method::HEAD].contains(method)
+        || *method == Method::POST && last.eq_ignore_ascii_case("batch");
+    is_lfs.then_some(if is_read { GitService::UploadPack } else { GitService::ReceivePack })
+}
+
+fn has_elements<'p>(path: &'p str, mut is_one: impl FnMut(&'p str) -> bool) -> bool {
+    path.split('/').any(&mut is_one)
+}
+
+fn ends_with(element: &str, end: &str) -> bool {
+    let at = element.len().checked_sub(end.len());
+    at.and_then(|at| element.as_bytes().get(at..))
+        .is_some_and(|found| found.eq_ignore_ascii_case(end.as_bytes()))
+}
+
+/// Whether these begin like the name of an object, by SHA-1 or SHA-256, as its file has it; while it is written more follows.
 fn is_object(first: &str, rest: &str) -> bool {
-    let is_hex = |text: &str| text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    first.len() == 2 && matches!(rest.len(), 38 | 62) && is_hex(first) && is_hex(rest)
+    let is_hex = |text: &[u8]| text.iter().all(u8::is_ascii_hexdigit);
+    first.len() == 2 && is_hex(first.as_bytes()) && rest.as_bytes().get(..38).is_some_and(is_hex)
 }
 
 impl GitService {
@@ -89,17 +131,44 @@ mod tests {
             "/r.git/objects/info/alternates",
             "/r.git/objects/pack/pack-1.pack",
             &format!("/r.git/objects/a0/{hash}"),
+            &format!("/r/objects/a0/{hash}_0b1c-lock"),
         ];
         for file in files {
             assert_eq!((service("GET", file), service("HEAD", file)), (fetch, fetch), "{file}");
-            assert_eq!((service("PUT", file), service("LOCK", file)), (push, push), "{file}");
+            assert_eq!((service("MOVE", file), service("LOCK", file)), (push, push), "{file}");
+            assert_eq!(service("POST", file), None, "{file}");
         }
-        assert_eq!(service("POST", "/r.git/info/lfs/objects/batch"), fetch);
-        assert_eq!(service("PUT", "/r.git/info/lfs/objects/00"), push);
-        for other in
-            ["/objects/a0/1", "/v1/objects/pack", "/info", "/objects/zz/x", "/info/refs/heads", "/lfs/x", "/"]
-        {
-            assert_eq!(service("GET", other), None, "{other}");
+        for written in [format!("/r/objects/a0/{hash}"), "/r/objects/pack/pack-1.idx".to_owned()] {
+            assert_eq!(service("PUT", &written), push, "{written}");
         }
+        for (method, path) in [("LOCK", "/r.git/refs/heads/main"), ("MKCOL", "/g/R.GIT/objects/a0/")] {
+            assert_eq!(service(method, path), push, "{method} {path}");
+        }
+        for (method, path, wanted) in [
+            ("POST", "/r.git/info/lfs/objects/batch", fetch),
+            ("GET", "/g/p.git/gitlab-lfs/objects/00", fetch),
+            ("PUT", "/g/p.git/gitlab-lfs/objects/00/12", push),
+            ("PATCH", "/r/info/lfs/objects/00", push),
+            ("POST", "/r/info/lfs/locks/1/unlock", push),
+            ("GET", "/r/info/lfs/locks", fetch),
+        ] {
+            assert_eq!(service(method, path), wanted, "{method} {path}");
+        }
+        for other in [
+            "/objects/a0/1",
+            "/v1/objects/pack",
+            "/info",
+            "/objects/zz/x",
+            "/info/refs/heads",
+            "/docs/info/lfs/x",
+            "/lfs/objects/x",
+            "/repos/o/r/git/refs/heads/main",
+            "/",
+        ] {
+            for method in ["GET", "PUT", "PATCH", "DELETE"] {
+                assert_eq!(service(method, other), None, "{method} {other}");
+            }
+        }
+        assert_eq!(service("PUT", "/bucket/r/info/refs"), None);
     }
 }

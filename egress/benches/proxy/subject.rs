@@ -4,10 +4,12 @@ use std::io::{BufRead as _, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 use rustls::RootCertStore;
@@ -119,7 +121,16 @@ impl Subject {
 impl Drop for Subject {
     fn drop(&mut self) {
         // In peace, for what it has to write at its end.
-        let _ = kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGTERM);
+        let pid = Pid::from_raw(self.child.id().cast_signed());
+        let _ = kill(pid, Signal::SIGTERM);
+        let (say, heard) = mpsc::channel();
+        std::thread::spawn(move || {
+            let _ = waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT);
+            let _ = say.send(());
+        });
+        if heard.recv_timeout(Duration::from_secs(10)).is_err() {
+            let _ = self.child.kill();
+        }
         let _ = self.child.wait();
     }
 }

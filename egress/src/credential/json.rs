@@ -116,7 +116,7 @@ impl Word {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use serde_json::Value;
+    use serde::de::IgnoredAny;
 
     use super::*;
 
@@ -158,7 +158,7 @@ mod tests {
 
         #[test]
         fn a_bare_word_is_one_for_serde_too(text in "(true|false|null|[-+.0-9eE]{1,5}|[a-z]{1,5}|-?[0-9]{1,2}(\\.[0-9]{0,2})?([eE][-+]?[0-9]{0,2})?)") {
-            let known = serde_json::from_str::<Value>(&text).is_ok();
+            let known = serde_json::from_str::<IgnoredAny>(&text).is_ok();
             prop_assert_eq!(is_word(text.as_bytes()), known, "{}", text);
         }
     }

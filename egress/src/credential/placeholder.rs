@@ -20,6 +20,9 @@ use crate::tls::{hex, random};
 pub(crate) const NAME: &str = "EGRESS_PLACEHOLDER";
 const LENGTH_MIN: usize = 16;
 const LENGTH_MAX: usize = 128;
+/// Charsets in which every byte of ASCII is what it is in ASCII, and belongs to no other character.
+const PLAIN_CHARSETS: [&str; 7] =
+    ["utf-8", "utf8", "us-ascii", "ascii", "iso-8859-1", "iso-8859-15", "windows-1252"];
 
 /// The word.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -169,7 +172,7 @@ impl Substitution<'_> {
             return Ok(None);
         }
         let content_type = only(headers, &CONTENT_TYPE).unwrap_or_default().to_ascii_lowercase();
-        if !is_utf8(&content_type) {
+        if !is_plain_charset(&content_type) {
             return Ok(None);
         }
         let kind = content_type.split(';').next().unwrap_or_default().trim();
@@ -200,14 +203,13 @@ impl Substitution<'_> {
     }
 }
 
-/// Whether upstream reads a body of this type as UTF-8, as it is followed here: in another `charset` the same bytes may be another
-/// document.
-fn is_utf8(content_type: &str) -> bool {
+/// Whether upstream reads a body of this type as it is followed here: in some charsets the same bytes are another document.
+fn is_plain_charset(content_type: &str) -> bool {
     let mut charsets = content_type.split(';').skip(1).filter(|parameter| parameter.contains("charset"));
     let is_plain = charsets.next().is_none_or(|charset| {
         let name = charset.trim().strip_prefix("charset=").unwrap_or_default();
         let unquoted = name.strip_prefix('"').and_then(|name| name.strip_suffix('"'));
-        ["utf-8", "utf8", "us-ascii"].contains(&unquoted.unwrap_or(name))
+        PLAIN_CHARSETS.contains(&unquoted.unwrap_or(name))
     });
     is_plain && charsets.next().is_none()
 }
@@ -231,9 +233,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_body_is_followed_in_utf8_alone() {
-        for plain in ["", "; charset=utf-8", ";charset=\"utf-8\"; x=y", "; x=y ; charset=us-ascii"] {
-            assert!(is_utf8(&format!("application/json{plain}")), "{plain}");
+    fn a_body_is_followed_where_its_charset_changes_nothing() {
+        for plain in [
+            "",
+            "; charset=utf-8",
+            "; charset=ISO-8859-1",
+            ";charset=\"utf-8\"; x=y",
+            "; x=y ; charset=us-ascii",
+        ] {
+            assert!(is_plain_charset(&format!("application/json{plain}").to_ascii_lowercase()), "{plain}");
         }
         for other in [
             "; charset=utf-7",
@@ -245,7 +253,7 @@ mod tests {
             "; charset",
             "; charset=",
         ] {
-            assert!(!is_utf8(&format!("application/json{other}")), "{other}");
+            assert!(!is_plain_charset(&format!("application/json{other}")), "{other}");
         }
     }
 

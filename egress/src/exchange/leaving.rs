@@ -12,6 +12,7 @@ use crate::authority::Endpoint;
 use crate::credential::{self, Exchanged, Secret};
 use crate::inspect::{self, Format, Inspection, Suspicion};
 use crate::lease::RequestAsked;
+use crate::proxy::Proxy;
 use crate::refusal::{Code, Refusal};
 use crate::scrub::Scrub;
 
@@ -52,7 +53,7 @@ impl Judged {
     ) -> Result<(Exchanged, Watch), Refusal> {
         let what = route.agent_credentials();
         let secret = match route.credential() {
-            Some(wanted) => Some((wanted, self.secret_of(route, wanted)?)),
+            Some(wanted) => Some((wanted, secret_of(&self.proxy, route, wanted)?)),
             None => None,
         };
         let mut watch = self.watch(route, &asked.endpoint, now)?;
@@ -100,19 +101,6 @@ impl Judged {
             },
         };
         Ok((exchanged, watch))
-    }
-
-    /// The secret that a route injects, which is looked for from now on.
-    fn secret_of(&self, route: &Route, wanted: &Credential) -> Result<Secret, Refusal> {
-        let secret =
-            self.proxy.secrets.get(&wanted.secret).map_err(|error| unavailable(route, wanted, &error))?;
-        let looks = |dlp: &Dlp| {
-            dlp.inbound.contains(&Detector::KnownSecrets) || dlp.outbound.contains(&Detector::KnownSecrets)
-        };
-        match self.proxy.knowns.learn(&secret, wanted.scheme.as_ref()) {
-            Err(error) if route.dlp().is_some_and(looks) => Err(unavailable(route, wanted, &error)),
-            Ok(()) | Err(_) => Ok(secret),
-        }
     }
 
     /// Has the body and the messages searched for credentials of the agent's own, where the route does not have its rules look for them. The
@@ -164,6 +152,18 @@ impl Judged {
             exceptions,
             scrub: scrubs.then(|| Scrub::new(known, Arc::clone(hits))),
         })
+    }
+}
+
+/// The secret that a route injects, which is looked for from now on.
+pub(crate) fn secret_of(proxy: &Proxy, route: &Route, wanted: &Credential) -> Result<Secret, Refusal> {
+    let secret = proxy.secrets.get(&wanted.secret).map_err(|error| unavailable(route, wanted, &error))?;
+    let looks = |dlp: &Dlp| {
+        dlp.inbound.contains(&Detector::KnownSecrets) || dlp.outbound.contains(&Detector::KnownSecrets)
+    };
+    match proxy.knowns.learn(&secret, wanted.scheme.as_ref()) {
+        Err(error) if route.dlp().is_some_and(looks) => Err(unavailable(route, wanted, &error)),
+        Ok(()) | Err(_) => Ok(secret),
     }
 }
 

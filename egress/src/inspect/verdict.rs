@@ -13,6 +13,7 @@ use hudsucker::{Body, Error};
 use tokio::sync::Notify;
 
 use super::{Inspection, Objection};
+use crate::body::Parting;
 use crate::journal::Entry;
 use crate::refusal::Refusal;
 
@@ -93,7 +94,8 @@ impl Inspection {
 
     fn mark(&self, entry: &mut Entry) {
         let Some(refusal) = self.objection() else { return };
-        if entry.event.code.is_none() {
+        // What upstream did after its answer had begun says less.
+        if entry.event.block_id.is_none() {
             entry.cut(&refusal);
         }
         entry.event.late = self.verdict.let_out.load(Ordering::Relaxed);
@@ -110,11 +112,12 @@ pub(crate) fn ended_by(inner: Body, inspection: Inspection) -> Body {
         return inner;
     }
     let objected = Box::pin(async move { inspection.objected().await });
-    Body::from(BoxBody::new(EndedBy { inner, objected }))
+    Body::from(BoxBody::new(EndedBy { inner, objected, parting: Parting::default() }))
 }
 
 struct EndedBy {
     inner: Body,
+    parting: Parting,
     objected: Pin<Box<dyn Future<Output = Refusal> + Send + Sync>>,
 }
 
@@ -126,11 +129,14 @@ impl HttpBody for EndedBy {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        if self.objected.as_mut().poll(context).is_ready() {
-            let error = io::Error::new(io::ErrorKind::PermissionDenied, "the request may not leave");
-            return Poll::Ready(Some(Err(Error::Io(error))));
-        }
-        Pin::new(&mut self.inner).poll_frame(context)
+        let EndedBy { inner, objected, parting } = &mut *self;
+        parting.poll(context, |context| {
+            if objected.as_mut().poll(context).is_ready() {
+                let error = io::Error::new(io::ErrorKind::PermissionDenied, "the request may not leave");
+                return Poll::Ready(Some(Err(Error::Io(error))));
+            }
+            Pin::new(inner).poll_frame(context)
+        })
     }
 
     fn is_end_stream(&self) -> bool {

@@ -6,7 +6,7 @@ use hyper::ext::Protocol;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::support::{Bench, HOST, PLACEHOLDER, Transport, farewell, http2_on, request};
+use crate::support::{Bench, HOST, PLACEHOLDER, Transport, Upstream, farewell, http2_on, request};
 
 const RULES: &str = "token_env: TOKEN\nplaceholder_in: ['ws-json:/auth/token', 'ws-json:/keys/1']";
 const FIN: u8 = 0x80;
@@ -86,6 +86,24 @@ async fn opened(bench: &Bench) -> TokioIo<hyper::upgrade::Upgraded> {
     let response = bench.agent().open(Transport::TunnelHttp1, HOST, asked).await;
     assert_eq!(response.status(), 101);
     TokioIo::new(hyper::upgrade::on(response).await.unwrap())
+}
+
+/// A WebSocket on a connection of HTTP/2.
+async fn opened_over_http2(bench: &Bench) -> TokioIo<hyper::upgrade::Upgraded> {
+    let target = bench.target();
+    let mut sender = http2_on(bench.agent().tunnel(&target, HOST, &["h2"]).await.unwrap()).await;
+    // The proxy's settings, which allow it, have come once an answer has.
+    let first = crate::support::get(&format!("https://{target}/v1/x"));
+    assert_eq!(sender.send_request(first).await.unwrap().status(), 200);
+    let mut asked = Request::connect(format!("https://{target}/v1/frames"))
+        .version(Version::HTTP_2)
+        .header("sec-websocket-version", "13")
+        .body(Body::empty())
+        .unwrap();
+    asked.extensions_mut().insert(Protocol::from_static("websocket"));
+    let opened = sender.send_request(asked).await.unwrap();
+    assert_eq!(opened.status(), 200);
+    TokioIo::new(hyper::upgrade::on(opened).await.unwrap())
 }
 
 /// Sends `sent` in pieces of `size`, and gives what upstream got until the end.
@@ -191,6 +209,19 @@ async fn whoever_is_cut_is_told_why() {
 }
 
 #[tokio::test]
+async fn who_is_cut_for_silence_is_told_so_over_either_protocol() {
+    let routes = |upstream: &Upstream| upstream.routes("deny: false") + "defaults: {idle_timeout: 1s}\n";
+    let bench = Bench::with(routes).await;
+    let mut got = Vec::new();
+    opened(&bench).await.read_to_end(&mut got).await.unwrap();
+    assert_eq!(farewell(&got).unwrap().0, 1001);
+
+    let mut got = Vec::new();
+    opened_over_http2(&bench).await.read_to_end(&mut got).await.unwrap();
+    assert_eq!(farewell(&got).unwrap().0, 1001);
+}
+
+#[tokio::test]
 async fn without_a_credential_no_message_is_touched_and_extensions_stay() {
     let bench = Bench::allowing("path_allowlist: [/v1/]").await;
     let sent = [frame(FIN | TEXT, "{\"auth\":{\"token\":\"@\"}}")];
@@ -221,19 +252,7 @@ async fn what_cannot_be_told_apart_into_messages_ends_the_websocket_before_it_le
 #[tokio::test]
 async fn the_placeholder_is_replaced_in_a_websocket_over_http2_too() {
     let bench = Bench::allowing(RULES).await;
-    let target = bench.target();
-    let mut sender = http2_on(bench.agent().tunnel(&target, HOST, &["h2"]).await.unwrap()).await;
-    let first = crate::support::get(&format!("https://{target}/v1/x"));
-    assert_eq!(sender.send_request(first).await.unwrap().status(), 200);
-    let mut asked = Request::connect(format!("https://{target}/v1/frames"))
-        .version(Version::HTTP_2)
-        .header("sec-websocket-version", "13")
-        .body(Body::empty())
-        .unwrap();
-    asked.extensions_mut().insert(Protocol::from_static("websocket"));
-    let opened = sender.send_request(asked).await.unwrap();
-    assert_eq!(opened.status(), 200);
-    let socket = TokioIo::new(hyper::upgrade::on(opened).await.unwrap());
+    let socket = opened_over_http2(&bench).await;
     let got = through(&bench, socket, &[frame(FIN | TEXT, "{\"auth\":{\"token\":\"@\"}}")], 5).await;
     assert_eq!(frames(&got), [frame(FIN | TEXT, "{\"auth\":{\"token\":\"real-token\"}}")]);
 }

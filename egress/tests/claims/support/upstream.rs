@@ -248,7 +248,11 @@ async fn answer(mut request: Request<Incoming>, memory: Arc<Memory>) -> Response
                 .unwrap(),
             _ => Response::builder().header("accept-ranges", "bytes").body(Body::from("hello")).unwrap(),
         },
-        "/v1/range/unasked" => Response::builder()
+        "/v1/range/unasked-bytes" | "/v1/range/of-a-list" => Response::builder()
+            .header("content-range", if path.ends_with("list") { "0-14/*" } else { "bytes 2-4/5" })
+            .body(Body::from("llo"))
+            .unwrap(),
+        "/v1/range/unasked-parts" => Response::builder()
             .header("content-type", "multipart/byteranges; boundary=x")
             .body(Body::from("--x\r\n\r\nllo\r\n--x--\r\n"))
             .unwrap(),
