@@ -107,7 +107,10 @@ fn serve(settings: &Settings) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error, None, FAILED),
     };
-    match runtime.block_on(run::run(settings, inheritance)) {
+    let ended = runtime.block_on(run::run(settings, inheritance));
+    // All that has to be written is. A look-up that hangs holds a thread of the runtime that cannot be ended.
+    runtime.shutdown_background();
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error, error.hint(), error.exit_code()),
     }

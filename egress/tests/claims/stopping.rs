@@ -158,3 +158,47 @@ async fn an_http2_client_that_answers_nothing_holds_up_a_term_no_longer_than_the
     stage.stop().await;
     assert_eq!(stage.ended().await.code(), Some(0));
 }
+
+#[tokio::test]
+async fn a_look_up_that_hangs_does_not_hold_up_a_term() {
+    let root = directory("routes:\n  - {host: silent, scheme: http, ports: [80]}\n");
+    assert!(init(root.path()).status.success());
+    // The system's resolver reads /etc/resolv.conf: opening a pipe waits for its writer, and reading for what that writes.
+    let servers = root.path().join("servers");
+    nix::unistd::mkfifo(&servers, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let path = root.path().join("notify");
+    let notifications = UnixDatagram::bind(&path).unwrap();
+    let plain = egress(root.path());
+    let mut child = std::process::Command::new("unshare")
+        .args(["--user", "--map-root-user", "--mount", "sh", "-c"])
+        .args(["mount --bind servers /etc/resolv.conf && exec \"$0\" \"$@\""])
+        .arg(plain.get_program())
+        .args(plain.get_args())
+        .current_dir(root.path())
+        .env("NO_COLOR", "1")
+        .env("NOTIFY_SOCKET", &path)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut log = std::io::BufReader::new(child.stderr.take().unwrap());
+    let address = address_in(&mut log, "listening");
+    std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
+    let mut running = Running { child, notifications };
+    assert!(running.told().starts_with("READY=1"));
+    let mut asking = tokio::net::TcpStream::connect(address).await.unwrap();
+    asking.write_all(b"GET http://silent/ HTTP/1.1\r\nhost: silent\r\n\r\n").await.unwrap();
+    let (opened, mut is_read) = tokio::sync::mpsc::channel(1);
+    std::thread::spawn(move || opened.blocking_send(std::fs::File::options().write(true).open(servers)));
+    let hanging = timeout(PATIENCE, is_read.recv()).await.expect("it is looked up").unwrap().unwrap();
+    // Nobody waits for the answer any more.
+    drop(asking);
+
+    let began = Instant::now();
+    running.signal(Signal::SIGTERM);
+    let waiting = tokio::task::spawn_blocking(move || running.child.wait().unwrap());
+    let ended = timeout(PATIENCE, waiting).await;
+    // The program ends, even where it waited for this.
+    drop(hanging);
+    assert_eq!(ended.expect("it ends").unwrap().code(), Some(0));
+    assert!(began.elapsed() < LESS_THAN_THE_GRACE, "{:?}", began.elapsed());
+}
