@@ -90,6 +90,14 @@ pub struct RequestEvent {
     pub sent: bool,
 }
 
+impl RequestEvent {
+    /// Whether it went out, or some of it may have.
+    #[must_use]
+    pub fn went_out(&self) -> bool {
+        self.decision == Decision::Allow || self.sent
+    }
+}
+
 /// A set of routes put in force, or refused while the old one stays.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename = "reload")]

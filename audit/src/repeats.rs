@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::event::{Decision, RepeatedEvent, RequestEvent};
+use crate::event::{RepeatedEvent, RequestEvent};
 
 /// Over how long is counted.
 const WINDOW: SignedDuration = SignedDuration::from_mins(1);
@@ -33,6 +33,14 @@ struct Count {
     last: Option<Timestamp>,
 }
 
+impl Count {
+    fn add(&mut self, now: Timestamp) {
+        self.counted += 1;
+        self.first.get_or_insert(now);
+        self.last = Some(now);
+    }
+}
+
 /// What becomes of one event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Admission {
@@ -45,26 +53,33 @@ pub enum Admission {
 impl Repeats {
     /// What becomes of `event` at `now`. What passed, or may have in part, is always recorded.
     pub fn admit(&mut self, event: &RequestEvent, now: Timestamp) -> Admission {
-        if event.decision == Decision::Allow || event.sent {
+        if event.went_out() {
             return Admission::Record;
         }
+        let is_full = self.recorded >= ALL;
+        let count = self.count_of(event, now);
+        if !is_full && count.recorded < SAME {
+            count.recorded += 1;
+            self.recorded += 1;
+            return Admission::Record;
+        }
+        count.add(now);
+        Admission::Count
+    }
+
+    /// Counts a refusal that was to be recorded and cannot be.
+    pub fn count(&mut self, event: &RequestEvent, now: Timestamp) {
+        self.count_of(event, now).add(now);
+    }
+
+    fn count_of(&mut self, event: &RequestEvent, now: Timestamp) -> &mut Count {
         self.since.get_or_insert(now);
         let code = event.code.clone().unwrap_or_default();
         let mut kind = (code.clone(), event.host.clone(), event.method.clone(), event.path.clone());
         if self.recorded >= ALL || self.kinds.len() >= KINDS && !self.kinds.contains_key(&kind) {
             kind = (code, "*".to_owned(), "*".to_owned(), "*".to_owned());
         }
-        let is_full = self.recorded >= ALL;
-        let count = self.kinds.entry(kind).or_default();
-        if !is_full && count.recorded < SAME {
-            count.recorded += 1;
-            self.recorded += 1;
-            return Admission::Record;
-        }
-        count.counted += 1;
-        count.first.get_or_insert(now);
-        count.last = Some(now);
-        Admission::Count
+        self.kinds.entry(kind).or_default()
     }
 
     /// What was counted, once the minute is over.
@@ -94,6 +109,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::event::Decision;
 
     fn refused(path: &str) -> RequestEvent {
         let event = json!({
@@ -128,6 +144,16 @@ mod tests {
         let due = repeats.flush();
         assert_eq!(due.iter().map(|event| event.count).sum::<u64>(), 100_000 - admitted as u64);
         assert!(due.len() <= 257);
+    }
+
+    #[test]
+    fn what_was_to_be_recorded_and_cannot_be_is_counted_in_its_kind() {
+        let mut repeats = Repeats::default();
+        assert_eq!(repeats.admit(&refused("/"), at(0)), Admission::Record);
+        repeats.count(&refused("/"), at(1));
+        repeats.count(&refused("/"), at(3));
+        let event = &repeats.flush()[0];
+        assert_eq!((event.count, event.path.as_str(), event.first, event.last), (2, "/", at(1), at(3)));
     }
 
     #[test]

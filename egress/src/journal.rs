@@ -1,8 +1,11 @@
 //! One audit record per request, written by a thread of its own.
 //!
 //! A request takes a place in the writer's queue before it is judged and holds it until its record is written, so that no
-//! record is lost for want of room; when there is no place, or the journal cannot be written, requests are refused. What else
-//! is recorded is little, and needs no place: it must not wait for requests that wait.
+//! record is lost for want of room; when there is no place, or the journal cannot be written, requests are refused. The records
+//! of those that went out before are kept until it can be. What else is recorded is little, and needs no place: it must not wait
+//! for requests that wait.
+
+mod writer;
 
 use std::borrow::Cow;
 use std::mem;
@@ -12,16 +15,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use audit::{
-    Admission, Bound, Decision, Durability, Journal, Recovery, ReloadEvent, RepeatedEvent, Repeats,
-    RequestEvent,
-};
-use jiff::Timestamp;
+use audit::{Bound, Decision, Journal, Recovery, ReloadEvent, RequestEvent};
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc::{self, UnboundedSender};
 use tokio::sync::{Semaphore, TryAcquireError, oneshot};
 use tokio::time::{Instant, timeout};
-use tracing::{error, info, warn};
+use tracing::{error, warn};
 
 use crate::body::Progress;
 use crate::inspect::Inspection;
@@ -29,6 +28,7 @@ use crate::limits::Held;
 use crate::observe::Observer;
 use crate::refusal::{Refusal, Subject};
 use crate::tls::hex;
+use writer::Writer;
 
 /// How many requests may be open or waiting to be recorded.
 const PLACES: usize = 4 * 1024;
@@ -36,14 +36,8 @@ const PLACES: usize = 4 * 1024;
 const PLACE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the last records may take at the end.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long the writer rests once nothing waits: what comes meanwhile is written together, and wakes no thread. It rests twice as long,
-/// up to the most, each time that something came.
-const REST: Duration = Duration::from_millis(2);
-const REST_MAX: Duration = Duration::from_millis(16);
 /// So much of a host, a method or a path is recorded.
 const TEXT_MAX: usize = 2 * 1024;
-/// How many records are written together.
-const TOGETHER: usize = 64;
 
 /// Where the journal is, under the state directory.
 pub fn path(state_dir: &Path) -> PathBuf {
@@ -79,7 +73,8 @@ enum Message {
     /// It has a place, which is free again once it is written.
     Request(Box<RequestEvent>),
     Reload(ReloadEvent),
-    Flush(oneshot::Sender<()>),
+    /// Answered with how many records could not be written.
+    Flush(oneshot::Sender<usize>),
 }
 
 impl Recorder {
@@ -89,33 +84,13 @@ impl Recorder {
         if let Recovery::TornTail { dropped_bytes } = recovery {
             warn!(dropped_bytes, journal = %path.display(), "the journal had an unfinished last record");
         }
-        let (queue, mut messages) = mpsc::unbounded_channel();
+        let (queue, messages) = mpsc::unbounded_channel();
         let broken = Arc::new(AtomicBool::new(false));
         let places = Arc::new(Semaphore::new(PLACES));
-        let mut writer = Writer {
-            journal,
-            broken: Arc::clone(&broken),
-            places: Arc::clone(&places),
-            taken: 0,
-            repeats: Repeats::default(),
-            requests: Vec::new(),
-        };
+        let writer = Writer::new(journal, Arc::clone(&broken), Arc::clone(&places));
         thread::Builder::new()
             .name("journal".to_owned())
-            .spawn(move || {
-                let mut rest = REST;
-                while let Some(message) = messages.blocking_recv() {
-                    writer.take(message);
-                    while let Ok(message) = messages.try_recv() {
-                        writer.take(message);
-                    }
-                    writer.write_requests();
-                    writer.free_places();
-                    // Nobody unparks it; should it return early, it only writes sooner.
-                    thread::park_timeout(rest);
-                    rest = if messages.is_empty() { REST } else { REST_MAX.min(rest * 2) };
-                }
-            })
+            .spawn(move || writer.run(messages))
             .map_err(Error::Thread)?;
         Ok(Recorder(Arc::new(Way { queue, places, broken, observer: Observer::new() })))
     }
@@ -129,6 +104,8 @@ impl Recorder {
     ) -> Result<Box<Entry>, Subject> {
         let place = match self.0.places.try_acquire() {
             Ok(place) => Some(place),
+            // They are free once it can be written, which nobody knows the time of.
+            Err(TryAcquireError::NoPermits) if self.is_broken() => None,
             // Only who has to wait needs a timer, and the room for it.
             Err(TryAcquireError::NoPermits) => {
                 let place = timeout(PLACE_TIMEOUT, self.0.places.acquire());
@@ -171,14 +148,17 @@ impl Recorder {
         }
     }
 
-    /// Returns when everything handed in so far is written, or after a while.
+    /// Returns when everything handed in so far is written or cannot be, or after a while.
     pub async fn flush(&self) {
         let (done, written) = oneshot::channel();
         if self.0.queue.send(Message::Flush(done)).is_err() {
             return;
         }
-        if timeout(FLUSH_TIMEOUT, written).await.is_err() {
-            warn!("the journal is slow; its last records may be missing");
+        match timeout(FLUSH_TIMEOUT, written).await {
+            Ok(Ok(0)) => {}
+            Ok(Ok(missing)) => error!(missing, "the journal cannot be written: its last records are missing"),
+            Ok(Err(_)) => error!("the journal's writer is gone; its last records may be missing"),
+            Err(_) => warn!("the journal is slow; its last records may be missing"),
         }
     }
 }
@@ -191,107 +171,6 @@ fn shortened(mut text: String) -> String {
         text.push_str(&format!("… ({length} bytes, sha256:{digest})"));
     }
     text
-}
-
-/// Nobody waits for a place that it would have freed.
-impl Drop for Writer {
-    fn drop(&mut self) {
-        self.places.close();
-    }
-}
-
-struct Writer {
-    journal: Journal,
-    broken: Arc<AtomicBool>,
-    places: Arc<Semaphore>,
-    /// How many places are to be freed.
-    taken: usize,
-    repeats: Repeats,
-    /// What is to be written together.
-    requests: Vec<RequestEvent>,
-}
-
-impl Writer {
-    fn take(&mut self, message: Message) {
-        let now = Timestamp::now();
-        let due = self.repeats.due(now);
-        if !due.is_empty() {
-            self.write_requests();
-            self.count(&due);
-        }
-        match message {
-            Message::Request(event) => {
-                self.taken += 1;
-                // While nothing can be written each of them tries, so that the end of it shows.
-                let counts = self.repeats.admit(&event, now) == Admission::Count;
-                if !counts || self.broken.load(Ordering::Relaxed) {
-                    self.requests.push(*event);
-                }
-                if self.requests.len() >= TOGETHER {
-                    self.write_requests();
-                }
-                if self.taken >= TOGETHER {
-                    self.write_requests();
-                    self.free_places();
-                }
-            }
-            Message::Reload(event) => {
-                self.write_requests();
-                self.settle(self.journal.append(&event, Durability::Synced).map(drop));
-            }
-            Message::Head(tell) => {
-                self.write_requests();
-                let (records, hash) = self.journal.head();
-                let _ = tell.send((records, hash.to_string()));
-            }
-            Message::Flush(done) => {
-                self.write_requests();
-                let counted = self.repeats.flush();
-                self.count(&counted);
-                let _ = done.send(());
-            }
-        }
-    }
-
-    /// Frees the places of what was taken, all at once: each time costs those who look for one.
-    fn free_places(&mut self) {
-        self.places.add_permits(mem::take(&mut self.taken));
-    }
-
-    /// Writes what waits: together, or what of it can be when that cannot.
-    fn write_requests(&mut self) {
-        let requests = mem::take(&mut self.requests);
-        if !requests.is_empty() && self.journal.append_all(&requests, Durability::Buffered).is_ok() {
-            return self.settle(Ok(()));
-        }
-        for event in &requests {
-            self.settle(self.journal.append(event, Durability::Buffered).map(drop));
-        }
-    }
-
-    /// Records what was counted instead of being recorded one by one.
-    fn count(&self, counted: &[RepeatedEvent]) {
-        for event in counted {
-            self.settle(self.journal.append(event, Durability::Buffered).map(drop));
-        }
-    }
-
-    fn settle(&self, result: Result<(), audit::Error>) {
-        match result {
-            Ok(()) => {
-                if self.broken.swap(false, Ordering::Relaxed) {
-                    info!("the journal is written again");
-                }
-            }
-            Err(error) => {
-                if !self.broken.swap(true, Ordering::Relaxed) {
-                    let cause =
-                        std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-                    error!(%error, cause, "the journal cannot be written: requests are refused");
-                }
-            }
-        }
-    }
 }
 
 /// The record of one request; handed in when it is dropped, or when what is searched of the request has ended too.

@@ -9,6 +9,7 @@ mod held;
 mod hidden_name;
 mod http2;
 mod inspection;
+mod journal;
 mod limits;
 mod lines;
 mod messages;
