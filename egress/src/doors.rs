@@ -136,6 +136,8 @@ async fn accept(
         };
         while connections.try_join_next().is_some() {}
         match accepted {
+            // It came in while the reserve was open for someone else.
+            Ok((stream, _)) if sys::is_of_reserve(&stream) => {}
             Ok((mut stream, _)) => {
                 let Some(already) = said_already(&mut stream) else { continue };
                 let connection = Connection::new(Arc::clone(&proxy), stop.clone(), Arc::clone(&places));

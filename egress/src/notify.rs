@@ -13,6 +13,18 @@ pub(crate) struct Notifier {
     socket: Option<(UnixDatagram, SocketAddr)>,
 }
 
+/// A time in microseconds, as the supervisor compares them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Moment(i128);
+
+impl Moment {
+    pub(crate) fn now() -> Moment {
+        let micros = clock_gettime(ClockId::CLOCK_MONOTONIC)
+            .map_or(0, |now| i128::from(now.tv_sec()) * 1_000_000 + i128::from(now.tv_nsec()) / 1_000);
+        Moment(micros)
+    }
+}
+
 impl Notifier {
     /// The socket that `NOTIFY_SOCKET` names: a path, or `@` and an abstract name.
     pub(crate) fn from_env() -> Notifier {
@@ -37,11 +49,9 @@ impl Notifier {
         self.send(&format!("READY=1\nX_GENERATION={generation}\nX_DIGEST={digest}"));
     }
 
-    /// The routes are read again.
-    pub(crate) fn reloading(&self) {
-        let now = clock_gettime(ClockId::CLOCK_MONOTONIC)
-            .map_or(0, |now| i128::from(now.tv_sec()) * 1_000_000 + i128::from(now.tv_nsec()) / 1_000);
-        self.send(&format!("RELOADING=1\nMONOTONIC_USEC={now}"));
+    /// The routes are read again, since `began`.
+    pub(crate) fn reloading(&self, Moment(began): Moment) {
+        self.send(&format!("RELOADING=1\nMONOTONIC_USEC={began}"));
     }
 
     /// The new routes are no good; the old ones stay.

@@ -18,6 +18,7 @@ use crate::inspect::Tails;
 use crate::journal::Recorder;
 use crate::scrub::Counts;
 use crate::snapshot::{OpenSide, Snapshot, Snapshots};
+use crate::sys;
 use crate::tasks::Tasks;
 use crate::tls::ca::CertificateAuthority;
 use crate::tls::leaf::LeafAuthority;
@@ -117,7 +118,8 @@ impl Proxy {
 
     /// Puts the routes in `bytes` in force for the next request; when they are no good, the old ones stay.
     pub async fn reload(&self, bytes: impl AsRef<[u8]>) -> Result<InForce, Diagnostics> {
-        let replaced = self.replace(bytes.as_ref());
+        // Secrets are read, and what lies next to us.
+        let replaced = sys::with_reserve(|| self.replace(bytes.as_ref()));
         self.reloaded(replaced.as_ref().err().map(ToString::to_string));
         replaced.map(|()| self.in_force())
     }

@@ -1,5 +1,6 @@
 //! From settings to a serving proxy and back: start, reload, stop.
 
+mod reload;
 mod routes;
 mod sockets;
 mod status;
@@ -17,7 +18,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use crate::activation::Inheritance;
 use crate::ca;
@@ -31,7 +32,8 @@ use crate::notify::Notifier;
 use crate::proxy::{self, Parts, Proxy};
 use crate::upstream::{Dialer, Parent, ParseParentError, SystemResolver, TlsError, UpstreamTls};
 use crate::uses::{self, Uses};
-use crate::{control, metrics, peer, snapshot};
+use crate::{control, metrics, peer};
+use reload::Reload;
 use routes::RoutesFile;
 use status::StatusFile;
 use watch::Watch;
@@ -242,12 +244,8 @@ pub async fn run(settings: &Settings, mut inheritance: Inheritance) -> Result<()
         });
     }
     let status = StatusFile::new(&settings.run_dir);
-    let in_force = proxy.in_force();
-    status.write(&in_force, None);
-    notifier.alive();
-    notifier.ready(in_force.generation, &in_force.digest);
+    let mut reload = Reload::begin(Arc::clone(&proxy), routes, notifier, status);
     beside.spawn(Notifier::from_env().keep_alive());
-    info!(generation = in_force.generation, digest = in_force.digest, "routes in force");
 
     let stop = CancellationToken::new();
     let serving = crate::serve(Arc::clone(&proxy), doors, stop.clone());
@@ -256,15 +254,16 @@ pub async fn run(settings: &Settings, mut inheritance: Inheritance) -> Result<()
         tokio::select! {
             () = serving.as_mut() => break,
             () = watch.changed() => {
-                if is_news(&proxy, routes.path()) {
-                    reload(&proxy, &mut routes, &notifier, &status).await;
+                if reload.is_news() {
+                    reload.now().await;
                 }
             }
+            () = reload.is_due() => reload.again().await,
             signal = signals.next() => match signal {
-                Request::Reload => reload(&proxy, &mut routes, &notifier, &status).await,
+                Request::Reload => reload.now().await,
                 Request::Stop => {
                     info!("stopping");
-                    notifier.stopping();
+                    reload.stopping();
                     stop.cancel();
                 }
             },
@@ -272,11 +271,6 @@ pub async fn run(settings: &Settings, mut inheritance: Inheritance) -> Result<()
     }
     proxy.flush().await;
     Ok(())
-}
-
-/// Whether the file is another than the one in force: what cannot be read is, because it has to be told.
-fn is_news(proxy: &Proxy, routes: &Path) -> bool {
-    routes::read_once(routes).map_or(true, |bytes| snapshot::digest(&bytes) != proxy.in_force().digest)
 }
 
 fn parsed(file: &str, bytes: &[u8]) -> Result<Policy, proxy::Error> {
@@ -304,32 +298,6 @@ pub fn check(settings: &Settings) -> Result<String, Error> {
         summary.push_str(&format!("{file}:{line}:{column}: warning: {message}\n"));
     }
     Ok(summary)
-}
-
-async fn reload(proxy: &Proxy, routes: &mut RoutesFile, notifier: &Notifier, status: &StatusFile) {
-    notifier.reloading();
-    let reloaded = match routes.read().await {
-        Ok(bytes) => proxy.reload(&bytes).await.map_err(|error| error.to_string()),
-        Err(error) => {
-            let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-            let problem = format!("routes.yaml: cannot be read: {cause}");
-            proxy.reloaded(Some(problem.clone()));
-            Err(problem)
-        }
-    };
-    match reloaded {
-        Ok(in_force) => {
-            info!(generation = in_force.generation, digest = in_force.digest, "routes in force");
-            status.write(&in_force, None);
-            notifier.ready(in_force.generation, &in_force.digest);
-        }
-        Err(problem) => {
-            error!(problem, "the new routes are refused; the old ones stay");
-            let in_force = proxy.in_force();
-            status.write(&in_force, Some(&problem));
-            notifier.reload_failed(in_force.generation, &in_force.digest, &problem);
-        }
-    }
 }
 
 fn variable(name: &str) -> Option<OsString> {

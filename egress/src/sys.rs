@@ -5,6 +5,8 @@ use std::ffi::{CString, OsString};
 use std::io::{self, Read, Seek};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -13,20 +15,58 @@ use tokio::io::unix::AsyncFd;
 
 /// Descriptors that we ask for: two for each connection of the bottle, and some.
 const DESCRIPTORS: u64 = 32 * 1024;
+/// Descriptors that are kept from the bottle, for [what must go on](with_reserve) when it has taken all others.
+const RESERVED: u64 = 8;
+/// Where the reserve begins, once there is one.
+static RESERVE: AtomicU64 = AtomicU64::new(u64::MAX);
 /// Where inherited descriptors begin, by sd_listen_fds(3).
 const LISTEN_FDS_START: RawFd = 3;
 
-/// Makes this process unreadable to its siblings and unable to gain privileges, lets it have enough descriptors, and has a
-/// hang-up pass until its handler is there.
+/// Makes this process unreadable to its siblings and unable to gain privileges, lets it have enough descriptors and a reserve of
+/// them, and has a hang-up pass until its handler is there.
 pub fn harden() -> io::Result<()> {
     nix::sys::prctl::set_dumpable(false)?;
     nix::sys::prctl::set_no_new_privs()?;
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    setrlimit(Resource::RLIMIT_NOFILE, soft.max(hard.min(DESCRIPTORS)), hard)?;
+    let usual = soft.max(hard.min(DESCRIPTORS)).min(hard.saturating_sub(RESERVED));
+    setrlimit(Resource::RLIMIT_NOFILE, usual, hard)?;
+    RESERVE.store(usual, Ordering::Relaxed);
     // SAFETY: SIG_IGN installs no handler of ours, so nothing can run in signal context.
     unsafe { signal(Signal::SIGHUP, SigHandler::SigIgn) }?;
     Ok(())
+}
+
+/// Does `work`, for which the reserve is open.
+pub(crate) fn with_reserve<T>(work: impl FnOnce() -> T) -> T {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    struct Open(u64, u64);
+    impl Drop for Open {
+        fn drop(&mut self) {
+            // It lowers what this process may have, which is always allowed.
+            let _ = setrlimit(Resource::RLIMIT_NOFILE, self.0, self.1);
+        }
+    }
+    let usual = RESERVE.load(Ordering::Relaxed);
+    if usual == u64::MAX {
+        return work();
+    }
+    let _one_at_a_time = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let _open = getrlimit(Resource::RLIMIT_NOFILE).ok().and_then(|(_, hard)| {
+        setrlimit(Resource::RLIMIT_NOFILE, usual + RESERVED, hard).ok()?;
+        Some(Open(usual, hard))
+    });
+    work()
+}
+
+/// Whether a descriptor was taken from the reserve, which the bottle may not keep.
+pub(crate) fn is_of_reserve(descriptor: &impl AsRawFd) -> bool {
+    u64::try_from(descriptor.as_raw_fd()).is_ok_and(|number| number >= RESERVE.load(Ordering::Relaxed))
+}
+
+/// Whether there was no descriptor left.
+pub(crate) fn is_shortage(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EMFILE)
 }
 
 /// Lets an IPv6 socket take connections to addresses that are not ours. For IPv4 there is a safe form.

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use proposal::wire::{Failure, Reply};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -14,6 +15,7 @@ use tracing::{debug, warn};
 use super::{Request, RouteCounts, Status, Tail};
 use crate::explain::Question;
 use crate::proxy::Proxy;
+use crate::sys;
 
 const LINE_LIMIT: u64 = 64 << 10;
 const IDLE: Duration = Duration::from_secs(60);
@@ -45,7 +47,13 @@ pub async fn serve(listener: UnixListener, proxy: Arc<Proxy>) {
         while connections.len() >= CONNECTIONS_MAX {
             connections.join_next().await;
         }
-        match listener.accept().await {
+        let accepted = match listener.accept().await {
+            Err(error) if sys::is_shortage(&error) => {
+                sys::with_reserve(|| listener.accept().now_or_never()).unwrap_or(Err(error))
+            }
+            accepted => accepted,
+        };
+        match accepted {
             Ok((stream, _)) => {
                 let proxy = Arc::clone(&proxy);
                 connections.spawn(async move {
@@ -102,7 +110,11 @@ async fn converse(mut stream: UnixStream, proxy: &Proxy) -> io::Result<()> {
                     _ = reader.read(&mut rest) => Ok(()),
                 };
             }
-            request => send(&mut writer, &answer(proxy, request)).await?,
+            request => {
+                // A secret may have to be looked at in its file.
+                let reply = sys::with_reserve(|| answer(proxy, request));
+                send(&mut writer, &reply).await?;
+            }
         }
     }
 }

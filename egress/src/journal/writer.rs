@@ -15,6 +15,7 @@ use tokio::sync::mpsc::error::TryRecvError;
 use tracing::{error, info};
 
 use super::Message;
+use crate::sys;
 
 /// How long the writer rests once nothing waits: what comes meanwhile is written together, and wakes no thread. It rests twice as long,
 /// up to the most, each time that something came.
@@ -178,7 +179,8 @@ impl Writer {
             return (records.len(), Ok(()));
         }
         for (done, record) in records.iter().enumerate() {
-            match self.journal.append(record, record.durability()) {
+            // A new file of it may have to be begun.
+            match sys::with_reserve(|| self.journal.append(record, record.durability())) {
                 Ok(_) => {}
                 Err(error @ audit::Error::Append(_)) => return (done, Err(error)),
                 // It never can be, and would keep the others.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::Error;
+use crate::sys;
 
 /// A file of routes larger than this is a mistake.
 const LIMIT: u64 = 8 * 1024 * 1024;
@@ -101,7 +102,7 @@ pub(super) fn read_once(path: &Path) -> Result<Vec<u8>, Error> {
 
 fn read(path: &Path) -> Result<(Vec<u8>, Stamp), Error> {
     let failed = |source| Error::ReadRoutes { path: path.to_owned(), source };
-    let file = File::open(path).map_err(failed)?;
+    let file = sys::with_reserve(|| File::open(path)).map_err(failed)?;
     let stamp = Stamp::of(&file).map_err(failed)?;
     let mut bytes = Vec::new();
     (&file).take(LIMIT + 1).read_to_end(&mut bytes).map_err(failed)?;

@@ -4,9 +4,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use tracing::warn;
 
 use crate::proxy::InForce;
+use crate::sys;
 
 /// `egress.status.json`: which routes are in force, and why newer ones are not.
 pub(super) struct StatusFile {
@@ -26,28 +26,24 @@ impl StatusFile {
         StatusFile { directory: directory.to_owned() }
     }
 
-    /// Replaces the file at once; a failure is logged, because requests do not depend on it.
-    pub(super) fn write(&self, in_force: &InForce, last_error: Option<&str>) {
+    /// Replaces the file at once.
+    pub(super) fn write(&self, in_force: &InForce, last_error: Option<&str>) -> io::Result<()> {
         let status = Status {
             generation: in_force.generation,
             digest: &in_force.digest,
             loaded_at: in_force.loaded_at.to_string(),
             last_error,
         };
-        if let Err(error) = self.replace(&status) {
-            warn!(%error, directory = %self.directory.display(), "cannot write egress.status.json");
-        }
-    }
-
-    fn replace(&self, status: &Status<'_>) -> io::Result<()> {
-        let mut text = serde_json::to_vec(status)?;
+        let mut text = serde_json::to_vec(&status)?;
         text.push(b'\n');
         let new = self.directory.join(format!(".egress.status.json.{}", std::process::id()));
         match fs::remove_file(&new) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             Ok(()) | Err(_) => {}
         }
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(&new)?;
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true).mode(0o644);
+        let mut file = sys::with_reserve(|| options.open(&new))?;
         file.write_all(&text)?;
         fs::rename(&new, self.directory.join("egress.status.json"))
     }
@@ -66,7 +62,8 @@ mod tests {
             digest: "sha256:ab".to_owned(),
             loaded_at: "2026-11-21T10:00:00Z".parse().unwrap(),
         };
-        StatusFile::new(directory.path()).write(&in_force, Some("routes.yaml:5:5: unknown field `metods`"));
+        let refused = Some("routes.yaml:5:5: unknown field `metods`");
+        StatusFile::new(directory.path()).write(&in_force, refused).unwrap();
         assert_eq!(
             fs::read_to_string(directory.path().join("egress.status.json")).unwrap(),
             "{\"generation\":3,\"digest\":\"sha256:ab\",\"loaded_at\":\"2026-11-21T10:00:00Z\",\

@@ -19,6 +19,7 @@ mod program;
 mod reload;
 mod scrub;
 mod seeing;
+mod shortage;
 mod stopping;
 mod streams;
 mod support;
