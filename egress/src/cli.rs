@@ -137,7 +137,7 @@ pub struct Settings {
     /// Serve Prometheus metrics at http://ADDR/metrics. ADDR is a loopback address: no bottle reaches ours.
     #[arg(long, value_name = "ADDR", env = "BOTTLECAP_METRICS")]
     pub metrics: Option<SocketAddr>,
-    /// Read the routes again when their directory changes, besides on SIGHUP.
+    /// Read the routes again when their directory changes, besides on SIGHUP and where Kubernetes swaps `..data`.
     #[arg(long, env = "BOTTLECAP_WATCH")]
     pub watch: bool,
     /// The form of the log on standard error.

@@ -182,17 +182,7 @@ pub async fn run(settings: &Settings, mut inheritance: Inheritance) -> Result<()
         return Err(Error::MetricsInReach(address));
     }
     // Watched before they are read, so that no change falls between.
-    let mut watch = if settings.watch {
-        let failed = |source: io::Error| match source.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
-                Error::ReadRoutes { path: settings.config.clone(), source }
-            }
-            _ => Error::Watch { path: settings.config.clone(), source },
-        };
-        Watch::on(&settings.config).map_err(failed)?
-    } else {
-        Watch::off()
-    };
+    let mut watch = Watch::of(settings)?;
     let mut routes = RoutesFile::new(settings.config.join("routes.yaml"));
     let bytes = routes.read().await?;
     let (doors, addresses) = sockets::open(settings, &mut inheritance).await?;

@@ -24,3 +24,4 @@ mod stopping;
 mod streams;
 mod support;
 mod transparent;
+mod watching;

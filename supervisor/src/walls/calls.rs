@@ -75,6 +75,10 @@ const WITH_CHILDREN: &[i64] = &[
     #[cfg(target_arch = "x86_64")] libc::SYS_fork, #[cfg(target_arch = "x86_64")] libc::SYS_vfork,
 ];
 
+/// Calls of egress, which notices when other routes are mounted.
+const WITH_WATCHES: &[i64] =
+    &[libc::SYS_inotify_init1, libc::SYS_inotify_add_watch, libc::SYS_inotify_rm_watch];
+
 /// Requests of ioctl that are no way to anything: what a library asks of sockets, pipes and terminals.
 const REQUESTS: &[u64] = &[
     libc::FIONBIO,
@@ -119,6 +123,7 @@ pub(crate) fn filter(daemon: Daemon) -> Built<BpfProgram> {
                 libc::SYS_socket,
                 sockets(&[libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK])?,
             );
+            rules.extend(allowed(WITH_WATCHES));
             rules.extend(alone()?);
         }
         Daemon::GitGate => {
@@ -181,6 +186,13 @@ mod tests {
     fn the_place_of_the_pid_stands_once_in_the_filters_of_those_that_are_alone() {
         let places = |daemon| filter(daemon).unwrap().iter().filter(|part| part.k == OWN_PID).count();
         assert_eq!(Daemon::ALL.map(places), [1, 0, 1]);
+    }
+
+    #[test]
+    fn egress_alone_may_watch_files() {
+        let number = u32::try_from(libc::SYS_inotify_init1).unwrap();
+        let places = |daemon| filter(daemon).unwrap().iter().filter(|part| part.k == number).count();
+        assert_eq!(Daemon::ALL.map(places), [1, 0, 0]);
     }
 
     #[test]
