@@ -1,7 +1,7 @@
 //! The guard on resolved addresses: what an allowed *name* may not lead to.
 //!
-//! Every address that carries an IPv4 address inside (v4-mapped, v4-compatible, NAT64, 6to4, Teredo) is
-//! judged by that address. Documentation ranges are left alone: they lead to nothing private.
+//! Every address that carries an IPv4 address inside (v4-mapped, v4-compatible, NAT64, 6to4, Teredo, ISATAP) is
+//! judged by that address, and by what it is itself. Documentation ranges are left alone: they lead to nothing private.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -117,12 +117,19 @@ fn classify_v4(ip: Ipv4Addr) -> Option<AddressClass> {
 }
 
 fn classify_v6(ip: Ipv6Addr) -> Option<AddressClass> {
-    if let Some(inner) = embedded_v4(ip) {
-        return inner.into_iter().find_map(classify_v4);
-    }
+    embedded_v4(ip).into_iter().find_map(classify_v4).or_else(|| classify_prefix(ip))
+}
+
+/// By what the address is itself, whatever it carries inside.
+fn classify_prefix(ip: Ipv6Addr) -> Option<AddressClass> {
     let class = match ip.segments() {
         [0, 0, 0, 0, 0, 0, 0, 0] => AddressClass::Unspecified,
         [0, 0, 0, 0, 0, 0, 0, 1] => AddressClass::Loopback,
+        // They lead where the IPv4 address leads, and nowhere else.
+        [0, 0, 0, 0, 0, 0 | 0xffff, ..]
+        | [0, 0, 0, 0, 0xffff, 0, ..]
+        | [0x0064, 0xff9b, 0, 0, 0, 0, ..]
+        | [0x0064, 0xff9b, 1, ..] => return None,
         [0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x0254] | [0xfd20, 0x00ce, 0, 0, 0, 0, 0, 0x0254] => {
             AddressClass::Metadata
         }
@@ -143,31 +150,34 @@ fn classify_v6(ip: Ipv6Addr) -> Option<AddressClass> {
 pub fn embedded(ip: IpAddr) -> Vec<IpAddr> {
     match ip {
         IpAddr::V4(_) => Vec::new(),
-        IpAddr::V6(ip) => embedded_v4(ip).into_iter().flatten().map(IpAddr::V4).collect(),
+        IpAddr::V6(ip) => embedded_v4(ip).into_iter().map(IpAddr::V4).collect(),
     }
 }
 
-/// Every IPv4 address that a translator on the way may read out of this one; `None` when there is none.
-fn embedded_v4(ip: Ipv6Addr) -> Option<Vec<Ipv4Addr>> {
+/// Every IPv4 address that a translator on the way may read out of this one.
+fn embedded_v4(ip: Ipv6Addr) -> Vec<Ipv4Addr> {
     let join = |high: u16, low: u16| Ipv4Addr::from(u32::from(high) << 16 | u32::from(low));
-    match ip.segments() {
+    let mut readings = match ip.segments() {
         // `::` and `::1` are themselves, not IPv4-compatible addresses.
-        [0, 0, 0, 0, 0, 0, 0, 0 | 1] => None,
+        [0, 0, 0, 0, 0, 0, 0, 0 | 1] => Vec::new(),
         // IPv4-compatible, IPv4-mapped, IPv4-translated, NAT64.
         [0, 0, 0, 0, 0, 0 | 0xffff, high, low]
         | [0, 0, 0, 0, 0xffff, 0, high, low]
-        | [0x0064, 0xff9b, 0, 0, 0, 0, high, low] => Some(vec![join(high, low)]),
-        [0x0064, 0xff9b, 1, ..] => Some(local_nat64_readings(ip)),
+        | [0x0064, 0xff9b, 0, 0, 0, 0, high, low] => vec![join(high, low)],
+        [0x0064, 0xff9b, 1, ..] => local_nat64_readings(ip),
         // 6to4.
-        [0x2002, high, low, ..] => Some(vec![join(high, low)]),
+        [0x2002, high, low, ..] => vec![join(high, low)],
         // Teredo: the server, and the client with its bits flipped.
         [0x2001, 0, server_high, server_low, _, _, high, low] => {
-            Some(vec![join(server_high, server_low), join(!high, !low)])
+            vec![join(server_high, server_low), join(!high, !low)]
         }
-        // ISATAP under any prefix.
-        [_, _, _, _, 0 | 0x0200, 0x5efe, high, low] => Some(vec![join(high, low)]),
-        _ => None,
+        _ => Vec::new(),
+    };
+    // ISATAP under any prefix, those above among them.
+    if let [_, _, _, _, 0 | 0x0200, 0x5efe, high, low] = ip.segments() {
+        readings.push(join(high, low));
     }
+    readings
 }
 
 /// The length of the prefix under 64:ff9b:1::/48 is the operator's choice, and with it the place of the

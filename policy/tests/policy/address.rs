@@ -104,6 +104,37 @@ fn an_ipv4_address_inside_an_ipv6_address_is_judged() {
 }
 
 #[test]
+fn an_address_with_an_ipv4_address_inside_is_judged_by_its_prefix_too() {
+    use AddressClass::{
+        Benchmark, LinkLocal, Multicast, Private, Reserved, SharedCarrier, SiteLocal, UniqueLocal,
+    };
+    // ISATAP stands under any prefix.
+    let special = [
+        ("fd00:", UniqueLocal),
+        ("fc00:", UniqueLocal),
+        ("fe80:", LinkLocal),
+        ("fec0:", SiteLocal),
+        ("ff02:", Multicast),
+        ("2001:2:", Benchmark),
+        ("100:", Reserved),
+        ("4000:", Reserved),
+        ("1:", Reserved),
+    ];
+    for (prefix, wanted) in special {
+        for id in [":5efe:8.8.8.8", ":200:5efe:8.8.8.8"] {
+            assert_eq!(class(&format!("{prefix}{id}")), Some(wanted), "{prefix}{id}");
+        }
+    }
+    // A private address under a prefix that carries a public one; of Teredo, whose client is 155.191.255.254.
+    assert_eq!(class("2002:808:808:0:0:5efe:10.0.0.1"), Some(Private));
+    assert_eq!(class("2002:808:808:0:200:5efe:8.8.8.8"), None);
+    assert_eq!(class("2001:0:5db8:d822:0:5efe:100.64.0.1"), Some(SharedCarrier));
+    assert_eq!(class("2001:0:5db8:d822:0:5efe:100.1.0.1"), None);
+    assert_eq!(class("2002:a00:1::5efe:8.8.8.8"), Some(Private));
+    assert_eq!(class("2606:4700::300:5efe:10.0.0.1"), None, "no interface id of ISATAP");
+}
+
+#[test]
 fn an_exemption_covers_its_network_on_its_port_alone() {
     let allows = |allow: &str, ip: &str, port| {
         address::check(ip.parse().unwrap(), port, &[PrivateAllow::parse(allow).unwrap()]).is_ok()
