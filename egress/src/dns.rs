@@ -1,5 +1,6 @@
 //! Answers for names, for clients that resolve before they connect: every allowed name has one and the same address, the
-//! one where connections are led here. No query is ever passed on, so a name cannot carry anything out.
+//! one where connections are led here. A name above an allowed one is there and has none: who is told that a name does not exist
+//! may take what is below it for non-existent too (RFC 8020). No query is ever passed on, so a name cannot carry anything out.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -61,6 +62,17 @@ impl FromIterator<IpAddr> for Answers {
     }
 }
 
+/// What is known of a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Known {
+    /// It is allowed.
+    Allowed,
+    /// One below it is allowed.
+    Above,
+    /// Neither.
+    Not,
+}
+
 #[derive(Clone, Copy)]
 enum Outcome {
     NoError = 0,
@@ -71,7 +83,7 @@ enum Outcome {
 }
 
 /// The answer to one message; nothing to what is not a query.
-pub fn answer(query: &[u8], answers: Answers, is_allowed: impl FnOnce(&Host) -> bool) -> Option<Vec<u8>> {
+pub fn answer(query: &[u8], answers: Answers, known: impl FnOnce(&Host) -> Known) -> Option<Vec<u8>> {
     let header = query.get(..HEADER)?;
     if header[2] & RESPONSE != 0 {
         return None;
@@ -87,13 +99,12 @@ pub fn answer(query: &[u8], answers: Answers, is_allowed: impl FnOnce(&Host) -> 
         return Some(reply(header, Outcome::Refused, bytes, None));
     }
     let host = question.name.as_deref().and_then(|name| Host::parse(name).ok());
-    if !host.is_some_and(|host| host.ip().is_none() && is_allowed(&host)) {
-        return Some(reply(header, Outcome::NoSuchName, bytes, None));
-    }
-    let address = match question.kind {
-        TYPE_A => answers.v4.map(IpAddr::V4),
-        TYPE_AAAA => answers.v6.map(IpAddr::V6),
-        _ => None,
+    let known = host.filter(|host| host.ip().is_none()).map_or(Known::Not, |host| known(&host));
+    let address = match (known, question.kind) {
+        (Known::Not, _) => return Some(reply(header, Outcome::NoSuchName, bytes, None)),
+        (Known::Allowed, TYPE_A) => answers.v4.map(IpAddr::V4),
+        (Known::Allowed, TYPE_AAAA) => answers.v6.map(IpAddr::V6),
+        (Known::Allowed | Known::Above, _) => None,
     };
     Some(reply(header, Outcome::NoError, bytes, address))
 }
@@ -168,8 +179,15 @@ fn reply(header: &[u8], outcome: Outcome, question: &[u8], address: Option<IpAdd
     reply
 }
 
-fn is_allowed(proxy: &Proxy, host: &Host) -> bool {
-    host.as_str() == local::NAME || proxy.snapshot().policy.names(host, proxy.now())
+fn known(proxy: &Proxy, host: &Host) -> Known {
+    let (policy, now) = (&proxy.snapshot().policy, proxy.now());
+    if host.as_str() == local::NAME || policy.names(host, now) {
+        Known::Allowed
+    } else if policy.is_above_allowed(host, now) {
+        Known::Above
+    } else {
+        Known::Not
+    }
 }
 
 /// Answers datagrams for as long as it is polled.
@@ -185,7 +203,7 @@ pub(crate) async fn serve_udp(proxy: Arc<Proxy>, socket: UdpSocket, answers: Ans
                 continue;
             }
         };
-        let Some(reply) = answer(&query[..length], answers, |host| is_allowed(&proxy, host)) else {
+        let Some(reply) = answer(&query[..length], answers, |host| known(&proxy, host)) else {
             continue;
         };
         if let Err(error) = socket.send_to(&reply, client).await {
@@ -203,7 +221,7 @@ pub(crate) async fn serve_tcp(connection: &Connection, mut stream: impl Stream, 
             }
             let mut query = vec![0; usize::from(length)];
             timeout(IDLE_TIMEOUT, stream.read_exact(&mut query)).await??;
-            let Some(reply) = answer(&query, answers, |host| is_allowed(&connection.proxy, host)) else {
+            let Some(reply) = answer(&query, answers, |host| known(&connection.proxy, host)) else {
                 break;
             };
             let length = u16::try_from(reply.len()).map_err(io::Error::other)?;
@@ -238,7 +256,11 @@ mod tests {
     }
 
     fn ask(query: &[u8]) -> Option<Vec<u8>> {
-        answer(query, ANSWERS, |host| host.as_str() == "api.test")
+        answer(query, ANSWERS, |host| match host.as_str() {
+            "api.test" => Known::Allowed,
+            "above.test" => Known::Above,
+            _ => Known::Not,
+        })
     }
 
     /// The code of the answer, and how many records it has.
@@ -264,9 +286,16 @@ mod tests {
             assert_eq!(outcome(&query("api.test", kind, CLASS_IN)), (0, 0), "{kind}");
         }
         let answers = [IpAddr::from(Ipv6Addr::LOCALHOST), IpAddr::from([0, 0, 0, 0])].into_iter().collect();
-        let reply = answer(&query("api.test", TYPE_AAAA, CLASS_IN), answers, |_| true).unwrap();
+        let reply = answer(&query("api.test", TYPE_AAAA, CLASS_IN), answers, |_| Known::Allowed).unwrap();
         assert_eq!((reply[7], &reply[reply.len() - 16..]), (1, &Ipv6Addr::LOCALHOST.octets()[..]));
         assert_eq!(answers.v4, None);
+    }
+
+    #[test]
+    fn a_name_above_an_allowed_one_is_there_without_data() {
+        for kind in [TYPE_A, TYPE_AAAA, 16] {
+            assert_eq!(outcome(&query("above.test", kind, CLASS_IN)), (0, 0), "{kind}");
+        }
     }
 
     #[test]

@@ -58,7 +58,7 @@ mod websocket;
 pub use credential::{
     CREDENTIAL_HEADERS, CREDENTIAL_QUERY_KEYS, Placeholder, PlaceholderError, Secret, SecretStore,
 };
-pub use dns::{Answers, answer as dns_answer};
+pub use dns::{Answers, Known, answer as dns_answer};
 pub use doors::{Doors, serve};
 pub use except::Marking;
 pub use proxy::{Error as ProxyError, InForce, Parts, Proxy};

@@ -209,10 +209,23 @@ impl Policy {
         Front::Refuse(Misses { expired, ..Misses::default() }.denial(self, host, now))
     }
 
-    /// Is there a route that may allow something on `host`?
+    /// Is there a route that may allow something on `host`, and that no deny of the whole host takes back?
     #[must_use]
     pub fn names(&self, host: &Host, now: Timestamp) -> bool {
-        self.kinds(host).any(|route| route.verdict == Verdict::Allow && !route.expired(now))
+        let in_force = |route: &&Route| !route.expired(now);
+        let denies = |route: &&Route| route.verdict == Verdict::Deny && route.matches.is_empty();
+        let denies: Vec<&Route> = self.kinds(host).filter(in_force).filter(denies).collect();
+        let mut allows = self.kinds(host).filter(in_force).filter(|route| route.verdict == Verdict::Allow);
+        allows.any(|allow| {
+            let is_open = |port: &u16| !denies.iter().any(|deny| deny.takes_back(allow, *port));
+            allow.ports.iter().any(is_open)
+        })
+    }
+
+    /// Does a name below `host` have a route that may allow something? Then `host` is there too, if only as a name (RFC 8020).
+    #[must_use]
+    pub fn is_above_allowed(&self, host: &Host, now: Timestamp) -> bool {
+        self.below(host).any(|route| route.verdict == Verdict::Allow && !route.expired(now))
     }
 
     /// What is in the tunnel cannot be seen, so any deny that could fit refuses all of it.
@@ -342,6 +355,21 @@ impl Route {
         }
         let fits = self.matches.iter().map(|entry| entry.fit(head, self.purpose()));
         fits.max().unwrap_or(Fit::Full(MatchRank::ANY))
+    }
+}
+
+impl Route {
+    /// Whether this deny of whole hosts refuses all that `allow` would let pass on `port`, where both are for a host.
+    fn takes_back(&self, allow: &Route, port: u16) -> bool {
+        let (own, other) = (self.host.rank(), allow.host.rank());
+        let wins = match (allow.tls, self.grant.is_some(), allow.grant.is_some()) {
+            (Tls::Passthrough, is_grant, _) => !is_grant && own >= other,
+            (Tls::Intercept, true, false) => false,
+            (Tls::Intercept, false, true) => true,
+            (Tls::Intercept, _, _) => own > other || (own == other && allow.matches.is_empty()),
+        };
+        let is_seen = self.tls == Tls::Intercept || allow.tls == Tls::Passthrough;
+        wins && is_seen && self.scheme == allow.scheme && self.ports.contains(&port)
     }
 }
 

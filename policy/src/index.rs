@@ -18,6 +18,8 @@ const DEPTH_MAX: usize = 64;
 pub(crate) struct Index {
     exact: HashMap<String, Bucket>,
     suffix: HashMap<String, Bucket>,
+    /// By each name above theirs, the first of each kind.
+    below: HashMap<String, Vec<usize>>,
 }
 
 /// The routes of one host pattern.
@@ -63,10 +65,16 @@ impl Index {
                 HostPattern::OneLabel(suffix) | HostPattern::AnyDepth(suffix) => (&mut index.suffix, suffix),
             };
             let bucket = map.entry(key.as_str().to_owned()).or_default();
-            if kinds.insert(Kind::of(route)) {
+            let is_first = kinds.insert(Kind::of(route));
+            if is_first {
                 bucket.kinds.push(position);
             }
             bucket.insert(position, route);
+            if is_first {
+                for name in names_above(&route.host) {
+                    index.below.entry(name.to_owned()).or_default().push(position);
+                }
+            }
         }
         index
     }
@@ -83,6 +91,11 @@ impl Index {
     /// The first candidate of each kind, in their order.
     pub(crate) fn kinds<'i>(&'i self, routes: &'i [Route], host: &Host) -> impl Iterator<Item = &'i Route> {
         fitting(routes, host, self.buckets(host).flat_map(|bucket| &bucket.kinds))
+    }
+
+    /// The first of each kind of the routes whose hosts lie below `host`.
+    pub(crate) fn below<'i>(&'i self, routes: &'i [Route], host: &Host) -> impl Iterator<Item = &'i Route> {
+        self.below.get(host.as_str()).into_iter().flatten().map(|&position| &routes[position])
     }
 
     /// Of the candidates all that `path` may fit in one of its readings, and few others. A route may come twice.
@@ -103,10 +116,23 @@ impl Index {
 
     /// Those of the host and of the names above it, narrower ones first.
     fn buckets(&self, host: &Host) -> impl Iterator<Item = &Bucket> {
-        let dots = host.as_str().match_indices('.').map(|(dot, _)| &host.as_str()[dot + 1..]);
-        let wildcard = dots.filter_map(|suffix| self.suffix.get(suffix));
+        let wildcard = parents(host.as_str()).filter_map(|suffix| self.suffix.get(suffix));
         self.exact.get(host.as_str()).into_iter().chain(wildcard)
     }
+}
+
+/// The names that a name is below, the nearest first.
+fn parents(name: &str) -> impl Iterator<Item = &str> {
+    name.match_indices('.').map(|(dot, _)| &name[dot + 1..])
+}
+
+/// The names that every host of the pattern is below; an address is below none.
+fn names_above(pattern: &HostPattern) -> impl Iterator<Item = &str> {
+    let (host, itself) = match pattern {
+        HostPattern::Exact(host) => (host, None),
+        HostPattern::OneLabel(suffix) | HostPattern::AnyDepth(suffix) => (suffix, Some(suffix.as_str())),
+    };
+    itself.into_iter().chain(parents(host.as_str())).filter(|_| host.ip().is_none())
 }
 
 /// Of a name's patterns some are for one label alone.

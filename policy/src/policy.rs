@@ -133,6 +133,11 @@ impl Policy {
         self.index.kinds(&self.routes, host)
     }
 
+    /// The first of each kind of the routes for names below `host`.
+    pub(crate) fn below<'p>(&'p self, host: &Host) -> impl Iterator<Item = &'p Route> {
+        self.index.below(&self.routes, host)
+    }
+
     /// A route that puts a credential into requests to this host and port, whatever the path.
     #[must_use]
     pub fn injecting(&self, scheme: Scheme, host: &Host, port: u16) -> Option<&Route> {

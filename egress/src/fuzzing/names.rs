@@ -2,7 +2,9 @@
 
 use std::net::Ipv4Addr;
 
-use crate::dns::{Answers, answer};
+use policy::Host;
+
+use crate::dns::{Answers, Known, answer};
 
 /// The name that the claims are about, as it stands in a message.
 const ALLOWED: &[u8] = b"\x03api\x04test\x00";
@@ -13,7 +15,7 @@ const RECORD: usize = 16;
 /// The answer holds nothing but what was asked and the one address, and that only for the one name.
 pub fn dns(query: &[u8]) {
     let answers = Answers { v4: Some(Ipv4Addr::new(192, 0, 2, 53)), v6: None };
-    let Some(reply) = answer(query, answers, |host| host.as_str() == "api.test") else { return };
+    let Some(reply) = answer(query, answers, known) else { return };
     assert_eq!((&reply[..2], reply[2] & 0x80), (&query[..2], 0x80));
     let records = u16::from_be_bytes([reply[6], reply[7]]);
     assert!(records <= 1 && reply[8..HEADER] == [0; 4]);
@@ -23,6 +25,14 @@ pub fn dns(query: &[u8]) {
         let (name, kind) = question.split_at(ALLOWED.len());
         assert_eq!((name.to_ascii_lowercase().as_slice(), kind), (ALLOWED, &[0, 1, 0, 1][..]));
         assert_eq!((reply[3] & 0x0f, &reply[reply.len() - 4..]), (0, &[192, 0, 2, 53][..]));
+    }
+}
+
+fn known(host: &Host) -> Known {
+    match host.as_str() {
+        "api.test" => Known::Allowed,
+        "test" => Known::Above,
+        _ => Known::Not,
     }
 }
 
@@ -61,6 +71,6 @@ mod tests {
         let query = b"\xab\xcd\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x03api\x04test\x00\x00\x01\x00\x01";
         super::dns(query);
         let answers = super::Answers { v4: Some(std::net::Ipv4Addr::LOCALHOST), v6: None };
-        assert_eq!(super::answer(query, answers, |_| true).map(|reply| reply[7]), Some(1));
+        assert_eq!(super::answer(query, answers, |_| super::Known::Allowed).map(|reply| reply[7]), Some(1));
     }
 }

@@ -66,15 +66,7 @@ impl Parent {
         let request =
             Zeroizing::new(format!("CONNECT {target} HTTP/1.1\r\nhost: {target}\r\n{authorization}\r\n"));
         stream.write_all(request.as_bytes()).await?;
-        // Byte by byte, so that nothing after the head is taken from the stream.
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            if head.len() >= HEAD_LIMIT {
-                return Err(ParentError::NotHttp);
-            }
-            head.push(stream.read_u8().await?);
-        }
-        match status(&head).ok_or(ParentError::NotHttp)? {
+        match final_status(&mut stream).await? {
             200..=299 => Ok(stream),
             other => Err(ParentError::Refused(other)),
         }
@@ -87,10 +79,32 @@ impl fmt::Debug for Parent {
     }
 }
 
+/// The status of the final answer, behind any that only say that it is coming (RFC 9110, 15.2).
+async fn final_status(stream: &mut TcpStream) -> Result<u16, ParentError> {
+    let mut room = HEAD_LIMIT;
+    loop {
+        // Byte by byte, so that nothing after the head is taken from the stream.
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            room = room.checked_sub(1).ok_or(ParentError::NotHttp)?;
+            head.push(stream.read_u8().await?);
+        }
+        match status(&head).ok_or(ParentError::NotHttp)? {
+            // Nothing was to be upgraded, so this is no answer to what was asked.
+            101 => return Err(ParentError::Refused(101)),
+            100..=199 => {}
+            other => return Ok(other),
+        }
+    }
+}
+
+/// Three digits behind the version; the reason after them may be any bytes (RFC 9112, 4).
 fn status(head: &[u8]) -> Option<u16> {
-    let line = std::str::from_utf8(head.split(|byte| *byte == b'\r').next()?).ok()?;
-    let rest = line.strip_prefix("HTTP/1.")?;
-    rest.split(' ').nth(1)?.parse().ok()
+    let [minor, space, digits @ .., end] = head.strip_prefix(b"HTTP/1.")?.first_chunk::<6>()?;
+    let are_digits = minor.is_ascii_digit() && digits.iter().all(u8::is_ascii_digit);
+    let is_whole = *space == b' ' && matches!(end, b' ' | b'\r');
+    let status = digits.iter().fold(0, |status, digit| status * 10 + u16::from(digit.wrapping_sub(b'0')));
+    (are_digits && is_whole && status >= 100).then_some(status)
 }
 
 #[cfg(test)]
@@ -110,27 +124,71 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn a_connection_through_a_parent_begins_after_the_parents_head() {
+    /// What comes of a parent that answers so: the head that it got, and the connection.
+    async fn answered(answer: &[u8]) -> (String, Result<TcpStream, ParentError>) {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://me:pw@{}", listener.local_addr().unwrap());
         let parent = Parent::parse(&url).unwrap();
-        let answer = async {
+        let answering = async {
             let (mut stream, _) = listener.accept().await.unwrap();
             let mut head = Vec::new();
             while !head.ends_with(b"\r\n\r\n") {
                 head.push(stream.read_u8().await.unwrap());
             }
-            stream.write_all(b"HTTP/1.1 200 OK\r\nx: y\r\n\r\nhello").await.unwrap();
+            stream.write_all(answer).await.unwrap();
             String::from_utf8(head).unwrap()
         };
-        let (connected, head) = tokio::join!(parent.connect("[2001:db8::1]:443"), answer);
+        let (connected, head) = tokio::join!(parent.connect("[2001:db8::1]:443"), answering);
+        (head, connected)
+    }
+
+    async fn rest(connected: Result<TcpStream, ParentError>) -> String {
+        let mut text = String::new();
+        connected.unwrap().read_to_string(&mut text).await.unwrap();
+        text
+    }
+
+    #[tokio::test]
+    async fn a_connection_through_a_parent_begins_after_the_parents_head() {
+        let (head, connected) = answered(b"HTTP/1.1 200 OK\r\nx: y\r\n\r\nhello").await;
         assert_eq!(
             head,
             "CONNECT [2001:db8::1]:443 HTTP/1.1\r\nhost: [2001:db8::1]:443\r\nproxy-authorization: Basic bWU6cHc=\r\n\r\n"
         );
-        let mut text = String::new();
-        connected.unwrap().read_to_string(&mut text).await.unwrap();
-        assert_eq!(text, "hello");
+        assert_eq!(rest(connected).await, "hello");
+    }
+
+    #[tokio::test]
+    async fn what_a_parent_says_before_its_answer_is_not_its_answer() {
+        let interim = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n";
+        let answer = format!("{interim}HTTP/1.0 200 OK\r\n\r\nhello");
+        assert_eq!(rest(answered(answer.as_bytes()).await.1).await, "hello");
+        let refused = answered(format!("{interim}HTTP/1.1 407 No\r\n\r\n").as_bytes()).await.1;
+        assert!(matches!(refused, Err(ParentError::Refused(407))), "{refused:?}");
+        let upgraded = answered(b"HTTP/1.1 101 Switching Protocols\r\n\r\n").await.1;
+        assert!(matches!(upgraded, Err(ParentError::Refused(101))), "{upgraded:?}");
+        // However many there are, they have no more room than one.
+        let endless = answered(&b"HTTP/1.1 100 Continue\r\n\r\n".repeat(HEAD_LIMIT / 25 + 1)).await.1;
+        assert!(matches!(endless, Err(ParentError::NotHttp)), "{endless:?}");
+    }
+
+    #[test]
+    fn a_status_is_three_digits_whatever_the_reason_is() {
+        for (line, wanted) in [
+            (&b"HTTP/1.1 200 OK\r\n"[..], Some(200)),
+            (b"HTTP/1.1 200\r\n", Some(200)),
+            (b"HTTP/1.1 200 \r\n", Some(200)),
+            (b"HTTP/1.0 407 Acc\xe8s refus\xe9\xff\r\n", Some(407)),
+            (b"HTTP/1.1 20\r\n", None),
+            (b"HTTP/1.1 2000 OK\r\n", None),
+            (b"HTTP/1.1 +20 OK\r\n", None),
+            (b"HTTP/1.1 099 OK\r\n", None),
+            (b"HTTP/1.1  200 OK\r\n", None),
+            (b"HTTP/1.x 200 OK\r\n", None),
+            (b"HTTP/2 200 OK\r\n", None),
+            (b"HTTP/1.1 \r\n", None),
+        ] {
+            assert_eq!(status(line), wanted, "{}", line.escape_ascii());
+        }
     }
 }

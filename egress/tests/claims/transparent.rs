@@ -239,7 +239,8 @@ fn query(name: &str, kind: u8) -> Vec<u8> {
 
 #[tokio::test]
 async fn dns_answers_allowed_names_with_one_address_and_looks_nothing_up() {
-    let bench = Bench::allowing(RULES).await;
+    let rest = "  - {host: '*.wild.test'}\n  - {host: not.wild.test, deny: true}\n";
+    let bench = Bench::with(|upstream| upstream.routes(RULES) + rest).await;
     let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     udp.connect(bench.dns).await.unwrap();
     let mut tcp = TcpStream::connect(bench.dns).await.unwrap();
@@ -248,6 +249,11 @@ async fn dns_answers_allowed_names_with_one_address_and_looks_nothing_up() {
         ("_egress.local", 1, 0, Some(ELSEWHERE.octets())),
         (HOST, 28, 0, None),
         (HOST, 16, 0, None),
+        ("a.wild.test", 1, 0, Some(ELSEWHERE.octets())),
+        ("not.wild.test", 1, 3, None),
+        // It would not exist with all that is below it.
+        ("wild.test", 1, 0, None),
+        ("test", 28, 0, None),
         ("c2VjcmV0.evil.test", 1, 3, None),
         ("c2VjcmV0.evil.test", 16, 3, None),
     ] {

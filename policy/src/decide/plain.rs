@@ -35,6 +35,19 @@ fn host_fits<'p>(policy: &'p Policy, host: &Host) -> Vec<&'p Route> {
     policy.routes().iter().filter(|route| route.host.matches(host)).collect()
 }
 
+/// Whether one of the routes may allow something that no deny of the whole host refuses, of all of them.
+fn named(fits: &[&Route], now: Timestamp) -> bool {
+    let in_force = || fits.iter().filter(|route| !route.expired(now));
+    in_force().filter(|route| route.verdict == Verdict::Allow).any(|allow| {
+        allow.ports.iter().any(|port| {
+            in_force()
+                .filter(|deny| deny.verdict == Verdict::Deny && deny.matches.is_empty())
+                .filter(|deny| deny.ports.contains(port))
+                .all(|deny| !deny.takes_back(allow, *port))
+        })
+    })
+}
+
 /// What a request is told, by what the rules say of each route alone.
 fn decided(
     policy: &Policy,
@@ -243,14 +256,20 @@ proptest! {
             Decision::Allow(route) => Ok(route.id),
             Decision::Deny(denial) => Err(denial.code),
         };
-        prop_assert_eq!(answer, decided(&policy, &head, now, &spent));
+        prop_assert_eq!(&answer, &decided(&policy, &head, now, &spent));
         let front = match policy.front(&host, port, now) {
             Front::Intercept => None,
             Front::Passthrough(route) => Some(Ok(route.id)),
             Front::Refuse(denial) => Some(Err(denial.code)),
         };
         prop_assert_eq!(front, fronted(&policy, &host, port, now));
-        let allows = |route: &&Route| route.verdict == Verdict::Allow && !route.expired(now);
-        prop_assert_eq!(policy.names(&host, now), host_fits(&policy, &host).iter().any(allows));
+        let may_pass = answer.is_ok() || matches!(policy.front(&host, port, now), Front::Passthrough(_));
+        prop_assert!(!may_pass || policy.names(&host, now));
+        let named = named(&host_fits(&policy, &host), now);
+        prop_assert_eq!(policy.names(&host, now), named);
+        let allows = |route: &Route| route.verdict == Verdict::Allow && !route.expired(now);
+        let is_below = |route: &Route| route.host.to_string().ends_with(&format!(".{host}"));
+        let above = policy.routes().iter().any(|route| allows(route) && is_below(route));
+        prop_assert_eq!(policy.is_above_allowed(&host, now), above);
     }
 }

@@ -82,3 +82,56 @@ fn a_base_route_behind_a_grant_like_it_is_asked_before_wider_ones() {
     );
     assert_eq!(front(&policy, "a.example.com", 443), "intercept");
 }
+
+#[test]
+fn a_host_that_a_deny_refuses_as_a_whole_is_not_named() {
+    let names = |routes: &str, name: &str| policy(routes).names(&host(name), now());
+    let both = "  - {host: '*.example.com'}
+  - {host: a.example.com, deny: true}
+";
+    assert!(!names(both, "a.example.com") && names(both, "b.example.com"));
+    let narrower = "  - {host: '*.example.com', deny: true}
+  - {host: a.example.com}
+  - {host: b.example.com, grant: g1}
+  - {host: c.example.com, tls: passthrough}
+  - {host: '*.example.com', matches: [{methods: [GET]}]}
+";
+    assert!(names(narrower, "a.example.com") && names(narrower, "c.example.com"));
+    assert!(names(narrower, "x.example.com"), "an allow for something is narrower than a deny of all");
+    let grants = "  - {host: '*.example.com', deny: true}
+  - {host: b.example.com, grant: g1}
+";
+    assert!(!names(grants, "b.example.com"), "no grant passes a deny");
+    // What it leaves, and what it is no longer there for.
+    for (allow, deny, is_named) in [
+        ("ports: [443, 8443]", "ports: [443]", true),
+        ("ports: [443]", "ports: [443, 8443]", false),
+        ("scheme: http", "ports: [443]", true),
+        ("ports: [443]", "matches: [{paths: [{type: prefix, value: /}]}]", true),
+        ("ports: [443]", "expires_at: 2020-01-01T00:00:00Z", true),
+        ("expires_at: 2020-01-01T00:00:00Z", "ports: [8443]", false),
+    ] {
+        let routes = format!(
+            "  - {{host: a.example.com, {allow}}}\n  - {{host: a.example.com, deny: true, {deny}}}\n"
+        );
+        assert_eq!(names(&routes, "a.example.com"), is_named, "{allow}; {deny}");
+    }
+}
+
+#[test]
+fn a_name_above_an_allowed_one_is_known_as_that() {
+    let policy = policy(
+        "  - {host: '*.wild.example.com'}
+  - {host: api.example.org}
+  - {host: gone.example.net, expires_at: 2020-01-01T00:00:00Z}
+  - {host: denied.example.net, deny: true}
+  - {host: 192.0.2.1}
+",
+    );
+    for name in ["wild.example.com", "example.com", "com", "example.org", "org"] {
+        assert!(policy.is_above_allowed(&host(name), now()), "{name}");
+    }
+    for name in ["a.wild.example.com", "api.example.org", "ample.org", "example.net", "other.example.com"] {
+        assert!(!policy.is_above_allowed(&host(name), now()), "{name}");
+    }
+}
