@@ -18,12 +18,11 @@ use crate::alarm;
 use crate::dns::{self, Answers};
 use crate::front::{Connection, FIRST_READ, Next};
 use crate::proxy::Proxy;
+use crate::room::Room;
 use crate::splice::Prefixed;
 use crate::sys;
 use crate::transparent::{self, Led};
 
-/// The [bound of connections](Doors::connections) that is good for a bottle.
-const CONNECTIONS: usize = 12 * 1024;
 /// So many connections are taken before others have their turn: a task may do 128 things in its own, and who only opens and closes
 /// connections has as many waiting.
 const TAKEN_AT_ONCE: usize = 8;
@@ -61,7 +60,7 @@ impl Default for Doors {
             dns_udp: Vec::new(),
             dns_tcp: Vec::new(),
             answers: Answers::default(),
-            connections: CONNECTIONS,
+            connections: Room::WHOLE.from_bottle,
         }
     }
 }

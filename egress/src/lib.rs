@@ -41,6 +41,7 @@ pub mod peer;
 mod proxy;
 mod refusal;
 mod relay;
+mod room;
 pub mod run;
 mod scrub;
 mod snapshot;

@@ -30,6 +30,7 @@ use crate::explain::{self, Circumstances, Explanation, Question};
 use crate::journal::{self, Recorder};
 use crate::notify::Notifier;
 use crate::proxy::{self, Parts, Proxy};
+use crate::room::Room;
 use crate::upstream::{Dialer, Parent, ParseParentError, SystemResolver, TlsError, UpstreamTls};
 use crate::uses::{self, Uses};
 use crate::{control, metrics, peer};
@@ -110,6 +111,9 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// It is not known what must never be dialled.
+    #[error("cannot see which gateways and addresses this machine has")]
+    Surroundings(#[source] io::Error),
     /// A signal handler cannot be installed.
     #[error("cannot wait for signals")]
     Signals(#[source] io::Error),
@@ -141,6 +145,7 @@ impl Error {
             | Error::Inherited(_)
             | Error::Journal(_)
             | Error::Uses(_)
+            | Error::Surroundings(_)
             | Error::Signals(_) => None,
         }
     }
@@ -163,6 +168,7 @@ impl Error {
             | Error::Watch { .. }
             | Error::Placeholder(_)
             | Error::Marking { .. }
+            | Error::Surroundings(_)
             | Error::Signals(_) => 70,
         }
     }
@@ -185,7 +191,8 @@ pub async fn run(settings: &Settings, mut inheritance: Inheritance) -> Result<()
     let mut watch = Watch::of(settings)?;
     let mut routes = RoutesFile::new(settings.config.join("routes.yaml"));
     let bytes = routes.read().await?;
-    let (doors, addresses) = sockets::open(settings, &mut inheritance).await?;
+    let room = Room::of_process();
+    let (doors, addresses) = sockets::open(settings, &mut inheritance, room.from_bottle).await?;
     let mut own = addresses.clone();
     let metrics = match settings.metrics {
         Some(address) => {
@@ -204,7 +211,9 @@ pub async fn run(settings: &Settings, mut inheritance: Inheritance) -> Result<()
     let parts = Parts {
         authority,
         secrets: SecretStore::new(inheritance.secrets, settings.secrets_dir.clone()),
-        dialer: Dialer::new(Arc::new(SystemResolver), parent, own),
+        dialer: Dialer::new(Arc::new(SystemResolver::default()), parent, own)
+            .map_err(Error::Surroundings)?
+            .with_places(room.upstream),
         tls,
         recorder: Recorder::open(&journal::path(&settings.state_dir))?,
         uses: Uses::open(&uses::path(&settings.state_dir))?,

@@ -13,7 +13,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigHandler, Signal, signal};
 use tokio::io::unix::AsyncFd;
 
-/// Descriptors that we ask for: two for each connection of the bottle, and some.
+/// Descriptors that we ask for: more than all connections that there may be need, see `room`.
 const DESCRIPTORS: u64 = 32 * 1024;
 /// Descriptors that are kept from the bottle, for [what must go on](with_reserve) when it has taken all others.
 const RESERVED: u64 = 8;

@@ -2,10 +2,12 @@
 
 mod connector;
 mod dial;
+mod gateways;
 mod line;
 mod near;
 mod parent;
 mod pool;
+mod race;
 mod resolve;
 
 pub use dial::{DialError, Dialer};
@@ -33,6 +35,7 @@ use connector::Connector;
 use pool::{HEAD_LIMIT, HEADERS_LIMIT, Pool};
 
 pub(crate) use pool::{Lent, RequestError};
+pub(crate) use race::AT_ONCE as DIALLED_AT_ONCE;
 
 /// Why upstream TLS cannot be prepared.
 #[derive(Debug, thiserror::Error)]

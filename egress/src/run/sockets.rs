@@ -11,16 +11,18 @@ use crate::dns::Answers;
 use crate::doors::Doors;
 use crate::transparent;
 
-/// Opens what was not handed over. The addresses are all that we listen on for connections.
+/// Opens what was not handed over, for so many `connections`. The addresses are all that we listen on for connections.
 pub(super) async fn open(
     settings: &Settings,
     inheritance: &mut Inheritance,
+    connections: usize,
 ) -> Result<(Doors, Vec<SocketAddr>), Error> {
     let mut doors = Doors {
         proxy: adopt(std::mem::take(&mut inheritance.sockets))?,
         direct: adopt(std::mem::take(&mut inheritance.direct))?,
         transparent: adopt(std::mem::take(&mut inheritance.transparent))?,
         dns_tcp: adopt(std::mem::take(&mut inheritance.dns_tcp))?,
+        connections,
         ..Doors::default()
     };
     for socket in std::mem::take(&mut inheritance.dns_udp) {

@@ -1,26 +1,19 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
 
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
 use policy::{AddressDenial, Host, PrivateAllow, Resolves, address};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, timeout_at};
+use tracing::warn;
 
 use super::near::Near;
 use super::parent::{Parent, ParentError};
+use super::race::{interleaved, race};
 use super::resolve::Resolve;
 use crate::limits::TooManyConnections;
-
-/// How many look-ups may be under way: each holds a thread of the system resolver.
-const LOOKUPS: usize = 64;
-/// How many connections to upstream may be open, over all routes, idle ones among them.
-const CONNECTIONS: usize = 4 * 1024;
-/// An address is given this long before the next one is tried beside it (RFC 8305).
-const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+use crate::room::Room;
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -50,7 +43,7 @@ pub enum DialError {
     #[error(transparent)]
     TooMany(#[from] TooManyConnections),
     /// As many connections as may be are open.
-    #[error("{CONNECTIONS} connections to upstream are open")]
+    #[error("as many connections to upstream as may be are open")]
     Full,
     /// It took too long.
     #[error("took too long to connect")]
@@ -66,7 +59,6 @@ pub enum DialError {
 /// Dials upstream hosts.
 pub struct Dialer {
     resolver: Arc<dyn Resolve>,
-    lookups: Semaphore,
     places: Arc<Semaphore>,
     parent: Option<Parent>,
     own: Vec<SocketAddr>,
@@ -74,16 +66,34 @@ pub struct Dialer {
 }
 
 impl Dialer {
-    /// `own` are the addresses that we listen on: they are never dialled.
-    pub fn new(resolver: Arc<dyn Resolve>, parent: Option<Parent>, own: Vec<SocketAddr>) -> Dialer {
-        let places = Arc::new(Semaphore::new(CONNECTIONS));
-        let near = RwLock::new(Near::read());
-        Dialer { resolver, lookups: Semaphore::new(LOOKUPS), places, parent, own, near }
+    /// `own` are the addresses that we listen on: they are never dialled. What lies next to us must be known.
+    pub fn new(
+        resolver: Arc<dyn Resolve>,
+        parent: Option<Parent>,
+        own: Vec<SocketAddr>,
+    ) -> io::Result<Dialer> {
+        let places = Arc::new(Semaphore::new(Room::WHOLE.upstream));
+        Ok(Dialer { resolver, places, parent, own, near: RwLock::new(Near::read()?) })
+    }
+
+    /// The same, with so many places for connections.
+    pub(crate) fn with_places(self, places: usize) -> Dialer {
+        Dialer { places: Arc::new(Semaphore::new(places)), ..self }
     }
 
     /// Looks again at what lies next to us: interfaces come and go.
     pub(crate) fn look_around(&self) {
-        *self.near.write().unwrap_or_else(PoisonError::into_inner) = Near::read();
+        self.saw(Near::read());
+    }
+
+    /// What cannot be seen is taken to be where it was.
+    fn saw(&self, near: io::Result<Near>) {
+        match near {
+            Ok(near) => *self.near.write().unwrap_or_else(PoisonError::into_inner) = near,
+            Err(error) => {
+                warn!(%error, "cannot see which gateways and addresses there are: those seen before stay")
+            }
+        }
     }
 
     /// A place for one connection, to be kept as long as it is open.
@@ -102,10 +112,11 @@ impl Dialer {
     ) -> Result<TcpStream, DialError> {
         let dialled = timeout_at(deadline, async {
             if let (Resolves::Parent, Some(parent), None) = (resolves, &self.parent, host.ip()) {
-                return parent.connect(&format!("{host}:{port}")).await.map_err(DialError::Parent);
+                let target = format!("{host}:{port}");
+                return parent.connect(&*self.resolver, &target).await.map_err(DialError::Parent);
             }
             let addresses = self.permitted(host, port, allow_private).await?;
-            self.connect(&addresses).await
+            self.connect(&addresses, deadline).await
         });
         let stream = dialled.await.unwrap_or(Err(DialError::Timeout))?;
         stream.set_nodelay(true).map_err(DialError::Connect)?;
@@ -120,10 +131,7 @@ impl Dialer {
     ) -> Result<Vec<SocketAddr>, DialError> {
         let addresses = match host.ip() {
             Some(ip) => vec![ip],
-            None => {
-                let _lookup = self.lookups.acquire().await.map_err(|_| DialError::Timeout)?;
-                self.resolver.resolve(host.as_str()).await.map_err(DialError::Resolve)?
-            }
+            None => self.resolver.resolve(host.as_str()).await.map_err(DialError::Resolve)?,
         };
         let mut permitted = Vec::new();
         let mut refused = None;
@@ -143,85 +151,42 @@ impl Dialer {
     fn check(&self, ip: IpAddr, port: u16, allow_private: &[PrivateAllow]) -> Result<SocketAddr, DialError> {
         address::check(ip, port, allow_private).map_err(DialError::NotAllowed)?;
         let address = SocketAddr::new(ip, port);
-        let embedded = address::embedded(ip);
+        let led_to = || std::iter::once(ip).chain(address::embedded(ip));
         let near = self.near.read().unwrap_or_else(PoisonError::into_inner);
-        if std::iter::once(ip).chain(embedded).any(|ip| near.holds(ip)) {
+        if led_to().any(|ip| near.holds(ip)) {
             return Err(DialError::Near(ip));
         }
-        if self.own.iter().any(|own| reaches(address, *own)) {
+        let is_ours = |ip| self.own.iter().any(|own| near.reaches(SocketAddr::new(ip, port), *own));
+        if led_to().any(is_ours) {
             return Err(DialError::Ours(address));
         }
         Ok(address)
     }
 
     /// The first connection to one of `addresses`, tried in turn and then side by side; those that lose are closed.
-    async fn connect(&self, addresses: &[SocketAddr]) -> Result<TcpStream, DialError> {
-        let mut failure = DialError::NoAddress;
-        let mut left = interleaved(addresses).into_iter();
-        let mut attempts = FuturesUnordered::new();
-        loop {
-            let next = left.next();
-            let was_last = next.is_none();
-            attempts.extend(next.map(|address| self.attempt(address)));
-            let pause = async {
-                match was_last {
-                    true => std::future::pending().await,
-                    false => sleep(ATTEMPT_DELAY).await,
-                }
-            };
-            tokio::select! {
-                attempted = attempts.next() => match attempted {
-                    Some(Ok(stream)) => return Ok(stream),
-                    Some(Err(error)) => failure = error,
-                    None => return Err(failure),
-                },
-                () = pause => {}
-            }
-        }
+    async fn connect(&self, addresses: &[SocketAddr], deadline: Instant) -> Result<TcpStream, DialError> {
+        let attempts = interleaved(addresses).into_iter().map(|address| self.attempt(address));
+        race(attempts, deadline).await.map_err(|failure| failure.unwrap_or(DialError::NoAddress))
     }
 
     async fn attempt(&self, address: SocketAddr) -> Result<TcpStream, DialError> {
         match &self.parent {
-            Some(parent) => parent.connect(&address.to_string()).await.map_err(DialError::Parent),
+            Some(parent) => {
+                parent.connect(&*self.resolver, &address.to_string()).await.map_err(DialError::Parent)
+            }
             None => TcpStream::connect(address).await.map_err(DialError::Connect),
         }
     }
 }
 
-/// The families by turns, beginning with that of the first address, each in its order.
-fn interleaved(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
-    let first = addresses.first().is_some_and(SocketAddr::is_ipv4);
-    let (mut one, mut other) = (
-        addresses.iter().filter(|a| a.is_ipv4() == first),
-        addresses.iter().filter(|a| a.is_ipv4() != first),
-    );
-    let mut order = Vec::with_capacity(addresses.len());
-    loop {
-        match (one.next(), other.next()) {
-            (None, None) => return order,
-            (a, b) => order.extend(a.into_iter().chain(b)),
-        }
-    }
-}
-
-/// Whether dialling `address` may reach a listener on `own`.
-fn reaches(address: SocketAddr, own: SocketAddr) -> bool {
-    let ip = address.ip().to_canonical();
-    let own_ip = own.ip().to_canonical();
-    // A listener on every address is reached by any address of this machine, of which the loopback ones are known.
-    // No address at all is loopback.
-    let same = ip == own_ip
-        || (own_ip.is_unspecified() && (ip.is_loopback() || ip.is_unspecified()))
-        || (own_ip.is_loopback() && ip.is_unspecified());
-    address.port() == own.port() && same
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::collections::HashSet;
     use std::pin::Pin;
     use std::sync::Mutex;
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -242,7 +207,7 @@ mod tests {
     async fn a_parent_gets_an_address_that_was_checked_and_a_name_only_where_the_route_says_so() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let parent = Parent::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
-        let dialer = Dialer::new(Arc::new(Private), Some(parent), Vec::new());
+        let dialer = Dialer::new(Arc::new(Private), Some(parent), Vec::new()).unwrap();
         let host = Host::parse("api.test").unwrap();
         let deadline = Instant::now() + Duration::from_secs(10);
         let refused = dialer.dial(&host, 443, (&[], Resolves::Here), deadline).await;
@@ -272,7 +237,7 @@ mod tests {
         let refused = dialer.dial(&private, 443, (&[], Resolves::Parent), deadline).await;
         assert!(matches!(refused, Err(DialError::NotAllowed(_))), "{refused:?}");
         // Without a parent there is no one else to look it up.
-        let alone = Dialer::new(Arc::new(Private), None, Vec::new());
+        let alone = Dialer::new(Arc::new(Private), None, Vec::new()).unwrap();
         let refused = alone.dial(&host, 443, (&[], Resolves::Parent), deadline).await;
         assert!(matches!(refused, Err(DialError::NotAllowed(_))), "{refused:?}");
     }
@@ -297,7 +262,7 @@ mod tests {
     fn rebinding(answers: &[&str]) -> (Arc<Rebinding>, Dialer) {
         let answers = Mutex::new(answers.iter().map(|answer| answer.parse().unwrap()).collect());
         let resolver = Arc::new(Rebinding { answers, asked: AtomicUsize::new(0) });
-        (Arc::clone(&resolver), Dialer::new(resolver, None, Vec::new()))
+        (Arc::clone(&resolver), Dialer::new(resolver, None, Vec::new()).unwrap())
     }
 
     #[tokio::test]
@@ -340,8 +305,9 @@ mod tests {
         for (gateways, refused) in [(&["10.1.0.1", "fe80::1"][..], true), (&[], false)] {
             for address in all.into_iter().skip(usize::from(!refused)) {
                 let (_, dialer) = rebinding(&[address]);
-                let gateways: Vec<IpAddr> = gateways.iter().map(|gateway| gateway.parse().unwrap()).collect();
-                *dialer.near.write().unwrap() = Near::with(&gateways);
+                dialer.saw(Ok(Near::with(gateways, &[])));
+                // What cannot be read changes nothing.
+                dialer.saw(Err(io::Error::from_raw_os_error(libc::EMFILE)));
                 let permitted = dialer.permitted(&host, 443, &leave).await;
                 assert_eq!(matches!(permitted, Err(DialError::Near(_))), refused, "{address}: {permitted:?}");
             }
@@ -355,10 +321,10 @@ mod tests {
 
     #[tokio::test]
     async fn there_are_only_so_many_places_and_one_that_is_given_back_is_given_again() {
-        let dialer = Dialer::new(Arc::new(Private), None, Vec::new());
+        let dialer = Dialer::new(Arc::new(Private), None, Vec::new()).unwrap().with_places(9);
         let soon = Instant::now;
         let mut places = Vec::new();
-        for _ in 0..CONNECTIONS {
+        for _ in 0..9 {
             places.push(dialer.place(soon()).await.unwrap());
         }
         assert!(matches!(dialer.place(soon()).await, Err(DialError::Full)));
@@ -366,63 +332,109 @@ mod tests {
         assert!(dialer.place(soon()).await.is_ok());
     }
 
-    #[tokio::test]
-    async fn a_silent_address_does_not_hold_up_one_that_answers() {
-        // A listener whose queue is full is silent.
+    /// A listener whose queue is full is silent.
+    async fn silent() -> (tokio::net::TcpListener, Vec<TcpStream>) {
         let silent = tokio::net::TcpSocket::new_v4().unwrap();
         silent.bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let silent = silent.listen(1).unwrap();
-        let silent_address = silent.local_addr().unwrap();
+        let address = silent.local_addr().unwrap();
         let mut full = Vec::new();
-        while let Ok(stream) =
-            timeout_at(Instant::now() + Duration::from_millis(200), TcpStream::connect(silent_address)).await
+        while let Ok(Ok(stream)) =
+            timeout_at(Instant::now() + Duration::from_millis(200), TcpStream::connect(address)).await
         {
             full.push(stream);
         }
+        (silent, full)
+    }
+
+    #[tokio::test]
+    async fn a_silent_address_does_not_hold_up_one_that_answers() {
+        let (silent, _full) = silent().await;
         let answering = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = answering.local_addr().unwrap();
-        let dialer = Dialer::new(Arc::new(Private), None, Vec::new());
+        let dialer = Dialer::new(Arc::new(Private), None, Vec::new()).unwrap();
         let began = Instant::now();
-        let stream = dialer.connect(&[silent_address, address]).await.unwrap();
+        let stream = dialer.connect(&[silent.local_addr().unwrap(), address], later()).await.unwrap();
         assert_eq!(stream.peer_addr().unwrap(), address);
-        assert!(began.elapsed() >= ATTEMPT_DELAY, "the first address had its turn");
+        assert!(began.elapsed() >= Duration::from_millis(250), "the first address had its turn");
+    }
+
+    #[tokio::test]
+    async fn a_dial_holds_two_sockets_however_many_addresses_are_silent() {
+        let (silent, _full) = silent().await;
+        let address = silent.local_addr().unwrap();
+        let dialer = Dialer::new(Arc::new(Private), None, Vec::new()).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(2);
+        let (addresses, most) = ([address; 16], AtomicUsize::new(0));
+        let dialled = timeout_at(deadline, dialer.connect(&addresses, deadline));
+        let counting = async {
+            // As the kernel has them: of those to this address, the ones that wait for an answer.
+            let waits_for_it = format!("0100007F:{:04X} 02 ", address.port());
+            loop {
+                let table = std::fs::read_to_string("/proc/thread-self/net/tcp").unwrap();
+                let to_it = table.lines().filter(|line| line.contains(&waits_for_it));
+                // A line may come twice where others change the table.
+                let from: HashSet<_> = to_it.map(|line| line.split_whitespace().nth(1)).collect();
+                most.fetch_max(from.len(), Ordering::SeqCst);
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            dialled = dialled => assert!(dialled.is_err()),
+            () = counting => {}
+        }
+        assert_eq!(most.into_inner(), crate::upstream::DIALLED_AT_ONCE);
+    }
+
+    fn later() -> Instant {
+        Instant::now() + Duration::from_secs(10)
     }
 
     #[tokio::test]
     async fn an_address_that_refuses_is_followed_by_the_next_and_the_last_failure_is_told() {
         let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let answering = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let dialer = Dialer::new(Arc::new(Private), None, Vec::new());
+        let dialer = Dialer::new(Arc::new(Private), None, Vec::new()).unwrap();
         let address = answering.local_addr().unwrap();
-        assert_eq!(dialer.connect(&[closed, address]).await.unwrap().peer_addr().unwrap(), address);
-        assert!(matches!(dialer.connect(&[closed]).await, Err(DialError::Connect(_))));
-        assert!(matches!(dialer.connect(&[]).await, Err(DialError::NoAddress)));
+        assert_eq!(dialer.connect(&[closed, address], later()).await.unwrap().peer_addr().unwrap(), address);
+        assert!(matches!(dialer.connect(&[closed], later()).await, Err(DialError::Connect(_))));
+        assert!(matches!(dialer.connect(&[], later()).await, Err(DialError::NoAddress)));
     }
 
-    #[test]
-    fn the_families_take_turns() {
-        let parse =
-            |list: &[&str]| list.iter().map(|text| text.parse().unwrap()).collect::<Vec<SocketAddr>>();
-        let resolved = parse(&["[2001:db8::1]:1", "[2001:db8::2]:1", "[2001:db8::3]:1", "192.0.2.1:1"]);
-        let order = parse(&["[2001:db8::1]:1", "192.0.2.1:1", "[2001:db8::2]:1", "[2001:db8::3]:1"]);
-        assert_eq!(interleaved(&resolved), order);
-    }
-
-    #[test]
-    fn our_own_listener_is_recognised_by_any_of_its_addresses() {
-        let address = |text: &str| text.parse::<SocketAddr>().unwrap();
-        for (dialled, own, same) in [
-            ("127.0.0.1:9099", "127.0.0.1:9099", true),
-            ("127.0.0.2:9099", "0.0.0.0:9099", true),
-            ("[::ffff:127.0.0.1]:9099", "127.0.0.1:9099", true),
-            ("[::1]:9099", "[::]:9099", true),
-            ("0.0.0.0:9099", "127.0.0.1:9099", true),
-            ("[::]:9099", "[::1]:9099", true),
-            ("127.0.0.1:443", "127.0.0.2:443", false),
-            ("127.0.0.1:9100", "127.0.0.1:9099", false),
-            ("10.0.0.1:9099", "10.0.0.2:9099", false),
+    #[tokio::test]
+    async fn our_own_listener_is_not_dialled_in_any_form_of_its_address() {
+        let own = ["0.0.0.0:9099", "127.0.0.1:9100"].map(|own| own.parse().unwrap()).to_vec();
+        let leave = [PrivateAllow::parse("0.0.0.0/0").unwrap(), PrivateAllow::parse("::/0").unwrap()];
+        let dialer = Dialer::new(Arc::new(Private), None, own).unwrap();
+        dialer.saw(Ok(Near::with(&[], &["203.0.113.5"])));
+        for (ip, port) in [
+            ("203.0.113.5", 9099),
+            ("::ffff:203.0.113.5", 9099),
+            ("64:ff9b::203.0.113.5", 9099),
+            ("2002:cb00:7105::1", 9099),
+            ("2001:0:808:808::34ff:8efa", 9099),
+            ("2606:4700::5efe:203.0.113.5", 9099),
+            ("64:ff9b::127.0.0.1", 9100),
         ] {
-            assert_eq!(reaches(address(dialled), address(own)), same, "{dialled} {own}");
+            let checked = dialer.check(ip.parse().unwrap(), port, &leave);
+            assert!(matches!(checked, Err(DialError::Ours(_))), "{ip}: {checked:?}");
+            assert!(dialer.check(ip.parse().unwrap(), 9101, &leave).is_ok(), "{ip}: another port");
         }
+    }
+
+    #[tokio::test]
+    async fn a_parent_is_looked_up_as_hosts_are() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let answers = Mutex::new(vec!["127.0.0.1".parse().unwrap()]);
+        let resolver = Arc::new(Rebinding { answers, asked: AtomicUsize::new(0) });
+        let parent = Parent::parse(&format!("http://parent.test:{port}")).unwrap();
+        let dialer =
+            Dialer::new(Arc::clone(&resolver) as Arc<dyn Resolve>, Some(parent), Vec::new()).unwrap();
+        let host = Host::parse("8.8.8.8").unwrap();
+        let dialled = dialer.dial(&host, 443, (&[], Resolves::Here), later());
+        let (dialled, ()) = tokio::join!(dialled, async { drop(listener.accept().await.unwrap()) });
+        assert!(matches!(dialled, Err(DialError::Parent(ParentError::Io(_)))), "{dialled:?}");
+        assert_eq!(resolver.asked.load(Ordering::SeqCst), 1);
     }
 }

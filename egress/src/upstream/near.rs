@@ -1,35 +1,32 @@
-//! What lies next to us and is never dialled, whatever a route exempts: the gateways of our interfaces, where the host and
-//! its services answer, and the resolver that Docker puts into a container.
+//! What lies next to us and is never dialled, whatever a route exempts: the gateways of our routes, where the host and
+//! its services answer, and the resolver that Docker puts into a container. And which addresses are our own.
 
-use std::fs;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use nix::ifaddrs::getifaddrs;
+
+use super::gateways;
 
 /// Where Docker's resolver listens in every container.
 const DOCKER_RESOLVER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 11);
-/// The kernel's mark of a route through another machine.
-const RTF_GATEWAY: u32 = 0x2;
 
-/// The addresses next to us.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// The addresses next to us, and those of our interfaces.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Near {
     gateways: Vec<IpAddr>,
+    here: Vec<IpAddr>,
 }
 
 impl Near {
-    /// As the kernel's routes have it now.
-    pub(super) fn read() -> Near {
-        // A kernel without IPv6 has no such file, and no such routes.
-        let read = |path| fs::read_to_string(path).unwrap_or_default();
-        Near::parse(&read("/proc/net/route"), &read("/proc/net/ipv6_route"))
-    }
-
-    fn parse(v4: &str, v6: &str) -> Near {
-        let v4 = v4.lines().skip(1).filter_map(gateway_v4).map(IpAddr::V4);
-        let v6 = v6.lines().filter_map(gateway_v6).map(IpAddr::V6);
-        let mut gateways: Vec<IpAddr> = v4.chain(v6).filter(|gateway| !gateway.is_unspecified()).collect();
-        gateways.sort_unstable();
-        gateways.dedup();
-        Near { gateways }
+    /// As the kernel's routes and interfaces have it now. What cannot be read is an error: to know of none is to dial them.
+    pub(super) fn read() -> io::Result<Near> {
+        let interfaces = getifaddrs()?.filter_map(|interface| interface.address);
+        let ip = |address: nix::sys::socket::SockaddrStorage| {
+            let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+            v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
+        };
+        Ok(Near { gateways: gateways::read()?, here: interfaces.filter_map(ip).collect() })
     }
 
     /// Whether dialling `ip` leads there.
@@ -37,31 +34,29 @@ impl Near {
         let ip = ip.to_canonical();
         ip == DOCKER_RESOLVER || self.gateways.contains(&ip)
     }
-}
 
-/// `Iface Destination Gateway Flags …`, numbers as they lie in memory.
-fn gateway_v4(line: &str) -> Option<Ipv4Addr> {
-    let mut fields = line.split_whitespace().skip(2);
-    let gateway = u32::from_str_radix(fields.next()?, 16).ok()?;
-    is_gateway(fields.next()?).then(|| Ipv4Addr::from(gateway.to_ne_bytes()))
-}
+    /// Whether dialling `address` may reach a listener of ours on `own`.
+    pub(super) fn reaches(&self, address: SocketAddr, own: SocketAddr) -> bool {
+        let ip = address.ip().to_canonical();
+        let own_ip = own.ip().to_canonical();
+        // A listener on every address is reached by any address of this machine. No address at all is loopback.
+        let same = ip == own_ip
+            || (own_ip.is_unspecified() && self.is_here(ip))
+            || (own_ip.is_loopback() && ip.is_unspecified());
+        address.port() == own.port() && same
+    }
 
-/// `destination length source length gateway metric references uses flags device`.
-fn gateway_v6(line: &str) -> Option<Ipv6Addr> {
-    let mut fields = line.split_whitespace().skip(4);
-    let gateway = u128::from_str_radix(fields.next()?, 16).ok()?;
-    is_gateway(fields.nth(3)?).then(|| Ipv6Addr::from(gateway))
-}
-
-fn is_gateway(flags: &str) -> bool {
-    u32::from_str_radix(flags, 16).is_ok_and(|flags| flags & RTF_GATEWAY != 0)
+    fn is_here(&self, ip: IpAddr) -> bool {
+        ip.is_loopback() || ip.is_unspecified() || self.here.contains(&ip)
+    }
 }
 
 #[cfg(test)]
 impl Near {
-    /// As if the interfaces had these.
-    pub(super) fn with(gateways: &[IpAddr]) -> Near {
-        Near { gateways: gateways.to_vec() }
+    /// As if the kernel had told these.
+    pub(super) fn with(gateways: &[&str], here: &[&str]) -> Near {
+        let parse = |list: &[&str]| list.iter().filter_map(|text| text.parse().ok()).collect();
+        Near { gateways: parse(gateways), here: parse(here) }
     }
 }
 
@@ -70,28 +65,46 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    const V4: &str = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\n\
-        eth0\t00000000\t010200C0\t0003\t0\t0\t0\t00000000\n\
-        docker0\t000011AC\t00000000\t0001\t0\t0\t0\t0000FFFF\n\
-        eth0\t000200C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\n";
-    const V6: &str = "00000000000000000000000000000000 00 00000000000000000000000000000000 00 fe800000000000000000000000000001 00000400 00000001 00000000 00450003     eth0\n\
-        fe800000000000000000000000000000 40 00000000000000000000000000000000 00 00000000000000000000000000000000 00000100 00000001 00000000 00000001     eth0\n";
-
     #[test]
-    fn gateways_are_those_of_the_kernels_routes_and_docker_has_a_resolver() {
-        let near = Near::parse(V4, V6);
+    fn gateways_are_near_and_so_is_dockers_resolver() {
+        let near = Near::with(&["192.0.2.1", "fe80::1"], &[]);
         let ip = |text: &str| text.parse::<IpAddr>().unwrap();
-        #[cfg(target_endian = "little")]
-        assert!(near.holds(ip("192.0.2.1")) && near.holds(ip("::ffff:192.0.2.1")));
-        assert!(
-            near.holds(ip("fe80::1")) && near.holds(ip("127.0.0.11")) && near.holds(ip("::ffff:127.0.0.11"))
-        );
+        for held in ["192.0.2.1", "::ffff:192.0.2.1", "fe80::1", "127.0.0.11", "::ffff:127.0.0.11"] {
+            assert!(near.holds(ip(held)), "{held}");
+        }
         for other in ["192.0.2.2", "192.0.2.0", "127.0.0.1", "0.0.0.0", "::", "fe80::2"] {
             assert!(!near.holds(ip(other)), "{other}");
         }
-        assert!(
-            Near::parse("", "").holds(DOCKER_RESOLVER.into())
-                && Near::parse("x\ny z\n", "1 2").gateways.is_empty()
-        );
+    }
+
+    #[test]
+    fn what_the_kernel_tells_is_read() {
+        let near = Near::read().unwrap();
+        assert!(near.here.contains(&IpAddr::V4(Ipv4Addr::LOCALHOST)), "{near:?}");
+        assert!(!near.gateways.iter().any(IpAddr::is_unspecified), "{near:?}");
+    }
+
+    #[test]
+    fn our_own_listener_is_recognised_by_any_of_its_addresses() {
+        let address = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let near = Near::with(&["10.0.0.254"], &["10.0.0.1", "2001:db8::1"]);
+        for (dialled, own, same) in [
+            ("127.0.0.1:9099", "127.0.0.1:9099", true),
+            ("127.0.0.2:9099", "0.0.0.0:9099", true),
+            ("[::ffff:127.0.0.1]:9099", "127.0.0.1:9099", true),
+            ("[::1]:9099", "[::]:9099", true),
+            ("0.0.0.0:9099", "127.0.0.1:9099", true),
+            ("[::]:9099", "[::1]:9099", true),
+            ("127.0.0.1:443", "127.0.0.2:443", false),
+            ("127.0.0.1:9100", "127.0.0.1:9099", false),
+            ("10.0.0.1:9099", "10.0.0.2:9099", false),
+            ("10.0.0.1:9099", "0.0.0.0:9099", true),
+            ("[::ffff:10.0.0.1]:9099", "[::]:9099", true),
+            ("[2001:db8::1]:9099", "[::]:9099", true),
+            ("10.0.0.3:9099", "0.0.0.0:9099", false),
+            ("10.0.0.1:9100", "0.0.0.0:9099", false),
+        ] {
+            assert_eq!(near.reaches(address(dialled), address(own)), same, "{dialled} {own}");
+        }
     }
 }

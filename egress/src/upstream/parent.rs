@@ -1,5 +1,6 @@
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -8,6 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use zeroize::Zeroizing;
 
+use super::resolve::Resolve;
 use crate::credential::percent_decode;
 
 /// The head of a parent's answer may take this much.
@@ -59,8 +61,17 @@ impl Parent {
     }
 
     /// A connection to `target`, an address or a name with a port, through this proxy.
-    pub(super) async fn connect(&self, target: &str) -> Result<TcpStream, ParentError> {
-        let mut stream = TcpStream::connect((self.host.as_str(), self.port)).await?;
+    pub(super) async fn connect(
+        &self,
+        resolver: &dyn Resolve,
+        target: &str,
+    ) -> Result<TcpStream, ParentError> {
+        let addresses = match self.host.ip() {
+            Some(ip) => vec![ip],
+            None => resolver.resolve(self.host.as_str()).await?,
+        };
+        let addresses: Vec<_> = addresses.into_iter().map(|ip| SocketAddr::new(ip, self.port)).collect();
+        let mut stream = TcpStream::connect(&addresses[..]).await?;
         stream.set_nodelay(true)?;
         let authorization = self.authorization.as_ref().map_or("", |line| line.as_str());
         let request =
@@ -110,6 +121,7 @@ fn status(head: &[u8]) -> Option<u16> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use super::super::resolve::SystemResolver;
     use super::*;
 
     #[test]
@@ -138,7 +150,8 @@ mod tests {
             stream.write_all(answer).await.unwrap();
             String::from_utf8(head).unwrap()
         };
-        let (connected, head) = tokio::join!(parent.connect("[2001:db8::1]:443"), answering);
+        let resolver = SystemResolver::default();
+        let (connected, head) = tokio::join!(parent.connect(&resolver, "[2001:db8::1]:443"), answering);
         (head, connected)
     }
 

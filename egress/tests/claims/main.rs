@@ -1,6 +1,7 @@
 //! What the proxy promises, each promise a test against the real thing over loopback.
 #![allow(clippy::unwrap_used)]
 
+mod around;
 mod credentials;
 mod forwarding;
 mod front;

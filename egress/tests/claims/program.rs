@@ -329,7 +329,7 @@ fn a_token_of_the_environment_is_wiped_from_it() {
 }
 
 /// An upstream that answers each request with what it was sent, and the request that it had.
-fn reflecting() -> (u16, std::sync::mpsc::Receiver<String>) {
+pub(super) fn reflecting() -> (u16, std::sync::mpsc::Receiver<String>) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let (sender, seen) = std::sync::mpsc::channel();

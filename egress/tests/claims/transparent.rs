@@ -22,7 +22,7 @@ enum Led {
 const BOTH: [Led; 2] = [Led::Redirected, Led::HandedOver];
 
 /// Runs `test` with a network of its own, in which 198.51.100.0/24 is on this side of the wire.
-fn apart(test: impl Future<Output = ()> + Send + 'static) {
+pub(super) fn apart(test: impl Future<Output = ()> + Send + 'static) {
     let thread = std::thread::spawn(move || {
         unshare(CloneFlags::CLONE_NEWNET).expect("these tests need root, for a network namespace");
         run("ip", &["link", "set", "lo", "up"], "");
@@ -35,7 +35,7 @@ fn apart(test: impl Future<Output = ()> + Send + 'static) {
     }
 }
 
-fn run(program: &str, arguments: &[&str], input: &str) {
+pub(super) fn run(program: &str, arguments: &[&str], input: &str) {
     let mut child = Command::new(program).args(arguments).stdin(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
     assert!(child.wait().unwrap().success(), "{program} {arguments:?}\n{input}");

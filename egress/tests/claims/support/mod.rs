@@ -134,7 +134,8 @@ impl Bench {
                 Arc::new(Resolver(Arc::clone(&names))),
                 None,
                 vec![address, transparent, dns],
-            ),
+            )
+            .unwrap(),
             tls: UpstreamTls::new(Some(&upstream.roots)).unwrap(),
             recorder: Recorder::open(&journal).unwrap(),
             uses: Uses::open(&egress::uses::path(root)).unwrap(),
