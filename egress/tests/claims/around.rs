@@ -92,7 +92,7 @@ fn where_there_are_few_descriptors_a_bottle_may_have_few_connections_and_those_a
     assert!(init(root.path()).status.success());
     let mut limited = Command::new("sh");
     limited
-        .args(["-c", "ulimit -n 300; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_egress")])
+        .args(["-c", "ulimit -n 150; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_egress")])
         .args(egress(root.path()).get_args())
         .env("NO_COLOR", "1")
         .current_dir(root.path())
@@ -100,7 +100,7 @@ fn where_there_are_few_descriptors_a_bottle_may_have_few_connections_and_those_a
     let mut child = limited.spawn().unwrap();
     let mut log = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
     let said = log.find(|line| line.contains("the limit of open files is low")).unwrap();
-    assert!(said.contains("descriptors=300 from_bottle=64 upstream=16"), "{said}");
+    assert!(said.contains("descriptors=150 from_bottle=64 upstream=16"), "{said}");
     let listening = log.find(|line| line.contains("listening")).unwrap();
     let address = listening.rsplit('=').next().unwrap().to_owned();
     let drained = std::thread::spawn(move || log.filter(|line| line.contains("cannot accept")).count());
@@ -126,7 +126,7 @@ fn where_there_are_few_descriptors_a_bottle_may_have_few_connections_and_those_a
         stream.write_all(b"GET http://").unwrap();
         stream
     };
-    let many = (0..350).map(|_| begun()).collect::<Vec<_>>();
+    let many = (0..160).map(|_| begun()).collect::<Vec<_>>();
     for _ in 0..50 {
         let answer = ask();
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
