@@ -10,17 +10,18 @@ cd "$ROOT"
 bash scripts/need.sh rust cc llvm >&2
 host=$(rustc -vV | sed -n 's/^host: //p')
 llvm=$(rustc -vV | sed -n 's/^LLVM version: \([0-9]*\).*/\1/p')
-counts=$(mktemp -d)
-trap 'rm -rf "$counts"' EXIT
+# A fixed place, because it is written into the program.
+counts=$(target_dir)/counting/counts
+rm -rf "$counts"
 
 say "building the benchmark, and an egress that counts"
 cargo bench --locked --quiet --profile release -p egress --bench proxy --no-run >&2
 # The profile, the target and the features are those of scripts/binaries.sh: the names of functions depend on them.
-CARGO_TARGET_DIR=$(target_dir)/counting RUSTFLAGS="-C target-feature=+crt-static -C profile-generate=$counts" \
+CARGO_TARGET_DIR=$(target_dir)/counting CARGO_ENCODED_RUSTFLAGS="-Ctarget-feature=+crt-static"$'\037'"-Cprofile-generate=$counts" \
     cargo build --locked --quiet --profile dist --target "$host" --package egress --bins >&2
 
 export EGRESS_BENCH_EGRESS=$(target_dir)/counting/$host/dist/egress
-for row in keep-alive connection inspection events; do
+for row in keep-alive connection GiB inspection events; do
     say "counting: $row"
     timeout --kill-after=10 120 cargo bench --locked --quiet --profile release -p egress --bench proxy -- "$row" </dev/null >&2
 done

@@ -4,7 +4,7 @@
 //! in the ClientHello or in Host, and it is resolved here, as any other.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use nix::errno::Errno;
@@ -86,9 +86,10 @@ pub(crate) async fn serve(
 /// The port that the connection was meant for.
 fn destination(stream: &TcpStream) -> io::Result<u16> {
     let local = stream.local_addr()?;
-    let original = match local {
-        SocketAddr::V4(_) => getsockopt(stream, sockopt::OriginalDst).map(|found| found.sin_port),
-        SocketAddr::V6(_) => getsockopt(stream, sockopt::Ip6tOriginalDst).map(|found| found.sin6_port),
+    // A listener on `[::]` is come to over IPv4 too.
+    let original = match local.ip().to_canonical() {
+        IpAddr::V4(_) => getsockopt(stream, sockopt::OriginalDst).map(|found| found.sin_port),
+        IpAddr::V6(_) => getsockopt(stream, sockopt::Ip6tOriginalDst).map(|found| found.sin6_port),
     };
     match original {
         Ok(port) => Ok(u16::from_be(port)),

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use nix::sys::signal::Signal;
 
 use crate::program::{address_in, directory, egress, get, init, reflecting, start_seeing};
-use crate::transparent::{apart, run};
+use crate::transparent::{Led, apart, lead, run};
 
 /// Runs `ip`, which says where an address or a route is to be.
 fn ip(arguments: &str) {
@@ -39,6 +39,23 @@ fn a_listener_on_every_address_is_not_dialled_by_any_address_of_the_machine() {
         assert!(running.told().starts_with("READY=1"));
         let answer = get(&proxy, "http://203.0.113.6:8081/");
         assert!(answer.contains("address-not-allowed") && answer.contains("this proxy itself"), "{answer}");
+    });
+}
+
+#[test]
+fn a_transparent_listener_for_both_families_serves_what_is_redirected_over_ipv4() {
+    apart(async {
+        let (port, _seen) = reflecting();
+        let root = directory(&routes(&["127.0.0.1"], port));
+        assert!(init(root.path()).status.success());
+        let (running, _log) = start_seeing(root.path(), &["--transparent", "[::]:9098"]);
+        assert!(running.told().starts_with("READY=1"));
+        lead(Led::Redirected, "127.0.0.1:9098".parse().unwrap());
+        let mut stream = TcpStream::connect(("198.51.100.7", port)).unwrap();
+        write!(stream, "GET / HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nconnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     });
 }
 

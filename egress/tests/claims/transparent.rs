@@ -14,7 +14,7 @@ use crate::support::{BY_NAME, Bench, ELSEWHERE, HOST, read_head};
 
 /// How connections get to a listener that they were not meant for.
 #[derive(Debug, Clone, Copy)]
-enum Led {
+pub(super) enum Led {
     Redirected,
     HandedOver,
 }
@@ -41,7 +41,7 @@ pub(super) fn run(program: &str, arguments: &[&str], input: &str) {
     assert!(child.wait().unwrap().success(), "{program} {arguments:?}\n{input}");
 }
 
-fn lead(led: Led, to: SocketAddr) {
+pub(super) fn lead(led: Led, to: SocketAddr) {
     let rules = match led {
         Led::Redirected => format!(
             "table ip led {{\n chain out {{\n type nat hook output priority -100\n \
