@@ -1,12 +1,13 @@
 //! Bodies on their way through: counted, bounded in silence, ended when what allowed them ends. Never collected.
 
 mod parting;
+mod progress;
 mod watched;
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -29,6 +30,7 @@ use crate::lease::Lease;
 use crate::refusal::Code;
 use crate::upstream::Lent;
 pub(crate) use parting::Parting;
+pub(crate) use progress::Progress;
 use watched::Watched;
 
 /// What is read of a refused request's body, and for how long.
@@ -69,73 +71,6 @@ impl Meter {
                 debug!(%error, %code, "an answer broke off");
                 entry.event.code = Some(code.as_str().to_owned());
             }
-        }
-    }
-}
-
-/// How far a request's body has come.
-#[derive(Debug)]
-pub(crate) struct Progress {
-    start: Instant,
-    bytes: AtomicU64,
-    last_millis: AtomicU64,
-    too_large: AtomicBool,
-    broke_off: AtomicBool,
-    ended: AtomicBool,
-}
-
-impl Progress {
-    pub(crate) fn new() -> Arc<Progress> {
-        Arc::new(Progress {
-            start: Instant::now(),
-            bytes: AtomicU64::new(0),
-            last_millis: AtomicU64::new(0),
-            too_large: AtomicBool::new(false),
-            broke_off: AtomicBool::new(false),
-            ended: AtomicBool::new(false),
-        })
-    }
-
-    /// Whether the body was cut because it is larger than it may be.
-    pub(crate) fn is_too_large(&self) -> bool {
-        self.too_large.load(Ordering::Relaxed)
-    }
-
-    /// Whether the client did not send the body as it said.
-    pub(crate) fn is_broken_off(&self) -> bool {
-        self.broke_off.load(Ordering::Relaxed)
-    }
-
-    /// Whether the body was cut because it took too long, or was no longer allowed.
-    fn is_ended(&self) -> bool {
-        self.ended.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn bytes(&self) -> u64 {
-        self.bytes.load(Ordering::Relaxed)
-    }
-
-    /// Notes that `bytes` went through now.
-    pub(crate) fn note(&self, bytes: usize) {
-        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-        let millis = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.last_millis.store(millis, Ordering::Relaxed);
-    }
-
-    /// From when on nothing will have moved for `idle`, if nothing does.
-    pub(crate) fn stalls_at(&self, idle: Duration) -> Instant {
-        self.start + Duration::from_millis(self.last_millis.load(Ordering::Relaxed)) + idle
-    }
-
-    /// Whether nothing has moved for `idle`.
-    pub(crate) fn is_stalled(&self, idle: Duration) -> bool {
-        self.stalls_at(idle) <= Instant::now()
-    }
-
-    /// Returns when nothing has moved for `idle`.
-    pub(crate) async fn stalled(&self, idle: Duration) {
-        while !self.is_stalled(idle) {
-            sleep_until(self.stalls_at(idle)).await;
         }
     }
 }
