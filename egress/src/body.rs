@@ -41,9 +41,9 @@ const PASSED_OVER_TIMEOUT: Duration = Duration::from_secs(2);
 const GATHER_TIMEOUT: Duration = Duration::from_secs(10);
 /// After so many frames in a row it is asked whether more may follow.
 const ASKED_EVERY: u32 = 16;
-/// So much of a body is one step of the 128 that a task has before others have their turn: without TLS a single read may bring a hundred
-/// times as much as with it, and others would wait for all of them.
-const STEP_BYTES: usize = 16 * 1024;
+/// So much of a body is one step of the 128 that a task has before others have their turn, half a MiB: without TLS a single read may bring a
+/// hundred times as much as with it, and others would wait for all of them.
+const STEP_BYTES: usize = 4 * 1024;
 /// A body up to this is read whole when something in it is to be replaced.
 const WHOLE_LIMIT: u64 = 256 * 1024;
 
