@@ -23,7 +23,7 @@ pub(crate) fn service(head: &RequestHead<'_>) -> Option<GitService> {
     named.reduce(GitService::or)
 }
 
-/// What only WebDAV does: in the files of a repository it is a push.
+/// What only WebDAV does: in a repository it is a push.
 const DAV: [&str; 7] = ["LOCK", "UNLOCK", "MKCOL", "MOVE", "COPY", "PROPPATCH", "DELETE"];
 
 fn in_reading(method: &Method, path: &str, query: &str) -> Option<GitService> {
@@ -39,16 +39,14 @@ fn in_reading(method: &Method, path: &str, query: &str) -> Option<GitService> {
         return by_name;
     }
     let is_dav = is(Some(method.as_str()), &DAV);
-    let is_read = [Method::GET, Method::HEAD].contains(method);
-    let by_file = match (is_read, is_dav || *method == Method::PUT) {
-        (true, _) => Some(GitService::UploadPack),
-        (false, true) => Some(GitService::ReceivePack),
-        (false, false) => None,
-    };
+    let is_put = is(Some(method.as_str()), &["PUT"]);
+    // A server that takes another method for GET gives the file too.
+    let by_file = if is_dav || is_put { GitService::ReceivePack } else { GitService::UploadPack };
     if is(Some(last), &["refs"]) && is(second, &["info"]) {
         let named = query::occurrences(query, "service");
         let services = named.filter_map(|value| self::by_name(&query::lenient(value).collect::<Vec<_>>()));
-        return services.reduce(GitService::or).or(by_file.filter(|_| *method != Method::PUT));
+        // git writes it in no way; a store of files may.
+        return services.reduce(GitService::or).or((!is_put).then_some(by_file));
     }
     let is_listing = is(second, &["info"]) && is(Some(last), &["packs", "alternates", "http-alternates"]);
     let is_pack =
@@ -56,7 +54,7 @@ fn in_reading(method: &Method, path: &str, query: &str) -> Option<GitService> {
     if is(third, &["objects"])
         && (is_listing || is_pack || second.is_some_and(|first| is_object(first, last)))
     {
-        return by_file;
+        return Some(by_file);
     }
     if is_dav && has_elements(path, |element| ends_with(element, ".git")) {
         return Some(GitService::ReceivePack);
@@ -135,8 +133,8 @@ mod tests {
         ];
         for file in files {
             assert_eq!((service("GET", file), service("HEAD", file)), (fetch, fetch), "{file}");
-            assert_eq!((service("MOVE", file), service("LOCK", file)), (push, push), "{file}");
-            assert_eq!(service("POST", file), None, "{file}");
+            assert_eq!((service("MOVE", file), service("lock", file)), (push, push), "{file}");
+            assert_eq!((service("POST", file), service("get", file)), (fetch, fetch), "{file}");
         }
         for written in [format!("/r/objects/a0/{hash}"), "/r/objects/pack/pack-1.idx".to_owned()] {
             assert_eq!(service("PUT", &written), push, "{written}");

@@ -2,11 +2,10 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
 
-use crate::program::{address_in, directory, egress, get, init, reflecting, start_seeing};
+use crate::program::{address_in, directory, egress_behind, get, init, reflecting, start_seeing};
 use crate::transparent::{Led, apart, lead, run};
 
 /// Runs `ip`, which says where an address or a route is to be.
@@ -107,14 +106,7 @@ fn where_there_are_few_descriptors_a_bottle_may_have_few_connections_and_those_a
     let (port, _seen) = reflecting();
     let root = directory(&routes(&["127.0.0.1"], port));
     assert!(init(root.path()).status.success());
-    let mut limited = Command::new("sh");
-    limited
-        .args(["-c", "ulimit -n 150; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_egress")])
-        .args(egress(root.path()).get_args())
-        .env("NO_COLOR", "1")
-        .current_dir(root.path())
-        .stderr(Stdio::piped());
-    let mut child = limited.spawn().unwrap();
+    let mut child = egress_behind("ulimit -n 150", root.path()).spawn().unwrap();
     let mut log = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
     let said = log.find(|line| line.contains("the limit of open files is low")).unwrap();
     assert!(said.contains("from_bottle=64 upstream=16"), "{said}");

@@ -4,14 +4,14 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use audit::{Decision, Event};
 use nix::sys::signal::Signal;
 
-use crate::program::{Running, directory, egress, init};
+use crate::program::{Running, directory, egress_behind, init};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 /// So many requests are out when the disk gets full.
@@ -31,18 +31,9 @@ impl Stage {
         assert!(init(root.path()).status.success());
         let path = root.path().join("notify");
         let notifications = UnixDatagram::bind(&path).unwrap();
-        let plain = egress(root.path());
         // Who writes beyond the bound is told so, and not ended by a signal.
-        let mut child = Command::new("sh")
-            .args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""])
-            .arg(plain.get_program())
-            .args(plain.get_args())
-            .env("NO_COLOR", "1")
-            .env("NOTIFY_SOCKET", &path)
-            .current_dir(root.path())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut limited = egress_behind("trap '' XFSZ", root.path());
+        let mut child = limited.env("NOTIFY_SOCKET", &path).spawn().unwrap();
         let lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let (say, log) = channel();
         std::thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| say.send(line)));
@@ -91,9 +82,11 @@ impl Stage {
     /// What the journal has, whose chain is sound.
     fn events(&self) -> Vec<Event> {
         audit::verify(&self.journal).unwrap();
-        let lines = std::fs::read_to_string(&self.journal).unwrap();
+        let text = std::fs::read_to_string(&self.journal).unwrap();
+        // The program may end in the middle of an attempt, of which the next start takes away what there is.
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
         let event = |line| serde_json::from_str::<serde_json::Value>(line).unwrap()["event"].clone();
-        lines.lines().map(|line| serde_json::from_value(event(line)).unwrap()).collect()
+        whole.lines().map(|line| serde_json::from_value(event(line)).unwrap()).collect()
     }
 
     /// [`OUT`] requests go out, the disk gets full, and then they are answered.

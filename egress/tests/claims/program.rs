@@ -24,6 +24,20 @@ pub(super) fn egress(root: &Path) -> Command {
     command
 }
 
+/// The same behind `prelude`, in shell, with a log to be read.
+pub(super) fn egress_behind(prelude: &str, root: &Path) -> Command {
+    let plain = egress(root);
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", &format!("{prelude}; exec \"$0\" \"$@\"")])
+        .arg(plain.get_program())
+        .args(plain.get_args())
+        .env("NO_COLOR", "1")
+        .current_dir(root)
+        .stderr(Stdio::piped());
+    command
+}
+
 pub(super) fn init(root: &Path) -> Output {
     Command::new(env!("CARGO_BIN_EXE_egress"))
         .args(["ca", "init", "--ca-dir"])

@@ -3,12 +3,12 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixDatagram;
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::program::{Running, directory, egress, get, init};
+use crate::program::{Running, directory, egress, egress_behind, get, init};
 
 /// What a child has had of the processor, as far as the system tells: in hundredths of a second.
 fn processor_time(child: &Child) -> Duration {
@@ -22,14 +22,7 @@ fn processor_time(child: &Child) -> Duration {
 fn a_shortage_of_descriptors_is_waited_out_at_rest_and_passes() {
     let root = directory("routes: []\n");
     assert!(init(root.path()).status.success());
-    let mut limited = Command::new("sh");
-    limited
-        .args(["-c", "ulimit -n 24; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_egress")])
-        .args(egress(root.path()).get_args())
-        .env("NO_COLOR", "1")
-        .current_dir(root.path())
-        .stderr(Stdio::piped());
-    let mut child = limited.spawn().unwrap();
+    let mut child = egress_behind("ulimit -n 24", root.path()).spawn().unwrap();
     let mut log = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
     let listening = log.find(|line| line.contains("listening")).unwrap();
     let address = listening.rsplit('=').next().unwrap().to_owned();
@@ -62,15 +55,7 @@ fn a_revocation_comes_into_force_although_the_bottle_has_taken_all_descriptors()
     assert!(init(root.path()).status.success());
     let path = root.path().join("notify");
     let notifications = UnixDatagram::bind(&path).unwrap();
-    let child = Command::new("sh")
-        .args(["-c", "ulimit -n 40; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_egress")])
-        .args(egress(root.path()).get_args())
-        .env("NO_COLOR", "1")
-        .env("NOTIFY_SOCKET", &path)
-        .current_dir(root.path())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let child = egress_behind("ulimit -n 40", root.path()).env("NOTIFY_SOCKET", &path).spawn().unwrap();
     let mut running = Running { child, notifications };
     let mut log = BufReader::new(running.child.stderr.take().unwrap()).lines().map(Result::unwrap);
     let listening = log.find(|line| line.contains("listening")).unwrap();
