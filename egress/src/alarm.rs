@@ -88,6 +88,11 @@ impl Alarm {
         self.bell.has_rung.load(Ordering::Acquire) && self.bell.has_rung.swap(false, Ordering::AcqRel)
     }
 
+    /// Wakes the task now.
+    pub(crate) fn ring(&self) {
+        self.bell.ring();
+    }
+
     /// Ready from `until` on; before that, the task is woken then.
     pub(crate) fn poll_until(&self, until: Instant) -> Poll<()> {
         if until <= Instant::now() {

@@ -4,11 +4,11 @@ pub(crate) mod admit;
 mod ask;
 mod leaving;
 mod upgrade;
+mod waiting;
 
 use std::future::poll_fn;
 use std::mem;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Instant;
 
 use audit::Decision as Recorded;
@@ -32,6 +32,7 @@ use crate::frames::Looks;
 use crate::front::{Connection, Next};
 use crate::headers;
 use crate::inspect;
+use crate::interim::Interim;
 use crate::journal::Entry;
 use crate::lease::{Asked, Lease, RequestAsked};
 use crate::local;
@@ -47,6 +48,7 @@ use ask::Source;
 use leaving::{Rest, Watch};
 pub(crate) use leaving::{not_provided, secret_of};
 use upgrade::WEBSOCKET;
+use waiting::{given_up, let_through};
 
 /// Stands in answers and records for a path that holds a secret.
 const WITHHELD: &str = "(withheld)";
@@ -61,21 +63,24 @@ pub(crate) enum Via {
     LedHere(u16),
 }
 
-/// Answers one request, in a task that heeds `alarm`.
-pub(crate) async fn serve(
-    connection: &Connection,
-    alarm: &Alarm,
-    via: &Via,
-    request: Request<Incoming>,
-) -> Response<Body> {
-    let proxy = &connection.proxy;
+/// Where a request is answered: on a connection, in a task that heeds `alarm`, and what can be said there before the answer.
+#[derive(Clone, Copy)]
+pub(crate) struct Seat<'c> {
+    pub(crate) connection: &'c Connection,
+    pub(crate) alarm: &'c Alarm,
+    pub(crate) interim: Option<&'c Arc<Interim>>,
+}
+
+/// Answers one request.
+pub(crate) async fn serve(seat: Seat<'_>, via: &Via, request: Request<Incoming>) -> Response<Body> {
+    let proxy = &seat.connection.proxy;
     let snapshot = proxy.snapshot();
     if !matches!(via, Via::Tunnel(..)) && local::is_for_us(request.uri(), request.headers()) {
         return local::answer(proxy, &snapshot, request.method(), request.uri());
     }
     let subject = rough_subject(via, &request);
     match Judged::begin(proxy, snapshot, subject).await {
-        Ok(judged) => judged.run(via, (connection, alarm), request).await,
+        Ok(judged) => judged.run(via, seat, request).await,
         Err(response) => *response,
     }
 }
@@ -173,7 +178,7 @@ impl Judged {
     fn run(
         mut self,
         via: &Via,
-        (connection, alarm): (&Connection, &Alarm),
+        seat: Seat<'_>,
         mut request: Request<Incoming>,
     ) -> impl Future<Output = Response<Body>> + Send {
         let agent_side = hyper::upgrade::on(&mut request);
@@ -204,12 +209,17 @@ impl Judged {
                 }
                 return self.refuse(&refusal);
             }
-            let answered = match self.send(&mut plan, parts, source, alarm).await {
+            let answered = match self.send(&mut plan, parts, source, seat).await {
                 Ok((response, lent)) => self.clean(response, lent, &plan.watch),
                 Err(refusal) => Err(refusal),
             };
+            if let Some(interim) = seat.interim {
+                interim.close();
+            }
             match answered {
-                Ok(answer) => self.pass_back(answer, *plan, Opening { agent_side, connection }),
+                Ok(answer) => {
+                    self.pass_back(answer, *plan, Opening { agent_side, connection: seat.connection })
+                }
                 Err(refusal) => self.refuse(&refusal),
             }
         }
@@ -319,7 +329,7 @@ impl Judged {
         plan: &mut Plan<'_>,
         mut parts: request::Parts,
         source: Source,
-        alarm: &Alarm,
+        Seat { connection: _, alarm, interim }: Seat<'_>,
     ) -> impl Future<Output = Result<(Response<Incoming>, Option<Lent>), Refusal>> + Send {
         let (body, progress) = match source {
             Source::Agent(incoming) => {
@@ -340,6 +350,8 @@ impl Judged {
         *outgoing.method_mut() = mem::take(&mut parts.method);
         *outgoing.uri_mut() = mem::take(&mut plan.uri);
         *outgoing.headers_mut() = mem::take(&mut parts.headers);
+        // A client of HTTP/1.0 knows of no interim answers.
+        let interim = interim.filter(|_| parts.version == Version::HTTP_11);
         let plan = &*plan;
         async move {
             let inspection = plan.watch.inspection.as_ref();
@@ -353,13 +365,22 @@ impl Judged {
                 if let Some(rewriter) = rewriter {
                     outgoing = Box::pin(rewritten(outgoing, rewriter, plan, &progress)).await?;
                 }
+                let tap = interim.map(Interim::tap);
                 Ok(match plan.upgrade {
-                    Upgrade::None => plan.client.request(outgoing).await,
+                    Upgrade::None => plan.client.request(outgoing, tap).await,
                     Upgrade::WebSocket => {
-                        Box::pin(plan.client.upgrade(outgoing)).await.map(|response| (response, None))
+                        Box::pin(plan.client.upgrade(outgoing, tap)).await.map(|response| (response, None))
                     }
                 })
             };
+            let mut asked = std::pin::pin!(asked);
+            let asked = poll_fn(|context| {
+                let asked = asked.as_mut().poll(context);
+                if let Some(interim) = interim {
+                    interim.pass_on(|status, headers| plan.watch.clean(status, headers));
+                }
+                asked
+            });
             let answered = tokio::select! {
                 biased;
                 // First, because what allowed it may have ended since it was judged.
@@ -386,6 +407,9 @@ impl Judged {
                 let hint = "the upstream host changed the protocol unasked";
                 return Err(Refusal::new(Code::UpstreamFailed, hint));
             }
+            if let Some(interim) = interim.filter(|interim| !interim.is_through()) {
+                Box::pin(let_through(interim, &plan.limits, alarm)).await?;
+            }
             Ok((response, lent))
         }
     }
@@ -401,16 +425,13 @@ impl Judged {
             let hint = "the upstream host answered in a transfer coding that was not asked for";
             return Err(Refusal::new(Code::UpstreamFailed, hint));
         }
-        // Before it is forgotten in which transfer coding it came.
-        headers::settle_length(response.status(), response.headers_mut());
-        headers::towards_agent(response.headers_mut());
+        if watch.scrub.is_some() {
+            Scrub::whole(response.status(), response.headers())?;
+        }
+        watch.clean(response.status(), response.headers_mut());
         let has_body = !response.body().is_end_stream();
         let encoding = match &watch.scrub {
-            Some(scrub) => {
-                Scrub::whole(response.status(), response.headers())?;
-                scrub.headers(response.headers_mut());
-                scrub.decoding(response.headers_mut(), has_body)?
-            }
+            Some(scrub) => scrub.decoding(response.headers_mut(), has_body)?,
             None => None,
         };
         Ok(Answer { response, lent, encoding })
@@ -489,26 +510,6 @@ struct Answer {
     response: Response<Incoming>,
     lent: Option<Lent>,
     encoding: Option<scan::Encoding>,
-}
-
-/// Why a request ends that waits for its answer: nothing of it has moved for too long, or it is no longer allowed. To be polled where
-/// `alarm` is heeded.
-async fn given_up(progress: &Progress, limits: &Limits, alarm: &Alarm) -> Refusal {
-    let mut ending = None;
-    poll_fn(|context| {
-        if alarm.poll_until(progress.stalls_at(limits.idle).into_std()).is_ready() {
-            let hint = "the upstream host did not answer in time";
-            return Poll::Ready(Refusal::new(Code::UpstreamTimeout, hint));
-        }
-        if ending.is_none() && limits.lease.is_in_question() {
-            ending = Some(Box::pin(Arc::clone(&limits.lease).ended_after_a_moment()));
-        }
-        match &mut ending {
-            Some(ending) => ending.as_mut().poll(context).map(Refusal::from),
-            None => Poll::Pending,
-        }
-    })
-    .await
 }
 
 /// `outgoing` with the placeholder in its body replaced.

@@ -24,7 +24,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::alarm::{Alarm, Timer};
-use crate::exchange::{self, Via};
+use crate::exchange::{self, Seat, Via};
+use crate::interim::{Interim, Interposed};
 use crate::limits;
 use crate::proxy::Proxy;
 use crate::refusal::{Code, Refusal};
@@ -159,10 +160,13 @@ impl Connection {
         via: Arc<Via>,
     ) -> impl Future<Output = Option<Next>> + Send {
         let (connection, alarm) = (Arc::new(self), Arc::new(Alarm::new()));
+        let interim = Interim::new(Arc::clone(&alarm));
+        let stream = Interposed::new(stream, Arc::clone(&interim));
         let service = {
             let (connection, alarm) = (Arc::clone(&connection), Arc::clone(&alarm));
             service_fn(move |request| {
-                Arc::clone(&connection).answer(Arc::clone(&alarm), Arc::clone(&via), request)
+                let interim = Some(Arc::clone(&interim));
+                Arc::clone(&connection).answer((Arc::clone(&alarm), interim), Arc::clone(&via), request)
             })
         };
         let http = http1::Builder::new()
@@ -222,7 +226,7 @@ impl Connection {
     /// Boxed, because hyper keeps a request's room for as long as the connection is open.
     fn answer(
         self: Arc<Connection>,
-        alarm: Arc<Alarm>,
+        (alarm, interim): (Arc<Alarm>, Option<Arc<Interim>>),
         via: Arc<Via>,
         request: Request<Incoming>,
     ) -> Answering {
@@ -230,7 +234,10 @@ impl Connection {
         if opens_tunnel {
             Box::pin(async move { Ok(tunnel::open(&self, request).await) })
         } else {
-            Box::pin(async move { Ok(exchange::serve(&self, &alarm, &via, request).await) })
+            Box::pin(async move {
+                let seat = Seat { connection: &self, alarm: &alarm, interim: interim.as_ref() };
+                Ok(exchange::serve(seat, &via, request).await)
+            })
         }
     }
 
@@ -244,7 +251,7 @@ impl Connection {
         let (stream, alarm) = (Arc::new(self), Arc::new(Alarm::new()));
         let (request, shape) = websocket::unfold(request);
         let is_head = request.method() == Method::HEAD;
-        let mut answering = Arc::clone(&stream).answer(Arc::clone(&alarm), via, request);
+        let mut answering = Arc::clone(&stream).answer((Arc::clone(&alarm), None), via, request);
         let answered = poll_fn(|context| {
             alarm.heed(context.waker());
             answering.as_mut().poll(context)

@@ -30,6 +30,7 @@ pub mod fuzzing;
 mod headers;
 mod hold;
 mod inspect;
+mod interim;
 pub mod journal;
 mod lease;
 mod limits;

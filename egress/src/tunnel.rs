@@ -24,6 +24,7 @@ use crate::authority::{self, Endpoint};
 use crate::body::{Limits, Progress};
 use crate::exchange::{Judged, Via};
 use crate::front::{Connection, Next};
+use crate::interim::Interposed;
 use crate::lease::Asked;
 use crate::proxy::Proxy;
 use crate::refusal::{Code, Form, Refusal, Subject};
@@ -334,8 +335,8 @@ impl Tunnel {
 
 /// What an upgraded connection stands on, and what was read of it already; nothing of the HTTP before it is kept.
 fn beneath(upgraded: Upgraded) -> Result<(Vec<u8>, TcpStream), Upgraded> {
-    let parts = upgraded.downcast::<TokioIo<Prefixed<TcpStream>>>()?;
-    let (rest, stream) = parts.io.into_inner().into_parts();
+    let parts = upgraded.downcast::<TokioIo<Interposed<Prefixed<TcpStream>>>>()?;
+    let (rest, stream) = parts.io.into_inner().into_inner().into_parts();
     Ok(([&parts.read_buf[..], &rest].concat(), stream))
 }
 

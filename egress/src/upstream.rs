@@ -27,6 +27,7 @@ use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
+use crate::interim::Tap;
 use crate::limits::Gauge;
 use crate::refusal::{Code, Refusal};
 use crate::snapshot::OpenSide;
@@ -112,17 +113,23 @@ impl RouteClient {
         RouteClient(Arc::new(Pool::new(connector, open.tasks.clone())))
     }
 
-    /// The head of the answer to `request`, whose target is absolute, and the connection that its body comes on.
+    /// The head of the answer to `request`, whose target is absolute, and the connection that its body comes on. What HTTP/1.1 says before
+    /// goes to `tap`.
     pub(crate) fn request(
         &self,
         request: Request<Body>,
+        tap: Option<Tap>,
     ) -> impl Future<Output = Result<(Response<Incoming>, Option<Lent>), RequestError>> + Send {
-        self.0.request(request)
+        self.0.request(request, tap)
     }
 
     /// The same for a request that upgrades, over a connection of HTTP/1.1 of its own.
-    pub(crate) async fn upgrade(&self, request: Request<Body>) -> Result<Response<Incoming>, RequestError> {
-        self.0.upgrade(request).await
+    pub(crate) async fn upgrade(
+        &self,
+        request: Request<Body>,
+        tap: Option<Tap>,
+    ) -> Result<Response<Incoming>, RequestError> {
+        self.0.upgrade(request, tap).await
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::request;
+use http::{HeaderMap, StatusCode, request};
 use jiff::Timestamp;
 use policy::{AgentCredentials, Credential, Detector, Dlp, Route};
 use tracing::warn;
@@ -10,6 +10,7 @@ use tracing::warn;
 use super::Judged;
 use crate::authority::Endpoint;
 use crate::credential::{self, Exchanged, Secret};
+use crate::headers;
 use crate::inspect::{self, Format, Inspection, Suspicion};
 use crate::lease::RequestAsked;
 use crate::proxy::Proxy;
@@ -38,6 +39,16 @@ pub(super) enum Rest {
 impl Watch {
     pub(super) fn is_on(&self) -> bool {
         self.inspection.is_some() || self.scrub.is_some()
+    }
+
+    /// Takes out of the head of an answer, final or not, what ends here and what may not be seen in the bottle.
+    pub(super) fn clean(&self, status: StatusCode, headers: &mut HeaderMap) {
+        // Before it is forgotten in which transfer coding it came.
+        headers::settle_length(status, headers);
+        headers::towards_agent(headers);
+        if let Some(scrub) = &self.scrub {
+            scrub.headers(headers);
+        }
     }
 }
 

@@ -24,6 +24,7 @@ use super::connector::{Connector, Protocols, UpstreamStream};
 use super::dial::DialError;
 use super::line::{Line, Outgoing};
 use crate::alarm::nap;
+use crate::interim::Tap;
 use crate::lease::Lease;
 use crate::tasks::Tasks;
 
@@ -200,6 +201,7 @@ impl Pool {
     pub(super) async fn request(
         &self,
         request: Request<Body>,
+        tap: Option<Tap>,
     ) -> Result<(Response<Incoming>, Option<Lent>), RequestError> {
         let (key, target, mut request) = Key::of(request)?;
         let place = self.place(&key)?;
@@ -220,6 +222,9 @@ impl Pool {
                 Way::Http1(mut line) => {
                     *request.uri_mut() = Uri::from(target.clone());
                     request.headers_mut().insert(HOST, place.host.clone());
+                    if let Some(tap) = &tap {
+                        tap.listen(&mut request);
+                    }
                     match line.send(request, &self.tasks).await {
                         Ok(response) => {
                             return Ok((response, Some(Lent { line: Some(line), place, _use: None })));
@@ -256,13 +261,20 @@ impl Pool {
     }
 
     /// Sends `request`, which upgrades its connection.
-    pub(super) async fn upgrade(&self, request: Request<Body>) -> Result<Response<Incoming>, RequestError> {
+    pub(super) async fn upgrade(
+        &self,
+        request: Request<Body>,
+        tap: Option<Tap>,
+    ) -> Result<Response<Incoming>, RequestError> {
         let (key, target, mut request) = Key::of(request)?;
         let stream = self.connect(&key, Protocols::Http1).await?;
         let (mut sender, connection) = http1_builder().handshake(stream).await.map_err(RequestError::Http)?;
         self.tasks.execute(ended(connection.with_upgrades()));
         *request.uri_mut() = Uri::from(target);
         request.headers_mut().insert(HOST, key.host()?);
+        if let Some(tap) = tap {
+            tap.listen(&mut request);
+        }
         sender.send_request(request).await.map_err(RequestError::Http)
     }
 

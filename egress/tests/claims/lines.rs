@@ -10,63 +10,12 @@ use http::Request;
 use http_body_util::BodyExt;
 use hudsucker::Body;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::support::{Bench, HOST, Transport, get, read_head};
-
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// An origin that does with its connections what a test tells it.
-struct Origin {
-    listener: TcpListener,
-    bench: Bench,
-}
-
-impl Origin {
-    async fn new() -> Origin {
-        Origin::with("").await
-    }
-
-    /// With `more` in its route. It takes little that it does not read.
-    async fn with(more: &str) -> Origin {
-        let socket = TcpSocket::new_v4().unwrap();
-        socket.set_recv_buffer_size(4096).unwrap();
-        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        let listener = socket.listen(16).unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let bench = Bench::with(|_| {
-            format!(
-                "routes:\n  - host: {HOST}\n    scheme: http\n    ports: [{port}]\n    allow_private: [127.0.0.0/8]\n    {more}\n"
-            )
-        })
-        .await;
-        Origin { listener, bench }
-    }
-
-    async fn accept(&self) -> TcpStream {
-        timeout(PATIENCE, self.listener.accept()).await.unwrap().unwrap().0
-    }
-
-    /// Sends a request to the proxy, answers it on a new connection, and gives that.
-    async fn answered(&self, agent: &mut TcpStream, answer: &[u8]) -> TcpStream {
-        self.ask(agent, "GET", "").await;
-        let mut line = self.accept().await;
-        read_head(&mut line).await;
-        line.write_all(answer).await.unwrap();
-        assert!(read_head(agent).await.starts_with("HTTP/1.1 200"));
-        line
-    }
-
-    /// Sends a request to the proxy, with `more` after its first lines.
-    async fn ask(&self, agent: &mut TcpStream, method: &str, more: &str) {
-        let port = self.listener.local_addr().unwrap().port();
-        let head = format!("{method} http://{HOST}:{port}/ HTTP/1.1\r\nhost: {HOST}:{port}\r\n{more}\r\n");
-        agent.write_all(head.as_bytes()).await.unwrap();
-    }
-}
+use crate::support::{Bench, HOST, Origin, PATIENCE, Transport, get, read_head};
 
 async fn closes(stream: &mut TcpStream) -> bool {
     matches!(timeout(PATIENCE, stream.read(&mut [0; 64])).await, Ok(Ok(0) | Err(_)))

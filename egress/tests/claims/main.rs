@@ -10,6 +10,7 @@ mod held;
 mod hidden_name;
 mod http2;
 mod inspection;
+mod interim;
 mod journal;
 mod limits;
 mod lines;

@@ -3,6 +3,7 @@
 mod agent;
 mod grpc;
 mod mirror;
+mod origin;
 mod upstream;
 
 use std::collections::HashMap;
@@ -12,6 +13,7 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use egress::ca::{CertificateAuthority, Existing};
 use egress::journal::Recorder;
@@ -28,12 +30,16 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use agent::{Agent, Answer, Transport, get, http1_on, http2_on, read_head, request};
 pub(crate) use grpc::Plain;
 pub(crate) use mirror::in_form;
+pub(crate) use origin::Origin;
 pub(crate) use upstream::{CHUNK, CHUNKS, Upstream};
 
 /// The word that stands for a credential.
 pub(crate) const PLACEHOLDER: &str = "placeholder-0123456789";
 /// The host that the routes of the tests are for.
 pub(crate) const HOST: &str = "api.test";
+
+/// How long something may take that has to come.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// An address that belongs to no one (RFC 5737), where the names of the DNS answers are said to be.
 pub(crate) const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
