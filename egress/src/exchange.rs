@@ -3,6 +3,7 @@
 pub(crate) mod admit;
 mod ask;
 mod leaving;
+pub(crate) mod unread;
 mod upgrade;
 mod waiting;
 

@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::alarm::{Alarm, Timer};
-use crate::exchange::{self, Seat, Via};
+use crate::exchange::{self, Seat, Via, unread};
 use crate::interim::{Interim, Interposed};
 use crate::limits;
 use crate::proxy::Proxy;
@@ -36,7 +36,7 @@ use crate::{tunnel, websocket};
 /// How long a head may take, and how long a connection may be idle between requests.
 pub(crate) const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// What a head may take.
-const HEAD_LIMIT: usize = 64 * 1024;
+pub(crate) const HEAD_LIMIT: usize = 64 * 1024;
 /// What is read at once of a connection whose protocol is not known yet.
 pub(crate) const FIRST_READ: usize = 1024;
 /// What an HTTP/2 connection begins with.
@@ -163,7 +163,7 @@ impl Connection {
         let interim = Interim::new(Arc::clone(&alarm));
         let stream = Interposed::new(stream, Arc::clone(&interim));
         let service = {
-            let (connection, alarm) = (Arc::clone(&connection), Arc::clone(&alarm));
+            let (connection, alarm, via) = (Arc::clone(&connection), Arc::clone(&alarm), Arc::clone(&via));
             service_fn(move |request| {
                 let interim = Some(Arc::clone(&interim));
                 Arc::clone(&connection).answer((Arc::clone(&alarm), interim), Arc::clone(&via), request)
@@ -187,6 +187,9 @@ impl Connection {
             });
             if let Err(error) = served.await {
                 debug!(%error, "a connection ended early");
+                // It is closed, however long the record takes.
+                drop(http);
+                Box::pin(unread::record(&connection, &via, &error)).await;
             }
             connection.take_next()
         }

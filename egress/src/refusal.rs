@@ -30,6 +30,8 @@ const PROPOSE_EXCEPTION: &str = "mcp tool propose_capability, with dlp_exception
 pub enum Code {
     /// The policy refused the request.
     Policy(policy::Code),
+    /// The head of a request is not HTTP/1.1, or too large.
+    MalformedRequest,
     /// The target is not one that a proxy serves.
     MalformedTarget,
     /// Two places of the request name different hosts.
@@ -84,6 +86,7 @@ pub enum Code {
 
 /// The codes of this crate, for the documentation and its test.
 pub const CODES: &[Code] = &[
+    Code::MalformedRequest,
     Code::MalformedTarget,
     Code::AuthorityMismatch,
     Code::NestedConnect,
@@ -116,6 +119,7 @@ impl Code {
     pub fn as_str(self) -> &'static str {
         match self {
             Code::Policy(code) => code.as_str(),
+            Code::MalformedRequest => "malformed-request",
             Code::MalformedTarget => "malformed-target",
             Code::AuthorityMismatch => "authority-mismatch",
             Code::NestedConnect => "nested-connect",
@@ -168,7 +172,7 @@ impl Code {
             | Code::SecretReflected => StatusCode::FORBIDDEN,
             Code::RateLimit | Code::ConcurrencyLimit | Code::ConnectionLimit => StatusCode::TOO_MANY_REQUESTS,
             Code::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Code::MalformedBody => StatusCode::BAD_REQUEST,
+            Code::MalformedRequest | Code::MalformedBody => StatusCode::BAD_REQUEST,
             Code::AuditUnavailable => StatusCode::SERVICE_UNAVAILABLE,
             Code::UpstreamUnresolved
             | Code::UpstreamUnreachable
@@ -195,7 +199,7 @@ impl Code {
             | Code::UpstreamTls
             | Code::UpstreamTimeout
             | Code::UpstreamFailed => Some("upstream"),
-            Code::MalformedBody => Some("client"),
+            Code::MalformedRequest | Code::MalformedBody => Some("client"),
             Code::AuditUnavailable | Code::Internal => Some("egress"),
             Code::Policy(_)
             | Code::MalformedTarget

@@ -314,6 +314,77 @@ async fn answer_to_half(
 }
 
 #[tokio::test]
+async fn a_head_that_cannot_be_read_is_recorded_by_the_host_of_its_tunnel_alone() {
+    let bench = Bench::allowing(EVERYTHING).await;
+    let many: String = (0..101).map(|number| format!("x-{number}: 1\r\n")).collect();
+    let long = "x".repeat(64 * 1024);
+    for (head, status) in [
+        ("GET / HTTP/1.1\r\nno\u{1b}[2J colon\r\n\r\n".to_owned(), 400),
+        ("G\u{1b}[2JT / HTTP/1.1\r\n\r\n".to_owned(), 400),
+        ("GET / HTTP/7.0\r\n\r\n".to_owned(), 400),
+        ("POST / HTTP/1.1\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n".to_owned(), 400),
+        (format!("GET / HTTP/1.1\r\n{many}\r\n"), 431),
+        // Its end is not waited for.
+        (format!("GET / HTTP/1.1\r\nx: {long}"), 431),
+    ] {
+        let before = bench.events().await.len();
+        let direct: Box<dyn Both> = Box::new(bench.agent().dial().await);
+        let tunnel = bench.agent().tunnel(&bench.target(), HOST, &["http/1.1"]).await.unwrap();
+        let port = bench.upstream.tls.port();
+        for (mut stream, known) in [(direct, ("http", "", 0)), (Box::new(tunnel), ("https", HOST, port))] {
+            let answered = bench.events().await.len();
+            let _ = stream.write_all(head.as_bytes()).await;
+            let answer = read_head(&mut stream).await;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{head}: {answer}");
+            let mut events = bench.events().await;
+            while events.len() == answered {
+                events = bench.events().await;
+            }
+            let event = events.pop().unwrap();
+            let told = ["scheme", "host", "port", "method", "path", "status", "code", "decision"]
+                .map(|key| event[key].clone());
+            let (scheme, host, port) = known;
+            let wanted: [serde_json::Value; 8] = [
+                scheme.into(),
+                host.into(),
+                port.into(),
+                "".into(),
+                "".into(),
+                status.into(),
+                "malformed-request".into(),
+                "deny".into(),
+            ];
+            assert_eq!(told, wanted);
+        }
+        assert_eq!(bench.events().await.len(), before + 2);
+    }
+    assert!(!std::fs::read_to_string(&bench.journal).unwrap().contains("2J"));
+    assert_eq!(bench.upstream.memory.connections.get(), 0);
+}
+
+trait Both: AsyncRead + AsyncWrite + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Both for S {}
+
+#[tokio::test]
+async fn many_heads_that_cannot_be_read_are_counted_and_those_that_break_off_are_none() {
+    let bench = Bench::allowing(EVERYTHING).await;
+    for _ in 0..30 {
+        let mut stream = bench.agent().dial().await;
+        let answer = exchange(&mut stream, "no\r\n\r\n").await;
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+        let mut stream = bench.agent().dial().await;
+        stream.write_all(b"GET / HT").await.unwrap();
+    }
+    let total = |events: Vec<serde_json::Value>| {
+        let records = events.iter().filter(|event| event["type"] == "request").count() as u64;
+        let counted = events.iter().filter_map(|event| event["count"].as_u64()).sum::<u64>();
+        (records, counted)
+    };
+    while total(bench.events().await) != (20, 10) {}
+}
+
+#[tokio::test]
 async fn a_pipelined_second_request_is_judged() {
     let bench = Bench::allowing("matches: [{paths: [{type: prefix, value: /v1/}]}]").await;
     let plain = format!("{HOST}:{}", bench.upstream.plain.port());
