@@ -3,8 +3,9 @@ use std::time::Duration;
 use http::{Method, Request};
 use hudsucker::Body;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::timeout;
 
-use crate::support::{Answer, Bench, HOST, Upstream, http1_on, http2_on, read_head};
+use crate::support::{Answer, Bench, HOST, PATIENCE, Upstream, http1_on, http2_on, read_head};
 
 const EVERYTHING: &str = "deny: false";
 
@@ -336,11 +337,11 @@ async fn a_head_that_cannot_be_read_is_recorded_by_the_host_of_its_tunnel_alone(
             let _ = stream.write_all(head.as_bytes()).await;
             let answer = read_head(&mut stream).await;
             assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{head}: {answer}");
-            let mut events = bench.events().await;
-            while events.len() == answered {
-                events = bench.events().await;
-            }
-            let event = events.pop().unwrap();
+            let recorded = async {
+                while bench.events().await.len() == answered {}
+                bench.events().await.pop().unwrap()
+            };
+            let event = timeout(PATIENCE, recorded).await.expect("it is recorded");
             let told = ["scheme", "host", "port", "method", "path", "status", "code", "decision"]
                 .map(|key| event[key].clone());
             let (scheme, host, port) = known;
@@ -381,7 +382,8 @@ async fn many_heads_that_cannot_be_read_are_counted_and_those_that_break_off_are
         let counted = events.iter().filter_map(|event| event["count"].as_u64()).sum::<u64>();
         (records, counted)
     };
-    while total(bench.events().await) != (20, 10) {}
+    let counted = async { while total(bench.events().await) != (20, 10) {} };
+    timeout(PATIENCE, counted).await.expect("they are counted");
 }
 
 #[tokio::test]

@@ -134,7 +134,7 @@ async fn each_of_several_requests_in_a_row_has_its_own() {
 
 #[tokio::test]
 async fn it_never_stands_in_an_answer_that_is_not_read_yet() {
-    // Of some of these, a part stays with hyper when the next request is answered.
+    // Of some of these, a part is still to be written when the next request is answered.
     for size in (200..1600).step_by(100).map(|kib| kib << 10) {
         let origin = Origin::new().await;
         let mut agent = origin.bench.agent().dial().await;
