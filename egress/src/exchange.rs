@@ -39,7 +39,7 @@ use crate::lease::{Asked, Lease, RequestAsked};
 use crate::local;
 use crate::proxy::Proxy;
 use crate::refusal::{Code, Form, Refusal, Subject};
-use crate::scrub::{self, Scrub};
+use crate::scrub::{self, Ending, Scrub};
 use crate::snapshot::Snapshot;
 use crate::splice::Spliced;
 use crate::upstream::{self, Lent, RouteClient};
@@ -469,6 +469,8 @@ impl Judged {
         parts.version = Version::HTTP_11;
         parts.extensions.clear();
         let inspection = self.entry.inspection.clone();
+        let scrub = watch.scrub.map(|scrub| (scrub, Ending::default()));
+        self.entry.ending = scrub.as_ref().map(|(_, ending)| ending.clone());
         let body = body::metered(incoming, Meter::Down(self.entry, lent), &limits);
         let body = match inspection {
             Some(inspection) => inspect::ended_by(body, inspection),
@@ -476,8 +478,8 @@ impl Judged {
         };
         Response::from_parts(
             parts,
-            match watch.scrub {
-                Some(scrub) => scrub::scrubbed(body, scrub, encoding),
+            match scrub {
+                Some((scrub, ending)) => scrub::scrubbed(body, scrub, encoding, ending),
                 None => body,
             },
         )

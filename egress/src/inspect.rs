@@ -13,7 +13,7 @@ use http::header::{
     HeaderMap, HeaderName, HeaderValue, PRAGMA, TE, USER_AGENT,
 };
 use policy::{Detector, Dlp, OnMatch, Unreadable};
-use scan::{Bounds, Encoding, Finding, Known, Mark, Marks, Rules, Scanner};
+use scan::{Bounds, Budget, Encoding, Finding, Known, Mark, Marks, Rules, Scanner};
 
 pub(crate) use body::examined;
 pub(crate) use messages::Messages;
@@ -25,7 +25,7 @@ pub(crate) use verdict::ended_by;
 
 use crate::except::Named;
 use crate::refusal::{Code, Refusal};
-use crate::scrub::{self, Cut};
+use crate::scrub::Cut;
 
 /// The search of one request.
 #[derive(Debug, Clone)]
@@ -38,6 +38,8 @@ pub(crate) struct Inspection {
     unreadable: Unreadable,
     /// Names what is found, and passes over what is excepted.
     marks: Option<Arc<Marks>>,
+    /// What all decoders of the bottle share.
+    memory: Budget,
     /// What went to the same place before.
     destination: Arc<Destination>,
     /// Why the request was cut, once it was.
@@ -76,7 +78,12 @@ pub(crate) enum Objection {
 
 impl Inspection {
     /// What the route asks for; nothing when requests are not searched.
-    pub(crate) fn of(dlp: &Dlp, known: &Arc<Known>, destination: Arc<Destination>) -> Option<Inspection> {
+    pub(crate) fn of(
+        dlp: &Dlp,
+        known: &Arc<Known>,
+        destination: Arc<Destination>,
+        memory: &Budget,
+    ) -> Option<Inspection> {
         let wants = |detector| dlp.outbound.contains(&detector);
         let rules = wants(Detector::TokenPatterns).then(Rules::builtin);
         let known = (wants(Detector::KnownSecrets) && !known.is_empty()).then(|| Arc::clone(known));
@@ -87,6 +94,7 @@ impl Inspection {
             on_match: dlp.on_match,
             unreadable: dlp.unreadable,
             marks: None,
+            memory: memory.clone(),
             destination,
             verdict: Arc::default(),
         })
@@ -94,7 +102,7 @@ impl Inspection {
 
     /// The same, or where requests are not searched a search of bodies and messages alone, in which a credential of the agent's own ends the
     /// request.
-    pub(crate) fn without_credentials(inspection: Option<Inspection>) -> Inspection {
+    pub(crate) fn without_credentials(inspection: Option<Inspection>, memory: &Budget) -> Inspection {
         let inspection = inspection.unwrap_or_else(|| Inspection {
             rules: None,
             known: None,
@@ -103,6 +111,7 @@ impl Inspection {
             // Only what is found is refused.
             unreadable: Unreadable::Pass,
             marks: None,
+            memory: memory.clone(),
             destination: Arc::default(),
             verdict: Arc::default(),
         });
@@ -139,14 +148,18 @@ impl Inspection {
         self.marks.as_ref().map(|marks| marks.met()).unwrap_or_default()
     }
 
+    fn bounds(&self) -> Bounds {
+        Bounds { memory: self.memory.clone(), ..Bounds::default() }
+    }
+
     fn scanner(&self) -> Scanner<'static> {
-        self.marking(Scanner::new(self.rules, self.known.clone(), Bounds::default()))
+        self.marking(Scanner::new(self.rules, self.known.clone(), self.bounds()))
     }
 
     /// For a body or a message.
     fn body_scanner(&self) -> Scanner<'static> {
         let rules = self.rules.or(self.credentials);
-        self.marking(Scanner::new(rules, self.known.clone(), Bounds::default()))
+        self.marking(Scanner::new(rules, self.known.clone(), self.bounds()))
     }
 
     /// For messages one after the other.
@@ -390,8 +403,7 @@ impl Objection {
                 Code::ContentUninspectable,
                 format!("the frames of the {place} do not follow each other as WebSocket has it (RFC 6455)"),
             ),
-            Objection::Reflected(Cut::TooOften) => scrub::reflected(),
-            Objection::Reflected(Cut::Hidden) => scrub::hidden(),
+            Objection::Reflected(cut) => cut.refusal(),
         }
     }
 }

@@ -27,6 +27,7 @@ use crate::inspect::Inspection;
 use crate::limits::Held;
 use crate::observe::Observer;
 use crate::refusal::{Refusal, Subject};
+use crate::scrub::Ending;
 use crate::tls::hex;
 use writer::Writer;
 
@@ -119,8 +120,9 @@ impl Recorder {
         place.forget();
         let event = RequestEvent { generation, digest: Arc::clone(digest), ..RequestEvent::default() };
         let started = Instant::now();
-        let (up, held, inspection) = (None, None, None);
-        Ok(Box::new(Entry { subject, event, up, held, inspection, started, way: Some(Arc::clone(&self.0)) }))
+        let (up, held, inspection, ending) = (None, None, None, None);
+        let way = Some(Arc::clone(&self.0));
+        Ok(Box::new(Entry { subject, event, up, held, inspection, ending, started, way }))
     }
 
     /// Whether the last record could not be written.
@@ -185,6 +187,8 @@ pub(crate) struct Entry {
     pub(crate) held: Option<Held>,
     /// What may still be found in the request's body.
     pub(crate) inspection: Option<Inspection>,
+    /// Why its answer was cut, if it is.
+    pub(crate) ending: Option<Ending>,
     started: Instant,
     /// None once it was handed in.
     way: Option<Arc<Way>>,
@@ -194,6 +198,20 @@ impl Entry {
     /// Notes that upstream's answer begins now.
     pub(crate) fn answered(&mut self) {
         self.event.answered_millis = Some(self.millis());
+    }
+
+    /// The rest of it, which goes on.
+    fn take(&mut self, way: Arc<Way>, inspection: Option<Inspection>) -> Box<Entry> {
+        Box::new(Entry {
+            subject: mem::take(&mut self.subject),
+            event: mem::take(&mut self.event),
+            up: self.up.take(),
+            held: None,
+            inspection,
+            ending: None,
+            started: self.started,
+            way: Some(way),
+        })
     }
 
     fn millis(&self) -> u64 {
@@ -223,27 +241,22 @@ impl Entry {
 impl Drop for Entry {
     fn drop(&mut self) {
         let Some(way) = self.way.take() else { return };
-        if let Some(inspection) = self.inspection.take() {
-            let event = mem::take(&mut self.event);
-            inspection.settle(Box::new(Entry {
-                subject: mem::take(&mut self.subject),
-                event,
-                up: self.up.take(),
-                held: None,
-                inspection: None,
-                started: self.started,
-                way: Some(way),
-            }));
-        } else {
-            let Subject { scheme, host, port, method, path, form: _ } = mem::take(&mut self.subject);
-            self.event.scheme = Cow::Borrowed(scheme);
-            (self.event.host, self.event.port, self.event.method, self.event.path) =
-                (shortened(host), port, shortened(method), shortened(path));
-            self.event.millis = self.millis();
-            self.event.bytes_up = self.up.as_ref().map_or(0, |up| up.bytes());
-            way.observer.request(&self.event);
-            // Without a writer the next request is refused.
-            let _ = way.queue.send(Message::Request(Box::new(mem::take(&mut self.event))));
+        // Who ends last writes it.
+        if let Some(ending) = self.ending.take() {
+            let inspection = self.inspection.take();
+            return ending.settle(self.take(way, inspection));
         }
+        if let Some(inspection) = self.inspection.take() {
+            return inspection.settle(self.take(way, None));
+        }
+        let Subject { scheme, host, port, method, path, form: _ } = mem::take(&mut self.subject);
+        self.event.scheme = Cow::Borrowed(scheme);
+        (self.event.host, self.event.port, self.event.method, self.event.path) =
+            (shortened(host), port, shortened(method), shortened(path));
+        self.event.millis = self.millis();
+        self.event.bytes_up = self.up.as_ref().map_or(0, |up| up.bytes());
+        way.observer.request(&self.event);
+        // Without a writer the next request is refused.
+        let _ = way.queue.send(Message::Request(Box::new(mem::take(&mut self.event))));
     }
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use audit::ReloadEvent;
 use jiff::Timestamp;
 use policy::{Detector, Diagnostics, Policy, Route};
+use scan::Budget;
 use tracing::warn;
 
 use crate::alarm;
@@ -43,6 +44,8 @@ pub struct Parts {
     pub placeholder: Placeholder,
     /// Names what is found in requests.
     pub marking: Marking,
+    /// The memory of all decoders.
+    pub decoding: Budget,
 }
 
 /// Why a proxy cannot be made.
@@ -76,6 +79,8 @@ pub struct Proxy {
     pub(crate) secrets: SecretStore,
     pub(crate) knowns: Knowns,
     pub(crate) tails: Tails,
+    /// The memory of all decoders.
+    pub(crate) decoding: Budget,
     reflected: Counts,
     pub(crate) open: OpenSide,
     pub(crate) recorder: Recorder,
@@ -102,6 +107,7 @@ impl Proxy {
             secrets: parts.secrets,
             knowns: Knowns::default(),
             tails: Tails::default(),
+            decoding: parts.decoding,
             reflected,
             open,
             recorder: parts.recorder,

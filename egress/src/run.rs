@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use policy::Policy;
+use scan::Budget;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
@@ -219,6 +220,7 @@ pub async fn run(settings: &Settings, mut inheritance: Inheritance) -> Result<()
         uses: Uses::open(&uses::path(&settings.state_dir))?,
         placeholder: Placeholder::open(word.as_ref(), &placeholder::path(&settings.state_dir))?,
         marking: Marking::open(&marking).map_err(|source| Error::Marking { path: marking, source })?,
+        decoding: Budget::of(room.decoding),
     };
     let proxy = Arc::new(Proxy::new(parts, &bytes)?);
     for address in addresses {

@@ -2,6 +2,7 @@
 
 mod body;
 mod cleaner;
+mod ending;
 mod hits;
 
 use std::sync::Arc;
@@ -11,10 +12,11 @@ use http::header::{
     ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderName,
     HeaderValue,
 };
-use scan::{Encoding, Known, Scrubber};
+use scan::{Bounds, Budget, Encoding, Known, Scanner, Scrubber};
 
 pub(crate) use body::scrubbed;
 pub(crate) use cleaner::{Cleaner, Cut};
+pub(crate) use ending::Ending;
 pub(crate) use hits::{Counts, Hits};
 
 use crate::headers;
@@ -35,14 +37,9 @@ const RANGES: [&str; 6] = [
 const CODINGS: [&str; 6] = ["gzip", "x-gzip", "deflate", "br", "zstd", "identity"];
 
 /// What is said of an upstream that sent secrets back too often.
-pub(crate) fn reflected() -> Refusal {
+fn reflected() -> Refusal {
     let hint = "answers of this host held a secret too often; the operator has to look at it, and replace the secret or restart egress";
     Refusal::new(Code::SecretReflected, hint)
-}
-
-/// What is said of an upstream that sent a secret back where no mask fits.
-pub(crate) fn hidden() -> Refusal {
-    Refusal::new(Code::SecretReflected, Cut::Hidden.to_string())
 }
 
 /// The scrub of one answer.
@@ -50,11 +47,19 @@ pub(crate) fn hidden() -> Refusal {
 pub(crate) struct Scrub {
     known: Arc<Known>,
     hits: Arc<Hits>,
+    /// What all decoders of the bottle share.
+    memory: Budget,
 }
 
 impl Scrub {
-    pub(crate) fn new(known: Arc<Known>, hits: Arc<Hits>) -> Scrub {
-        Scrub { known, hits }
+    pub(crate) fn new(known: Arc<Known>, hits: Arc<Hits>, memory: Budget) -> Scrub {
+        Scrub { known, hits, memory }
+    }
+
+    /// For what is searched after it was masked.
+    fn scanner(&self) -> Scanner<'static> {
+        let bounds = Bounds { memory: self.memory.clone(), ..Bounds::default() };
+        Scanner::new(None, Some(Arc::clone(&self.known)), bounds)
     }
 
     /// Has upstream answer in a way that can be scrubbed: in codings that can be undone, and whole, because a part may begin

@@ -3,13 +3,14 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use scan::{Bounds, Encoding, Report, Rules, Scanner};
+use scan::{Budget, Bounds, Encoding, Report, Rules, Scanner};
 
 #[allow(dead_code)]
 mod script;
 
 /// Small, so that an input that expands is as quick as another.
-const BOUNDS: Bounds = Bounds { depth: 3, expanded: 4 << 20, ratio: 100, ratio_free: 1 << 20 };
+const BOUNDS: Bounds =
+    Bounds { depth: 3, expanded: 4 << 20, ratio: 100, ratio_free: 1 << 20, memory: Budget::UNBOUNDED };
 
 fuzz_target!(|bytes: &[u8]| {
     let Some((first, rest)) = bytes.split_first() else { return };

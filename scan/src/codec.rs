@@ -1,10 +1,14 @@
 //! Decompression, a bounded step at a time.
 
-use brotli_decompressor::{BrotliDecompressStream, BrotliResult, BrotliState, StandardAlloc};
-use flate2::{Decompress, FlushDecompress, Status};
-use zstd::stream::raw::{self, DParameter, InBuffer, Operation, OutBuffer};
+mod brotli;
+mod zstd;
 
+use flate2::{Decompress, FlushDecompress, Status};
+
+use crate::budget::{Budget, Permit, Spent};
 use crate::finding::Coding;
+use brotli::Brotli;
+use zstd::Zstd;
 
 /// An encoding that a message names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +46,9 @@ impl Encoding {
     }
 }
 
+/// What the decoder of deflate holds, with its window.
+const INFLATE_BYTES: usize = 48 * 1024;
+
 /// What one step came to.
 pub(crate) struct Step {
     pub(crate) read: usize,
@@ -49,92 +56,57 @@ pub(crate) struct Step {
     pub(crate) ended: bool,
 }
 
-/// The compressed data is damaged. So much of the output was written before it.
+/// Nothing more comes out of the compressed data. So much of the output was written before it.
 #[derive(Debug)]
 pub(crate) struct Damaged {
     pub(crate) written: usize,
+    pub(crate) fault: Fault,
+}
+
+/// Why nothing more comes out of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    Damaged,
     /// It is not damaged at all: others may well undo it, but not what is here.
-    pub(crate) is_closed: bool,
+    Closed,
+    /// There is no memory for it now.
+    Spent,
 }
 
 impl Damaged {
     fn at(written: usize) -> Damaged {
-        Damaged { written, is_closed: false }
+        Damaged::by(Fault::Damaged, written)
+    }
+
+    fn by(fault: Fault, written: usize) -> Damaged {
+        Damaged { written, fault }
     }
 }
 
-/// Something compressed, on its way.
-pub(crate) enum Codec {
+impl From<Spent> for Damaged {
+    fn from(_: Spent) -> Damaged {
+        Damaged::by(Fault::Spent, 0)
+    }
+}
+
+/// Something compressed, on its way. It takes memory with its first byte.
+pub(crate) struct Codec {
+    kind: Kind,
+    permit: Permit,
+}
+
+enum Kind {
     /// The header of gzip comes first, byte by byte; deflate after it.
     Gzip(GzipHeader),
+    /// Deflate of which nothing has come.
+    Bare,
     Deflate(Decompress),
     /// zlib or bare deflate: its first two bytes say which.
     Unsure(Vec<u8>),
     /// The same, with the bytes that were looked at still to come.
     Replay(Vec<u8>, Decompress),
     Zstd(Box<Zstd>),
-    Brotli(Box<BrotliState<StandardAlloc, StandardAlloc, StandardAlloc>>),
-}
-
-/// Zstandard, on its way.
-pub(crate) struct Zstd {
-    decoder: raw::Decoder<'static>,
-    read: usize,
-    /// What came first.
-    head: [u8; Zstd::HEADER_BYTES],
-    /// How much the decoder asks for.
-    wanted: usize,
-}
-
-impl Zstd {
-    /// No header of a frame is longer.
-    const HEADER_BYTES: usize = 18;
-    /// The header of the next block, which the decoder asks for with the one before it.
-    const AHEAD_BYTES: usize = 3;
-    /// The largest window, 8 MiB, as RFC 8878 (section 3.1.1.1.2) recommends: a frame of a few bytes has the decoder set aside what its header
-    /// asks for.
-    const WINDOW_MAX_LOG: u32 = 23;
-
-    fn new() -> Option<Box<Zstd>> {
-        let mut decoder = raw::Decoder::new().ok()?;
-        decoder.set_parameter(DParameter::WindowLogMax(Self::WINDOW_MAX_LOG)).ok()?;
-        Some(Box::new(Zstd { decoder, read: 0, head: [0; Self::HEADER_BYTES], wanted: 0 }))
-    }
-
-    /// What is no more than one block: with damage behind it in the same step, it would be lost. The header of a frame comes byte
-    /// by byte, as a whole frame is judged by other rules.
-    fn portion(&self) -> usize {
-        if self.read < Self::HEADER_BYTES {
-            return 1;
-        }
-        self.wanted.saturating_sub(Self::AHEAD_BYTES).max(1)
-    }
-
-    fn step(&mut self, input: &[u8], output: &mut [u8]) -> Result<Step, Damaged> {
-        let before = self.read.min(Self::HEADER_BYTES);
-        let known = (Self::HEADER_BYTES - before).min(input.len());
-        self.head[before..before + known].copy_from_slice(&input[..known]);
-        let mut from = InBuffer::around(input);
-        let mut to = OutBuffer::around(output);
-        let Ok(hint) = self.decoder.run(&mut from, &mut to) else {
-            let is_closed = self.read < Self::HEADER_BYTES && is_closed(&self.head[..before + known]);
-            return Err(Damaged { written: 0, is_closed });
-        };
-        self.read = self.read.saturating_add(from.pos());
-        self.wanted = hint;
-        Ok(Step { read: from.pos(), written: to.pos(), ended: hint == 0 })
-    }
-}
-
-/// Whether the head of a frame that was not accepted as far as it goes is sound, as encoders write it (RFC 8878): then it names a
-/// dictionary, or asks for more memory than is given.
-fn is_closed(head: &[u8]) -> bool {
-    const RESERVED: u8 = 0b11000;
-    let Some(descriptor) = head.get(4) else { return false };
-    let single = descriptor >> 5 & 1;
-    let dictionary = [0, 1, 2, 4][usize::from(descriptor & 3)];
-    let size = [usize::from(single), 2, 4, 8][usize::from(descriptor >> 6)];
-    descriptor & RESERVED == 0 && head.len() <= 5 + usize::from(1 - single) + dictionary + size
+    Brotli(Brotli),
 }
 
 impl Codec {
@@ -152,92 +124,76 @@ impl Codec {
 
     /// How much to give at once from the position `at` on, so that it does not depend on the pieces what comes out before damage.
     pub(crate) fn portion(&self, at: u64) -> usize {
-        match self {
-            Self::Zstd(zstd) => zstd.portion(),
+        match &self.kind {
+            Kind::Zstd(zstd) => zstd.portion(),
             // What has not come out of it when it fails is lost.
-            Self::Brotli(_) => 1,
-            _ => (Self::cell(at) - at % Self::cell(at)) as usize,
+            Kind::Brotli(_) => 1,
+            Kind::Gzip(_) | Kind::Bare | Kind::Deflate(_) | Kind::Unsure(_) | Kind::Replay(..) => {
+                (Self::cell(at) - at % Self::cell(at)) as usize
+            }
         }
     }
 
-    pub(crate) fn new(encoding: Encoding) -> Option<Self> {
-        Some(match encoding {
-            Encoding::Gzip => Self::Gzip(GzipHeader::default()),
-            Encoding::Deflate => Self::Unsure(Vec::new()),
-            Encoding::Zstd => Self::Zstd(Zstd::new()?),
-            Encoding::Brotli => {
-                let alloc = StandardAlloc::default;
-                // As RFC 7932 has it: windows end at 16 MiB, not at the GiB of "large window Brotli".
-                Self::Brotli(Box::new(BrotliState::new_strict(alloc(), alloc(), alloc())))
-            }
-        })
+    pub(crate) fn new(encoding: Encoding, memory: &Budget) -> Self {
+        let kind = match encoding {
+            Encoding::Gzip => Kind::Gzip(GzipHeader::default()),
+            Encoding::Deflate => Kind::Unsure(Vec::new()),
+            Encoding::Zstd => Kind::Zstd(Zstd::new()),
+            Encoding::Brotli => Kind::Brotli(Brotli::new()),
+        };
+        Self { kind, permit: memory.permit() }
     }
 
     /// Deflate without a header, as in zip.
-    pub(crate) fn bare() -> Self {
-        Self::Deflate(Decompress::new(false))
+    pub(crate) fn bare(memory: &Budget) -> Self {
+        Self { kind: Kind::Bare, permit: memory.permit() }
     }
 
     /// Takes some of `input` and writes some of `output`; neither read nor written means that there is no more.
     pub(crate) fn step(&mut self, input: &[u8], output: &mut [u8]) -> Result<Step, Damaged> {
-        match self {
-            Self::Gzip(header) => {
+        let Codec { kind, permit } = self;
+        let mut inflate = |zlib| permit.cover(INFLATE_BYTES).map(|()| Decompress::new(zlib));
+        match kind {
+            Kind::Gzip(header) => {
                 let read = header.take(input)?;
                 if header.part == Part::Done {
-                    *self = Self::bare();
+                    *kind = Kind::Deflate(inflate(false)?);
                 }
                 Ok(Step { read, written: 0, ended: false })
             }
-            Self::Deflate(inflate) => inflated(inflate, input, output),
-            Self::Unsure(seen) => {
+            Kind::Bare => {
+                *kind = Kind::Deflate(inflate(false)?);
+                self.step(input, output)
+            }
+            Kind::Deflate(inflate) => inflated(inflate, input, output),
+            Kind::Unsure(seen) => {
                 let Some(byte) = input.first() else { return Ok(Step { read: 0, written: 0, ended: false }) };
                 seen.push(*byte);
                 if let [first, second] = seen[..] {
                     let zlib = first & 15 == 8 && (u16::from(first) << 8 | u16::from(second)) % 31 == 0;
-                    *self = Self::Replay(vec![first, second], Decompress::new(zlib));
+                    *kind = Kind::Replay(vec![first, second], inflate(zlib)?);
                 }
                 Ok(Step { read: 1, written: 0, ended: false })
             }
-            Self::Replay(seen, inflate) => {
+            Kind::Replay(seen, inflate) => {
                 let held = std::mem::take(seen);
                 let mut inflate = std::mem::replace(inflate, Decompress::new(false));
                 let step = inflated(&mut inflate, &held, output)?;
-                *self = if step.read < held.len() && !step.ended {
-                    Self::Replay(held[step.read..].to_vec(), inflate)
+                *kind = if step.read < held.len() && !step.ended {
+                    Kind::Replay(held[step.read..].to_vec(), inflate)
                 } else {
-                    Self::Deflate(inflate)
+                    Kind::Deflate(inflate)
                 };
                 Ok(Step { read: 0, ..step })
             }
-            Self::Zstd(zstd) => zstd.step(input, output),
-            Self::Brotli(state) => {
-                let (mut available_in, mut read) = (input.len(), 0);
-                let (mut available_out, mut written) = (output.len(), 0);
-                let mut total = 0;
-                let result = BrotliDecompressStream(
-                    &mut available_in,
-                    &mut read,
-                    input,
-                    &mut available_out,
-                    &mut written,
-                    output,
-                    &mut total,
-                    state,
-                );
-                match result {
-                    BrotliResult::ResultFailure => Err(Damaged::at(written)),
-                    BrotliResult::ResultSuccess => Ok(Step { read, written, ended: true }),
-                    BrotliResult::NeedsMoreInput | BrotliResult::NeedsMoreOutput => {
-                        Ok(Step { read, written, ended: false })
-                    }
-                }
-            }
+            Kind::Zstd(zstd) => zstd.step(permit, input, output),
+            Kind::Brotli(brotli) => brotli.step(permit, input, output),
         }
     }
 
     /// Whether bytes are left to be written although no more are read.
     pub(crate) fn replays(&self) -> bool {
-        matches!(self, Self::Replay(..))
+        matches!(self.kind, Kind::Replay(..))
     }
 }
 
@@ -253,29 +209,41 @@ fn inflated(inflate: &mut Decompress, input: &[u8], output: &mut [u8]) -> Result
     })
 }
 
-/// A whole body is not what its encoding says.
+/// A whole body is not what its encoding says, or cannot be decoded now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the content is not encoded as it says")]
+#[error("{}", self.told())]
 pub struct NotDecoded {
     /// So much of the output was written before that was seen.
     pub(crate) written: usize,
-    /// It may well be, but is not undone here.
-    pub(crate) is_closed: bool,
+    pub(crate) fault: Fault,
 }
 
 impl NotDecoded {
-    const BARE: NotDecoded = NotDecoded { written: 0, is_closed: false };
+    const BARE: NotDecoded = NotDecoded { written: 0, fault: Fault::Damaged };
+
+    /// Whether there was no memory for it: it may be as sound as any.
+    pub fn is_for_want_of_memory(&self) -> bool {
+        self.fault == Fault::Spent
+    }
+
+    fn told(&self) -> &'static str {
+        match self.fault {
+            Fault::Damaged | Fault::Closed => "the content is not encoded as it says",
+            Fault::Spent => "there is no memory left to decode the content in",
+        }
+    }
 }
 
 impl From<Damaged> for NotDecoded {
-    fn from(Damaged { written, is_closed }: Damaged) -> NotDecoded {
-        NotDecoded { written, is_closed }
+    fn from(Damaged { written, fault }: Damaged) -> NotDecoded {
+        NotDecoded { written, fault }
     }
 }
 
 /// Undoes the encoding of a whole body, a bounded step at a time.
 pub struct Decoder {
     encoding: Encoding,
+    memory: Budget,
     codec: Codec,
     /// How much it has taken.
     at: u64,
@@ -294,10 +262,10 @@ impl std::fmt::Debug for Decoder {
 impl Decoder {
     const GZIP_TRAILER_BYTES: usize = 8;
 
-    /// For a body in this encoding.
-    pub fn new(encoding: Encoding) -> Result<Self, NotDecoded> {
-        let codec = Codec::new(encoding).ok_or(NotDecoded::BARE)?;
-        Ok(Self { encoding, codec, at: 0, trailer: 0, ended: false, started: false })
+    /// For a body in this encoding, in memory of this budget.
+    pub fn new(encoding: Encoding, memory: &Budget) -> Self {
+        let (memory, codec) = (memory.clone(), Codec::new(encoding, memory));
+        Self { encoding, memory, codec, at: 0, trailer: 0, ended: false, started: false }
     }
 
     /// How much to give at once, and to empty after, so that it does not depend on the pieces what comes out before damage.
@@ -321,7 +289,7 @@ impl Decoder {
                 if !matches!(self.encoding, Encoding::Gzip | Encoding::Zstd) {
                     return Err(NotDecoded::BARE);
                 }
-                self.codec = Codec::new(self.encoding).ok_or(NotDecoded::BARE)?;
+                self.codec = Codec::new(self.encoding, &self.memory);
                 (self.at, self.ended) = (0, false);
             }
             self.started |= !rest.is_empty();

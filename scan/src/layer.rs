@@ -9,6 +9,7 @@ mod words;
 
 use std::ops::Range;
 
+use crate::budget::Permit;
 use crate::finding::{Coding, Lines, Place, Through};
 use crate::known::{Known, Seen};
 use crate::mark::{Mark, Marks};
@@ -25,6 +26,8 @@ const PIECE_BYTES: usize = 16 * 1024;
 const BEHIND_BYTES: usize = 512;
 /// A place that is as long is asked about again only when it has grown by a part of it.
 const LONG_BYTES: u64 = 1024;
+/// What a text inside another has at least, and grows by.
+const ROOM_BYTES: usize = 1024;
 /// How many findings are kept; more say nothing more.
 const HITS_MAX: usize = 4096;
 /// The number of the rule for known secrets.
@@ -49,7 +52,7 @@ pub(crate) struct Shared<'a> {
     pub(crate) rules: Option<&'a Rules>,
     pub(crate) known: Option<&'a Known>,
     pub(crate) marks: Option<&'a Marks>,
-    pub(crate) bounds: Bounds,
+    pub(crate) bounds: &'a Bounds,
     pub(crate) state: &'a mut State,
 }
 
@@ -62,16 +65,19 @@ pub(crate) struct State {
     /// More was found than there is room for.
     pub(crate) overfull: bool,
     pub(crate) uninspectable: Option<Uninspectable>,
+    /// Whether that is one of the reasons, whichever is kept.
+    pub(crate) is_for_want_of_memory: bool,
 }
 
 impl State {
     /// Of several reasons the first in their order is kept: which one is met first may depend on the pieces.
     pub(crate) fn cannot(&mut self, reason: Uninspectable) {
+        self.is_for_want_of_memory |= reason == Uninspectable::Memory;
         self.uninspectable = Some(self.uninspectable.map_or(reason, |known| known.min(reason)));
     }
 
     /// Whether so many more bytes may come out of what is compressed.
-    pub(crate) fn expand(&mut self, bytes: usize, bounds: Bounds) -> bool {
+    pub(crate) fn expand(&mut self, bytes: usize, bounds: &Bounds) -> bool {
         self.expanded += bytes as u64;
         let by_ratio = self.fed.saturating_mul(u64::from(bounds.ratio)).saturating_add(bounds.ratio_free);
         let within = self.expanded <= bounds.expanded.min(by_ratio);
@@ -107,6 +113,12 @@ pub(crate) struct Layer {
     decodes: bool,
     /// What stands before a match has no say.
     joined: bool,
+    /// For what it keeps; the text that is not inside another needs none.
+    permit: Option<Permit>,
+    /// What others keep for it.
+    beside: usize,
+    /// There was no memory for it: what comes is passed over.
+    over: bool,
     bytes: Vec<u8>,
     base: u64,
     /// At `base`, and at the last position asked for.
@@ -133,6 +145,9 @@ impl Layer {
             through,
             decodes,
             joined: false,
+            permit: None,
+            beside: 0,
+            over: false,
             bytes: Vec::new(),
             base: 0,
             floor: Lines::at(0, 1, 1),
@@ -153,18 +168,61 @@ impl Layer {
     }
 
     /// A text inside this one, unless that is deeper than the bounds allow.
-    fn inner(&self, coding: Coding, bounds: Bounds) -> Option<Box<Layer>> {
+    fn inner(&self, coding: Coding, bounds: &Bounds) -> Option<Box<Layer>> {
         if self.through.depth() >= usize::from(bounds.depth) {
             return None;
         }
-        Some(Box::new(Layer::new(self.through.and(coding)?, true)))
+        let permit = Some(bounds.memory.permit());
+        Some(Box::new(Layer { permit, ..Layer::new(self.through.and(coding)?, true) }))
     }
 
     pub(crate) fn feed(&mut self, shared: &mut Shared<'_>, bytes: &[u8]) {
         for piece in bytes.chunks(PIECE_BYTES) {
+            if !self.make_room(shared, piece.len()) {
+                self.base += piece.len() as u64;
+                continue;
+            }
             self.bytes.extend_from_slice(piece);
             self.advance(shared, false);
             self.forget();
+        }
+    }
+
+    /// Whether there is memory for so many more bytes.
+    fn make_room(&mut self, shared: &mut Shared<'_>, more: usize) -> bool {
+        let wanted = self.bytes.len() + more;
+        if self.permit.is_some() && wanted > self.bytes.capacity() {
+            let capacity = wanted.max(2 * self.bytes.capacity()).next_multiple_of(ROOM_BYTES);
+            if self.cover(shared, capacity) {
+                self.bytes.reserve_exact(capacity - self.bytes.len());
+            }
+        }
+        !self.over
+    }
+
+    /// Counts what others keep for it.
+    fn keep_beside(&mut self, shared: &mut Shared<'_>, bytes: usize) {
+        self.beside = bytes;
+        self.cover(shared, self.bytes.capacity());
+    }
+
+    /// Counts its text and what goes with it. Where there is no memory for that, nothing of it is kept any more.
+    fn cover(&mut self, shared: &mut Shared<'_>, text: usize) -> bool {
+        let Some(permit) = &mut self.permit else { return !self.over };
+        if permit.cover(size_of::<Layer>() + text + self.beside).is_err() {
+            shared.state.cannot(Uninspectable::Memory);
+            let (base, permit) = (self.end(), self.permit.take());
+            *self = Layer { base, permit, over: true, ..Layer::new(self.through, self.decodes) };
+            self.count_anew();
+        }
+        !self.over
+    }
+
+    /// Gives back what it does not keep any more.
+    fn count_anew(&mut self) {
+        if let Some(permit) = &mut self.permit {
+            // Were it more than before, it would be counted with the next byte.
+            let _ = permit.cover(size_of::<Layer>() + self.bytes.capacity());
         }
     }
 
@@ -177,7 +235,9 @@ impl Layer {
     fn reset(&mut self) {
         let mut bytes = std::mem::take(&mut self.bytes);
         bytes.clear();
-        *self = Layer { bytes, ..Layer::new(self.through, self.decodes) };
+        let permit = self.permit.take();
+        *self = Layer { bytes, permit, ..Layer::new(self.through, self.decodes) };
+        self.count_anew();
     }
 
     pub(crate) fn end(&self) -> u64 {
@@ -211,6 +271,9 @@ impl Layer {
     }
 
     fn advance(&mut self, shared: &mut Shared<'_>, complete: bool) {
+        if self.over {
+            return;
+        }
         if let Some(rules) = shared.rules {
             self.ask_again(rules, shared, complete);
             self.wake(rules, shared, complete);

@@ -12,8 +12,9 @@
 //! ```
 //!
 //! A [`Scanner`] takes the input in pieces of any size and comes to the same result; it also looks into what is encoded,
-//! compressed or packed, within [`Bounds`], and says when it could not. A [`Scrubber`] replaces known secrets in a stream.
+//! compressed or packed, within [`Bounds`] and the memory of a [`Budget`], and says when it could not. A [`Scrubber`] replaces known secrets in a stream.
 
+mod budget;
 mod builtin;
 mod check;
 mod codec;
@@ -28,6 +29,7 @@ mod rules;
 mod scanner;
 mod scrub;
 
+pub use budget::Budget;
 pub use codec::{Decoder, Encoding, NotDecoded};
 pub use finding::{Coding, Finding, Through};
 pub use known::{KNOWN_MAX_BYTES, KNOWN_MIN_BYTES, KNOWN_MIN_ENTROPY, KNOWN_RULE, Known, KnownError};

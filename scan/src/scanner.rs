@@ -3,7 +3,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::codec::{Decoder, Encoding, NotDecoded};
+use crate::budget::Budget;
+use crate::codec::{Decoder, Encoding, Fault, NotDecoded};
 use crate::finding::{Finding, Through};
 use crate::known::{KNOWN_RULE, Known};
 use crate::layer::{Hit, KNOWN, Layer, Shared, State, begins};
@@ -15,7 +16,7 @@ const OUT_BYTES: usize = 16 * 1024;
 const LOOK_BYTES: usize = 4 * 1024;
 
 /// How far a scan goes into what hides something.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Bounds {
     /// How many codings one in another are undone; at most six.
     pub depth: u8,
@@ -25,11 +26,13 @@ pub struct Bounds {
     pub ratio: u32,
     /// What may come out whatever the ratio.
     pub ratio_free: u64,
+    /// The memory that it may take for that, which others may share.
+    pub memory: Budget,
 }
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { depth: 5, expanded: 512 << 20, ratio: 200, ratio_free: 8 << 20 }
+        Self { depth: 5, expanded: 512 << 20, ratio: 200, ratio_free: 8 << 20, memory: Budget::UNBOUNDED }
     }
 }
 
@@ -54,6 +57,9 @@ pub enum Uninspectable {
     /// It is not what it says it is compressed with.
     #[error("it is not compressed as it says, or damaged")]
     Damaged,
+    /// So much is decoded at once that there is no memory for more.
+    #[error("so much is being decoded that there is no memory to look into it now")]
+    Memory,
 }
 
 /// What a scan came to.
@@ -121,10 +127,8 @@ impl<'r> Scanner<'r> {
     pub fn encoded(mut self, encoding: Encoding) -> Self {
         let through = Through::default().and(encoding.coding()).unwrap_or_default();
         self.layer = Layer::new(through, true);
-        match Decoder::new(encoding) {
-            Ok(decoder) => self.outer = Some(Outer { decoder, settled: 0, over: false }),
-            Err(_) => self.state.cannot(Uninspectable::Encoding),
-        }
+        let decoder = Decoder::new(encoding, &self.bounds.memory);
+        self.outer = Some(Outer { decoder, settled: 0, over: false });
         self
     }
 
@@ -134,7 +138,7 @@ impl<'r> Scanner<'r> {
             rules: self.rules,
             known: self.known.as_deref(),
             marks: self.marks.as_deref(),
-            bounds: self.bounds,
+            bounds: &self.bounds,
             state: &mut self.state,
         };
         shared.state.fed += bytes.len() as u64;
@@ -179,6 +183,11 @@ impl<'r> Scanner<'r> {
         self.state.uninspectable
     }
 
+    /// Whether something may have been missed because there was no memory to look into it.
+    pub fn is_for_want_of_memory(&self) -> bool {
+        self.state.is_for_want_of_memory
+    }
+
     /// Whether more was found between two calls of [`Scanner::take_spans`] than is kept.
     pub fn is_overfull(&self) -> bool {
         self.state.overfull
@@ -205,7 +214,7 @@ impl<'r> Scanner<'r> {
             rules: self.rules,
             known: self.known.as_deref(),
             marks: self.marks.as_deref(),
-            bounds: self.bounds,
+            bounds: &self.bounds,
             state: &mut self.state,
         };
         if let Some(outer) = &self.outer
@@ -258,9 +267,12 @@ impl Outer {
             let room = out.len() - filled;
             let (read, written) = match self.decoder.step(&rest[..portion], &mut out[filled..]) {
                 Ok(moved) => moved,
-                Err(NotDecoded { written, is_closed }) => {
-                    let reason = if is_closed { Uninspectable::Encoding } else { Uninspectable::Damaged };
-                    shared.state.cannot(reason);
+                Err(NotDecoded { written, fault }) => {
+                    shared.state.cannot(match fault {
+                        Fault::Damaged => Uninspectable::Damaged,
+                        Fault::Closed => Uninspectable::Encoding,
+                        Fault::Spent => Uninspectable::Memory,
+                    });
                     self.over = true;
                     (portion, written)
                 }

@@ -127,7 +127,8 @@ impl Judged {
                 || injected.as_ref().is_some_and(|secret| secret.is_injected_as(text))
         };
         let marks = self.proxy.marking.marks(&watch.exceptions).passing(ours);
-        let inspection = Inspection::without_credentials(inspection).marked(Arc::new(marks));
+        let inspection =
+            Inspection::without_credentials(inspection, &self.proxy.decoding).marked(Arc::new(marks));
         watch.inspection = Some((inspection, Format::Plain));
     }
 
@@ -140,7 +141,7 @@ impl Judged {
             exceptions.filter(|one| !self.proxy.uses.is_exception_spent(one)).cloned().collect();
         let inspection = route.dlp().and_then(|dlp| {
             let destination = self.proxy.tails.of(&format!("{}:{}", endpoint.host, endpoint.port));
-            let inspection = Inspection::of(dlp, &known, destination)?;
+            let inspection = Inspection::of(dlp, &known, destination, &self.proxy.decoding)?;
             Some(inspection.marked(Arc::new(self.proxy.marking.marks(&exceptions))))
         });
         // What another route gave to a host may come back by this one, and is no other guess.
@@ -161,7 +162,7 @@ impl Judged {
             inspection: inspection.map(|inspection| (inspection, Format::Plain)),
             suspicion: None,
             exceptions,
-            scrub: scrubs.then(|| Scrub::new(known, Arc::clone(hits))),
+            scrub: scrubs.then(|| Scrub::new(known, Arc::clone(hits), self.proxy.decoding.clone())),
         })
     }
 }

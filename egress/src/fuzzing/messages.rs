@@ -3,7 +3,7 @@
 use std::sync::{Arc, LazyLock};
 
 use policy::{Detector, Dlp, OnMatch, Unreadable};
-use scan::Known;
+use scan::{Budget, Known};
 
 use crate::frames::Filter;
 use crate::inspect::{Inspection, Objection};
@@ -30,9 +30,11 @@ pub fn frames(bytes: &[u8]) {
         on_match: OnMatch::Block,
         unreadable: Unreadable::Refuse,
     };
-    let searched =
-        || Filter::searched(Inspection::of(&dlp, &KNOWN, Arc::default()).expect("something is looked for"));
-    let scrubbed = || Filter::scrubbed(&Scrub::new(Arc::clone(&KNOWN), Arc::default()));
+    let searched = || {
+        let inspection = Inspection::of(&dlp, &KNOWN, Arc::default(), &Budget::UNBOUNDED);
+        Filter::searched(inspection.expect("something is looked for"))
+    };
+    let scrubbed = || Filter::scrubbed(&Scrub::new(Arc::clone(&KNOWN), Arc::default(), Budget::UNBOUNDED));
 
     let (out, ended) = cut_and_whole(searched, &stream, step);
     same_frames(&stream, &out, |before, after| before == after);

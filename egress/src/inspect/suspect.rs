@@ -174,7 +174,7 @@ mod tests {
             on_match: OnMatch::Supervise,
             unreadable: Unreadable::Refuse,
         };
-        Inspection::of(&dlp, &Arc::default(), Arc::default()).unwrap()
+        Inspection::of(&dlp, &Arc::default(), Arc::default(), &scan::Budget::UNBOUNDED).unwrap()
     }
 
     fn suspicion(headers: &[(&'static str, &str)], body: &str) -> Suspicion {

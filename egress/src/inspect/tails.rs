@@ -248,7 +248,7 @@ mod tests {
         let outbound = vec![Detector::TokenPatterns];
         let dlp =
             Dlp { outbound, inbound: Vec::new(), on_match: OnMatch::Block, unreadable: Unreadable::Refuse };
-        Inspection::of(&dlp, &Arc::default(), Arc::clone(destination)).unwrap()
+        Inspection::of(&dlp, &Arc::default(), Arc::clone(destination), &scan::Budget::UNBOUNDED).unwrap()
     }
 
     /// In two pieces, made at run time so that no scanner trips over this file.

@@ -8,22 +8,23 @@ use bytes::{Buf, Bytes};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::combinators::BoxBody;
 use hudsucker::{Body, Error};
-use scan::{Decoder, Encoding};
+use scan::{Decoder, Encoding, NotDecoded};
 
 use tracing::warn;
 
-use super::{Cleaner, Cut, Scrub};
+use super::{Cleaner, Cut, Ending, Scrub};
 use crate::body::Parting;
+use crate::refusal::{Code, Refusal};
 
 /// What is decoded at once.
 const OUT_BYTES: usize = 32 * 1024;
 
-/// `inner`, without secrets.
-pub(crate) fn scrubbed(inner: Body, scrub: Scrub, encoding: Option<Encoding>) -> Body {
+/// `inner`, without secrets; where it has to be cut, `ending` says why.
+pub(crate) fn scrubbed(inner: Body, scrub: Scrub, encoding: Option<Encoding>, ending: Ending) -> Body {
     if inner.is_end_stream() {
         return inner;
     }
-    let decoder = encoding.map(Decoder::new);
+    let decoder = encoding.map(|encoding| Decoder::new(encoding, &scrub.memory));
     Body::from(BoxBody::new(Scrubbed {
         inner,
         cleaner: scrub.cleaner(),
@@ -33,6 +34,7 @@ pub(crate) fn scrubbed(inner: Body, scrub: Scrub, encoding: Option<Encoding>) ->
         trailers: None,
         phase: Phase::Flowing,
         parting: Parting::default(),
+        ending,
     }))
 }
 
@@ -48,36 +50,40 @@ struct Scrubbed {
     inner: Body,
     cleaner: Cleaner,
     scrub: Scrub,
-    decoder: Option<Result<Decoder, scan::NotDecoded>>,
+    decoder: Option<Decoder>,
     /// What has come and is not yet decoded.
     input: Bytes,
     trailers: Option<http::HeaderMap>,
     phase: Phase,
     parting: Parting,
+    ending: Ending,
 }
 
 impl Scrubbed {
     /// Decodes some of what has come; nothing when more is needed.
-    fn decode(&mut self) -> Result<Option<Bytes>, Error> {
+    fn decode(&mut self) -> Result<Option<Bytes>, Refusal> {
         let Some(decoder) = &mut self.decoder else {
             let data = mem::take(&mut self.input);
             return Ok((!data.is_empty()).then_some(data));
         };
-        let decoder = decoder.as_mut().map_err(|_| broken())?;
         let mut out = vec![0; OUT_BYTES];
-        let (read, written) = decoder.step(&self.input, &mut out).map_err(|_| broken())?;
+        let (read, written) = decoder.step(&self.input, &mut out).map_err(broken)?;
         self.input.advance(read);
         out.truncate(written);
         Ok((written > 0).then(|| Bytes::from(out)))
     }
 
-    fn end(&mut self) -> Result<(), Error> {
+    fn end(&mut self) -> Result<(), Refusal> {
         self.phase = Phase::Ending;
-        match &self.decoder {
-            Some(Ok(decoder)) => decoder.finish().map_err(|_| broken()),
-            Some(Err(_)) => Err(broken()),
-            None => Ok(()),
-        }
+        self.decoder.as_ref().map_or(Ok(()), |decoder| decoder.finish().map_err(broken))
+    }
+
+    /// The error that ends it.
+    fn cut(&self, refusal: Refusal) -> Error {
+        warn!(code = %refusal.code, block_id = refusal.block_id, hint = refusal.hint, "an answer was cut");
+        let error = Error::Io(io::Error::other(refusal.hint.clone()));
+        self.ending.cut(refusal);
+        error
     }
 
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
@@ -91,7 +97,7 @@ impl Scrubbed {
                     match self.cleaner.finish() {
                         Ok(rest) if rest.is_empty() => continue,
                         Ok(rest) => return Poll::Ready(Some(Ok(Frame::data(rest)))),
-                        Err(cut) => return Poll::Ready(Some(Err(closed(cut)))),
+                        Err(cut) => return Poll::Ready(Some(Err(self.cut(cut.refusal())))),
                     }
                 }
                 Phase::Flowing => {}
@@ -100,10 +106,10 @@ impl Scrubbed {
                 Ok(Some(data)) => match self.cleaner.feed(data) {
                     Ok(data) if data.is_empty() => continue,
                     Ok(data) => return Poll::Ready(Some(Ok(Frame::data(data)))),
-                    Err(cut) => return Poll::Ready(Some(Err(closed(cut)))),
+                    Err(cut) => return Poll::Ready(Some(Err(self.cut(cut.refusal())))),
                 },
                 Ok(None) => {}
-                Err(error) => return Poll::Ready(Some(Err(error))),
+                Err(refusal) => return Poll::Ready(Some(Err(self.cut(refusal)))),
             }
             match ready!(Pin::new(&mut self.inner).poll_frame(context)) {
                 Some(Ok(frame)) => match frame.into_data() {
@@ -117,8 +123,8 @@ impl Scrubbed {
                 },
                 Some(Err(error)) => return Poll::Ready(Some(Err(error))),
                 None => {
-                    if let Err(error) = self.end() {
-                        return Poll::Ready(Some(Err(error)));
+                    if let Err(refusal) = self.end() {
+                        return Poll::Ready(Some(Err(self.cut(refusal))));
                     }
                 }
             }
@@ -126,13 +132,14 @@ impl Scrubbed {
     }
 }
 
-fn broken() -> Error {
-    Error::Io(io::Error::new(io::ErrorKind::InvalidData, "the answer is not encoded as it says"))
-}
-
-fn closed(cut: Cut) -> Error {
-    warn!(cause = %cut, "an answer was cut");
-    Error::Io(io::Error::other(cut))
+fn broken(why: NotDecoded) -> Refusal {
+    if why.is_for_want_of_memory() {
+        return Cut::Crowded.refusal();
+    }
+    Refusal::new(
+        Code::UpstreamFailed,
+        "the answer is not encoded as it says, or in a way that is not undone here",
+    )
 }
 
 impl HttpBody for Scrubbed {

@@ -1,9 +1,10 @@
 //! A stream on its way to the bottle: secrets that stand there are masked, and one that is hidden in something ends it.
 
 use bytes::Bytes;
-use scan::{Bounds, Scanner, Scrubber};
+use scan::{Scanner, Scrubber};
 
-use super::Scrub;
+use super::{Scrub, reflected};
+use crate::refusal::{Code, Refusal};
 use crate::tasks::aside;
 
 /// Takes secrets out of a stream.
@@ -22,43 +23,59 @@ pub(crate) enum Cut {
     TooOften,
     #[error("the answer holds a secret where it cannot be masked, as in something compressed")]
     Hidden,
+    #[error(
+        "the answer cannot be searched for secrets: so much is being decoded that there is no memory for it now"
+    )]
+    Crowded,
+}
+
+impl Cut {
+    /// As it is told, and recorded.
+    pub(crate) fn refusal(self) -> Refusal {
+        match self {
+            Cut::TooOften => reflected(),
+            Cut::Hidden => Refusal::new(Code::SecretReflected, self.to_string()),
+            Cut::Crowded => Refusal::new(Code::ContentUninspectable, self.to_string()),
+        }
+    }
 }
 
 impl Cleaner {
     pub(super) fn new(scrub: Scrub) -> Cleaner {
         let scrubber = Scrubber::new(scrub.known.clone());
-        let after = Box::new(Scanner::new(None, Some(scrub.known.clone()), Bounds::default()));
+        let after = Box::new(scrub.scanner());
         Cleaner { scrub, scrubber, counted: 0, after }
     }
 
     /// Takes the next piece, and gives what may go on.
     pub(crate) fn feed(&mut self, piece: Bytes) -> Result<Bytes, Cut> {
         let masked = self.scrubber.feed(&piece).map_or(piece, Bytes::from);
-        self.judge(masked)
+        self.search(masked)
     }
 
     /// A message ends here: what waited goes on.
     pub(crate) fn end_message(&mut self) -> Result<Bytes, Cut> {
         let rest = Bytes::from(self.scrubber.finish());
-        self.judge(rest)
+        self.search(rest)
     }
 
     /// The stream ends here.
     pub(crate) fn finish(&mut self) -> Result<Bytes, Cut> {
         let rest = self.end_message()?;
         self.after.end();
-        self.found()?;
+        self.judge(&self.after)?;
         Ok(rest)
     }
 
     /// Masks what stands for itself, between the pieces of the stream.
     pub(crate) fn aside(&mut self, mut content: Vec<u8>) -> Result<Vec<u8>, Cut> {
         content = self.scrubber.whole(&content).unwrap_or(content);
-        let mut hidden = Scanner::new(None, Some(self.scrub.known.clone()), Bounds::default());
+        let mut hidden = self.scrub.scanner();
         hidden.feed(&content);
         hidden.end();
         self.count()?;
-        if hidden.found().is_some() { Err(self.hidden()) } else { Ok(content) }
+        self.judge(&hidden)?;
+        Ok(content)
     }
 
     /// How many bytes wait for what follows.
@@ -66,19 +83,23 @@ impl Cleaner {
         self.scrubber.held()
     }
 
-    fn judge(&mut self, masked: Bytes) -> Result<Bytes, Cut> {
+    fn search(&mut self, masked: Bytes) -> Result<Bytes, Cut> {
         self.count()?;
         if self.after.may_expand(&masked) {
             aside(|| self.after.feed(&masked));
         } else {
             self.after.feed(&masked);
         }
-        self.found()?;
+        self.judge(&self.after)?;
         Ok(masked)
     }
 
-    fn found(&self) -> Result<(), Cut> {
-        if self.after.found().is_some() { Err(self.hidden()) } else { Ok(()) }
+    fn judge(&self, searched: &Scanner<'_>) -> Result<(), Cut> {
+        match searched.found() {
+            Some(_) => Err(self.hidden()),
+            None if searched.is_for_want_of_memory() => Err(Cut::Crowded),
+            None => Ok(()),
+        }
     }
 
     /// It counts like a mask: whoever sees where a stream ends has seen as much.

@@ -3,6 +3,7 @@
 
 mod around;
 mod credentials;
+mod decoding;
 mod forwarding;
 mod front;
 mod grpc;

@@ -146,12 +146,14 @@ async fn no_header_of_upstreams_has_a_compressed_answer_taken_for_another() {
 #[tokio::test]
 async fn an_answer_ends_where_a_secret_comes_in_something_compressed() {
     let (bench, open) = (bench("").await, bench("dlp: {inbound_detectors: []}").await);
+    let mut cut = 0;
     for transport in Transport::ALL {
         for file in ["gzip", "zstd", "deflate"] {
             for form in ["raw", "base64", "twice", "json"] {
                 let asked = || get(&format!("/v1/mirror?place={file}+file&form={form}"));
                 let stands = |body: Bytes| body.windows(8).any(|part| part == b"********");
                 let body = bench.agent().open(transport, HOST, asked()).await.into_body().collect().await;
+                cut += usize::from(body.is_err());
                 // Zstandard lets a short text stand as it is, and there it is masked.
                 assert!(body.is_err() || stands(body.unwrap().to_bytes()), "{form} in {file}");
                 // The control: the same where nothing is scrubbed.
@@ -166,6 +168,16 @@ async fn an_answer_ends_where_a_secret_comes_in_something_compressed() {
         *asked.body_mut() = Body::from(clean.clone());
         assert_eq!(bench.agent().send(transport, asked).await.body, clean);
     }
+    // The record of each says so, and the others' say nothing.
+    let events = bench.events().await;
+    let (told, clean): (Vec<_>, Vec<_>) =
+        events.iter().partition(|event| event["code"] == "secret-reflected");
+    assert_eq!(told.len(), cut);
+    for event in told {
+        let is_told = event["block_id"].is_string() && event["sent"] == true && event["status"] == 200;
+        assert!(is_told && event["decision"] == "deny", "{event}");
+    }
+    assert!(clean.iter().all(|event| event["code"].is_null() && event["decision"] == "allow"), "{clean:?}");
 }
 
 #[tokio::test]

@@ -40,6 +40,16 @@ impl Marks {
         after.checked_sub(1).and_then(|at| self.0.get(at)).map_or(0, |mark| mark.outer_of(inner))
     }
 
+    /// How much memory they take.
+    pub(super) fn room(&self) -> usize {
+        self.0.capacity() * size_of::<Mark>()
+    }
+
+    /// Gives back what it takes beyond what is in it.
+    pub(super) fn shrink(&mut self) {
+        self.0.shrink_to_fit();
+    }
+
     /// Forgets what is not needed for positions from `inner` on.
     pub(super) fn forget_before(&mut self, inner: u64) {
         while self.0.get(1).is_some_and(|next| next.inner <= inner) {

@@ -4,7 +4,8 @@ use std::sync::LazyLock;
 
 use memchr::memmem::Finder;
 
-use crate::codec::{Codec, Encoding};
+use crate::budget::{Budget, Permit};
+use crate::codec::{Codec, Encoding, Fault};
 use crate::finding::{Coding, Place};
 use crate::layer::{Layer, Shared, stand_at};
 use crate::scanner::Uninspectable;
@@ -71,6 +72,12 @@ fn room(portion: usize) -> usize {
     (portion + 8) * 1032
 }
 
+/// Where decoders write.
+struct Out {
+    bytes: Vec<u8>,
+    permit: Permit,
+}
+
 /// What has become of a decoder.
 enum Went {
     /// It waits for more.
@@ -104,7 +111,7 @@ enum Member {
     /// It is none after all, or stored as it is.
     Plain,
     /// Data of this kind, so many bytes further.
-    Data(Option<Codec>, usize),
+    Data(Codec, usize),
     Closed(Uninspectable),
 }
 
@@ -115,7 +122,7 @@ impl Layer {
             packed.head_seen = true;
             self.look_at_head(&mut packed, shared);
         }
-        let mut out = Vec::new();
+        let mut out = Out { bytes: Vec::new(), permit: shared.bounds.memory.permit() };
         while packed.head_seen && !packed.over {
             self.go_on(&mut packed, &mut out, shared);
             if packed.over || !self.find_start(&mut packed, shared, complete) {
@@ -137,7 +144,8 @@ impl Layer {
             shared.state.cannot(Uninspectable::Archive);
         }
         if let [0x78, 0x01 | 0x5e | 0x9c | 0xda, ..] = self.bytes[..] {
-            self.open(packed, shared, Coding::Deflate, Codec::new(Encoding::Deflate), 0, 0);
+            let codec = Codec::new(Encoding::Deflate, &shared.bounds.memory);
+            self.open(packed, shared, Coding::Deflate, codec, 0, 0);
         }
     }
 
@@ -147,15 +155,13 @@ impl Layer {
         packed: &mut Packed,
         shared: &mut Shared<'_>,
         coding: Coding,
-        codec: Option<Codec>,
+        codec: Codec,
         start: u64,
         header: u64,
     ) {
         let most = (OPEN_MAX >> self.through.depth()).max(OPEN_INSIDE);
         let child = if packed.open_at(start) < most { self.inner(coding, shared.bounds) } else { None };
-        let (Some(child), Some(codec)) = (child, codec) else {
-            return shared.state.cannot(Uninspectable::Depth);
-        };
+        let Some(child) = child else { return shared.state.cannot(Uninspectable::Depth) };
         let (place, _) = self.locate(&(start..start));
         let from = start + header;
         packed.open.push(Unpacking { codec, child, place, from, at: from, settled: start });
@@ -183,9 +189,10 @@ impl Layer {
         packed.at = at;
         match start {
             Start::Compressed(encoding) => {
-                self.open(packed, shared, encoding.coding(), Codec::new(encoding), at, 0);
+                let codec = Codec::new(encoding, &shared.bounds.memory);
+                self.open(packed, shared, encoding.coding(), codec, at, 0);
             }
-            Start::ZipMember => match member(&self.bytes[from + offset..]) {
+            Start::ZipMember => match member(&self.bytes[from + offset..], &shared.bounds.memory) {
                 Member::Waits if !complete => return false,
                 Member::Waits | Member::Plain => {}
                 Member::Closed(reason) => shared.state.cannot(reason),
@@ -199,17 +206,22 @@ impl Layer {
     }
 
     /// Follows all that are open through the bytes that are there.
-    fn go_on(&self, packed: &mut Packed, out: &mut Vec<u8>, shared: &mut Shared<'_>) {
+    fn go_on(&self, packed: &mut Packed, out: &mut Out, shared: &mut Shared<'_>) {
         let most = packed.open.iter().map(|open| self.bytes.len() - self.index(open.at)).max().unwrap_or(0);
         if most == 0 {
             return;
         }
         let wanted = OUT_BYTES + room(most.min(Codec::CELL_MAX_BYTES));
-        if out.len() < wanted {
-            *out = vec![0; wanted];
+        if out.bytes.len() < wanted {
+            if out.permit.cover(wanted).is_err() {
+                shared.state.cannot(Uninspectable::Memory);
+                packed.over = true;
+                return;
+            }
+            out.bytes = vec![0; wanted];
         }
         for mut open in std::mem::take(&mut packed.open) {
-            match self.follow(&mut open, out, shared) {
+            match self.follow(&mut open, &mut out.bytes, shared) {
                 Went::On => packed.open.push(open),
                 Went::Ended => {
                     packed.ended.push(open.at);
@@ -248,8 +260,10 @@ impl Layer {
                 Ok(step) => step,
                 Err(damaged) => {
                     filled += damaged.written;
-                    if damaged.is_closed {
-                        shared.state.cannot(Uninspectable::Encoding);
+                    match damaged.fault {
+                        Fault::Damaged => {}
+                        Fault::Closed => shared.state.cannot(Uninspectable::Encoding),
+                        Fault::Spent => shared.state.cannot(Uninspectable::Memory),
                     }
                     // Of a portion it is not known which of its bytes is at fault.
                     let taken = open.at - open.from;
@@ -294,7 +308,7 @@ fn close(mut open: Unpacking, shared: &mut Shared<'_>) {
     stand_at(shared.state, first, open.place);
 }
 
-fn member(bytes: &[u8]) -> Member {
+fn member(bytes: &[u8], memory: &Budget) -> Member {
     const ENCRYPTED: u16 = 1;
     const VERSION_MAX: u16 = 63;
     let Some(header) = bytes.get(..ZIP_HEADER_BYTES) else { return Member::Waits };
@@ -307,8 +321,8 @@ fn member(bytes: &[u8]) -> Member {
     match method {
         _ if flags & ENCRYPTED != 0 => Member::Closed(Uninspectable::Encrypted),
         0 => Member::Plain,
-        8 => Member::Data(Some(Codec::bare()), length),
-        93 => Member::Data(Codec::new(Encoding::Zstd), length),
+        8 => Member::Data(Codec::bare(memory), length),
+        93 => Member::Data(Codec::new(Encoding::Zstd, memory), length),
         99 => Member::Closed(Uninspectable::Encrypted),
         1..=20 | 94..=98 => Member::Closed(Uninspectable::Archive),
         _ => Member::Plain,

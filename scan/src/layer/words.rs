@@ -206,6 +206,7 @@ impl Layer {
         coding: Coding,
     ) {
         let first = shared.state.hits.len();
+        text.child.keep_beside(shared, text.marks.room() + text.fresh.capacity());
         text.child.feed(shared, &text.fresh);
         text.fresh.clear();
         if ends {
@@ -237,6 +238,9 @@ impl Layer {
             }
         }
         text.marks.forget_before(text.child.base);
+        if text.child.over {
+            text.marks.shrink();
+        }
     }
 }
 

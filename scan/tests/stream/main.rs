@@ -1,6 +1,7 @@
 //! The scanner as a stream: what hides a secret, how the input is cut, and where it stops.
 #![allow(clippy::unwrap_used)]
 
+mod budget;
 mod escapes;
 
 use std::io::Write as _;

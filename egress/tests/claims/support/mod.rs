@@ -23,6 +23,7 @@ use egress::{Answers, Doors, Marking, Parts, Placeholder, Proxy, Secret, SecretS
 use rustls::RootCertStore;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
+use scan::Budget;
 use tokio::net::{TcpListener, TcpSocket, UdpSocket};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -85,6 +86,7 @@ pub(crate) struct Bench {
     pub(crate) upstream: Upstream,
     pub(crate) journal: PathBuf,
     pub(crate) secrets: PathBuf,
+    pub(crate) decoding: Budget,
     authority: CertificateDer<'static>,
     stop: CancellationToken,
     serving: JoinHandle<()>,
@@ -94,15 +96,20 @@ pub(crate) struct Bench {
 impl Bench {
     /// A proxy with the routes that `routes` writes for this upstream.
     pub(crate) async fn with(routes: impl FnOnce(&Upstream) -> String) -> Bench {
-        Bench::within(Doors::default().connections, routes).await
+        Bench::within(Doors::default().connections, Budget::of(256 << 20), routes).await
     }
 
     /// The same, with a place for each of its listeners and for `connections` besides.
     pub(crate) async fn with_room_for(connections: usize, routes: impl FnOnce(&Upstream) -> String) -> Bench {
-        Bench::within(LISTENERS + connections, routes).await
+        Bench::within(LISTENERS + connections, Budget::of(256 << 20), routes).await
     }
 
-    async fn within(connections: usize, routes: impl FnOnce(&Upstream) -> String) -> Bench {
+    /// The same, with so much memory for decoders.
+    pub(crate) async fn with_memory(bytes: usize, routes: impl FnOnce(&Upstream) -> String) -> Bench {
+        Bench::within(Doors::default().connections, Budget::of(bytes), routes).await
+    }
+
+    async fn within(connections: usize, decoding: Budget, routes: impl FnOnce(&Upstream) -> String) -> Bench {
         let directory = tempfile::tempdir().unwrap();
         let root = directory.path();
         let upstream = Upstream::start(root).await;
@@ -147,6 +154,7 @@ impl Bench {
             uses: Uses::open(&egress::uses::path(root)).unwrap(),
             placeholder: Placeholder::parse(PLACEHOLDER).unwrap(),
             marking: Marking::open(&root.join("fingerprint.key")).unwrap(),
+            decoding: decoding.clone(),
         };
         let proxy = Arc::new(Proxy::new(parts, routes(&upstream)).unwrap());
         let stop = CancellationToken::new();
@@ -160,6 +168,7 @@ impl Bench {
             upstream,
             journal,
             secrets,
+            decoding,
             authority: certificate,
             stop,
             serving,

@@ -263,6 +263,9 @@ async fn answer(mut request: Request<Incoming>, memory: Arc<Memory>) -> Response
             if let Some(content_type) = content_type {
                 response.headers_mut().insert("content-type", content_type);
             }
+            if let Some(encoding) = parts.headers.get("x-echo-encoding") {
+                response.headers_mut().insert("content-encoding", encoding.clone());
+            }
             response
         }
         _ if path.starts_with("/v1/status/") => {
