@@ -1,8 +1,10 @@
 //! What upstream says before its answer (1xx), on its way to a client that knows what to do with it.
 
+use std::time::Duration;
+
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::support::{Bench, HOST, Origin, PATIENCE, Transport, get, read_head};
 
@@ -148,27 +150,21 @@ async fn it_never_stands_in_an_answer_that_is_not_read_yet() {
             line.write_all(&vec![b'.'; size]).await.unwrap();
             line
         });
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        sleep(Duration::from_millis(20)).await;
         agent.write_all(b"llo").await.unwrap();
         origin.ask(&mut agent, "GET", "").await;
-        let other = timeout(std::time::Duration::from_millis(200), origin.accept()).await;
+        let other = timeout(Duration::from_millis(200), origin.accept()).await;
         let telling = tokio::spawn(async move {
-            let told = [HINTS, HINTS, FINAL].concat();
-            if let Ok(mut other) = other {
-                read_head(&mut other).await;
-                other.write_all(told.as_bytes()).await.unwrap();
-                other.read(&mut [0]).await.ok();
-            } else {
-                let mut line = sending.await.unwrap();
-                let mut head = String::new();
-                while !head.contains("GET / ") {
-                    head = read_head(&mut line).await;
-                }
-                line.write_all(told.as_bytes()).await.unwrap();
-                line.read(&mut [0]).await.ok();
-            }
+            // On a connection of its own, unless the first is through.
+            let mut line = match other {
+                Ok(other) => other,
+                Err(_) => sending.await.unwrap(),
+            };
+            assert!(read_head(&mut line).await.contains("GET / "));
+            line.write_all([HINTS, HINTS, FINAL].concat().as_bytes()).await.unwrap();
+            line
         });
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        sleep(Duration::from_millis(50)).await;
         let mut all = vec![0; size];
         assert_eq!(heads(&mut agent).await, (vec![], "HTTP/1.1 200 OK".to_owned()));
         timeout(PATIENCE, agent.read_exact(&mut all)).await.unwrap().unwrap();
@@ -176,7 +172,7 @@ async fn it_never_stands_in_an_answer_that_is_not_read_yet() {
         let hints = vec![HINTS.to_owned(), HINTS.to_owned()];
         assert_eq!(heads(&mut agent).await, (hints, "HTTP/1.1 200 OK".to_owned()), "{size}");
         assert_eq!(body(&mut agent).await, "ok");
-        telling.abort();
+        drop(telling.await.unwrap());
     }
 }
 
@@ -222,7 +218,7 @@ async fn it_does_not_put_off_the_end_of_a_request_that_has_no_answer() {
     let (mut agent, mut line) = asked(&origin, "GET").await;
     let telling = tokio::spawn(async move {
         while line.write_all(HINTS.as_bytes()).await.is_ok() {
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            sleep(Duration::from_millis(50)).await;
         }
     });
     let (interim, status) = heads(&mut agent).await;

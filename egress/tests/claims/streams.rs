@@ -135,34 +135,6 @@ async fn who_waits_for_leave_to_send_gets_it_or_the_refusal_at_once() {
 }
 
 #[tokio::test]
-async fn an_interim_answer_does_not_take_the_place_of_the_answer() {
-    let origin = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = origin.local_addr().unwrap().port();
-    let bench = Bench::with(|_| {
-        format!("routes:\n  - host: {HOST}\n    scheme: http\n    ports: [{port}]\n    allow_private: [127.0.0.0/8]\n")
-    })
-    .await;
-    let answering = async {
-        let (mut stream, _) = origin.accept().await.unwrap();
-        read_head(&mut stream).await;
-        let answer =
-            "HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
-        stream.write_all(answer.as_bytes()).await.unwrap();
-    };
-    let asking = async {
-        let mut stream = bench.agent().dial().await;
-        let head =
-            format!("GET http://{HOST}:{port}/ HTTP/1.1\r\nhost: {HOST}:{port}\r\nconnection: close\r\n\r\n");
-        stream.write_all(head.as_bytes()).await.unwrap();
-        let mut text = String::new();
-        stream.read_to_string(&mut text).await.unwrap();
-        text
-    };
-    let ((), text) = tokio::join!(answering, asking);
-    assert!(text.starts_with("HTTP/1.1 200") && text.ends_with("\r\n\r\nok"), "{text}");
-}
-
-#[tokio::test]
 async fn a_client_that_goes_away_ends_its_request_upstream_at_once() {
     let bench = Bench::allowing(EVERYTHING).await;
     for transport in Transport::ALL {
