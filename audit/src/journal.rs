@@ -105,7 +105,7 @@ impl Journal {
         };
         let Head { seq, hash, last_bytes: length, unfinished_bytes, .. } = Lines::of(path)?.head()?;
         file.cut(length).map_err(open)?;
-        let rotation = Some(Rotation { path: path.to_owned(), bound });
+        let rotation = Some(Rotation::new(path, bound));
         let mut writer =
             Writer { storage: Box::new(file), link: Link { seq, hash }, length, dirty: false, rotation };
         let recovery = if unfinished_bytes == 0 {
@@ -191,30 +191,50 @@ fn create(path: &Path) -> io::Result<File> {
 struct Rotation {
     path: PathBuf,
     bound: Bound,
+    rename: fn(&Path, &Path) -> io::Result<()>,
+}
+
+/// What a rotation has come to.
+struct Rotated {
+    file: Locked,
+    directory: File,
+    /// The closed files that are too many, oldest first.
+    excess: Vec<PathBuf>,
 }
 
 impl Rotation {
-    /// Closes the file that ends with the record `seq`; the new one, locked.
-    fn next(&self, seq: u64) -> io::Result<Locked> {
-        let new = self.path.with_extension("jsonl.new");
+    fn new(path: &Path, bound: Bound) -> Rotation {
+        Rotation { path: path.to_owned(), bound, rename: |from, to| fs::rename(from, to) }
+    }
+
+    /// Closes the file that ends with the record `seq`. What may fail for want of a descriptor comes before anything is moved: the files are in
+    /// their places where this succeeds, and stay where they were otherwise.
+    fn next(&self, seq: u64) -> io::Result<Rotated> {
+        let (new, closed) = (self.path.with_extension("jsonl.new"), segment::name(&self.path, seq));
         match fs::remove_file(&new) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             Ok(()) | Err(_) => {}
         }
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&new)?;
         let file = Locked::new(file)?;
-        fs::rename(&self.path, segment::name(&self.path, seq))?;
-        fs::rename(&new, &self.path)?;
-        File::open(directory(&self.path))?.sync_all()?;
-        Ok(file)
+        let directory = File::open(directory(&self.path))?;
+        let excess = self.excess(&closed)?;
+        (self.rename)(&self.path, &closed)?;
+        if let Err(error) = (self.rename)(&new, &self.path) {
+            // Where this fails too, the next start begins a new file behind the one that is closed.
+            let _ = (self.rename)(&closed, &self.path);
+            return Err(error);
+        }
+        Ok(Rotated { file, directory, excess })
     }
 
-    /// The closed files that are too many, oldest first.
-    fn excess(&self) -> io::Result<Vec<PathBuf>> {
-        let mut closed = segment::closed(&self.path)?;
+    /// The closed files that are too many once there is `another`.
+    fn excess(&self, another: &Path) -> io::Result<Vec<PathBuf>> {
+        let mut closed: Vec<_> = segment::closed(&self.path)?.into_iter().map(|(_, path)| path).collect();
+        closed.push(another.to_owned());
         let kept = self.bound.segments.unwrap_or(usize::MAX);
         closed.truncate(closed.len().saturating_sub(kept));
-        Ok(closed.into_iter().map(|(_, path)| path).collect())
+        Ok(closed)
     }
 }
 
@@ -251,19 +271,16 @@ impl Writer {
         if self.length == 0 || self.length + bytes <= rotation.bound.segment_bytes {
             return Ok(());
         }
-        let excess = {
-            self.clean()?;
-            self.storage.sync()?;
-            let Some(rotation) = &self.rotation else { return Ok(()) };
-            let file = rotation.next(self.link.seq)?;
-            let excess = rotation.excess()?;
-            self.storage = Box::new(file);
-            self.length = 0;
-            excess
-        };
+        self.clean()?;
+        self.storage.sync()?;
+        let Some(rotation) = &self.rotation else { return Ok(()) };
+        let Rotated { file, directory, excess } = rotation.next(self.link.seq)?;
+        self.storage = Box::new(file);
+        self.length = 0;
         if let Some(carried) = carried {
             self.own(carried)?;
         }
+        directory.sync_all()?;
         // Said durably before it is gone.
         let Some(last) = excess.last() else { return Ok(()) };
         let Some(end) = segment::end(last) else { return Ok(()) };
@@ -378,6 +395,58 @@ mod tests {
 
     fn chain_of(disk: &Arc<Mutex<Disk>>) -> Head {
         Lines::new(Path::new("journal"), disk.lock().unwrap().bytes.as_slice()).head().unwrap()
+    }
+
+    /// A journal that begins a new file with its third record, in a directory where nothing is put into its place while `stuck` is there.
+    fn rotating(directory: &Path) -> Journal {
+        let bound = Bound { segment_bytes: 500, segments: None };
+        let (journal, _) = Journal::open_within(directory.join("journal.jsonl"), bound).unwrap();
+        let rename = |from: &Path, to: &Path| {
+            let is_stuck = from.with_file_name("stuck").exists();
+            if is_stuck && from.extension().is_some_and(|extension| extension == "new") {
+                return Err(io::Error::other("stuck"));
+            }
+            fs::rename(from, to)
+        };
+        journal.writer.lock().unwrap().rotation.as_mut().unwrap().rename = rename;
+        journal
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_begun_leaves_the_one_before_in_its_place() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("journal.jsonl");
+        let journal = rotating(directory.path());
+        let event = "x".repeat(100);
+        let append = |journal: &Journal| journal.append(&event, Durability::Synced).map(|record| record.seq);
+        assert_eq!((append(&journal).unwrap(), append(&journal).unwrap()), (1, 2));
+        fs::write(directory.path().join("stuck"), "").unwrap();
+        for _ in 0..3 {
+            assert!(matches!(append(&journal), Err(Error::Append(_))));
+            assert_eq!(Lines::of(&path).unwrap().head().unwrap().seq, 2);
+        }
+        fs::remove_file(directory.path().join("stuck")).unwrap();
+        assert_eq!(append(&journal).unwrap(), 3);
+        assert_eq!(segment::closed(&path).unwrap().len(), 1);
+        drop(journal);
+        assert_eq!(append(&rotating(directory.path())).unwrap(), 4);
+        assert_eq!(Lines::of(&path).unwrap().head().unwrap().seq, 4);
+    }
+
+    #[test]
+    fn a_start_after_an_end_between_the_two_moves_goes_on_behind_the_closed_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("journal.jsonl");
+        let journal = rotating(directory.path());
+        for _ in 0..2 {
+            journal.append("event", Durability::Synced).unwrap();
+        }
+        drop(journal);
+        fs::rename(&path, segment::name(&path, 2)).unwrap();
+        fs::write(path.with_extension("jsonl.new"), "").unwrap();
+        let journal = rotating(directory.path());
+        assert_eq!(journal.append("event", Durability::Synced).unwrap().seq, 3);
+        assert_eq!(Lines::of(&path).unwrap().head().unwrap().seq, 3);
     }
 
     #[test]
