@@ -343,8 +343,7 @@ fn format_of(headers: &HeaderMap) -> Result<Format, Refusal> {
             encodings.push(Encoding::named(&named).ok_or_else(unreadable)?);
         }
     }
-    let content_type = headers.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
-    let is_grpc = content_type.to_ascii_lowercase().starts_with(b"application/grpc");
+    let is_grpc = headers.get(CONTENT_TYPE).is_some_and(is_grpc);
     match encodings[..] {
         [] if is_grpc => match named(headers, "grpc-encoding").as_slice() {
             [] => Ok(Format::Grpc(None)),
@@ -356,6 +355,13 @@ fn format_of(headers: &HeaderMap) -> Result<Format, Refusal> {
         [one] if !is_grpc => Ok(Format::Encoded(one)),
         _ => Err(unreadable()),
     }
+}
+
+/// Whether a body of this type is messages in frames. Not those of `application/grpc-web-text`, which are in base64.
+fn is_grpc(content_type: &HeaderValue) -> bool {
+    let kind = content_type.as_bytes().to_ascii_lowercase();
+    let kind = kind.split(|byte| matches!(byte, b';' | b'+' | b' ' | b'\t')).next();
+    matches!(kind, Some(b"application/grpc" | b"application/grpc-web"))
 }
 
 /// What stands in place of each byte of a secret.

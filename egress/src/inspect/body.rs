@@ -32,7 +32,8 @@ pub(crate) fn examined(inner: Body, inspection: &Inspection, format: Format) -> 
         }
         Format::Plain => Search::Stream(Box::new(inspection.body_scanner()), Joint::of(inspection)),
         Format::Grpc(encoding) => {
-            Search::Grpc(Box::new((GrpcFrames::new(encoding), Messages::new(inspection.clone()))))
+            let messages = Messages::new(inspection.clone());
+            Search::Grpc(Box::new((GrpcFrames::new(encoding), messages, inspection.body_scanner())))
         }
     };
     inspection.begin();
@@ -53,7 +54,8 @@ enum Search {
     Stream(Box<Scanner<'static>>, Option<Joint>),
     /// The body decoded, and as it stands.
     Either(Box<[Scanner<'static>; 2]>),
-    Grpc(Box<(GrpcFrames, Messages)>),
+    /// Messages in their frames, and all of it as it stands: whoever gets it may not read frames at all.
+    Grpc(Box<(GrpcFrames, Messages, Scanner<'static>)>),
 }
 
 struct Examined {
@@ -81,7 +83,12 @@ impl Examined {
                 joint.as_mut().map_or(Ok(()), |joint| joint.feed(&data))?;
             }
             Search::Either(both) => aside(|| both.iter_mut().for_each(|scanner| scanner.feed(&data))),
-            Search::Grpc(grpc) => aside(|| grpc.0.feed(&data, &mut grpc.1))?,
+            Search::Grpc(grpc) => aside(|| {
+                let (frames, messages, stream) = &mut **grpc;
+                stream.feed(&data);
+                in_stream(stream)?;
+                frames.feed(&data, messages)
+            })?,
         }
         self.taken += data.len() as u64;
         self.waiting_bytes += data.len() as u64;
@@ -97,7 +104,13 @@ impl Examined {
                 joint.as_mut().map_or(Ok(()), Joint::end)?;
             }
             Search::Either(both) => both.iter_mut().for_each(Scanner::end),
-            Search::Grpc(grpc) => grpc.1.end_message()?,
+            Search::Grpc(grpc) => {
+                let (frames, messages, stream) = &mut **grpc;
+                stream.end();
+                in_stream(stream)?;
+                messages.end_message()?;
+                frames.end(&self.inspection)?;
+            }
         }
         self.judge()
     }
@@ -121,7 +134,7 @@ impl Examined {
                 let [decoded, _] = &**both;
                 self.inspection.readable(decoded.uninspectable())?;
             }
-            // Judged message by message.
+            // Judged as it comes.
             Search::Grpc(_) => {}
         }
         // Where only what is found is refused, what is held for too long goes on.
@@ -148,7 +161,7 @@ impl Examined {
             _ if self.ended => 0,
             Search::Stream(scanner, joint) => scanner.held().max(joint.as_ref().map_or(0, Joint::held)),
             Search::Either(both) => both.iter().map(Scanner::held).max().unwrap_or(0),
-            Search::Grpc(grpc) => grpc.1.held(),
+            Search::Grpc(grpc) => grpc.1.held().max(grpc.2.held()),
         }
     }
 
@@ -176,6 +189,11 @@ impl Examined {
         self.inspection.end();
         Error::Io(io::Error::new(io::ErrorKind::PermissionDenied, "the body may not leave"))
     }
+}
+
+/// An objection to a secret in the stream as it stands; what else there is to say of its messages is said of each.
+fn in_stream(stream: &Scanner<'_>) -> Result<(), Objection> {
+    stream.found().map_or(Ok(()), |rule| Err(Objection::Secret(rule, stream.found_mark())))
 }
 
 impl Drop for Examined {
