@@ -51,6 +51,8 @@ pub(crate) use leaving::{not_provided, secret_of};
 use upgrade::WEBSOCKET;
 use waiting::{given_up, let_through};
 
+/// So much of a cause is logged.
+const CAUSE_CHARS: usize = 512;
 /// Stands in answers and records for a path that holds a secret.
 const WITHHELD: &str = "(withheld)";
 
@@ -152,6 +154,9 @@ impl Judged {
         if self.snapshot.policy.log() >= LogLevel::Refusals {
             let Subject { scheme, host, port, method, path, form: _ } = &self.entry.subject;
             let Refusal { code, block_id, hint, cause, retry_after: _, finding: _ } = refusal;
+            // Upstream may have had a word in it, as with the names of its certificate or the reason with which HTTP/2 ends.
+            let cause = cause.as_deref().map(|cause| self.proxy.knowns.masked(cause));
+            let cause = cause.map(|cause| cause.chars().take(CAUSE_CHARS).collect::<String>());
             warn!(%code, scheme, host, port, method, path, block_id, hint, cause, "refused");
         }
         refusal.answer(&self.entry.subject)

@@ -78,7 +78,8 @@ fn explain(
         },
     };
     let text = if json {
-        serde_json::to_string(&explained).expect("an explanation always has a JSON form") + "\n"
+        let json = serde_json::to_string(&explained).expect("an explanation always has a JSON form");
+        tail::harmless_json(&json) + "\n"
     } else {
         tail::harmless_lines(&explained.text())
     };

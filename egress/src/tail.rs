@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use audit::Decision;
+use proposal::is_invisible;
 use proposal::wire::{Failure, Reply};
 use serde::de::DeserializeOwned;
 
@@ -81,7 +82,7 @@ pub fn tail(run_dir: &Path, form: Form, follow: bool, out: &mut impl Write) -> R
         for seen in &requests {
             let line = match form {
                 Form::Text => line(seen),
-                Form::Json => serde_json::to_string(seen).map_err(Error::Reply)?,
+                Form::Json => harmless_json(&serde_json::to_string(seen).map_err(Error::Reply)?),
             };
             writeln!(out, "{line}").map_err(Error::Print)?;
         }
@@ -134,9 +135,24 @@ fn line(seen: &Seen) -> String {
 pub fn harmless(text: &str) -> String {
     let mut harmless = String::with_capacity(text.len());
     for character in text.chars() {
-        let turns = matches!(character, '\u{200B}'..='\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2060}'..='\u{206F}' | '\u{FEFF}');
-        if character.is_control() || turns {
+        if character.is_control() || is_invisible(character) {
             harmless.extend(character.escape_unicode());
+        } else {
+            harmless.push(character);
+        }
+    }
+    harmless
+}
+
+/// The same, for JSON, which it stays.
+#[must_use]
+pub fn harmless_json(text: &str) -> String {
+    let mut harmless = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() || is_invisible(character) {
+            for unit in character.encode_utf16(&mut [0; 2]) {
+                harmless.push_str(&format!("\\u{unit:04x}"));
+            }
         } else {
             harmless.push(character);
         }
@@ -154,6 +170,7 @@ pub fn harmless_lines(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::observe::tests::event;
 
@@ -168,5 +185,14 @@ mod tests {
             "1970-01-01T00:00:00Z deny  200 G\\u{1b}[2JT https://api.example.com:443/a\\u{d}\\u{a}allow\\u{202e} \
              host-not-allowed up=1 down=2 7ms block_id=id-host-not-allowed"
         );
+    }
+
+    #[test]
+    fn what_is_not_seen_is_written_out_in_text_and_in_json() {
+        let path = "/a\u{61c}b\u{ad}c\u{3164}d\u{e0041}e\u{85}f\u{202e}g\u{7f}\"é漢";
+        assert_eq!(harmless(path), "/a\\u{61c}b\\u{ad}c\\u{3164}d\\u{e0041}e\\u{85}f\\u{202e}g\\u{7f}\"é漢");
+        let json = harmless_json(&serde_json::to_string(path).unwrap());
+        assert_eq!(json, r#""/a\u061cb\u00adc\u3164d\udb40\udc41e\u0085f\u202eg\u007f\"é漢""#);
+        assert_eq!(serde_json::from_str::<String>(&json).unwrap(), path);
     }
 }

@@ -39,4 +39,4 @@ pub use queue::{
 pub use review::{Difference, Review, ReviewError, WouldPass, digest, review};
 pub use risk::{Breadth, Flag};
 pub use target::NeverGrantable;
-pub use text::escaped;
+pub use text::{escaped, is_invisible};

@@ -21,8 +21,10 @@ pub fn escaped(text: &str) -> String {
     shown
 }
 
-/// Bidirectional controls, zero-width characters, other line ends, fillers, variation selectors, tags, private use, non-characters.
-fn is_invisible(c: char) -> bool {
+/// Whether it is not seen where it stands, or has others seen otherwise: bidirectional controls, zero-width characters, other line ends,
+/// fillers, variation selectors, tags, private use, non-characters.
+#[must_use]
+pub fn is_invisible(c: char) -> bool {
     matches!(u32::from(c),
         0x00ad | 0x034f | 0x061c | 0x115f | 0x1160 | 0x17b4 | 0x17b5 | 0x180b..=0x180f
         | 0x200b..=0x200f | 0x2028..=0x202e | 0x2060..=0x206f | 0x2800 | 0x3164

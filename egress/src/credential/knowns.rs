@@ -1,7 +1,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use policy::AuthScheme;
-use scan::{Known, KnownError};
+use scan::{Known, KnownError, Scrubber};
 
 use super::Secret;
 
@@ -78,6 +78,12 @@ impl Knowns {
     pub(crate) fn current(&self) -> Arc<Known> {
         Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner).known)
     }
+
+    /// `text` without what is looked for.
+    pub(crate) fn masked(&self, text: &str) -> String {
+        let masked = Scrubber::new(self.current()).whole(text.as_bytes());
+        masked.map_or_else(|| text.to_owned(), |masked| String::from_utf8_lossy(&masked).into_owned())
+    }
 }
 
 #[cfg(test)]
@@ -95,11 +101,17 @@ mod tests {
         assert!(Arc::ptr_eq(&first, &knowns.current()));
         assert_eq!(knowns.learn(&Secret::new(b"short".to_vec()), None), Err(KnownError::Short(5)));
         assert!(!knowns.current().is_empty());
+        let words = "certificate is only valid for DnsName(\"Q8ZR2LKT0VWCN5MYX1JD.é.test\")";
+        assert_eq!(
+            knowns.masked(&words.to_ascii_lowercase()),
+            words.to_ascii_lowercase().replace("q8zr2lkt0vwcn5myx1jd", &"*".repeat(20))
+        );
+        assert_eq!(knowns.masked("as it was"), "as it was");
     }
 
     /// Whether a text is changed by taking out what is known.
     fn is_looked_for(knowns: &Knowns, text: &str) -> bool {
-        scan::Scrubber::new(knowns.current()).whole(text.as_bytes()).is_some()
+        Scrubber::new(knowns.current()).whole(text.as_bytes()).is_some()
     }
 
     #[test]
