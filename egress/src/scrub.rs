@@ -7,12 +7,12 @@ mod hits;
 
 use std::sync::Arc;
 
-use http::StatusCode;
 use http::header::{
     ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderName,
     HeaderValue,
 };
-use scan::{Bounds, Budget, Encoding, Known, Scanner, Scrubber};
+use http::{Method, StatusCode};
+use scan::{Bounds, Budget, Encoding, KNOWN_MIN_BYTES, Known, Scanner, Scrubber};
 
 pub(crate) use body::scrubbed;
 pub(crate) use cleaner::{Cleaner, Cut};
@@ -63,12 +63,17 @@ impl Scrub {
     }
 
     /// Has upstream answer in a way that can be scrubbed: in codings that can be undone, and whole, because a part may begin
-    /// in the middle of a secret.
-    pub(crate) fn prepare(headers: &mut HeaderMap) {
+    /// in the middle of a secret. Not compressed where only the head comes: the length of what was compressed says which of several guesses
+    /// stood in it beside the secret, and nothing could be counted.
+    pub(crate) fn prepare(method: &Method, headers: &mut HeaderMap) {
         headers::remove_all(headers, |name| {
             headers::reads_as_one_of(name, &RANGES)
                 || MESSAGE_CODINGS.iter().any(|(asked, _)| headers::reads_as(name, asked))
         });
+        if *method == Method::HEAD {
+            headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+            return;
+        }
         let asked = headers.get_all(ACCEPT_ENCODING).iter().flat_map(|value| {
             let text = String::from_utf8_lossy(value.as_bytes()).into_owned();
             text.split(',').map(|one| one.trim().to_owned()).collect::<Vec<_>>()
@@ -115,7 +120,8 @@ impl Scrub {
         Cleaner::new(self.clone())
     }
 
-    /// Scrubs headers or trailers. A name that is a secret goes with its value.
+    /// Scrubs headers or trailers. A name that is a secret goes with its value, and a value in which one is hidden, as in something that is
+    /// encoded twice, is emptied.
     pub(crate) fn headers(&self, headers: &mut HeaderMap) {
         let mut scrubber = Scrubber::new(Arc::clone(&self.known));
         let mut hit = |text: &[u8]| scrubber.whole(text);
@@ -131,6 +137,32 @@ impl Scrub {
             }
         }
         self.hits.add(scrubber.hits());
+        self.empty_hidden(headers);
+    }
+
+    fn empty_hidden(&self, headers: &mut HeaderMap) {
+        let hides = |text: &[u8]| {
+            let mut scanner = self.scanner();
+            scanner.feed(text);
+            scanner.end();
+            scanner.found().is_some() || scanner.is_for_want_of_memory()
+        };
+        let is_long = |value: &HeaderValue| value.len() >= KNOWN_MIN_BYTES;
+        // Together, for most have nothing to hide.
+        let mut all = Vec::with_capacity(512);
+        for value in headers.values().filter(|value| is_long(value)) {
+            all.extend_from_slice(value.as_bytes());
+            all.push(b' ');
+        }
+        if all.is_empty() || !hides(&all) {
+            return;
+        }
+        for value in headers.values_mut().filter(|value| is_long(value)) {
+            if hides(value.as_bytes()) {
+                *value = HeaderValue::from_static("");
+                self.hits.add(1);
+            }
+        }
     }
 
     /// What the body is encoded with, which is undone on its way, and the headers say so.
@@ -152,6 +184,9 @@ impl Scrub {
         let names: Vec<&str> =
             names.filter(|name| !name.is_empty() && !name.eq_ignore_ascii_case("identity")).collect();
         if !has_body {
+            if !names.is_empty() {
+                headers.remove(CONTENT_LENGTH);
+            }
             return Ok(None);
         }
         let is_coded = |value: &HeaderValue| !value.as_bytes().eq_ignore_ascii_case(b"identity");

@@ -81,6 +81,9 @@ impl Judged {
             let mut after = before.clone();
             let line = [asked.method.as_str(), asked.endpoint.host.as_str(), asked.path.as_str()];
             watch.suspicion = inspection.head(line, &mut after, &mut leaving)?;
+            if let Some(suspicion) = &mut watch.suspicion {
+                suspicion.beside(&parts.headers, &leaving, query.as_deref());
+            }
             if after != before {
                 query = after;
             }
@@ -97,7 +100,7 @@ impl Judged {
             *format = inspection.format(&parts.headers)?;
         }
         if watch.scrub.is_some() {
-            Scrub::prepare(&mut parts.headers);
+            Scrub::prepare(&parts.method, &mut parts.headers);
         }
         let exchanged = match secret {
             Some((wanted, secret)) => {

@@ -1,6 +1,6 @@
 //! What is told of a request that a person is asked about: where the secrets stand, and what stands around them, masked.
 
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use proposal::peer::{Found, HELD_MAX};
 use scan::{Finding, Report, Scanner};
 use sha2::{Digest, Sha256};
@@ -32,7 +32,7 @@ impl Suspicion {
         first.iter().for_each(|part| suspicion.digest(part.as_bytes()));
         suspicion.digest(&[u8::from(query.is_some())]);
         suspicion.digest(query.unwrap_or_default().as_bytes());
-        let mut names: Vec<&str> = headers.keys().map(http::HeaderName::as_str).collect();
+        let mut names: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         for name in names {
             for value in headers.get_all(name) {
@@ -42,6 +42,20 @@ impl Suspicion {
         }
         suspicion.digest(b"");
         suspicion
+    }
+
+    /// Of what the agent had put where its own credentials stand: there the secret may be put, and upstream would get another request.
+    pub(crate) fn beside(&mut self, asked: &HeaderMap, leaving: &HeaderMap, query: Option<&str>) {
+        let mut names: Vec<&HeaderName> = asked.keys().filter(|name| !leaving.contains_key(*name)).collect();
+        names.sort_unstable_by_key(|name| name.as_str());
+        for name in names {
+            for value in asked.get_all(name) {
+                self.digest(name.as_str().as_bytes());
+                self.digest(value.as_bytes());
+            }
+        }
+        self.digest(b"");
+        self.digest(query.unwrap_or_default().as_bytes());
     }
 
     pub(super) fn head(

@@ -160,6 +160,37 @@ async fn a_release_is_of_every_byte_that_goes_out() {
 }
 
 #[tokio::test]
+async fn a_release_is_of_what_stands_where_the_secret_may_be_put_too() {
+    let bench = Bench::allowing(&format!("{ASKS}\nauth_scheme: bearer\ntoken_file: OURS")).await;
+    std::fs::write(bench.secrets.join("OURS"), "kV9xQ2mZ7pL4wR8tY1uN6").unwrap();
+    let supervise = Supervise::of(&bench);
+    let with = |headers: &[(&str, &str)], path: &str| {
+        let mut asked = request(Method::POST, path, headers);
+        *asked.body_mut() = body().into();
+        asked
+    };
+    let plain = "/v1/upload?a=1";
+    let mut digests = Vec::new();
+    for (asked, is_other) in [
+        (with(&[], plain), true),
+        (with(&[("x-api-key", "a-word")], plain), true),
+        (with(&[("x-api-key", "other-word")], plain), true),
+        (with(&[("authorization", "Bearer a-word")], plain), true),
+        (with(&[], "/v1/upload?a=1&key=a-word"), true),
+        (with(&[], plain), false),
+    ] {
+        let agent = bench.agent();
+        let sending = tokio::spawn(async move { agent.send(Transport::Plain, asked).await });
+        let hold = supervise.held().await;
+        assert_eq!(!digests.contains(&hold.digest), is_other, "{hold:?}");
+        assert!(supervise.decide(&hold, Verdict::Reject, "").await);
+        assert_eq!(sending.await.unwrap().refusal(), "secret-detected");
+        assert_eq!(supervise.hear::<Word>().await, Word::Dropped { id: hold.id });
+        digests.push(hold.digest);
+    }
+}
+
+#[tokio::test]
 async fn what_has_no_secret_in_it_or_cannot_be_held_does_not_wait() {
     let bench = Bench::allowing(ASKS).await;
     let supervise = Supervise::of(&bench);

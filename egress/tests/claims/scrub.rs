@@ -6,9 +6,9 @@ use http::Method;
 use http_body_util::BodyExt;
 use hudsucker::Body;
 use hyper_util::rt::TokioIo;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::support::{Bench, HOST, Transport, farewell, get, in_form, request};
+use super::support::{Bench, HOST, Origin, Transport, farewell, get, in_form, read_head, request};
 
 const SECRET: &str = "kV9/xQ+2mZ=7pL4&wR8\"tY1%uN6";
 const FORMS: [&str; 11] =
@@ -70,6 +70,47 @@ async fn a_reflected_secret_is_masked_in_wide_text_and_takes_a_headers_name_with
         let answer = agent.send(transport, get("/v1/mirror?place=header+name&form=raw")).await;
         assert!(answer.headers.keys().all(|name| !name.as_str().contains(&core("hex"))), "{answer:?}");
         assert_eq!(answer.headers["x-got"], "********");
+    }
+}
+
+#[tokio::test]
+async fn a_secret_that_is_hidden_in_a_header_or_a_trailer_takes_its_value_with_it() {
+    let (bench, open) = (bench("").await, bench("dlp: {inbound_detectors: []}").await);
+    for form in ["thrice", "hex of base64", "base64 of utf-16"] {
+        for transport in Transport::ALL {
+            let asked = || get(&format!("/v1/mirror?place=header&form={}", form.replace(' ', "+")));
+            assert_eq!(bench.agent().send(transport, asked()).await.headers["x-got"], "", "{form}");
+            let shown = open.agent().send(transport, asked()).await;
+            assert!(shown.headers["x-got"].to_str().unwrap().contains(&core(form)), "{form}: {shown:?}");
+        }
+        let asked = get(&format!("/v1/mirror?place=trailer&form={}", form.replace(' ', "+")));
+        let response = bench.agent().open(Transport::TunnelHttp2, HOST, asked).await;
+        let body = response.into_body().collect().await.unwrap();
+        assert_eq!(body.trailers().unwrap()["x-got"], "", "{form}");
+    }
+}
+
+#[tokio::test]
+async fn the_length_of_what_was_compressed_beside_a_secret_is_not_told_by_a_head() {
+    let scrubbed = Origin::with("auth_scheme: bearer\n    token_file: LONG").await;
+    let open = Origin::with("deny: false").await;
+    for origin in [scrubbed, open] {
+        let scrubs = origin.bench.secrets.join("LONG");
+        std::fs::write(scrubs, SECRET).unwrap();
+        for (coding, told) in [("gzip", false), ("x-unknown", false), ("identity", true)] {
+            let mut agent = origin.bench.agent().dial().await;
+            origin.ask(&mut agent, "HEAD", "accept-encoding: gzip\r\n").await;
+            let mut line = origin.accept().await;
+            let asked = read_head(&mut line).await;
+            let is_scrubbed = asked.contains("authorization: Bearer ");
+            let wanted = if is_scrubbed { "identity" } else { "gzip" };
+            assert!(asked.contains(&format!("accept-encoding: {wanted}\r\n")), "{asked}");
+            let answer =
+                format!("HTTP/1.1 200 OK\r\ncontent-encoding: {coding}\r\ncontent-length: 133\r\n\r\n");
+            line.write_all(answer.as_bytes()).await.unwrap();
+            let head = read_head(&mut agent).await;
+            assert_eq!(head.contains("content-length: 133"), told || !is_scrubbed, "{coding}: {head}");
+        }
     }
 }
 

@@ -22,6 +22,9 @@ pub(crate) fn in_form(secret: &str, form: &str) -> String {
         "base64-2" => BASE64_STANDARD.encode(format!("xy{secret} and more")),
         "base64url" => BASE64_URL_SAFE_NO_PAD.encode(format!("user:{secret}")),
         "twice" => BASE64_STANDARD.encode(BASE64_STANDARD.encode(secret)),
+        "thrice" => BASE64_STANDARD.encode(in_form(secret, "twice")),
+        "hex of base64" => in_form(&in_form(secret, "base64"), "hex"),
+        "base64 of utf-16" => BASE64_STANDARD.encode(in_form(secret, "utf-16")),
         "percent" => coded(bytes, |byte| format!("%{byte:02X}")),
         "hex" => coded(bytes, |byte| format!("{byte:02x}")),
         "HEX" => coded(bytes, |byte| format!("{byte:02X}")),
@@ -62,7 +65,7 @@ pub(super) async fn answer(mut request: Request<Incoming>) -> Response<Body> {
         let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
         pairs.find(|(name, _)| *name == key).map(|(_, value)| value.to_owned()).unwrap_or_default()
     };
-    let (place, form) = (part("place").replace('+', " "), part("form"));
+    let (place, form) = (part("place").replace('+', " "), part("form").replace('+', " "));
     let authorization = request.headers()["authorization"].to_str().unwrap().to_owned();
     let secret = in_form(authorization.trim_start_matches("Bearer "), &form);
     let text = format!("you sent {secret}, did you not?");
