@@ -9,6 +9,7 @@ mod parent;
 mod pool;
 mod race;
 mod resolve;
+mod socket;
 
 pub use dial::{DialError, Dialer};
 pub use parent::{Parent, ParentError, ParseParentError};

@@ -10,16 +10,20 @@ use std::num::NonZeroU64;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use policy::{Exception, Release, Route};
 use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedMutexGuard;
+use tokio::time::timeout;
 
 use crate::clock::Clock;
 
 /// How many uses are reserved at once.
 const BLOCK: u64 = 16;
+/// How long what was reserved may take to be given back at the end.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(2);
 /// A file larger than this is not ours.
 const FILE_LIMIT: u64 = 16 * 1024 * 1024;
 
@@ -160,8 +164,12 @@ impl Uses {
         Ok(())
     }
 
-    /// Gives back what was reserved and not used.
+    /// Gives back what was reserved and not used, unless the disk takes too long: a stop does not wait for it.
     pub(crate) async fn settle(&self) -> io::Result<()> {
+        timeout(SETTLE_TIMEOUT, self.give_back()).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    async fn give_back(&self) -> io::Result<()> {
         let one_at_a_time = Arc::clone(&self.writing).lock_owned().await;
         let (used, excess) = {
             let mut counts = self.counts();
@@ -314,6 +322,15 @@ mod tests {
         assert!(uses.writing.try_lock().is_err());
         drop(tokio::task::spawn_blocking(move || File::open(pipe)).await.unwrap().unwrap());
         let _turn = uses.writing.lock().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stop_does_not_wait_for_a_disk_that_hangs() {
+        let directory = tempfile::tempdir().unwrap();
+        let uses = Uses::open(&directory.path().join("uses.json")).unwrap();
+        let _hanging = Arc::clone(&uses.writing).lock_owned().await;
+        let settled = timeout(Duration::from_secs(60), uses.settle()).await.expect("it ends by itself");
+        assert_eq!(settled.unwrap_err().kind(), io::ErrorKind::TimedOut);
     }
 
     #[tokio::test]

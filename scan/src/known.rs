@@ -214,6 +214,8 @@ impl Known {
         }
         for (letter, _) in LETTERS.iter().filter(|(_, meant)| *meant == first) {
             self.mark(b'\\', *letter);
+            // As the percent sign of its backslash has it.
+            self.mark(b'%', b'5');
         }
         // Of the character itself, or of the percent sign of its escape.
         for digit in format!("2{0:x}{0:X}", first >> 4).bytes() {
@@ -265,8 +267,13 @@ impl Known {
         if let Unit::Open = unit {
             return Seen::Open(0);
         }
+        let inner = inner_escape(text, start, complete);
+        if let Unit::Open = inner {
+            return Seen::Open(0);
+        }
         let mut best = Seen::Nothing;
-        for first in unit.firsts(text[start]).into_iter().flatten() {
+        let inner = inner.byte().map(|(byte, _)| byte);
+        for first in unit.firsts(text[start]).into_iter().chain([inner]).flatten() {
             for form in &self.by_first[usize::from(first)] {
                 match self.follow(&self.forms[*form], text, start, complete) {
                     open @ Seen::Open(_) => return open,
@@ -311,6 +318,10 @@ impl Known {
             }
             let mut ways = Readings { first: None, others: std::mem::take(others) };
             self.read_unit(form, text, here, unit, &mut ways);
+            match inner_escape(text, at, complete) {
+                Unit::Open => return open,
+                inner => self.read_unit(form, text, here, inner, &mut ways),
+            }
             let mut may_be_longer = false;
             if self.step(self.fingerprint(form, matched), *byte) == *expected {
                 match byte {
@@ -586,6 +597,51 @@ fn surrogates(high: u32, text: &[u8], at: usize, length: usize, complete: bool) 
         Some(low @ 0xdc00..0xe000) => char::from_u32(0x1_0000 + ((high & 0x3ff) << 10 | low & 0x3ff))
             .map_or(Unit::Plain, |char| Unit::Char(char, length + run + 5)),
         Some(_) | None => Unit::Plain,
+    }
+}
+
+/// Reads `%5C%22` and `%5Cu0022` as one character: an escape of JSON whose backslash was percent-encoded.
+fn inner_escape(text: &[u8], at: usize, complete: bool) -> Unit {
+    if text[at] != b'%' {
+        return Unit::Plain;
+    }
+    let Unit::Byte(b'\\', length) = percent(text, at, complete) else { return Unit::Plain };
+    let (letter, more) = match plain(text, at + length, complete) {
+        Ok(letter) => letter,
+        Err(unit) => return unit,
+    };
+    let mut end = length + more;
+    match letter {
+        b'\\' => Unit::Byte(b'\\', end),
+        b'u' => {
+            let mut code = 0;
+            for _ in 0..4 {
+                let (digit, more) = match plain(text, at + end, complete) {
+                    Ok(digit) => digit,
+                    Err(unit) => return unit,
+                };
+                let Some(value) = hex(&[digit]) else { return Unit::Plain };
+                code = code << 4 | value;
+                end += more;
+            }
+            char::from_u32(code).map_or(Unit::Plain, |char| Unit::Char(char, end))
+        }
+        _ => {
+            let meant = LETTERS.iter().find(|(known, _)| *known == letter);
+            meant.map_or(Unit::Plain, |(_, byte)| Unit::Byte(*byte, end))
+        }
+    }
+}
+
+/// The byte that stands at `at`, percent-encoded or as it is, and how long that is; or why none does.
+fn plain(text: &[u8], at: usize, complete: bool) -> Result<(u8, usize), Unit> {
+    match text.get(at) {
+        None => Err(short(complete)),
+        Some(b'%') => match percent(text, at, complete) {
+            Unit::Byte(byte, length) => Ok((byte, length)),
+            other => Err(other),
+        },
+        Some(byte) => Ok((*byte, 1)),
     }
 }
 

@@ -12,6 +12,7 @@ use super::near::Near;
 use super::parent::{Parent, ParentError};
 use super::race::{interleaved, race};
 use super::resolve::Resolve;
+use super::socket;
 use crate::limits::TooManyConnections;
 use crate::room::Room;
 
@@ -174,7 +175,7 @@ impl Dialer {
             Some(parent) => {
                 parent.connect(&*self.resolver, &address.to_string()).await.map_err(DialError::Parent)
             }
-            None => TcpStream::connect(address).await.map_err(DialError::Connect),
+            None => socket::connect(&[address]).await.map_err(DialError::Connect),
         }
     }
 }

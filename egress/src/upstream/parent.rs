@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 use zeroize::Zeroizing;
 
 use super::resolve::Resolve;
+use super::socket;
 use crate::credential::percent_decode;
 
 /// The head of a parent's answer may take this much.
@@ -71,7 +72,7 @@ impl Parent {
             None => resolver.resolve(self.host.as_str()).await?,
         };
         let addresses: Vec<_> = addresses.into_iter().map(|ip| SocketAddr::new(ip, self.port)).collect();
-        let mut stream = TcpStream::connect(&addresses[..]).await?;
+        let mut stream = socket::connect(&addresses).await?;
         stream.set_nodelay(true)?;
         let authorization = self.authorization.as_ref().map_or("", |line| line.as_str());
         let request =

@@ -46,6 +46,41 @@ fn spaces_letters_beyond_ascii_and_names_of_headers_are_masked_however_they_are_
     }
 }
 
+#[test]
+fn what_json_escapes_is_masked_in_a_url_too_however_it_is_cut() {
+    // Each as JSON has it; a URL has the backslash in two ways, and percent signs of its own.
+    let cases = [
+        ("kV9/xQ+2mZ=7pL4&wR8\"tY1%uN6", r#"kV9\/xQ+2mZ=7pL4&wR8\"tY1%uN6"#),
+        (r"CORP\robert:kV9xQ2mZ\\7pL4", r"CORP\\robert:kV9xQ2mZ\\\\7pL4"),
+        ("\"kV9xQ2mZ7pL4wR8tY1uN6\n", r#"\"kV9xQ2mZ7pL4wR8tY1uN6\n"#),
+        ("kV9xQ2mZ7pL4\"wR8/tY1uN6", r"kV9xQ2mZ7pL4\u0022wR8\u002ftY1uN6"),
+    ];
+    for (secret, json) in cases {
+        let mut known = Known::default();
+        known.add(secret.as_bytes()).unwrap();
+        let known = Arc::new(known);
+        let some = |text: &str| -> String {
+            let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~/:=&".contains(&byte);
+            text.bytes()
+                .map(|byte| if plain(byte) { char::from(byte).into() } else { format!("%{byte:02x}") })
+                .collect()
+        };
+        for form in [percent(json.as_bytes()), some(json), percent(json.as_bytes()).replace('%', "%25")] {
+            let text = format!("q=%5C%22 {form} %5C");
+            let masked = format!("q=%5C%22 {} %5C", "*".repeat(form.len()));
+            for size in 1..=text.len() {
+                let mut scrubber = Scrubber::new(Arc::clone(&known));
+                let mut out = Vec::new();
+                for piece in text.as_bytes().chunks(size) {
+                    out.extend(scrubber.feed(piece).unwrap_or_else(|| piece.to_vec()));
+                }
+                out.extend(scrubber.finish());
+                assert_eq!(String::from_utf8_lossy(&out), masked, "{form} in pieces of {size}");
+            }
+        }
+    }
+}
+
 /// As JSON has it, with the short escapes.
 fn short_json(text: &str) -> String {
     let escapes = [
