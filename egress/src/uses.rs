@@ -166,7 +166,9 @@ impl Uses {
 
     /// Gives back what was reserved and not used, unless the disk takes too long: a stop does not wait for it.
     pub(crate) async fn settle(&self) -> io::Result<()> {
-        timeout(SETTLE_TIMEOUT, self.give_back()).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        timeout(SETTLE_TIMEOUT, self.give_back())
+            .await
+            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     }
 
     async fn give_back(&self) -> io::Result<()> {
@@ -324,12 +326,12 @@ mod tests {
         let _turn = uses.writing.lock().await;
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_stop_does_not_wait_for_a_disk_that_hangs() {
         let directory = tempfile::tempdir().unwrap();
         let uses = Uses::open(&directory.path().join("uses.json")).unwrap();
         let _hanging = Arc::clone(&uses.writing).lock_owned().await;
-        let settled = timeout(Duration::from_secs(60), uses.settle()).await.expect("it ends by itself");
+        let settled = timeout(5 * SETTLE_TIMEOUT, uses.settle()).await.expect("it ends by itself");
         assert_eq!(settled.unwrap_err().kind(), io::ErrorKind::TimedOut);
     }
 
