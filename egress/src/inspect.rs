@@ -254,6 +254,8 @@ impl Inspection {
             if let Some(rule) = left.found() {
                 return Err(Objection::Secret(rule, left.found_mark()).refusal("head"));
             }
+            let missed = self.readable(left.missed_for_want_of_memory());
+            missed.map_err(|objection| objection.refusal("head"))?;
         }
         self.pieces(first[2], query.as_deref(), headers).map(|()| None)
     }

@@ -183,9 +183,9 @@ impl<'r> Scanner<'r> {
         self.state.uninspectable
     }
 
-    /// Whether something may have been missed because there was no memory to look into it.
-    pub fn is_for_want_of_memory(&self) -> bool {
-        self.state.is_for_want_of_memory
+    /// The reason, where something may have been missed because there was no memory to look into it, whatever else was.
+    pub fn missed_for_want_of_memory(&self) -> Option<Uninspectable> {
+        self.state.is_for_want_of_memory.then_some(Uninspectable::Memory)
     }
 
     /// Whether more was found between two calls of [`Scanner::take_spans`] than is kept.

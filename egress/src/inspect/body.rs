@@ -131,8 +131,9 @@ impl Examined {
                 let found = |scanner: &Scanner<'_>| Some((scanner.found()?, scanner.found_mark()));
                 let found = both.iter().find_map(found);
                 found.map_or(Ok(()), |(rule, mark)| Err(Objection::Secret(rule, mark)))?;
-                let [decoded, _] = &**both;
+                let [decoded, as_it_stands] = &**both;
                 self.inspection.readable(decoded.uninspectable())?;
+                self.inspection.readable(as_it_stands.missed_for_want_of_memory())?;
             }
             // Judged as it comes.
             Search::Grpc(_) => {}

@@ -84,6 +84,8 @@ impl Suspicion {
             scanner.feed(body);
             scanner.end();
             inspection.foreign(&scanner).map_err(|objection| objection.refusal("body"))?;
+            let missed = inspection.readable(scanner.missed_for_want_of_memory());
+            missed.map_err(|objection| objection.refusal("body"))?;
             let report = scanner.finish();
             if number == 0 {
                 inspection.readable(report.uninspectable).map_err(|objection| objection.refusal("body"))?;

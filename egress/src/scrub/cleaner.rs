@@ -97,7 +97,7 @@ impl Cleaner {
     fn judge(&self, searched: &Scanner<'_>) -> Result<(), Cut> {
         match searched.found() {
             Some(_) => Err(self.hidden()),
-            None if searched.is_for_want_of_memory() => Err(Cut::Crowded),
+            None if searched.missed_for_want_of_memory().is_some() => Err(Cut::Crowded),
             None => Ok(()),
         }
     }

@@ -71,6 +71,19 @@ async fn many_large_windows_at_once_are_refused_and_take_no_more_than_there_is()
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_encoded_is_refused_where_there_is_no_memory_to_read_it_as_it_stands() {
+    // One window for what the encoding hides, and none for what stands there.
+    let bench = Bench::with_memory(MEMORY / 2, |upstream| upstream.routes(BLOCK)).await;
+    for (encoding, body) in [("identity", [BEGUN, REST].concat()), ("zstd", [BEGUN, REST].concat())] {
+        let mut asked = request(Method::POST, "/v1/upload", &[("content-encoding", encoding)]);
+        *asked.body_mut() = Body::from(body);
+        let answer = bench.agent().send(Transport::Plain, asked).await;
+        let refused = answer.headers.contains_key("x-bottlecap-denied");
+        assert_eq!(refused, encoding == "zstd", "{}", answer.text());
+    }
+}
+
 /// An answer with these headers and this beginning of a body.
 async fn echoed(bench: &Bench, begun: &'static [u8], encoding: &'static str) -> hyper::Response<Incoming> {
     let headers = [("x-echo-encoding", encoding)];

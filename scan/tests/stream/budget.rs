@@ -74,7 +74,8 @@ fn where_memory_is_spent_it_cannot_be_inspected_and_once_it_is_given_back_it_can
         scanner.feed(&wide_frame());
         scanner
     };
-    let whole = |scanner: Scanner<'static>| (scanner.is_for_want_of_memory(), scanner.uninspectable());
+    let whole =
+        |scanner: Scanner<'static>| (scanner.missed_for_want_of_memory().is_some(), scanner.uninspectable());
     for in_encoding in [true, false] {
         let first = [opened(false), opened(true)];
         assert!(first.iter().all(|one| one.uninspectable().is_none()));
