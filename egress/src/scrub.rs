@@ -145,7 +145,7 @@ impl Scrub {
             let mut scanner = self.scanner();
             scanner.feed(text);
             scanner.end();
-            scanner.found().is_some() || scanner.is_for_want_of_memory()
+            scanner.found().is_some() || scanner.missed_for_want_of_memory().is_some()
         };
         let is_long = |value: &HeaderValue| value.len() >= KNOWN_MIN_BYTES;
         // Together, for most have nothing to hide.
