@@ -21,13 +21,13 @@ use hyper::body::Incoming;
 use policy::Denial;
 use tokio::task::coop::poll_proceed;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::credential::rewrite::Rewriter;
 use crate::headers;
 use crate::journal::Entry;
 use crate::lease::Lease;
-use crate::refusal::Code;
+use crate::refusal::{Code, Refusal};
 use crate::upstream::Lent;
 pub(crate) use parting::Parting;
 pub(crate) use progress::Progress;
@@ -272,6 +272,17 @@ impl Metered {
         Ok(())
     }
 
+    /// An error where what has come of an answer may not go on.
+    fn pass(&mut self) -> Result<(), Error> {
+        let Meter::Down(entry, _) = &mut self.meter else { return Ok(()) };
+        self.lease.unsearched().map_err(|denial| {
+            let refusal = Refusal::from(denial);
+            warn!(code = %refusal.code, block_id = refusal.block_id, hint = refusal.hint, "an answer was cut");
+            entry.cut(&refusal);
+            Error::Io(io::Error::other(refusal.hint))
+        })
+    }
+
     /// Trailers of a request end here: upstream may take them for headers, and they come too late to be judged.
     fn passes(&self, frame: &Result<Frame<Bytes>, hyper::Error>) -> bool {
         let is_trailers = frame.as_ref().is_ok_and(Frame::is_trailers);
@@ -351,6 +362,9 @@ impl HttpBody for Metered {
                     && let Some(trailers) = frame.trailers_mut()
                 {
                     headers::towards_agent(trailers);
+                }
+                if let (Some(Ok(_)), Err(error)) = (&frame, this.pass()) {
+                    return Poll::Ready(Some(Err(error)));
                 }
                 if let Some(Ok(frame)) = &frame
                     && let Some(data) = frame.data_ref()

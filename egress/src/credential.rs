@@ -7,7 +7,7 @@ pub(crate) mod rewrite;
 mod secret;
 mod store;
 
-pub(crate) use knowns::Knowns;
+pub(crate) use knowns::{Knowns, Lookout};
 pub use secret::Secret;
 pub use store::SecretStore;
 

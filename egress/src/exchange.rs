@@ -175,9 +175,9 @@ impl Judged {
     }
 
     /// What `route` gives to what was asked.
-    pub(crate) fn lease(&self, asked: Asked, route: &Route) -> Arc<Lease> {
+    pub(crate) fn lease(&self, asked: Asked, route: &Route) -> Lease {
         let proxy = &self.proxy;
-        Arc::new(Lease::new(asked, &proxy.snapshots, &self.snapshot, route, proxy.uses.clock()))
+        Lease::new(asked, proxy, &self.snapshot, route, proxy.uses.clock())
     }
 
     /// What seldom comes to pass is boxed, so that there is no room for it in each request.
@@ -216,7 +216,7 @@ impl Judged {
                 return self.refuse(&refusal);
             }
             let answered = match self.send(&mut plan, parts, source, seat).await {
-                Ok((response, lent)) => self.clean(response, lent, &plan.watch),
+                Ok((response, lent)) => self.clean(response, lent, &plan),
                 Err(refusal) => Err(refusal),
             };
             if let Some(interim) = seat.interim {
@@ -281,7 +281,7 @@ impl Judged {
                 WITHHELD.clone_into(&mut self.entry.subject.method);
             }
         }
-        let (Exchanged { query, body: rewriter, messages }, watch) = exchanged?;
+        let (Exchanged { query, body: rewriter, messages }, mut watch) = exchanged?;
         let client = snapshot.client(route);
         match upgrade {
             Upgrade::None => {}
@@ -295,7 +295,8 @@ impl Judged {
         }
         let idle = snapshot.policy.defaults().idle_timeout;
         let uri = target(via, &asked.endpoint, &asked.path, query.as_deref())?;
-        let limits = Limits { idle, request_body, lease: self.lease(Asked::Request(asked), route) };
+        let lease = self.lease(Asked::Request(asked), route).of(watch.unsearched.take());
+        let limits = Limits { idle, request_body, lease: Arc::new(lease) };
         Ok(Box::new(Plan { route, client, uri, limits, bounds, upgrade, rewriter, messages, watch }))
     }
 
@@ -383,7 +384,10 @@ impl Judged {
             let asked = poll_fn(|context| {
                 let asked = asked.as_mut().poll(context);
                 if let Some(interim) = interim {
-                    interim.pass_on(|status, headers| plan.watch.clean(status, headers));
+                    interim.pass_on(|status, headers| match plan.limits.lease.unsearched() {
+                        Ok(()) => plan.watch.clean(status, headers),
+                        Err(_) => headers.clear(),
+                    });
                 }
                 asked
             });
@@ -425,8 +429,9 @@ impl Judged {
         &self,
         mut response: Response<Incoming>,
         lent: Option<Lent>,
-        watch: &Watch,
+        Plan { watch, limits, .. }: &Plan<'_>,
     ) -> Result<Answer, Refusal> {
+        limits.lease.unsearched()?;
         if !headers::is_chunked_at_most(response.headers()) {
             let hint = "the upstream host answered in a transfer coding that was not asked for";
             return Err(Refusal::new(Code::UpstreamFailed, hint));

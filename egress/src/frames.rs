@@ -60,24 +60,33 @@ pub(crate) async fn splice(
     let mut down: Vec<Filter> = scrub.as_ref().map(Filter::scrubbed).into_iter().collect();
     let both = async {
         tokio::try_join!(
-            pump(&mut agent_read, &mut upstream_write, &mut up, |bytes| spliced.up.note(bytes)),
-            pump(&mut upstream_read, &mut agent_write, &mut down, |bytes| spliced.down.note(bytes)),
+            pump(&mut agent_read, &mut upstream_write, &mut up, |bytes| {
+                spliced.up.note(bytes);
+                true
+            }),
+            pump(&mut upstream_read, &mut agent_write, &mut down, |bytes| {
+                spliced.down.note(bytes);
+                limits.lease.unsearched().is_ok()
+            }),
         )
     };
     tokio::select! {
         ended = both => match ended {
-            Ok(_) | Err(None) => Ok(Ended::ByThem),
+            Ok(_) | Err(None) => {
+                Ok(limits.lease.unsearched().map_or_else(Ended::Revoked, |()| Ended::ByThem))
+            }
             Err(Some(objection)) => Err(objection),
         },
         ended = spliced.limit(limits) => Ok(ended),
     }
 }
 
+/// Passes frames one way, for as long as what `note` is told of may go on.
 async fn pump(
     from: &mut (impl AsyncRead + Unpin),
     to: &mut (impl AsyncWrite + Unpin),
     filters: &mut [Filter],
-    note: impl Fn(usize),
+    note: impl Fn(usize) -> bool,
 ) -> Result<(), Option<Objection>> {
     let mut buffer = vec![0; READ_BYTES];
     let (mut passing, mut out) = (Vec::new(), Vec::new());
@@ -86,7 +95,9 @@ async fn pump(
         if length == 0 {
             return to.shutdown().await.map_err(|_| None);
         }
-        note(length);
+        if !note(length) {
+            return Err(None);
+        }
         passing.extend_from_slice(&buffer[..length]);
         for filter in &mut *filters {
             filter.feed(&passing, &mut out).map_err(Some)?;

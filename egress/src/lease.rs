@@ -1,6 +1,7 @@
 //! How long what was allowed stays allowed: until its route ends, or until new routes refuse it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::{HeaderMap, Method};
@@ -13,7 +14,8 @@ use tokio::time::sleep;
 
 use crate::authority::Endpoint;
 use crate::clock::Clock;
-use crate::snapshot::{Snapshot, Snapshots};
+use crate::proxy::Proxy;
+use crate::snapshot::Snapshot;
 
 /// What is in flight when new routes refuse it has this long to end by itself.
 const MOMENT: Duration = Duration::from_millis(500);
@@ -54,30 +56,85 @@ impl RequestAsked {
 /// The leave that one request or tunnel has.
 pub(crate) struct Lease {
     asked: Asked,
-    snapshots: Snapshots,
+    proxy: Arc<Proxy>,
     /// What allowed it.
     snapshot: Arc<Snapshot>,
     route: RouteId,
     until: Option<Timestamp>,
     clock: Clock,
+    unsearched: Option<Unsearched>,
+}
+
+/// An answer that is passed on as it comes, while there is no secret that it could show. Once there is one it ends: it may be compressed, or a
+/// part of something.
+#[derive(Debug)]
+pub(crate) struct Unsearched {
+    until: Until,
+    /// What was looked at last, as the secrets count it.
+    seen: AtomicU64,
+}
+
+/// What ends that.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Until {
+    /// Any secret that can be looked for.
+    Known,
+    /// One that went to where the answer comes from.
+    Gone,
+}
+
+impl Unsearched {
+    /// For what is known at this generation.
+    pub(crate) fn new(until: Until, generation: u64) -> Unsearched {
+        Unsearched { until, seen: AtomicU64::new(generation) }
+    }
 }
 
 impl Lease {
     /// For what `route` of `snapshot` allowed at `now`.
     pub(crate) fn new(
         asked: Asked,
-        snapshots: &Snapshots,
+        proxy: &Arc<Proxy>,
         snapshot: &Arc<Snapshot>,
         route: &Route,
         clock: Clock,
     ) -> Lease {
-        let (snapshots, snapshot) = (snapshots.clone(), Arc::clone(snapshot));
-        Lease { asked, snapshots, snapshot, route: route.id(), until: route.expires_at(), clock }
+        let (proxy, snapshot) = (Arc::clone(proxy), Arc::clone(snapshot));
+        let (route, until) = (route.id(), route.expires_at());
+        Lease { asked, proxy, snapshot, route, until, clock, unsearched: None }
+    }
+
+    /// The same, of an answer that is not searched as yet.
+    pub(crate) fn of(self, unsearched: Option<Unsearched>) -> Lease {
+        Lease { unsearched, ..self }
+    }
+
+    /// Whether what has come of the answer may go on unsearched, where it does; to be asked once it is there.
+    pub(crate) fn unsearched(&self) -> Result<(), Denial> {
+        let (Some(Unsearched { until, seen }), Asked::Request(asked)) = (&self.unsearched, &self.asked)
+        else {
+            return Ok(());
+        };
+        let generation = self.proxy.knowns.generation();
+        if seen.load(Ordering::Relaxed) == generation {
+            return Ok(());
+        }
+        let now = self.proxy.knowns.now(&asked.endpoint);
+        let is_over = match until {
+            Until::Known => !now.known.is_empty(),
+            Until::Gone => now.gone.is_some(),
+        };
+        if is_over {
+            let hint = "a secret went to this host after this began, and what comes back of this is not searched for it: ask again";
+            return Err(Denial { code: Code::RequestNotAllowed, hint: hint.to_owned() });
+        }
+        seen.store(now.generation, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Whether it may end: only then is it to be waited for. All alarms ring when the routes are replaced.
     pub(crate) fn is_in_question(&self) -> bool {
-        self.until.is_some() || self.snapshots.generation() != self.snapshot.generation
+        self.until.is_some() || self.proxy.snapshots.generation() != self.snapshot.generation
     }
 
     /// Returns with the reason once it is no longer allowed.
@@ -91,7 +148,7 @@ impl Lease {
     }
 
     async fn watch(&self, moment: Duration) -> Denial {
-        let mut snapshots = self.snapshots.watch();
+        let mut snapshots = self.proxy.snapshots.watch();
         let mut until = self.until;
         let mut generation = self.snapshot.generation;
         loop {

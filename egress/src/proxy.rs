@@ -77,7 +77,7 @@ pub struct InForce {
 pub struct Proxy {
     pub(crate) leaves: LeafAuthority,
     pub(crate) secrets: SecretStore,
-    pub(crate) knowns: Knowns,
+    pub(crate) knowns: Arc<Knowns>,
     pub(crate) tails: Tails,
     /// The memory of all decoders.
     pub(crate) decoding: Budget,
@@ -105,7 +105,7 @@ impl Proxy {
         let proxy = Proxy {
             leaves,
             secrets: parts.secrets,
-            knowns: Knowns::default(),
+            knowns: Arc::default(),
             tails: Tails::default(),
             decoding: parts.decoding,
             reflected,

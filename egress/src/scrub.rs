@@ -12,13 +12,14 @@ use http::header::{
     HeaderValue,
 };
 use http::{Method, StatusCode};
-use scan::{Bounds, Budget, Encoding, KNOWN_MIN_BYTES, Known, Scanner, Scrubber};
+use scan::{Bounds, Budget, Encoding, KNOWN_MIN_BYTES, Scanner, Scrubber};
 
 pub(crate) use body::scrubbed;
 pub(crate) use cleaner::{Cleaner, Cut};
 pub(crate) use ending::Ending;
 pub(crate) use hits::{Counts, Hits};
 
+use crate::credential::Lookout;
 use crate::headers;
 use crate::refusal::{Code, Refusal};
 
@@ -45,21 +46,21 @@ fn reflected() -> Refusal {
 /// The scrub of one answer.
 #[derive(Debug, Clone)]
 pub(crate) struct Scrub {
-    known: Arc<Known>,
+    lookout: Lookout,
     hits: Arc<Hits>,
     /// What all decoders of the bottle share.
     memory: Budget,
 }
 
 impl Scrub {
-    pub(crate) fn new(known: Arc<Known>, hits: Arc<Hits>, memory: Budget) -> Scrub {
-        Scrub { known, hits, memory }
+    pub(crate) fn new(lookout: Lookout, hits: Arc<Hits>, memory: Budget) -> Scrub {
+        Scrub { lookout, hits, memory }
     }
 
     /// For what is searched after it was masked.
     fn scanner(&self) -> Scanner<'static> {
         let bounds = Bounds { memory: self.memory.clone(), ..Bounds::default() };
-        Scanner::new(None, Some(Arc::clone(&self.known)), bounds)
+        Scanner::new(None, Some(Arc::clone(self.lookout.known())), bounds)
     }
 
     /// Has upstream answer in a way that can be scrubbed: in codings that can be undone, and whole, because a part may begin
@@ -123,7 +124,7 @@ impl Scrub {
     /// Scrubs headers or trailers. A name that is a secret goes with its value, and a value in which one is hidden, as in something that is
     /// encoded twice, is emptied.
     pub(crate) fn headers(&self, headers: &mut HeaderMap) {
-        let mut scrubber = Scrubber::new(Arc::clone(&self.known));
+        let mut scrubber = Scrubber::new(self.lookout.newest());
         let mut hit = |text: &[u8]| scrubber.whole(text);
         let names: Vec<HeaderName> =
             headers.keys().filter(|name| hit(name.as_str().as_bytes()).is_some()).cloned().collect();

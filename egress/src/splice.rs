@@ -9,6 +9,7 @@ use policy::Denial;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional};
 
 use crate::body::{Limits, Progress};
+use crate::lease::Lease;
 
 /// Bytes both ways.
 pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
@@ -39,10 +40,13 @@ pub(crate) async fn splice(
     spliced: &Spliced,
     limits: &Limits,
 ) -> Ended {
-    let mut agent = Counted { inner: agent, progress: Arc::clone(&spliced.up) };
-    let mut upstream = Counted { inner: upstream, progress: Arc::clone(&spliced.down) };
+    let mut agent = Counted { inner: agent, progress: Arc::clone(&spliced.up), answers: None };
+    let answers = Some(Arc::clone(&limits.lease));
+    let mut upstream = Counted { inner: upstream, progress: Arc::clone(&spliced.down), answers };
     tokio::select! {
-        _ = copy_bidirectional(&mut agent, &mut upstream) => Ended::ByThem,
+        _ = copy_bidirectional(&mut agent, &mut upstream) => {
+            limits.lease.unsearched().map_or_else(Ended::Revoked, |()| Ended::ByThem)
+        }
         ended = spliced.limit(limits) => ended,
     }
 }
@@ -67,6 +71,8 @@ impl Spliced {
 struct Counted<S> {
     inner: S,
     progress: Arc<Progress>,
+    /// Where it is what comes back: what allows it.
+    answers: Option<Arc<Lease>>,
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
@@ -77,6 +83,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.inner).poll_read(context, buffer))?;
+        if self.answers.as_ref().is_some_and(|lease| lease.unsearched().is_err()) {
+            return Poll::Ready(Err(io::Error::other("this may not go on unsearched")));
+        }
         self.progress.note(buffer.filled().len() - before);
         Poll::Ready(Ok(()))
     }

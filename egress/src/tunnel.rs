@@ -289,8 +289,11 @@ impl Tunnel {
         let dialer = &self.connection.proxy.open.dialer;
         let endpoint = &self.endpoint;
         let asked = Asked::Tunnel(endpoint.host.clone(), endpoint.port);
-        let limits =
-            Limits { idle: defaults.idle_timeout, request_body: None, lease: judged.lease(asked, route) };
+        let limits = Limits {
+            idle: defaults.idle_timeout,
+            request_body: None,
+            lease: Arc::new(judged.lease(asked, route)),
+        };
         let gauge = snapshot.gauge(route);
         let bounds = snapshot.policy.limits(route.limits(), &endpoint.host, self.connection.proxy.now());
         gauge.bound_for(&endpoint.host, &bounds);

@@ -377,6 +377,11 @@ impl Layer {
         self.around = around;
     }
 
+    /// Has what is held searched for known secrets again: there are others now.
+    pub(crate) fn look_again(&mut self) {
+        self.known_at = self.known_at.min(self.held_from());
+    }
+
     fn look_for_known(&mut self, known: &Known, shared: &mut Shared<'_>, complete: bool) {
         self.known_open = false;
         let mut from = self.index(self.known_at);

@@ -148,6 +148,12 @@ impl<'r> Scanner<'r> {
         }
     }
 
+    /// Looks for these known secrets from now on, also in what is held.
+    pub fn look_for(&mut self, known: Arc<Known>) {
+        self.known = Some(known);
+        self.layer.look_again();
+    }
+
     /// How many of the last bytes may belong to a secret that is not yet whole.
     pub fn held(&self) -> u64 {
         match &self.outer {

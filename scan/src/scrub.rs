@@ -28,6 +28,11 @@ impl Scrubber {
         Self { known, held: Vec::new(), begun: 0, hits: 0 }
     }
 
+    /// Takes these out from now on; what is held is judged anew with what follows.
+    pub fn look_for(&mut self, known: Arc<Known>) {
+        self.known = known;
+    }
+
     /// How many forms of a secret have been replaced; with more for each guess at how one begins.
     pub fn hits(&self) -> u64 {
         self.hits

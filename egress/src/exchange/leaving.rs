@@ -5,20 +5,20 @@ use std::sync::Arc;
 use http::{HeaderMap, StatusCode, request};
 use jiff::Timestamp;
 use policy::{AgentCredentials, Credential, Detector, Dlp, Route};
+use scan::KnownError;
 use tracing::warn;
 
 use super::Judged;
 use crate::authority::Endpoint;
-use crate::credential::{self, Exchanged, Secret};
+use crate::credential::{self, Exchanged, Lookout, Secret};
 use crate::headers;
 use crate::inspect::{self, Format, Inspection, Suspicion};
-use crate::lease::RequestAsked;
+use crate::lease::{RequestAsked, Unsearched, Until};
 use crate::proxy::Proxy;
 use crate::refusal::{Code, Refusal};
 use crate::scrub::Scrub;
 
 /// What of a request and its answer is looked at.
-#[derive(Clone)]
 pub(super) struct Watch {
     pub(super) inspection: Option<(Inspection, Format)>,
     /// What was found in the head, where a person is asked: until it was.
@@ -26,6 +26,8 @@ pub(super) struct Watch {
     /// What is excepted of what may be found.
     pub(super) exceptions: Vec<policy::Exception>,
     pub(super) scrub: Option<Scrub>,
+    /// Where nothing is scrubbed yet: until when it is not.
+    pub(super) unsearched: Option<Unsearched>,
 }
 
 /// What of the agent's follows the head of a request.
@@ -64,7 +66,7 @@ impl Judged {
     ) -> Result<(Exchanged, Watch), Refusal> {
         let what = route.agent_credentials();
         let secret = match route.credential() {
-            Some(wanted) => Some((wanted, secret_of(&self.proxy, route, wanted)?)),
+            Some(wanted) => Some((wanted, self.given(route, wanted)?)),
             None => None,
         };
         let mut watch = self.watch(route, &asked.endpoint, now)?;
@@ -135,16 +137,23 @@ impl Judged {
         watch.inspection = Some((inspection, Format::Plain));
     }
 
-    /// What the route has searched and scrubbed. Where it says nothing, the answers of a host that is given a credential
+    /// The secret of `route`, which goes out.
+    fn given(&self, route: &Route, wanted: &Credential) -> Result<Secret, Refusal> {
+        let hits = self.snapshot.hits(route);
+        let learn = |secret: &Secret| self.proxy.knowns.give(secret, wanted.scheme.as_ref(), route, hits);
+        learned(&self.proxy, route, wanted, learn)
+    }
+
+    /// What the route has searched and scrubbed. Where it says nothing, the answers of a host that is given a credential, or was,
     /// are scrubbed.
     fn watch(&self, route: &Route, endpoint: &Endpoint, now: Timestamp) -> Result<Watch, Refusal> {
-        let known = self.proxy.knowns.current();
+        let present = self.proxy.knowns.now(endpoint);
         let exceptions = self.snapshot.policy.exceptions(&endpoint.host, now);
         let exceptions: Vec<_> =
             exceptions.filter(|one| !self.proxy.uses.is_exception_spent(one)).cloned().collect();
         let inspection = route.dlp().and_then(|dlp| {
             let destination = self.proxy.tails.of(&format!("{}:{}", endpoint.host, endpoint.port));
-            let inspection = Inspection::of(dlp, &known, destination, &self.proxy.decoding)?;
+            let inspection = Inspection::of(dlp, &present.known, destination, &self.proxy.decoding)?;
             Some(inspection.marked(Arc::new(self.proxy.marking.marks(&exceptions))))
         });
         // What another route gave to a host may come back by this one, and is no other guess.
@@ -152,12 +161,18 @@ impl Judged {
             Some(_) => Some(route),
             None => self.snapshot.policy.injecting(endpoint.scheme, &endpoint.host, endpoint.port),
         };
-        let scrubs = match route.dlp() {
-            Some(dlp) => dlp.inbound.contains(&Detector::KnownSecrets),
-            None => injecting.is_some(),
+        let (scrubs, until) = match route.dlp() {
+            Some(dlp) => (dlp.inbound.contains(&Detector::KnownSecrets), Until::Known),
+            // A route that is no more may have given it one, which upstream may have kept.
+            None => (injecting.is_some() || present.gone.is_some(), Until::Gone),
         };
-        let scrubs = scrubs && !known.is_empty();
-        let hits = self.snapshot.hits(injecting.unwrap_or(route));
+        let may_scrub = scrubs || route.dlp().is_none();
+        let scrubs = scrubs && !present.known.is_empty();
+        let unsearched = (may_scrub && !scrubs).then(|| Unsearched::new(until, present.generation));
+        let hits = match (injecting, &present.gone) {
+            (None, Some(gone)) => gone,
+            (injecting, _) => self.snapshot.hits(injecting.unwrap_or(route)),
+        };
         if scrubs {
             hits.judge()?;
         }
@@ -165,18 +180,31 @@ impl Judged {
             inspection: inspection.map(|inspection| (inspection, Format::Plain)),
             suspicion: None,
             exceptions,
-            scrub: scrubs.then(|| Scrub::new(known, Arc::clone(hits), self.proxy.decoding.clone())),
+            scrub: scrubs.then(|| {
+                let lookout = Lookout::since(&self.proxy.knowns, &present);
+                Scrub::new(lookout, Arc::clone(hits), self.proxy.decoding.clone())
+            }),
+            unsearched,
         })
     }
 }
 
 /// The secret that a route injects, which is looked for from now on.
 pub(crate) fn secret_of(proxy: &Proxy, route: &Route, wanted: &Credential) -> Result<Secret, Refusal> {
+    learned(proxy, route, wanted, |secret| proxy.knowns.learn(secret, wanted.scheme.as_ref()))
+}
+
+fn learned(
+    proxy: &Proxy,
+    route: &Route,
+    wanted: &Credential,
+    learn: impl FnOnce(&Secret) -> Result<(), KnownError>,
+) -> Result<Secret, Refusal> {
     let secret = proxy.secrets.get(&wanted.secret).map_err(|error| unavailable(route, wanted, &error))?;
     let looks = |dlp: &Dlp| {
         dlp.inbound.contains(&Detector::KnownSecrets) || dlp.outbound.contains(&Detector::KnownSecrets)
     };
-    match proxy.knowns.learn(&secret, wanted.scheme.as_ref()) {
+    match learn(&secret) {
         Err(error) if route.dlp().is_some_and(looks) => Err(unavailable(route, wanted, &error)),
         Ok(()) | Err(_) => Ok(secret),
     }

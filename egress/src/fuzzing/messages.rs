@@ -3,8 +3,9 @@
 use std::sync::{Arc, LazyLock};
 
 use policy::{Detector, Dlp, OnMatch, Unreadable};
-use scan::{Budget, Known};
+use scan::Budget;
 
+use crate::credential::{Knowns, Lookout, Secret};
 use crate::frames::Filter;
 use crate::inspect::{Inspection, Objection};
 use crate::scrub::Scrub;
@@ -12,10 +13,10 @@ use crate::scrub::Scrub;
 /// A secret in the streams; `0xff` in a content stands for it.
 const SECRET: &[u8] = b"kV9/xQ+2mZ=7pL4&wR8\"tY1%uN6";
 
-static KNOWN: LazyLock<Arc<Known>> = LazyLock::new(|| {
-    let mut known = Known::default();
-    known.add(SECRET).expect("it is long and mixed");
-    Arc::new(known)
+static KNOWNS: LazyLock<Arc<Knowns>> = LazyLock::new(|| {
+    let knowns = Arc::<Knowns>::default();
+    knowns.learn(&Secret::new(SECRET.to_vec()), None).expect("it is long and mixed");
+    knowns
 });
 
 /// However a stream is cut the same goes on: whole frames, as they came, none of which completes the secret. The first byte
@@ -31,10 +32,10 @@ pub fn frames(bytes: &[u8]) {
         unreadable: Unreadable::Refuse,
     };
     let searched = || {
-        let inspection = Inspection::of(&dlp, &KNOWN, Arc::default(), &Budget::UNBOUNDED);
+        let inspection = Inspection::of(&dlp, &KNOWNS.current(), Arc::default(), &Budget::UNBOUNDED);
         Filter::searched(inspection.expect("something is looked for"))
     };
-    let scrubbed = || Filter::scrubbed(&Scrub::new(Arc::clone(&KNOWN), Arc::default(), Budget::UNBOUNDED));
+    let scrubbed = || Filter::scrubbed(&Scrub::new(Lookout::new(&KNOWNS), Arc::default(), Budget::UNBOUNDED));
 
     let (out, ended) = cut_and_whole(searched, &stream, step);
     same_frames(&stream, &out, |before, after| before == after);

@@ -1,5 +1,7 @@
 //! A stream on its way to the bottle: secrets that stand there are masked, and one that is hidden in something ends it.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use scan::{Scanner, Scrubber};
 
@@ -42,19 +44,21 @@ impl Cut {
 
 impl Cleaner {
     pub(super) fn new(scrub: Scrub) -> Cleaner {
-        let scrubber = Scrubber::new(scrub.known.clone());
+        let scrubber = Scrubber::new(Arc::clone(scrub.lookout.known()));
         let after = Box::new(scrub.scanner());
         Cleaner { scrub, scrubber, counted: 0, after }
     }
 
     /// Takes the next piece, and gives what may go on.
     pub(crate) fn feed(&mut self, piece: Bytes) -> Result<Bytes, Cut> {
+        self.catch_up();
         let masked = self.scrubber.feed(&piece).map_or(piece, Bytes::from);
         self.search(masked)
     }
 
     /// A message ends here: what waited goes on.
     pub(crate) fn end_message(&mut self) -> Result<Bytes, Cut> {
+        self.catch_up();
         let rest = Bytes::from(self.scrubber.finish());
         self.search(rest)
     }
@@ -69,6 +73,7 @@ impl Cleaner {
 
     /// Masks what stands for itself, between the pieces of the stream.
     pub(crate) fn aside(&mut self, mut content: Vec<u8>) -> Result<Vec<u8>, Cut> {
+        self.catch_up();
         content = self.scrubber.whole(&content).unwrap_or(content);
         let mut hidden = self.scrub.scanner();
         hidden.feed(&content);
@@ -81,6 +86,14 @@ impl Cleaner {
     /// How many bytes wait for what follows.
     pub(crate) fn held(&self) -> usize {
         self.scrubber.held()
+    }
+
+    /// Looks for what went out since the stream began, too; what of it has gone on already is not to be had back.
+    fn catch_up(&mut self) {
+        if let Some(known) = self.scrub.lookout.renewed() {
+            self.scrubber.look_for(Arc::clone(known));
+            self.after.look_for(Arc::clone(known));
+        }
     }
 
     fn search(&mut self, masked: Bytes) -> Result<Bytes, Cut> {

@@ -4,6 +4,7 @@
 mod around;
 mod credentials;
 mod decoding;
+mod feeds;
 mod forwarding;
 mod front;
 mod grpc;

@@ -50,7 +50,7 @@ pub(crate) struct Memory {
     pub(crate) raw: Mutex<Option<String>>,
     /// So many requests are refused before they are looked at.
     pub(crate) refuses: AtomicUsize,
-    /// Lets `/stream` send its second part, and `/hold` read its body.
+    /// Lets `/stream` send its second part, `/hold` read its body, and `/feed`, `/feed-socket` and `/poll` tell of a credential.
     pub(crate) go_on: Notify,
     /// `/hold` has begun.
     pub(crate) held: Notify,
@@ -60,6 +60,16 @@ pub(crate) struct Memory {
     pub(crate) gate: Gate,
     /// What came by the last WebSocket of `/frames`, until its end.
     pub(crate) frames: Mutex<Vec<u8>>,
+}
+
+impl Memory {
+    /// The credential that came last, once it may go on.
+    async fn next_credential(&self) -> String {
+        self.go_on.notified().await;
+        let requests = self.requests.lock().unwrap();
+        let last = requests.iter().rev().find_map(|seen| seen.headers.get("authorization"));
+        last.map_or("none", |value| value.to_str().unwrap()).to_owned()
+    }
 }
 
 /// Shut until it is closed for good.
@@ -290,6 +300,48 @@ async fn answer(mut request: Request<Incoming>, memory: Arc<Memory>) -> Response
             let mut response = Response::new(Body::from_stream(first.chain(second)));
             response.headers_mut().insert("content-type", "text/event-stream".parse().unwrap());
             response
+        }
+        "/v1/feed" => {
+            let first = Bytes::from_static(b"data: one\n\n");
+            let feed = stream::unfold(Some(first), move |first| {
+                let memory = Arc::clone(&memory);
+                async move {
+                    let next = match first {
+                        Some(first) => first,
+                        None => memory.next_credential().await.into(),
+                    };
+                    Some((Ok::<_, hudsucker::Error>(next), None))
+                }
+            });
+            let mut response = Response::new(Body::from_stream(Box::pin(feed)));
+            response.headers_mut().insert("content-type", "text/event-stream".parse().unwrap());
+            response
+        }
+        "/v1/poll" => {
+            memory.held.notify_one();
+            let credential = memory.next_credential().await;
+            Response::builder().header("x-got", &credential).body(Body::from(credential)).unwrap()
+        }
+        "/v1/feed-socket" => {
+            let accept = accept_of(request.headers()["sec-websocket-key"].as_bytes());
+            let upgrade = hyper::upgrade::on(&mut request);
+            tokio::spawn(async move {
+                let mut socket = TokioIo::new(upgrade.await.unwrap());
+                loop {
+                    let text = memory.next_credential().await;
+                    let head = [0x81, u8::try_from(text.len()).unwrap()];
+                    if socket.write_all(&[&head[..], text.as_bytes()].concat()).await.is_err() {
+                        break;
+                    }
+                }
+            });
+            Response::builder()
+                .status(StatusCode::SWITCHING_PROTOCOLS)
+                .header("connection", "upgrade")
+                .header("upgrade", "websocket")
+                .header("sec-websocket-accept", accept)
+                .body(Body::empty())
+                .unwrap()
         }
         "/v1/socket" | "/v1/socket-without-proof" => {
             let key = request.headers().get("sec-websocket-key").map(|key| accept_of(key.as_bytes()));
