@@ -45,6 +45,11 @@ impl Rule {
     const fn alone(self) -> Self {
         Self { alone: true, ..self }
     }
+
+    /// Whether what stands before a match has a say.
+    pub(crate) fn is_bounded(&self) -> bool {
+        self.alone || [r"\b", r"(?i:\b", "(?:^|"].iter().any(|start| self.pattern.starts_with(start))
+    }
 }
 
 /// The tables, in order of precedence.

@@ -1,5 +1,6 @@
 //! The compiled rules: where they look, and what they say of one place.
 
+mod before;
 mod gitleaks;
 mod machine;
 mod published;
@@ -17,10 +18,11 @@ use crate::builtin::{BUILTIN, FORMATS, Rule};
 use crate::finding::Finding;
 use crate::keywords::Keywords;
 use crate::scanner::{Bounds, Report, Scanner};
+use before::{Before, emphasised};
 use machine::Machine;
 
 /// Names the built-in rule set; a new value means that a text may be judged differently.
-pub const RULES_VERSION: &str = "builtin-3";
+pub const RULES_VERSION: &str = "builtin-4";
 
 /// No match is longer.
 pub(crate) const MATCH_MAX_BYTES: usize = 16 * 1024;
@@ -211,20 +213,34 @@ impl Rules {
             });
             Box::new(Machine::any(patterns))
         });
-        machine.excludes(text, start)
+        // What stands before has its say when the rules themselves are asked.
+        machine.excludes(&text[start..], 0)
     }
 
     /// What an anchored rule says of `start`; `complete` when the text ends where its stream ends.
     pub(crate) fn judge(&self, rule: u16, text: &[u8], start: usize, complete: bool) -> Judgement {
         match &self.rules[usize::from(rule)].search {
             Search::Anchored(rule, machine) => {
-                let follows_token = start.checked_sub(1).is_some_and(|before| is_of_token(text[before]));
-                if rule.alone && follows_token {
-                    return Judgement::Nothing;
+                let machine = machine.get_or_init(|| Box::new(Machine::new(rule.pattern)));
+                let cut =
+                    |end: usize, complete| within(machine.judge(rule, &text[start..end], 0, complete), start);
+                match if rule.is_bounded() { Before::of(text, start) } else { Before::Other } {
+                    Before::Token if rule.alone => Judgement::Nothing,
+                    Before::Token | Before::Other => machine.judge(rule, text, start, complete),
+                    Before::Escape => cut(text.len(), complete),
+                    Before::Emphasis(marks) => match emphasised(&text[start..], marks, complete) {
+                        Some(length) if start + length < text.len() => cut(start + length, true),
+                        Some(_) => cut(text.len(), complete),
+                        None => Judgement::Open,
+                    },
+                    Before::Length(bytes) => {
+                        let whole = start + bytes <= text.len();
+                        match cut(text.len().min(start + bytes), whole || complete) {
+                            Judgement::Secret(secret) if secret.end != start + bytes => Judgement::Nothing,
+                            judgement => judgement,
+                        }
+                    }
                 }
-                machine
-                    .get_or_init(|| Box::new(Machine::new(rule.pattern)))
-                    .judge(rule, text, start, complete)
             }
             Search::Around(_) => Judgement::Nothing,
         }
@@ -262,6 +278,14 @@ fn gates(tables: &[&[Rule]]) -> Vec<Gate> {
 
 fn is_of_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-')
+}
+
+/// What was said of the text from `start` on, said of all of it.
+fn within(judgement: Judgement, start: usize) -> Judgement {
+    match judgement {
+        Judgement::Secret(secret) => Judgement::Secret(secret.start + start..secret.end + start),
+        Judgement::Nothing | Judgement::Open => judgement,
+    }
 }
 
 impl Around {

@@ -294,6 +294,78 @@ fn a_position_names_lines_and_bytes_from_one() {
     );
 }
 
+/// What software puts right before a token, which ends in a letter or a digit and is no part of it.
+const BEFORE: [&str; 17] = [
+    "\\n",
+    "\\t",
+    "\\r\\n",
+    "\\\\n",
+    "\\\\\\\\n",
+    "\\0",
+    "\\x1e",
+    "\\u000a",
+    "\\u001b[32m",
+    "\\\\u001B[1;31m",
+    "\\x1b[0m",
+    "\\033[01;31m\\033[K",
+    "\\e[m",
+    "^[[32m",
+    "\u{1b}[32m",
+    "\u{1b}[1;31m",
+    "\u{1b}[01;31m\u{1b}[K",
+];
+
+#[test]
+fn a_token_right_behind_an_escape_or_a_colour_is_found() {
+    for (rule, text) in specimens() {
+        for before in BEFORE {
+            let findings = Rules::builtin().scan(format!("{{\"a\":\"x{before}{text}\\nz\"}}").as_bytes());
+            // What takes the rest of its line for a part of it sees the end of this one elsewhere.
+            let alone = Rules::builtin().scan(format!("{{\"a\":\"x {text}\\nz\"}}").as_bytes());
+            let rules = |findings: &[Finding]| findings.iter().map(|found| found.rule).collect::<Vec<_>>();
+            assert_eq!(rules(&findings), rules(&alone), "{rule} behind {before:?}");
+        }
+    }
+}
+
+#[test]
+fn the_formats_alone_know_a_token_behind_an_escape() {
+    let text = format!("$ cat token\\nglpat{}{}\\n", "-", alnum(20));
+    let findings = Rules::formats().scan(text.as_bytes());
+    assert_eq!(
+        findings.iter().map(|found| (found.rule, found.offset)).collect::<Vec<_>>(),
+        [("gitlab-pat", 13)]
+    );
+}
+
+#[test]
+fn a_token_between_underscores_is_found_and_one_inside_a_name_is_not() {
+    let stripe = format!("sk{}{}", "_live_", alnum(24));
+    for text in [format!("_{stripe}_"), format!("see __{stripe}__."), format!("\\n_{stripe}_ and")] {
+        assert_eq!(found(&text), ["stripe-access-token"], "{text}");
+    }
+    for text in
+        [format!("name_{stripe}"), format!("______{stripe}"), format!("x{stripe}"), format!("\\w{stripe}")]
+    {
+        assert_eq!(found(&text), Vec::<&str>::new(), "{text}");
+    }
+}
+
+#[test]
+fn a_length_right_before_a_token_is_no_part_of_it_when_it_is_its_length() {
+    let key = format!("sk-{}-api03-{}AA", "ant", alnum(93));
+    let field = |tag: u8, length: usize| {
+        [&[0x0a, tag, u8::try_from(length).unwrap_or(0)], key.as_bytes(), b"\x1a\x04text"].concat()
+    };
+    let found =
+        |bytes: &[u8]| Rules::builtin().scan(bytes).iter().map(|found| found.rule).collect::<Vec<_>>();
+    for tag in [0x12, 0xd9, b'x'] {
+        assert_eq!(found(&field(tag, key.len())), ["anthropic-api-key"], "{tag:x}");
+        assert_eq!(found(&field(tag, key.len() + 1)), Vec::<&str>::new(), "{tag:x}");
+    }
+    assert_eq!(found(&field(b'a', key.len())), Vec::<&str>::new());
+}
+
 #[test]
 fn several_secrets_are_reported_in_order() {
     let stripe = format!("sk{}{}", "_live_", alnum(24));

@@ -354,6 +354,13 @@ fn part() -> impl Strategy<Value = Vec<u8>> {
         b"://user:".to_vec(),
         b"\"\n".to_vec(),
         b"%4".to_vec(),
+        b"\\n".to_vec(),
+        b"\x1b[1m".to_vec(),
+        b" _".to_vec(),
+        b"\x12l".to_vec(),
+        format!("_{}_", token()).into_bytes(),
+        [&b"\nl"[..], format!("sk-{}-api03-{}AA", "ant", "q8Zr2LkT0vWcN5mYx1Jd".repeat(5)).as_bytes()]
+            .concat(),
         b"\\".to_vec(),
         b"\0".to_vec(),
         b"PK\x03\x04".to_vec(),
