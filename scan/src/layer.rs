@@ -92,7 +92,7 @@ impl State {
 struct Open {
     rule: u16,
     start: u64,
-    /// Where the keyword ends: what may not go on before the rule has spoken begins here.
+    /// Where the keyword ends, or a secret begins that stands around its keyword: what may not go on before the rule has spoken begins here.
     held: u64,
     /// Where the text ended when the rule was asked last.
     asked: u64,
@@ -126,6 +126,8 @@ pub(crate) struct Layer {
     lines: Lines,
     searched: u64,
     open: Vec<Open>,
+    /// How much at the end may belong to a secret whose keyword has not come.
+    leading: u64,
     around: Vec<(u16, u64)>,
     around_until: Vec<(u16, u64)>,
     everywhere: u64,
@@ -154,6 +156,7 @@ impl Layer {
             lines: Lines::at(0, 1, 1),
             searched: 0,
             open: Vec::new(),
+            leading: 0,
             around: Vec::new(),
             around_until: Vec::new(),
             everywhere: 0,
@@ -255,7 +258,8 @@ impl Layer {
             self.packed.held_from(),
         ];
         let hidden = hidden.into_iter().flatten().min();
-        [rules, known, hidden].into_iter().flatten().min().unwrap_or(u64::MAX).min(self.end())
+        let leading = self.end() - self.leading;
+        [rules, known, hidden, Some(leading)].into_iter().flatten().min().unwrap_or(u64::MAX).min(self.end())
     }
 
     pub(crate) fn is_held(&self) -> bool {
@@ -278,6 +282,10 @@ impl Layer {
             self.ask_again(rules, shared, complete);
             self.wake(rules, shared, complete);
             self.look_around(rules, shared, complete);
+            // What hides a text, or was put together, is not let out in parts that could be told from here.
+            if self.through.is_nothing() && !self.joined {
+                self.leading = if complete { 0 } else { rules.leading(&self.bytes) as u64 };
+            }
         }
         if let Some(known) = shared.known {
             self.look_for_known(known, shared, complete);
@@ -337,7 +345,7 @@ impl Layer {
                 if let Some(start) = start.checked_sub(lead) {
                     let start = self.position(start);
                     if self.ask(rules, shared, rule, start, complete) {
-                        let held = self.position(end);
+                        let held = if lead == 0 { self.position(end) } else { start };
                         self.open.push(Open { rule, start, held, asked: self.end() });
                     }
                 }

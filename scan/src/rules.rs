@@ -29,6 +29,11 @@ pub(crate) const MATCH_MAX_BYTES: usize = 16 * 1024;
 /// How far around a keyword a rule of somebody else's looks: a match begins and ends within.
 pub(crate) const AROUND_BYTES: usize = 2048;
 
+/// A shorter run of letters and digits goes on, so that ordinary words do.
+const LEAD_MIN_BYTES: usize = 8;
+/// What an escape right before a secret may add to the run.
+const LEAD_ESCAPE_BYTES: usize = 8;
+
 /// Compiled rules.
 pub struct Rules {
     rules: Vec<Compiled>,
@@ -39,6 +44,8 @@ pub struct Rules {
     everywhere: Vec<u16>,
     /// Rules that follow each other and have the same keywords are asked together first.
     gates: Vec<Gate>,
+    /// Rules whose matches begin before their keyword.
+    led: Vec<u16>,
 }
 
 /// Whether any of several rules may match.
@@ -162,7 +169,9 @@ impl Rules {
             rules.push(Compiled { id, search: Search::Around(around) });
             number += 1;
         }
-        Self { rules, keywords: Keywords::new(words), woken, everywhere, gates }
+        let anchored = tables.iter().copied().flatten();
+        let led = (0..).zip(anchored).filter(|(_, rule)| rule.lead.1 > 0).map(|(number, _)| number).collect();
+        Self { rules, keywords: Keywords::new(words), woken, everywhere, gates, led }
     }
 
     pub(crate) fn longest_keyword(&self) -> usize {
@@ -200,6 +209,36 @@ impl Rules {
             Search::Anchored(rule, _) => Some(rule.lead),
             Search::Around(_) => None,
         }
+    }
+
+    /// How much at the end of `text` may be the beginning of a secret whose keyword comes behind it: as many letters and digits as such a
+    /// secret has before its keyword, or they and a part of that.
+    pub(crate) fn leading(&self, text: &[u8]) -> usize {
+        let mut held = 0;
+        for number in &self.led {
+            let Search::Anchored(rule, _) = &self.rules[usize::from(*number)].search else { continue };
+            let (least, most) = rule.lead;
+            let run = text.iter().rev().take(most + LEAD_ESCAPE_BYTES + 1);
+            let run = run.take_while(|byte| byte.is_ascii_alphanumeric()).count();
+            if (LEAD_MIN_BYTES..=most + LEAD_ESCAPE_BYTES).contains(&run) {
+                held = held.max(run.min(most));
+            }
+            for (word, part) in
+                rule.keywords.iter().flat_map(|word| (1..word.len()).map(move |part| (word, part)))
+            {
+                let Some(at) = text.len().checked_sub(part) else { continue };
+                if !text[at..].eq_ignore_ascii_case(&word.as_bytes()[..part]) {
+                    continue;
+                }
+                for lead in (least..=most.min(at)).rev() {
+                    if self.judge(*number, text, at - lead, false) == Judgement::Open {
+                        held = held.max(lead + part);
+                        break;
+                    }
+                }
+            }
+        }
+        held
     }
 
     /// Whether none of the rules behind the gate matches at `start`, whatever may follow.

@@ -321,6 +321,60 @@ fn what_is_held_back_is_enough_that_no_secret_goes_out_in_pieces() {
     }
 }
 
+/// What went out before the secret was found that comes byte by byte, or was cut in two here.
+fn out_of(secret: &str, cut: Option<usize>) -> usize {
+    let text = format!("{{\"a\":\"{secret}\"}}\n");
+    let mut scanner = Scanner::new(Rules::builtin(), None, Bounds::default());
+    let pieces: Vec<&[u8]> = match cut {
+        Some(cut) => [text.as_bytes().split_at(6 + cut)].iter().flat_map(|(a, b)| [*a, *b]).collect(),
+        None => text.as_bytes().chunks(1).collect(),
+    };
+    let (mut fed, mut released) = (0, 0);
+    for piece in pieces {
+        scanner.feed(piece);
+        fed += piece.len();
+        if scanner.found().is_some() {
+            break;
+        }
+        released = released.max(fed - usize::try_from(scanner.held()).unwrap());
+    }
+    scanner.end();
+    assert!(scanner.found().is_some(), "{secret}");
+    released.saturating_sub(6)
+}
+
+#[test]
+fn what_stands_before_the_keyword_of_a_secret_waits_for_it() {
+    const RUN: &str = "q8Zr2LkT0vWcN5mYx1JdB7sHfG3aPe4zU6oKiQ9wE";
+    let run = RUN.repeat(3);
+    for (secret, before) in [
+        (format!("{}AZ{}{}", &run[..76], "DO", &run[..4]), 76),
+        (format!("{}{}{}", &run[..14], ".atlasv1.", &run[..64]), 14),
+        (format!("7123456789{}A{}", ":A", &run[..33]), 10),
+        (format!("{}-us12", hex(&RUN.as_bytes()[..16])), 32),
+    ] {
+        for cut in 8..secret.len() {
+            assert_eq!(out_of(&secret, Some(cut)), 0, "{secret} cut at {cut}");
+        }
+        assert!(out_of(&secret, None) < 8, "{secret} of which {before} bytes are before the keyword");
+    }
+}
+
+#[test]
+fn no_more_than_a_word_waits_for_a_keyword_behind_it() {
+    let held = |text: &str| {
+        let mut scanner = Scanner::new(Rules::builtin(), None, Bounds::default());
+        scanner.feed(text.as_bytes());
+        scanner.held()
+    };
+    for text in ["a short word", "configuration ", "configuration.", "configuration:", "configuration-u"] {
+        assert_eq!(held(text), 0, "{text}");
+    }
+    assert_eq!(held("the configuration"), 13);
+    assert_eq!(held(&"deadbeef".repeat(8)), 64);
+    assert_eq!(held(&format!("{}=", "q8Zr2LkT0vWcN5mY".repeat(1000))), 0);
+}
+
 #[test]
 fn ordinary_messages_are_not_held_back() {
     for text in ["{\"role\":\"user\",\"content\":\"hi\"}\n", "data: x\n\n", "a line of text.\n", "}"] {
