@@ -345,6 +345,7 @@ impl Judged {
             }
             Source::Begun(body, progress) => (body, progress),
         };
+        progress.hold(self.entry.held.take());
         self.entry.up = Some(Arc::clone(&progress));
         // From here on bytes may leave, even if the agent does not stay for the answer.
         self.entry.event.decision = Recorded::Allow;

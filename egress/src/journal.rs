@@ -183,7 +183,7 @@ pub(crate) struct Entry {
     pub(crate) event: RequestEvent,
     /// The request's body, which may still be on its way.
     pub(crate) up: Option<Arc<Progress>>,
-    /// Its place among the requests that its route may answer at once.
+    /// Its place among the requests that its route may answer at once, until it goes out: then its body keeps it too.
     pub(crate) held: Option<Held>,
     /// What may still be found in the request's body.
     pub(crate) inspection: Option<Inspection>,

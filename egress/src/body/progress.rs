@@ -1,10 +1,12 @@
 //! How far a request's body has come, and what kept it from its end.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
+
+use crate::limits::Held;
 
 /// How far a request's body has come.
 #[derive(Debug)]
@@ -15,6 +17,7 @@ pub(crate) struct Progress {
     pub(super) too_large: AtomicBool,
     pub(super) broke_off: AtomicBool,
     pub(super) ended: AtomicBool,
+    held: OnceLock<Held>,
 }
 
 impl Progress {
@@ -26,7 +29,16 @@ impl Progress {
             too_large: AtomicBool::new(false),
             broke_off: AtomicBool::new(false),
             ended: AtomicBool::new(false),
+            held: OnceLock::new(),
         })
+    }
+
+    /// Keeps the request's place among those that its route takes at once, until the body and the answer are both over: an upload goes on
+    /// when its answer has come early.
+    pub(crate) fn hold(&self, held: Option<Held>) {
+        if let Some(held) = held {
+            let _ = self.held.set(held);
+        }
     }
 
     /// Whether the body was cut because it is larger than it may be.

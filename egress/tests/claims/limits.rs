@@ -3,6 +3,7 @@ use futures_util::stream;
 use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt;
 use hudsucker::Body;
+use tokio::sync::mpsc;
 
 use crate::support::{Answer, Bench, HOST, Transport, get, request};
 
@@ -70,6 +71,30 @@ async fn no_more_requests_run_at_once_than_the_route_allows() {
         bench.upstream.memory.go_on.notify_one();
         while first.frame().await.is_some() {}
         // The place is given back with the last byte, which the agent may read first.
+        while bench.agent().send(transport, get("/v1/models")).await.status != 200 {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_upload_whose_answer_came_early_keeps_its_place_until_it_ends() {
+    for transport in Transport::ALL {
+        let bench = Bench::allowing("limits: {concurrency: 1}").await;
+        let (feed, chunks) = mpsc::unbounded_channel();
+        feed.send("begun").unwrap();
+        let body = Body::from_stream(Box::pin(stream::unfold(chunks, |mut chunks| async {
+            let chunk: &'static str = chunks.recv().await?;
+            Some((Ok::<_, hudsucker::Error>(Bytes::from(chunk)), chunks))
+        })));
+        // Answered without a look at the body.
+        let request = Request::post("/v1/early").body(body).unwrap();
+        let first = bench.agent().open(transport, HOST, request).await.into_body().collect().await.unwrap();
+        assert_eq!(first.to_bytes(), "hello", "{transport:?}");
+        feed.send("and on").unwrap();
+        let second = bench.agent().send(transport, get("/v1/models")).await;
+        assert_eq!(limited(&second, StatusCode::TOO_MANY_REQUESTS), "concurrency-limit", "{transport:?}");
+        drop(feed);
         while bench.agent().send(transport, get("/v1/models")).await.status != 200 {
             tokio::task::yield_now().await;
         }

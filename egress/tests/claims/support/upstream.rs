@@ -301,6 +301,17 @@ async fn answer(mut request: Request<Incoming>, memory: Arc<Memory>) -> Response
             response.headers_mut().insert("content-type", "text/event-stream".parse().unwrap());
             response
         }
+        "/v1/early" => {
+            let body = request.into_body();
+            let memory = Arc::clone(&memory);
+            tokio::spawn(async move {
+                let mut body = body;
+                while let Some(Ok(frame)) = body.frame().await {
+                    memory.received.add(frame.data_ref().map_or(0, Bytes::len));
+                }
+            });
+            Response::new(Body::from("hello"))
+        }
         "/v1/feed" => {
             let first = Bytes::from_static(b"data: one\n\n");
             let feed = stream::unfold(Some(first), move |first| {
