@@ -36,6 +36,8 @@ pub enum Coding {
     Utf16,
     /// `%41`.
     Percent,
+    /// `\/` and `\u002b`.
+    Escape,
     /// Base64 in either alphabet.
     Base64,
     /// Hexadecimal digits.
@@ -60,6 +62,11 @@ impl Through {
         self.0[0].is_none()
     }
 
+    /// Whether this is one of them.
+    pub(crate) fn has(&self, coding: Coding) -> bool {
+        self.0.contains(&Some(coding))
+    }
+
     /// How many things had to be undone.
     pub(crate) fn depth(&self) -> usize {
         self.0.iter().flatten().count()
@@ -77,6 +84,7 @@ impl fmt::Display for Coding {
         formatter.write_str(match self {
             Self::Utf16 => "utf-16",
             Self::Percent => "percent",
+            Self::Escape => "escape",
             Self::Base64 => "base64",
             Self::Hex => "hex",
             Self::Gzip => "gzip",

@@ -2,6 +2,7 @@
 //!
 //! Everything here depends on positions in the stream alone, never on how it was cut into pieces.
 
+mod escapes;
 mod marks;
 mod packed;
 mod runs;
@@ -15,6 +16,7 @@ use crate::known::{Known, Seen};
 use crate::mark::{Mark, Marks};
 use crate::rules::{AROUND_BYTES, Judgement, Rules, Woken};
 use crate::scanner::{Bounds, Uninspectable};
+use escapes::Escapes;
 use packed::Packed;
 pub(crate) use packed::begins;
 use runs::Runs;
@@ -136,6 +138,7 @@ pub(crate) struct Layer {
     woken: Vec<Woken>,
     runs: Runs,
     percents: Percents,
+    escapes: Escapes,
     zeros: Zeros,
     packed: Packed,
 }
@@ -165,6 +168,7 @@ impl Layer {
             woken: Vec::new(),
             runs: Runs::default(),
             percents: Percents::default(),
+            escapes: Escapes::default(),
             zeros: Zeros::default(),
             packed: Packed::default(),
         }
@@ -254,6 +258,7 @@ impl Layer {
         let hidden = [
             self.runs.held_from(),
             self.percents.held_from(),
+            self.escapes.held_from(),
             self.zeros.held_from(),
             self.packed.held_from(),
         ];
@@ -293,6 +298,7 @@ impl Layer {
         if self.decodes {
             self.decode_runs(shared, complete);
             self.decode_percents(shared, complete);
+            self.undo_escapes(shared, complete);
             self.skip_zeros(shared, complete);
             self.unpack(shared, complete);
         }
@@ -446,7 +452,13 @@ impl Layer {
         let around = self.around.iter().map(|(_, at)| at.saturating_sub(AROUND_BYTES as u64)).min();
         let everywhere = self.everywhere.saturating_sub(AROUND_BYTES as u64);
         let known = self.known_at;
-        let hidden = [self.runs.needs(), self.percents.needs(), self.zeros.needs(), self.packed.needs()];
+        let hidden = [
+            self.runs.needs(),
+            self.percents.needs(),
+            self.escapes.needs(),
+            self.zeros.needs(),
+            self.packed.needs(),
+        ];
         let hidden = if self.decodes { hidden.into_iter().min() } else { None };
         let needed = [open, around, hidden].into_iter().flatten().min().unwrap_or(u64::MAX);
         let everywhere = if self.everywhere == 0 { u64::MAX } else { everywhere };
@@ -463,6 +475,12 @@ impl Layer {
         self.bytes.drain(..gone);
         self.base = needed;
     }
+}
+
+/// Where in `text` something may begin when it goes on before: not inside a run of letters and digits.
+fn tokens_from(text: &[u8], is_first: bool) -> usize {
+    let run = text.iter().take_while(|byte| byte.is_ascii_alphanumeric()).count();
+    if is_first { 0 } else { run }
 }
 
 /// Findings of a text inside another, from the one numbered `first` on, stand where what hides it begins.

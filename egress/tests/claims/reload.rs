@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use crate::support::{
-    Answer, Bench, CHUNK, CHUNKS, HOST, Transport, farewell, get, http1_on, http2_on, request,
+    Answer, Bench, CHUNK, CHUNKS, HOST, Transport, Upstream, farewell, get, http1_on, http2_on, request,
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -173,15 +173,18 @@ impl Layer {
         let tried = usize::try_from(TRIED_CHARS.saturating_sub(run.chars)).unwrap_or(usize::MAX);
         let now = if tried == 0 { length } else { length.min(tried) };
         let start = self.index(from);
+        let begun = run.chars;
         let mut lanes = std::mem::take(&mut run.lanes);
         lanes.retain_mut(|lane| {
-            let mut end = start + now;
+            let (mut at, mut end) = (start, start + now);
             if lane.coding == Coding::Hex {
-                let digits =
-                    self.bytes[start..end].iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
-                end = start + digits;
+                if let Some(mark) = hex_mark(&self.bytes, start, end, begun) {
+                    at = mark;
+                    lane.forget();
+                }
+                let digits = self.bytes[at..end].iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+                end = at + digits;
             }
-            let mut at = start;
             while at < end {
                 if lane.takes_block() && end - at >= BLOCK_CHARS {
                     let chars = self.bytes[at..].first_chunk().expect("more are there");
@@ -299,6 +302,11 @@ impl Lane {
         [waits, undecoded].into_iter().flatten().min()
     }
 
+    /// Begins anew.
+    fn forget(&mut self) {
+        (self.bits, self.count, self.length) = (0, 0, 0);
+    }
+
     /// Whether nothing of a block has come yet.
     fn takes_block(&self) -> bool {
         self.coding == Coding::Base64 && self.skip == 0 && self.length == 0 && self.count == 0
@@ -358,7 +366,8 @@ fn dull_run(bytes: &[u8], complete: bool) -> Option<usize> {
         return None;
     }
     let run = &bytes[..end];
-    let digits = run.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+    let digits = &run[hex_mark(run, 0, end, 0).unwrap_or(0)..];
+    let digits = digits.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
     let mut block = [0; BLOCK_BYTES];
     let mut is_dull = |chars: &[u8]| {
         let length = decode(chars, &mut block);
@@ -367,6 +376,17 @@ fn dull_run(bytes: &[u8], complete: bool) -> Option<usize> {
     let dull =
         digits < 2 * TEXT_MIN_BYTES && (0..4).all(|skip| run[skip..].chunks(BLOCK_CHARS).all(&mut is_dull));
     dull.then_some(end)
+}
+
+/// Behind the `0x`, or the `x` of `\x`, that a run begins with to say that digits follow; of the run `begun` characters stand before `start`.
+fn hex_mark(bytes: &[u8], start: usize, end: usize, begun: u64) -> Option<usize> {
+    let is_x = |at: &usize| matches!(bytes[*at], b'x' | b'X');
+    match begun {
+        0 if start < end && is_x(&start) => Some(start + 1),
+        0 if start + 1 < end && bytes[start] == b'0' => Some(start + 1).filter(is_x).map(|x| x + 1),
+        1 if start < end && bytes[start - 1] == b'0' => Some(start).filter(is_x).map(|x| x + 1),
+        _ => None,
+    }
 }
 
 /// Decodes the characters of a whole block: eight by eight, of a length that is known when this is compiled.

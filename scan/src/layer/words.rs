@@ -1,17 +1,17 @@
-//! Percent-encoding, and zero bytes between characters as in UTF-16: taken out, with positions kept.
+//! Percent-encoding, with spaces as `+` in forms, and zero bytes between characters as in UTF-16: taken out, with positions kept.
 
 use memchr::memchr;
 
 use super::marks::Marks;
 use crate::finding::{Coding, Lines};
-use crate::layer::{Layer, Shared};
+use crate::layer::{Layer, Shared, tokens_from};
 
 /// How far before its first escape a word may begin.
 const WORD_BEFORE_BYTES: usize = 256;
 /// More zero bytes than any wide character has.
 const ZEROS_MAX: u64 = 3;
 /// A text inside, whose positions are known outside.
-struct Thinned {
+pub(super) struct Thinned {
     child: Box<Layer>,
     marks: Marks,
     fresh: Vec<u8>,
@@ -21,21 +21,31 @@ struct Thinned {
 }
 
 impl Thinned {
-    fn new(child: Box<Layer>, at: u64) -> Self {
+    pub(super) fn new(child: Box<Layer>, at: u64) -> Self {
         Self { child, marks: Marks::default(), fresh: Vec::new(), length: 0, settled: at }
     }
 
-    fn push(&mut self, byte: u8, outer: u64) {
+    pub(super) fn push(&mut self, byte: u8, outer: u64) {
         self.marks.push(self.length, outer);
         self.length += 1;
         self.fresh.push(byte);
     }
 
-    fn held_from(&self) -> Option<u64> {
+    /// Takes what stands outside as it does inside.
+    pub(super) fn extend(&mut self, bytes: &[u8], outer: u64) {
+        // So many say how far apart the others stand.
+        const SAY: usize = 3;
+        let (first, rest) = bytes.split_at(bytes.len().min(SAY));
+        first.iter().zip(outer..).for_each(|(byte, outer)| self.push(*byte, outer));
+        self.length += rest.len() as u64;
+        self.fresh.extend_from_slice(rest);
+    }
+
+    pub(super) fn held_from(&self) -> Option<u64> {
         self.child.is_held().then_some(self.settled)
     }
 
-    fn needs(&self) -> u64 {
+    pub(super) fn needs(&self) -> u64 {
         self.marks.outer(self.child.base)
     }
 }
@@ -45,6 +55,8 @@ impl Thinned {
 pub(super) struct Percents {
     at: u64,
     word: Option<Thinned>,
+    /// The same with a space for each `+`, from the first one on and a little before.
+    spaced: Option<Thinned>,
 }
 
 /// Text whose characters have zero bytes between them, where it stands.
@@ -69,13 +81,27 @@ enum Wide {
     Waits,
 }
 
+/// Where the reading of a word stopped.
+enum Stop {
+    /// Where it ends.
+    End,
+    /// Where more bytes are needed.
+    Wait,
+    /// At the first `+`.
+    Plus,
+}
+
 impl Percents {
+    fn words(&self) -> impl Iterator<Item = &Thinned> {
+        [&self.word, &self.spaced].into_iter().flatten()
+    }
+
     pub(super) fn held_from(&self) -> Option<u64> {
-        self.word.as_ref().and_then(Thinned::held_from)
+        self.words().filter_map(Thinned::held_from).min()
     }
 
     pub(super) fn needs(&self) -> u64 {
-        self.word.as_ref().map_or(self.at, |word| word.needs().min(self.at))
+        self.words().map(Thinned::needs).min().map_or(self.at, |needs| needs.min(self.at))
     }
 }
 
@@ -119,18 +145,49 @@ impl Layer {
                 }
                 continue;
             };
-            let (next, ended) = read_word(&mut word, &self.bytes, self.base, at, complete);
+            let spaced = percents.spaced.as_mut();
+            let (next, stop) = read_word(&mut word, spaced, &self.bytes, self.base, at, complete);
             percents.at = self.position(next);
-            self.pass_on(&mut word, shared, percents.at, ended || complete, Coding::Percent);
-            if !ended {
+            if let Stop::Plus = stop {
+                percents.spaced = self.open_spaced(&word, shared);
                 percents.word = Some(word);
+                continue;
+            }
+            let ends = complete || matches!(stop, Stop::End);
+            self.pass_on(&mut word, shared, percents.at, ends, Coding::Percent);
+            percents.word = Some(word);
+            if let Some(mut spaced) = percents.spaced.take() {
+                self.pass_on(&mut spaced, shared, percents.at, ends, Coding::Percent);
+                percents.spaced = Some(spaced);
+            }
+            if !matches!(stop, Stop::End) {
                 break;
             }
+            (percents.word, percents.spaced) = (None, None);
         }
-        if complete && let Some(mut word) = percents.word.take() {
-            self.pass_on(&mut word, shared, percents.at, true, Coding::Percent);
+        if complete {
+            for mut word in [percents.word.take(), percents.spaced.take()].into_iter().flatten() {
+                self.pass_on(&mut word, shared, percents.at, true, Coding::Percent);
+            }
         }
         self.percents = percents;
+    }
+
+    /// The end of what was read of a word, to be read on with spaces. What is encoded further in is read in the word itself.
+    fn open_spaced(&self, word: &Thinned, shared: &Shared<'_>) -> Option<Thinned> {
+        let mut child = self.inner(Coding::Percent, shared.bounds)?;
+        child.decodes = false;
+        let read =
+            [&word.child.bytes[word.child.bytes.len().saturating_sub(WORD_BEFORE_BYTES)..], &word.fresh]
+                .concat();
+        let before = read.len().saturating_sub(WORD_BEFORE_BYTES);
+        let start = before + tokens_from(&read[before..], word.length <= WORD_BEFORE_BYTES as u64);
+        let first = word.length - (read.len() - start) as u64;
+        let mut spaced = Thinned::new(child, word.marks.outer(first));
+        for (byte, inner) in read[start..].iter().zip(first..) {
+            spaced.push(*byte, word.marks.outer(inner));
+        }
+        Some(spaced)
     }
 
     pub(super) fn skip_zeros(&mut self, shared: &mut Shared<'_>, complete: bool) {
@@ -197,7 +254,7 @@ impl Layer {
     }
 
     /// Feeds what has come to the text inside, and gives its findings their places here.
-    fn pass_on(
+    pub(super) fn pass_on(
         &mut self,
         text: &mut Thinned,
         shared: &mut Shared<'_>,
@@ -220,6 +277,12 @@ impl Layer {
             let start = text.marks.outer(hit.place.offset);
             let span = text.marks.outer(hit.span.start)..text.marks.outer(hit.span.end.saturating_sub(1)) + 1;
             let hidden = hit.carrier > 0;
+            let is_as_it_stands = !hidden
+                && coding != Coding::Utf16
+                && hit.through == text.child.through
+                && span.end - span.start == hit.span.end - hit.span.start
+                && !self.bytes[..self.index(span.end)].ends_with(b"\\")
+                && !self.bytes[..self.index(span.end)].ends_with(b"%");
             // In wide text lines and columns are those of its characters; otherwise those out here.
             let place = match coding {
                 Coding::Utf16 => None,
@@ -235,6 +298,9 @@ impl Layer {
                 hit.carrier = start + 1;
             } else {
                 hit.span = span;
+            }
+            if is_as_it_stands {
+                hit.through = self.through;
             }
         }
         text.marks.forget_before(text.child.base);
@@ -295,25 +361,33 @@ fn escape(bytes: &[u8]) -> Option<u8> {
     u8::try_from(digit(*high)? << 4 | digit(*low)?).ok()
 }
 
-/// Reads on until the word ends or an escape is not whole: where it stopped, and whether the word is over.
-fn read_word(word: &mut Thinned, bytes: &[u8], base: u64, from: usize, complete: bool) -> (usize, bool) {
+/// Reads on until the word ends, an escape is not whole, or the first `+` stands there.
+fn read_word(
+    word: &mut Thinned,
+    mut spaced: Option<&mut Thinned>,
+    bytes: &[u8],
+    base: u64,
+    from: usize,
+    complete: bool,
+) -> (usize, Stop) {
     let mut at = from;
     while let Some(byte) = bytes.get(at).copied() {
         if ends_word(byte) {
-            return (at, true);
+            return (at, Stop::End);
         }
         let outer = base + at as u64;
-        match escape(&bytes[at..]) {
-            Some(value) => {
-                word.push(value, outer);
-                at += 3;
-            }
-            None if byte == b'%' && at + 3 > bytes.len() && !complete => return (at, false),
-            None => {
-                word.push(byte, outer);
-                at += 1;
-            }
+        let (value, space, length) = match escape(&bytes[at..]) {
+            Some(value) => (value, value, 3),
+            None if byte == b'%' && at + 3 > bytes.len() && !complete => return (at, Stop::Wait),
+            None if byte == b'+' && spaced.is_none() => return (at, Stop::Plus),
+            None if byte == b'+' => (byte, b' ', 1),
+            None => (byte, byte, 1),
+        };
+        word.push(value, outer);
+        if let Some(spaced) = &mut spaced {
+            spaced.push(space, outer);
         }
+        at += length;
     }
-    (at, false)
+    (at, Stop::Wait)
 }

@@ -3,6 +3,7 @@
 
 mod budget;
 mod escapes;
+mod written;
 
 use std::io::Write as _;
 use std::sync::Arc;
@@ -709,6 +710,34 @@ fn hexadecimal_with_other_characters_behind_it_is_read_however_it_is_cut() {
     let whole = scan_in_pieces([text.as_bytes()]);
     assert_eq!(whole.findings.iter().map(|finding| finding.rule).collect::<Vec<_>>(), ["gitlab-pat"]);
     assert_eq!(scan_in_pieces(text.as_bytes().chunks(1)), whole);
+}
+
+#[test]
+fn hexadecimal_behind_its_mark_is_read_however_it_is_cut() {
+    for mark in ["0x", "0X", "\\\\x", "\\x", "x"] {
+        for text in ["key: ", "key: 1"] {
+            let input = format!("insert {mark}{} into", hex(format!("{text}{}", token()).as_bytes()));
+            let whole = scan_both_ways(input.as_bytes());
+            let ways: Vec<_> = whole.findings.iter().map(|one| (one.rule, one.through.to_string())).collect();
+            let expected = if text.ends_with('1') { vec![] } else { vec![("gitlab-pat", "hex".to_owned())] };
+            assert_eq!(ways, expected, "{input}");
+        }
+    }
+}
+
+#[test]
+fn base64_in_indented_lines_is_read_as_one_text() {
+    let text = format!("{} {} {}", "x".repeat(100), token(), "y".repeat(100));
+    let lines = STANDARD.encode(text);
+    for indent in [0, 2, 4, 8, 20] {
+        let block: String = lines
+            .as_bytes()
+            .chunks(76)
+            .map(|line| format!("{}{}\n", " ".repeat(indent), std::str::from_utf8(line).unwrap()))
+            .collect();
+        let seen = rules_and_ways(format!("key: |\n{block}other: x\n").as_bytes());
+        assert_eq!(seen, [("gitlab-pat", "base64".to_owned())], "{indent}");
+    }
 }
 
 #[test]
