@@ -3,6 +3,8 @@
 //! A form is kept as a chain of keyed fingerprints, one for each of its prefixes, so that a place can be followed byte by
 //! byte and the values themselves are not kept. The characters of a form may be escaped one by one, each in its own way.
 
+mod lines;
+
 use std::hash::{BuildHasher, RandomState};
 
 use base64::Engine as _;
@@ -24,6 +26,9 @@ pub const KNOWN_RULE: &str = "known-secret";
 /// How many pairs of bytes there are.
 const PAIRS: usize = 1 << 16;
 const REPEATED_ESCAPES_MAX: usize = 8;
+/// Blanks are passed over where so much of a form has been read that it is no chance.
+const BLANKS_BEHIND_BYTES: usize = 16;
+const BLANKS_MAX: usize = 64;
 /// In how many ways a place is read at most.
 const READINGS_MAX: usize = 64;
 
@@ -56,10 +61,43 @@ pub struct Known {
 struct Form {
     /// The fingerprint of each prefix, from one byte on.
     chain: Vec<u64>,
-    /// Whether line ends may stand inside.
-    wraps: bool,
+    gaps: Gaps,
     /// How many of its first characters everybody knows.
     published: usize,
+}
+
+/// What may stand between the characters of a form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Gaps {
+    Nothing,
+    /// One line end, as wrapped base64 has: an empty line is the end of a message.
+    LineEnd,
+    /// Line ends and blanks, as what wraps and indents the lines of a key puts there.
+    Blanks,
+}
+
+/// What was passed over since the last character.
+#[derive(Default)]
+struct Gap {
+    length: usize,
+    last: Option<u8>,
+}
+
+impl Gaps {
+    /// Whether `byte` may stand behind so many characters and this gap.
+    fn allow(self, matched: usize, gap: &Gap, byte: u8) -> bool {
+        match self {
+            Gaps::Nothing => false,
+            Gaps::LineEnd => {
+                matched > 0 && matches!((gap.last, byte), (None, b'\r' | b'\n') | (Some(b'\r'), b'\n'))
+            }
+            Gaps::Blanks => {
+                matched >= BLANKS_BEHIND_BYTES
+                    && gap.length < BLANKS_MAX
+                    && matches!(byte, b'\r' | b'\n' | b' ' | b'\t')
+            }
+        }
+    }
 }
 
 /// What stands at a position; of two ways to read it the greater counts.
@@ -144,23 +182,29 @@ impl Known {
     pub fn add(&mut self, value: &[u8]) -> Result<(), KnownError> {
         acceptable(value)?;
         let published = published(value);
-        self.add_form(value, false, published);
+        self.add_form(value, Gaps::Nothing, published);
         // As the name of a header has it.
-        self.add_form(&Zeroizing::new(value.to_ascii_lowercase()), false, published);
+        self.add_form(&Zeroizing::new(value.to_ascii_lowercase()), Gaps::Nothing, published);
         for (once, published) in encodings(value, published) {
-            self.add_form(&once, true, published);
+            self.add_form(&once, Gaps::LineEnd, published);
             for (twice, published) in encodings(&once, published) {
-                self.add_form(&twice, true, published);
+                self.add_form(&twice, Gaps::LineEnd, published);
             }
         }
         for digits in [b"0123456789abcdef", b"0123456789ABCDEF"] {
             let hex: Zeroizing<Vec<u8>> = Zeroizing::new(
                 value.iter().flat_map(|b| [b >> 4, b & 15]).map(|n| digits[usize::from(n)]).collect(),
             );
-            self.add_form(&hex, true, 2 * published);
+            self.add_form(&hex, Gaps::LineEnd, 2 * published);
         }
         let wide: Zeroizing<Vec<u8>> = Zeroizing::new(value.iter().flat_map(|b| [*b, 0]).collect());
-        self.add_form(&wide[..wide.len() - 1], false, 2 * published);
+        self.add_form(&wide[..wide.len() - 1], Gaps::Nothing, 2 * published);
+        for body in lines::bodies(value) {
+            self.add_form(&Zeroizing::new(body.concat()), Gaps::Blanks, 0);
+            for line in body.into_iter().filter(|line| lines::is_long(line)) {
+                self.add_form(line, Gaps::Nothing, 0);
+            }
+        }
         Ok(())
     }
 
@@ -169,7 +213,7 @@ impl Known {
         self.forms.is_empty()
     }
 
-    fn add_form(&mut self, text: &[u8], wraps: bool, published: usize) {
+    fn add_form(&mut self, text: &[u8], gaps: Gaps, published: usize) {
         let mut fingerprint = self.key;
         let chain: Vec<u64> = text
             .iter()
@@ -193,13 +237,13 @@ impl Known {
         if first == b' ' {
             [second, b'+'].into_iter().chain(INTROS).for_each(|second| self.mark(b'+', second));
         }
-        if wraps {
+        if gaps == Gaps::LineEnd {
             self.mark(first, b'\r');
             self.mark(first, b'\n');
         }
         let number = self.forms.len();
         self.by_first[usize::from(first)].push(number);
-        self.forms.push(Form { chain, wraps, published });
+        self.forms.push(Form { chain, gaps, published });
     }
 
     fn mark(&mut self, first: u8, second: u8) {
@@ -305,7 +349,7 @@ impl Known {
         others: &mut Vec<Reading>,
     ) -> Seen {
         let Reading { mut at, mut matched } = from;
-        let mut line_end = None;
+        let mut gap = Gap::default();
         while let Some(expected) = form.chain.get(matched) {
             let open = Seen::Open(matched.saturating_sub(form.published));
             let Some(byte) = text.get(at) else {
@@ -345,16 +389,14 @@ impl Known {
                 return open;
             }
             if let Some(next) = ways.first {
-                (at, matched, line_end) = (next.at, next.matched, None);
+                (at, matched, gap) = (next.at, next.matched, Gap::default());
                 continue;
             }
             let (read, length) = unit.byte().unwrap_or((*byte, 1));
-            // One line end, as wrapped base64 has: an empty line is the end of a message.
-            let is_line_end = matches!((line_end, read), (None, b'\r' | b'\n') | (Some(b'\r'), b'\n'));
-            if !form.wraps || matched == 0 || !is_line_end {
+            if !form.gaps.allow(matched, &gap, read) {
                 return Seen::Nothing;
             }
-            line_end = Some(read);
+            gap = Gap { length: gap.length + 1, last: Some(read) };
             at += length;
         }
         Seen::Ends(at)
@@ -670,7 +712,7 @@ fn entity(text: &[u8], at: usize, complete: bool) -> Unit {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{INTROS, Known, unit};
+    use super::{Gaps, INTROS, Known, unit};
 
     proptest! {
         #![proptest_config(ProptestConfig { cases: 4096, ..ProptestConfig::default() })]
@@ -682,7 +724,7 @@ mod tests {
             let text = [&[intro], rest.as_bytes()].concat();
             for first in unit(&text, 0, true).firsts(intro).into_iter().flatten() {
                 let mut known = Known::default();
-                known.add_form(&[first, text[1], b'x'], false, 0);
+                known.add_form(&[first, text[1], b'x'], Gaps::Nothing, 0);
                 prop_assert_eq!(known.next_start(&text, 0), Some(0), "{:?}", rest);
             }
         }

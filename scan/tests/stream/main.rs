@@ -3,6 +3,7 @@
 
 mod budget;
 mod escapes;
+mod lines;
 mod written;
 
 use std::io::Write as _;
