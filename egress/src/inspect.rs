@@ -23,6 +23,7 @@ use tails::{Joint, Position};
 use verdict::Verdict;
 pub(crate) use verdict::ended_by;
 
+use crate::credential::Lookout;
 use crate::except::Named;
 use crate::refusal::{Code, Refusal};
 use crate::scrub::Cut;
@@ -31,7 +32,7 @@ use crate::scrub::Cut;
 #[derive(Debug, Clone)]
 pub(crate) struct Inspection {
     rules: Option<&'static Rules>,
-    known: Option<Arc<Known>>,
+    known: Option<Lookout>,
     /// What no body and no message may hold, whatever follows on what else is found.
     credentials: Option<&'static Rules>,
     on_match: OnMatch,
@@ -80,13 +81,13 @@ impl Inspection {
     /// What the route asks for; nothing when requests are not searched.
     pub(crate) fn of(
         dlp: &Dlp,
-        known: &Arc<Known>,
+        known: &Lookout,
         destination: Arc<Destination>,
         memory: &Budget,
     ) -> Option<Inspection> {
         let wants = |detector| dlp.outbound.contains(&detector);
         let rules = wants(Detector::TokenPatterns).then(Rules::builtin);
-        let known = (wants(Detector::KnownSecrets) && !known.is_empty()).then(|| Arc::clone(known));
+        let known = wants(Detector::KnownSecrets).then(|| known.clone());
         (rules.is_some() || known.is_some()).then(|| Inspection {
             rules,
             known,
@@ -148,23 +149,32 @@ impl Inspection {
         self.marks.as_ref().map(|marks| marks.met()).unwrap_or_default()
     }
 
+    fn known(&self) -> Option<Arc<Known>> {
+        self.known.as_ref().map(|lookout| Arc::clone(lookout.known()))
+    }
+
+    /// What is looked for by now, for what is under search already, when that is something else than before.
+    fn renewed(&mut self) -> Option<Arc<Known>> {
+        self.known.as_mut()?.renewed().cloned()
+    }
+
     fn bounds(&self) -> Bounds {
         Bounds { memory: self.memory.clone(), ..Bounds::default() }
     }
 
     fn scanner(&self) -> Scanner<'static> {
-        self.marking(Scanner::new(self.rules, self.known.clone(), self.bounds()))
+        self.marking(Scanner::new(self.rules, self.known(), self.bounds()))
     }
 
     /// For a body or a message.
     fn body_scanner(&self) -> Scanner<'static> {
         let rules = self.rules.or(self.credentials);
-        self.marking(Scanner::new(rules, self.known.clone(), self.bounds()))
+        self.marking(Scanner::new(rules, self.known(), self.bounds()))
     }
 
     /// For messages one after the other.
     fn plain(&self) -> Scanner<'static> {
-        self.marking(Scanner::plain(self.rules.or(self.credentials), self.known.clone()))
+        self.marking(Scanner::plain(self.rules.or(self.credentials), self.known()))
     }
 
     /// An objection to a credential of the agent's own, which neither a mask nor a person lets pass.

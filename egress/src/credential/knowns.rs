@@ -175,7 +175,7 @@ impl Knowns {
 }
 
 /// What is looked for in something that goes on, while more may become known.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Lookout {
     knowns: Arc<Knowns>,
     known: Arc<Known>,

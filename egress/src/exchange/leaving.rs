@@ -153,7 +153,8 @@ impl Judged {
             exceptions.filter(|one| !self.proxy.uses.is_exception_spent(one)).cloned().collect();
         let inspection = route.dlp().and_then(|dlp| {
             let destination = self.proxy.tails.of(&format!("{}:{}", endpoint.host, endpoint.port));
-            let inspection = Inspection::of(dlp, &present.known, destination, &self.proxy.decoding)?;
+            let lookout = Lookout::since(&self.proxy.knowns, &present);
+            let inspection = Inspection::of(dlp, &lookout, destination, &self.proxy.decoding)?;
             Some(inspection.marked(Arc::new(self.proxy.marking.marks(&exceptions))))
         });
         // What another route gave to a host may come back by this one, and is no other guess.

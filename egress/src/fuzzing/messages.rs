@@ -32,7 +32,7 @@ pub fn frames(bytes: &[u8]) {
         unreadable: Unreadable::Refuse,
     };
     let searched = || {
-        let inspection = Inspection::of(&dlp, &KNOWNS.current(), Arc::default(), &Budget::UNBOUNDED);
+        let inspection = Inspection::of(&dlp, &Lookout::new(&KNOWNS), Arc::default(), &Budget::UNBOUNDED);
         Filter::searched(inspection.expect("something is looked for"))
     };
     let scrubbed = || Filter::scrubbed(&Scrub::new(Lookout::new(&KNOWNS), Arc::default(), Budget::UNBOUNDED));

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
@@ -72,7 +73,19 @@ struct Examined {
 }
 
 impl Examined {
+    /// Looks for what became known since the body began, too.
+    fn catch_up(&mut self) {
+        let Some(known) = self.inspection.renewed() else { return };
+        match &mut self.search {
+            Search::Stream(scanner, _) => scanner.look_for(known),
+            Search::Either(both) => both.iter_mut().for_each(|scanner| scanner.look_for(Arc::clone(&known))),
+            // They look themselves.
+            Search::Grpc(_) => {}
+        }
+    }
+
     fn take(&mut self, data: Bytes) -> Result<(), Objection> {
+        self.catch_up();
         match &mut self.search {
             Search::Stream(scanner, joint) => {
                 if scanner.may_expand(&data) {
@@ -98,6 +111,7 @@ impl Examined {
 
     fn end(&mut self) -> Result<(), Objection> {
         self.ended = true;
+        self.catch_up();
         match &mut self.search {
             Search::Stream(scanner, joint) => {
                 scanner.end();

@@ -1,5 +1,7 @@
 //! Messages of a stream under search: each by itself, and what only several of them together hold.
 
+use std::sync::Arc;
+
 use scan::{Encoding, Scanner, Uninspectable};
 
 use super::{Inspection, Joint, Objection};
@@ -21,6 +23,7 @@ impl Messages {
 
     /// Takes a part of the message that is on its way, which is in this encoding.
     pub(crate) fn feed(&mut self, part: &[u8], encoding: Option<Encoding>) -> Result<(), Objection> {
+        self.catch_up();
         let current = self.current.get_or_insert_with(|| {
             let scanner = self.inspection.body_scanner();
             Box::new(match encoding {
@@ -41,8 +44,19 @@ impl Messages {
         }
     }
 
+    /// Looks for what became known since the stream began, too.
+    fn catch_up(&mut self) {
+        if let Some(known) = self.inspection.renewed() {
+            self.across.look_for(Arc::clone(&known));
+            if let Some(current) = &mut self.current {
+                current.look_for(known);
+            }
+        }
+    }
+
     /// The message ends here.
     pub(crate) fn end_message(&mut self) -> Result<(), Objection> {
+        self.catch_up();
         if let Some(mut current) = self.current.take() {
             current.end();
             judge(&self.inspection, &current)?;

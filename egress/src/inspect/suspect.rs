@@ -176,6 +176,7 @@ mod tests {
     use policy::{Detector, Dlp, OnMatch, Unreadable};
 
     use super::*;
+    use crate::credential::Lookout;
 
     /// Made at run time, so that no scanner trips over this file.
     fn key() -> String {
@@ -190,7 +191,7 @@ mod tests {
             on_match: OnMatch::Supervise,
             unreadable: Unreadable::Refuse,
         };
-        Inspection::of(&dlp, &Arc::default(), Arc::default(), &scan::Budget::UNBOUNDED).unwrap()
+        Inspection::of(&dlp, &Lookout::default(), Arc::default(), &scan::Budget::UNBOUNDED).unwrap()
     }
 
     fn suspicion(headers: &[(&'static str, &str)], body: &str) -> Suspicion {

@@ -84,7 +84,7 @@ impl Destination {
         let digest = self.digests.hash_one(piece);
         let Some(before) = self.before(&position, Some(digest)) else { return Ok(()) };
         if !before.is_empty() {
-            let mut joint = Scanner::joined(inspection.rules, inspection.known.clone());
+            let mut joint = Scanner::joined(inspection.rules, inspection.known());
             joint.feed(&before);
             joint.feed(&piece[..piece.len().min(TAIL_BYTES)]);
             joint.end();
@@ -109,7 +109,7 @@ impl Destination {
         if borders.len() < 2 || self.before(&Position::All, Some(digest)).is_none() {
             return Ok(());
         }
-        let mut joint = Scanner::joined(inspection.rules, inspection.known.clone());
+        let mut joint = Scanner::joined(inspection.rules, inspection.known());
         joint.feed(&text);
         joint.end();
         judge(&mut joint, &borders)?;
@@ -179,7 +179,7 @@ impl Joint {
         let destination = Arc::clone(&inspection.destination);
         let before = destination.before(&Position::Body, None).unwrap_or_default();
         let scanner = (!before.is_empty()).then(|| {
-            let mut scanner = Scanner::joined(inspection.rules, inspection.known.clone());
+            let mut scanner = Scanner::joined(inspection.rules, inspection.known());
             scanner.feed(&before);
             Box::new(scanner)
         });
@@ -243,12 +243,13 @@ mod tests {
     use policy::{Detector, Dlp, OnMatch, Unreadable};
 
     use super::*;
+    use crate::credential::Lookout;
 
     fn inspection(destination: &Arc<Destination>) -> Inspection {
         let outbound = vec![Detector::TokenPatterns];
         let dlp =
             Dlp { outbound, inbound: Vec::new(), on_match: OnMatch::Block, unreadable: Unreadable::Refuse };
-        Inspection::of(&dlp, &Arc::default(), Arc::clone(destination), &scan::Budget::UNBOUNDED).unwrap()
+        Inspection::of(&dlp, &Lookout::default(), Arc::clone(destination), &scan::Budget::UNBOUNDED).unwrap()
     }
 
     /// In two pieces, made at run time so that no scanner trips over this file.

@@ -2,11 +2,15 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures_util::stream;
 use http::{Method, Response};
 use http_body_util::BodyExt;
+use hudsucker::Body;
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::support::{Answer, Bench, HOST, Transport, Upstream, farewell, get, request};
@@ -163,6 +167,39 @@ async fn an_answer_that_was_waited_for_while_its_host_was_given_a_secret_is_not_
         };
         let (answer, ()) = tokio::join!(agent.send(transport, get("/v1/poll")), meanwhile);
         assert_eq!(answer.refusal(), "request-not-allowed", "{transport:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_leaves_is_searched_for_what_became_known_after_it_began() {
+    const SEARCHED: &str = "path_allowlist: [/v1/upload]\ndlp: {outbound_detectors: [known_secrets]}";
+    for secret in [Some(FIRST), None] {
+        for transport in Transport::ALL {
+            let bench = bench(&[SEARCHED, GIVING], secret).await;
+            if secret.is_some() {
+                bench.gives(transport).await;
+            }
+            let (feed, chunks) = mpsc::unbounded_channel();
+            feed.send("it begins").unwrap();
+            let body = Body::from_stream(Box::pin(stream::unfold(chunks, |mut chunks| async {
+                let chunk: &'static str = chunks.recv().await?;
+                Some((Ok::<_, hudsucker::Error>(Bytes::from(chunk)), chunks))
+            })));
+            let upload = http::Request::post("/v1/upload").body(body).unwrap();
+            let meanwhile = async {
+                while bench.upstream.memory.received.get() == 0 {
+                    tokio::task::yield_now().await;
+                }
+                std::fs::write(bench.secrets.join("LONG"), SECOND).unwrap();
+                bench.proxy.reload(routes(&bench.upstream, &[SEARCHED, GIVING])).await.unwrap();
+                bench.gives(transport).await;
+                feed.send(SECOND).unwrap();
+                drop(feed);
+            };
+            let agent = bench.agent();
+            let (answer, ()) = tokio::join!(agent.send(transport, upload), meanwhile);
+            assert_eq!(answer.refusal(), "secret-detected", "{transport:?}");
+        }
     }
 }
 

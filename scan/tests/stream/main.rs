@@ -237,6 +237,33 @@ fn every_form_of_a_known_secret_is_masked_however_it_is_cut() {
 }
 
 #[test]
+fn what_becomes_known_while_a_beginning_is_held_is_masked_and_what_was_known_stays_so() {
+    let (old, new) = ("q8Zr2LkT0vWcN5mYx1Jd", "q8Zr7Xr5TqLw9vBn2KcPd7sHf");
+    let mut known = Known::default();
+    known.add(old.as_bytes()).unwrap();
+    let before = Arc::new(known.clone());
+    known.add(new.as_bytes()).unwrap();
+    let after = Arc::new(known);
+    // Of both, and of one.
+    for (secret, held) in [(old, 3), (new, 4), (old, 9)] {
+        let text = format!("-{secret}-");
+        let mut scrubber = Scrubber::new(Arc::clone(&before));
+        let mut out = scrubber.feed(&text.as_bytes()[..=held]).unwrap();
+        assert_eq!(scrubber.held(), held);
+        scrubber.look_for(Arc::clone(&after));
+        out.extend(scrubber.feed(&text.as_bytes()[held + 1..]).unwrap());
+        out.extend(scrubber.finish());
+        assert_eq!(String::from_utf8(out).unwrap(), format!("-{}-", "*".repeat(secret.len())));
+
+        let mut scanner = Scanner::new(None, Some(Arc::clone(&before)), Bounds::default());
+        scanner.feed(&text.as_bytes()[..=held]);
+        scanner.look_for(Arc::clone(&after));
+        scanner.feed(&text.as_bytes()[held + 1..]);
+        assert_eq!(scanner.finish().findings.len(), 1);
+    }
+}
+
+#[test]
 fn no_run_of_line_ends_is_waited_through() {
     let starts: Vec<u8> = (b'!'..=b'~').collect();
     for ends in ["\r", "\n", "\r\n", "\n\r", "\\r", "%0d", "%0D%0A"] {
