@@ -458,7 +458,8 @@ fn hides(reason: &Uninspectable) -> bool {
         | Uninspectable::Archive
         | Uninspectable::Encrypted
         | Uninspectable::Size
-        | Uninspectable::Depth => true,
+        | Uninspectable::Depth
+        | Uninspectable::Memory => true,
         Uninspectable::Damaged => false,
     }
 }

@@ -135,48 +135,6 @@ async fn each_of_several_requests_in_a_row_has_its_own() {
 }
 
 #[tokio::test]
-async fn it_never_stands_in_an_answer_that_is_not_read_yet() {
-    // Of some of these, a part is still to be written when the next request is answered.
-    for size in (200..1600).step_by(100).map(|kib| kib << 10) {
-        let origin = Origin::new().await;
-        let mut agent = origin.bench.agent().dial().await;
-        origin.ask(&mut agent, "POST", "content-length: 5\r\n").await;
-        agent.write_all(b"he").await.unwrap();
-        let mut line = origin.accept().await;
-        read_head(&mut line).await;
-        let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {size}\r\n\r\n");
-        let sending = tokio::spawn(async move {
-            line.write_all(answer.as_bytes()).await.unwrap();
-            line.write_all(&vec![b'.'; size]).await.unwrap();
-            line
-        });
-        sleep(Duration::from_millis(20)).await;
-        agent.write_all(b"llo").await.unwrap();
-        origin.ask(&mut agent, "GET", "").await;
-        let other = timeout(Duration::from_millis(200), origin.accept()).await;
-        let telling = tokio::spawn(async move {
-            // On a connection of its own, unless the first is through.
-            let mut line = match other {
-                Ok(other) => other,
-                Err(_) => sending.await.unwrap(),
-            };
-            assert!(read_head(&mut line).await.contains("GET / "));
-            line.write_all([HINTS, HINTS, FINAL].concat().as_bytes()).await.unwrap();
-            line
-        });
-        sleep(Duration::from_millis(50)).await;
-        let mut all = vec![0; size];
-        assert_eq!(heads(&mut agent).await, (vec![], "HTTP/1.1 200 OK".to_owned()));
-        timeout(PATIENCE, agent.read_exact(&mut all)).await.unwrap().unwrap();
-        assert!(all.iter().all(|byte| *byte == b'.'), "{size}");
-        let hints = vec![HINTS.to_owned(), HINTS.to_owned()];
-        assert_eq!(heads(&mut agent).await, (hints, "HTTP/1.1 200 OK".to_owned()), "{size}");
-        assert_eq!(body(&mut agent).await, "ok");
-        drop(telling.await.unwrap());
-    }
-}
-
-#[tokio::test]
 async fn a_client_of_http_1_0_gets_the_answer_alone() {
     let origin = Origin::new().await;
     let mut agent = origin.bench.agent().dial().await;
