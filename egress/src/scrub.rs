@@ -60,7 +60,7 @@ impl Scrub {
     /// For what is searched after it was masked.
     fn scanner(&self) -> Scanner<'static> {
         let bounds = Bounds { memory: self.memory.clone(), ..Bounds::default() };
-        Scanner::new(None, Some(Arc::clone(self.lookout.known())), bounds)
+        Scanner::new(None, Some(self.lookout.newest()), bounds)
     }
 
     /// Has upstream answer in a way that can be scrubbed: in codings that can be undone, and whole, because a part may begin
@@ -142,11 +142,11 @@ impl Scrub {
     }
 
     fn empty_hidden(&self, headers: &mut HeaderMap) {
-        let hides = |text: &[u8]| {
+        let searched = |text: &[u8]| {
             let mut scanner = self.scanner();
             scanner.feed(text);
             scanner.end();
-            scanner.found().is_some() || scanner.missed_for_want_of_memory().is_some()
+            (scanner.found().is_some(), scanner.missed_for_want_of_memory().is_some())
         };
         let is_long = |value: &HeaderValue| value.len() >= KNOWN_MIN_BYTES;
         // Together, for most have nothing to hide.
@@ -155,13 +155,16 @@ impl Scrub {
             all.extend_from_slice(value.as_bytes());
             all.push(b' ');
         }
-        if all.is_empty() || !hides(&all) {
+        if all.is_empty() || searched(&all) == (false, false) {
             return;
         }
         for value in headers.values_mut().filter(|value| is_long(value)) {
-            if hides(value.as_bytes()) {
-                *value = HeaderValue::from_static("");
+            let (hides, is_missed) = searched(value.as_bytes());
+            if hides {
                 self.hits.add(1);
+            }
+            if hides || is_missed {
+                *value = HeaderValue::from_static("");
             }
         }
     }

@@ -79,13 +79,14 @@ impl Examined {
         match &mut self.search {
             Search::Stream(scanner, _) => scanner.look_for(known),
             Search::Either(both) => both.iter_mut().for_each(|scanner| scanner.look_for(Arc::clone(&known))),
-            // They look themselves.
-            Search::Grpc(_) => {}
+            // Messages look themselves.
+            Search::Grpc(grpc) => grpc.2.look_for(known),
         }
     }
 
     fn take(&mut self, data: Bytes) -> Result<(), Objection> {
         self.catch_up();
+        let inspection = &self.inspection;
         match &mut self.search {
             Search::Stream(scanner, joint) => {
                 if scanner.may_expand(&data) {
@@ -99,7 +100,7 @@ impl Examined {
             Search::Grpc(grpc) => aside(|| {
                 let (frames, messages, stream) = &mut **grpc;
                 stream.feed(&data);
-                in_stream(stream)?;
+                in_stream(stream, inspection)?;
                 frames.feed(&data, messages)
             })?,
         }
@@ -121,7 +122,7 @@ impl Examined {
             Search::Grpc(grpc) => {
                 let (frames, messages, stream) = &mut **grpc;
                 stream.end();
-                in_stream(stream)?;
+                in_stream(stream, &self.inspection)?;
                 messages.end_message()?;
                 frames.end(&self.inspection)?;
             }
@@ -176,7 +177,11 @@ impl Examined {
             _ if self.ended => 0,
             Search::Stream(scanner, joint) => scanner.held().max(joint.as_ref().map_or(0, Joint::held)),
             Search::Either(both) => both.iter().map(Scanner::held).max().unwrap_or(0),
-            Search::Grpc(grpc) => grpc.1.held().max(grpc.2.held()),
+            Search::Grpc(grpc) => {
+                let (frames, messages, stream) = &**grpc;
+                // A whole message goes on: what answers it may be waited for before there is more.
+                if frames.is_between() { 0 } else { messages.held().max(stream.held()) }
+            }
         }
     }
 
@@ -207,8 +212,11 @@ impl Examined {
 }
 
 /// An objection to a secret in the stream as it stands; what else there is to say of its messages is said of each.
-fn in_stream(stream: &Scanner<'_>) -> Result<(), Objection> {
-    stream.found().map_or(Ok(()), |rule| Err(Objection::Secret(rule, stream.found_mark())))
+fn in_stream(stream: &Scanner<'_>, inspection: &Inspection) -> Result<(), Objection> {
+    match stream.found() {
+        Some(rule) => Err(Objection::Secret(rule, stream.found_mark())),
+        None => inspection.readable(stream.missed_for_want_of_memory()),
+    }
 }
 
 impl Drop for Examined {

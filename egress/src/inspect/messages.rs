@@ -95,10 +95,14 @@ impl GrpcFrames {
         GrpcFrames { encoding, header: Vec::with_capacity(Self::HEADER_BYTES), left: 0, compressed: false }
     }
 
+    /// Whether the last message is whole, and nothing of the next has come.
+    pub(super) fn is_between(&self) -> bool {
+        self.left == 0 && self.header.is_empty()
+    }
+
     /// The stream ends here: an objection where that is in the middle of a message.
     pub(super) fn end(&self, inspection: &Inspection) -> Result<(), Objection> {
-        let is_whole = self.left == 0 && self.header.is_empty();
-        inspection.readable(if is_whole { None } else { Some(Uninspectable::Damaged) })
+        inspection.readable(if self.is_between() { None } else { Some(Uninspectable::Damaged) })
     }
 
     pub(super) fn feed(&mut self, mut bytes: &[u8], messages: &mut Messages) -> Result<(), Objection> {

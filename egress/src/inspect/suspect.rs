@@ -46,7 +46,8 @@ impl Suspicion {
 
     /// Of what the agent had put where its own credentials stand: there the secret may be put, and upstream would get another request.
     pub(crate) fn beside(&mut self, asked: &HeaderMap, leaving: &HeaderMap, query: Option<&str>) {
-        let mut names: Vec<&HeaderName> = asked.keys().filter(|name| !leaving.contains_key(*name)).collect();
+        let is_other = |name: &&HeaderName| !asked.get_all(*name).iter().eq(leaving.get_all(*name));
+        let mut names: Vec<&HeaderName> = asked.keys().filter(is_other).collect();
         names.sort_unstable_by_key(|name| name.as_str());
         for name in names {
             for value in asked.get_all(name) {

@@ -81,6 +81,29 @@ async fn calls_of_every_kind_pass_with_their_status_in_trailers() {
 }
 
 #[tokio::test]
+async fn a_message_that_is_searched_does_not_wait_for_the_next() {
+    let bench = Bench::allowing(&format!("{RULES}\ndlp: {{outbound_detectors: [token_patterns]}}")).await;
+    let mut client = client(&bench).await;
+    let (feed, mut fed) = mpsc::unbounded_channel();
+    let asked = Request::new(stream::poll_fn(move |context| fed.poll_recv(context)));
+    // Each could be the beginning of a secret.
+    let ends = [
+        "my-subscription".to_owned(),
+        "deadbeef01".to_owned(),
+        "q8Zr2LkT".repeat(8),
+        "ghp_q8Zr2LkT".to_owned(),
+    ];
+    feed.send(Bytes::from(ends[0].clone())).unwrap();
+    let replies = timeout(PATIENCE, client.streaming(asked, path("/v1.Echo/Converse"), Plain)).await;
+    let mut replies = replies.unwrap().unwrap().into_inner();
+    for number in 0..ends.len() {
+        let reply = timeout(PATIENCE, replies.message()).await.unwrap().unwrap().unwrap();
+        assert_eq!(reply, ends[number]);
+        feed.send(Bytes::from(ends.get(number + 1).map_or("stop", String::as_str).to_owned())).unwrap();
+    }
+}
+
+#[tokio::test]
 async fn a_status_of_upstream_and_a_refusal_both_arrive_as_statuses() {
     let bench = Bench::allowing(RULES).await;
     let mut client = client(&bench).await;

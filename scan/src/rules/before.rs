@@ -6,6 +6,8 @@ use super::is_of_token;
 const COLOUR_MAX_BYTES: usize = 24;
 /// As markdown has it.
 const EMPHASIS_MAX_BYTES: usize = 3;
+/// So far its end is looked for: who writes many beginnings would have each of them look through all of the text.
+const EMPHASISED_MAX_BYTES: usize = 256;
 
 /// What the bytes before a place are to a token that begins there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,8 +88,9 @@ fn emphasis(text: &[u8]) -> Before {
 pub(super) fn emphasised(text: &[u8], marks: usize, complete: bool) -> Option<usize> {
     let word = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
     let closing = &b"___"[..marks.min(EMPHASIS_MAX_BYTES)];
+    let near = &text[..text.len().min(EMPHASISED_MAX_BYTES)];
     let mut at = 0;
-    while let Some(ahead) = memchr::memchr2(b'_', b'\n', &text[at..]) {
+    while let Some(ahead) = memchr::memchr2(b'_', b'\n', &near[at..]) {
         at += ahead;
         if text[at] == b'\n' {
             return Some(text.len());
