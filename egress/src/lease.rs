@@ -65,15 +65,28 @@ pub(crate) struct Lease {
     unsearched: Option<Unsearched>,
 }
 
-/// An answer that is passed on as it comes, while no secret has gone to where it comes from. Once one has it ends: it may be compressed, or a
-/// part of something. What was looked at last, as the secrets count it.
+/// An answer that is passed on as it comes, while there is no secret that it could show. Once there is one it ends: it may be compressed, or a
+/// part of something.
 #[derive(Debug)]
-pub(crate) struct Unsearched(AtomicU64);
+pub(crate) struct Unsearched {
+    until: Until,
+    /// What was looked at last, as the secrets count it.
+    seen: AtomicU64,
+}
+
+/// What ends that.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Until {
+    /// Any secret that can be looked for.
+    Known,
+    /// One that went to where the answer comes from.
+    Gone,
+}
 
 impl Unsearched {
     /// For what is known at this generation.
-    pub(crate) fn new(generation: u64) -> Unsearched {
-        Unsearched(AtomicU64::new(generation))
+    pub(crate) fn new(until: Until, generation: u64) -> Unsearched {
+        Unsearched { until, seen: AtomicU64::new(generation) }
     }
 }
 
@@ -98,7 +111,8 @@ impl Lease {
 
     /// Whether what has come of the answer may go on unsearched, where it does; to be asked once it is there.
     pub(crate) fn unsearched(&self) -> Result<(), Denial> {
-        let (Some(Unsearched(seen)), Asked::Request(asked)) = (&self.unsearched, &self.asked) else {
+        let (Some(Unsearched { until, seen }), Asked::Request(asked)) = (&self.unsearched, &self.asked)
+        else {
             return Ok(());
         };
         let generation = self.proxy.knowns.generation();
@@ -106,8 +120,12 @@ impl Lease {
             return Ok(());
         }
         let now = self.proxy.knowns.now(&asked.endpoint);
-        if now.gone.is_some() {
-            let hint = "a secret went to this host after this began, and what comes back of this is not searched for it: ask again";
+        let is_over = match until {
+            Until::Known => !now.known.is_empty(),
+            Until::Gone => now.gone.is_some(),
+        };
+        if is_over {
+            let hint = "since this began there is a secret that what comes back may show, and it is not searched for it: ask again";
             return Err(Denial { code: Code::RequestNotAllowed, hint: hint.to_owned() });
         }
         seen.store(now.generation, Ordering::Relaxed);

@@ -13,7 +13,7 @@ use crate::authority::Endpoint;
 use crate::credential::{self, Exchanged, Lookout, Secret};
 use crate::headers;
 use crate::inspect::{self, Format, Inspection, Suspicion};
-use crate::lease::{RequestAsked, Unsearched};
+use crate::lease::{RequestAsked, Unsearched, Until};
 use crate::proxy::Proxy;
 use crate::refusal::{Code, Refusal};
 use crate::scrub::Scrub;
@@ -162,13 +162,14 @@ impl Judged {
             Some(_) => Some(route),
             None => self.snapshot.policy.injecting(endpoint.scheme, &endpoint.host, endpoint.port),
         };
-        let scrubs = match route.dlp() {
-            Some(dlp) => dlp.inbound.contains(&Detector::KnownSecrets),
+        let (scrubs, until) = match route.dlp() {
+            Some(dlp) => (dlp.inbound.contains(&Detector::KnownSecrets), Until::Known),
             // A route that is no more may have given it one, which upstream may have kept.
-            None => (injecting.is_some() || present.gone.is_some()) && !present.known.is_empty(),
+            None => (injecting.is_some() || present.gone.is_some(), Until::Gone),
         };
-        let may_be_shown = route.dlp().is_none() && !scrubs;
-        let unsearched = may_be_shown.then(|| Unsearched::new(present.generation));
+        let may_scrub = scrubs || route.dlp().is_none();
+        let scrubs = scrubs && !present.known.is_empty();
+        let unsearched = (may_scrub && !scrubs).then(|| Unsearched::new(until, present.generation));
         let hits = match (injecting, &present.gone) {
             (None, Some(gone)) => gone,
             (injecting, _) => self.snapshot.hits(injecting.unwrap_or(route)),
