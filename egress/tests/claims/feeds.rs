@@ -150,7 +150,7 @@ async fn a_websocket_of_a_host_that_is_given_its_first_secret_ends_and_says_so()
         let mut frames = Vec::new();
         timeout(PATIENCE, socket.read_to_end(&mut frames)).await.expect("it ends").unwrap();
         let (code, reason) = farewell(&frames).unwrap();
-        assert!(code == 1008 && reason.contains("a secret went to this host"), "{code} {reason}");
+        assert!(code == 1008 && reason.contains("since this began there is a secret"), "{code} {reason}");
     }
 }
 
