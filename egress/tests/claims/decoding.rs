@@ -1,7 +1,5 @@
 //! All decoders of a bottle share one memory: what finds none is not passed on unsearched.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use http::{Method, Request};
@@ -33,7 +31,7 @@ fn upload(body: Body) -> Request<Body> {
 
 async fn until(mut holds: impl FnMut() -> bool) {
     while !holds() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        tokio::task::yield_now().await;
     }
 }
 
