@@ -1,7 +1,7 @@
 //! What a client of the bottle waits while another one attacks, against what it waits in calm; and what it waits while the same attack
 //! goes on at another egress beside this one, which is what the machine alone makes of it: with few processors everybody waits when
-//! somebody works. They take turns, for the machine changes. The attacker, and the upstream host that it calls, are processes of
-//! low priority (`nice`): they stand for machines of their own.
+//! somebody works. They take turns, for the machine changes. The attacker, and the upstream host that it calls, run only where nobody
+//! else would (SCHED_IDLE, sched(7)): they stand for machines of their own.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -68,10 +68,10 @@ fn main() -> Result<()> {
     }
 }
 
-/// This program as a process of low priority, until its input ends.
+/// This program as a process that gives way to all others, until its input ends.
 fn apart(arguments: &[&str]) -> Result<(Child, BufReader<ChildStdout>)> {
-    let mut child = Command::new("nice")
-        .args(["-n", "19"])
+    let mut child = Command::new("chrt")
+        .args(["--idle", "0"])
         .arg(std::env::current_exe()?)
         .args(arguments)
         .stdin(Stdio::piped())
