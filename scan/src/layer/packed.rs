@@ -2,6 +2,7 @@
 
 use std::sync::LazyLock;
 
+use memchr::memchr3;
 use memchr::memmem::Finder;
 
 use crate::budget::{Budget, Permit};
@@ -30,7 +31,12 @@ static STARTS: LazyLock<[(Finder<'static>, Start); 3]> = LazyLock::new(|| {
 
 /// Whether something compressed may begin in `bytes`: of so much, much more may come out.
 pub(crate) fn begins(bytes: &[u8]) -> bool {
-    STARTS.iter().any(|(finder, _)| finder.find(bytes).is_some())
+    has_rare_byte(bytes) && STARTS.iter().any(|(finder, _)| finder.find(bytes).is_some())
+}
+
+/// Whether the byte of a magic number is there that text hardly has: it is sooner seen than all of the number.
+fn has_rare_byte(bytes: &[u8]) -> bool {
+    memchr3(0x8b, 0xb5, 0x03, bytes).is_some()
 }
 
 /// Archives that are not opened.
@@ -172,7 +178,8 @@ impl Layer {
         let from = self.index(packed.at);
         let rest = &self.bytes[from..];
         let mut next: Option<(usize, Start)> = None;
-        for (finder, start) in &*STARTS {
+        let starts = if has_rare_byte(rest) { &STARTS[..] } else { &[] };
+        for (finder, start) in starts {
             // What lies behind the first that was found is not looked at again and again.
             let before = next.map_or(rest.len(), |(at, _)| rest.len().min(at + ZIP_MAGIC.len()));
             let found = finder.find(&rest[..before]);
