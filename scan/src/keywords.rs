@@ -1,13 +1,18 @@
-//! Where words stand in a text. At each place three bytes are looked up in a table that a processor's first cache holds; the
+//! Where words stand in a text. At every second place three bytes are looked up in a table that a processor's first cache holds; the
 //! words are compared only where those three belong to one. A text of ordinary words costs little more than being read.
 
-/// How many marks there are: as many as 16 bits can number.
-const MARKS: usize = 1 << 16;
+/// A byte counts by its last five bits, in which a letter is the same in either case. What else becomes the same by that only costs a
+/// comparison.
+const CLASS_BITS: usize = 5;
+const CLASSES: usize = 1 << CLASS_BITS;
+const CLASS_MASK: u64 = 0x1f1f_1f1f_1f1f_1f1f;
 const GRAM_BYTES: usize = 3;
-/// At how many places of eight bytes three of them stand.
-const PLACES: usize = 8 - GRAM_BYTES + 1;
-/// Case is folded by this bit; some signs become others by it, which only costs a comparison.
-const FOLD: u32 = 0x0020_2020;
+/// How many marks there are: one for each three classes.
+const MARKS: usize = CLASSES * CLASSES * CLASSES;
+/// Every second place is looked at: so many are one step.
+const STEP: usize = 2;
+/// How many bytes are looked at together, and how many of the next belong to their last three.
+const BLOCK_BYTES: usize = 8;
 const HEAD_FOLD: u32 = 0x2020_2020;
 
 /// Words to be found in either case.
@@ -16,16 +21,16 @@ pub(crate) struct Keywords {
     /// Whether a mark has a group: half the size of `group`, because it is read at every place.
     marks: Box<[u8]>,
     /// For each mark, which of `groups`; 0 for none.
-    group: Box<[u32]>,
+    group: Box<[u16]>,
     groups: Vec<Vec<Part>>,
     longest: usize,
 }
 
-/// Three bytes of a word, and how far into it they stand.
+/// Three bytes at a word, and how far into it they stand: in a word of two or three, they may begin right before it.
 #[derive(Debug, Clone, Copy)]
 struct Part {
     word: usize,
-    offset: usize,
+    offset: isize,
     /// The word's first bytes, folded; nothing of a shorter word.
     head: Option<u32>,
 }
@@ -59,23 +64,24 @@ impl Keywords {
         self.words[word].len()
     }
 
+    /// A word begins at a place that is looked at, or at the one behind it: it has a part for either.
     fn add(&mut self, word: usize) {
         let bytes = self.words[word].clone();
         self.longest = self.longest.max(bytes.len());
-        match bytes[..] {
-            [first, second] => {
-                for third in 0..=u8::MAX {
-                    let part = Part { word, offset: 0, head: None };
-                    self.mark(mark(u32::from_le_bytes([first, second, third, 0])), part);
-                }
-            }
-            _ => {
-                let parts = bytes.windows(GRAM_BYTES).enumerate();
-                let rarest =
-                    parts.min_by_key(|(_, gram)| gram.iter().map(|byte| commonness(*byte)).sum::<u32>());
-                let Some((offset, [first, second, third])) = rarest else { return };
-                let part = Part { word, offset, head: bytes.first_chunk().map(head) };
-                self.mark(mark(u32::from_le_bytes([*first, *second, *third, 0])), part);
+        let inside = bytes.len().saturating_sub(GRAM_BYTES - 1).cast_signed();
+        let even = (0..inside.max(1)).step_by(STEP);
+        let odd: Vec<isize> = match inside {
+            ..2 => vec![-1, 1],
+            _ => (1..inside).step_by(STEP).collect(),
+        };
+        let gram = |offset: isize| {
+            [0, 1, 2].map(|ahead| usize::try_from(offset + ahead).ok().and_then(|at| bytes.get(at)).copied())
+        };
+        let rarest = |offset: &isize| gram(*offset).into_iter().map(commonness).sum::<u32>();
+        let head = bytes.first_chunk().map(head);
+        for offset in even.min_by_key(rarest).into_iter().chain(odd.into_iter().min_by_key(rarest)) {
+            for mark in marks_of(gram(offset)) {
+                self.mark(mark, Part { word, offset, head });
             }
         }
     }
@@ -83,13 +89,10 @@ impl Keywords {
     fn mark(&mut self, mark: usize, part: Part) {
         self.marks[mark] = 1;
         if self.group[mark] == 0 {
-            self.group[mark] = u32::try_from(self.groups.len()).expect("no more than there are marks");
+            self.group[mark] = u16::try_from(self.groups.len()).expect("no more than there are marks");
             self.groups.push(Vec::new());
         }
-        let group = &mut self.groups[self.group[mark] as usize];
-        if !group.iter().any(|known| known.word == part.word) {
-            group.push(part);
-        }
+        self.groups[usize::from(self.group[mark])].push(part);
     }
 
     /// Calls `visit` with the number of each word in `text[from..]` and where it begins, in no particular order.
@@ -97,34 +100,35 @@ impl Keywords {
         let marks: &[u8; MARKS] = self.marks.as_ref().try_into().expect("made so long");
         let rest = text.get(from..).unwrap_or_default();
         let mut at = 0;
-        while let Some(bytes) = rest[at..].first_chunk() {
-            let bytes = u64::from_le_bytes(*bytes);
-            // One question for as many places as have three bytes here.
-            if (0..PLACES).fold(0, |any, ahead| any | marks[mark_at(bytes, ahead)]) != 0 {
-                for ahead in (0..PLACES).filter(|ahead| marks[mark_at(bytes, *ahead)] != 0) {
-                    self.check(mark_at(bytes, ahead), text, from, from + at + ahead, &mut visit);
+        while let Some([block @ .., next]) = rest[at..].first_chunk::<{ BLOCK_BYTES + 1 }>() {
+            let next = (u64::from(*next) & CLASS_MASK) << (BLOCK_BYTES * CLASS_BITS);
+            let block = classes(block) | next;
+            let mark_at = |ahead: usize| (block >> (ahead * CLASS_BITS)) as usize % MARKS;
+            let places = (0..BLOCK_BYTES).step_by(STEP);
+            // One question for all of them.
+            if places.clone().fold(0, |any, ahead| any | marks[mark_at(ahead)]) != 0 {
+                for ahead in places.filter(|ahead| marks[mark_at(*ahead)] != 0) {
+                    self.check(mark_at(ahead), text, from, from + at + ahead, &mut visit);
                 }
             }
-            at += PLACES;
+            at += BLOCK_BYTES;
         }
-        for at in at..rest.len() {
+        for at in (at..rest.len()).step_by(STEP) {
             let byte = |ahead: usize| rest.get(at + ahead).copied().unwrap_or(0);
-            let mark = mark(u32::from_le_bytes([byte(0), byte(1), byte(2), 0]));
-            self.check(mark, text, from, from + at, &mut visit);
+            self.check(mark([byte(0), byte(1), byte(2)]), text, from, from + at, &mut visit);
         }
     }
 
     /// Compares the words of which three bytes may stand at `at`.
     fn check(&self, mark: usize, text: &[u8], from: usize, at: usize, visit: &mut impl FnMut(usize, usize)) {
-        for part in &self.groups[self.group[mark] as usize] {
-            let Some(start) = at.checked_sub(part.offset).filter(|start| *start >= from) else {
+        for part in &self.groups[usize::from(self.group[mark])] {
+            let Some(start) = at.checked_add_signed(-part.offset).filter(|start| *start >= from) else {
                 continue;
             };
             // Of most words that share three bytes with the text the first ones show that they do not stand here.
-            if part
-                .head
-                .is_some_and(|head_of_word| text[start..].first_chunk().map(head) != Some(head_of_word))
-            {
+            if part.head.is_some_and(|of_word| {
+                text.get(start..).and_then(<[u8]>::first_chunk).map(head) != Some(of_word)
+            }) {
                 continue;
             }
             let word = &self.words[part.word];
@@ -141,27 +145,39 @@ fn head(bytes: &[u8; 4]) -> u32 {
     u32::from_le_bytes(*bytes) | HEAD_FOLD
 }
 
-/// The mark of the three bytes that stand so far into eight.
-fn mark_at(eight: u64, ahead: usize) -> usize {
-    mark((eight >> (8 * ahead)) as u32)
+/// The classes of eight bytes, in five bits each: two are put together, then four, then all.
+fn classes(bytes: &[u8; BLOCK_BYTES]) -> u64 {
+    let each = u64::from_le_bytes(*bytes) & CLASS_MASK;
+    let twos = each & 0x001f_001f_001f_001f | each >> 3 & 0x03e0_03e0_03e0_03e0;
+    let fours = twos & 0x0000_03ff_0000_03ff | twos >> 6 & 0x000f_fc00_000f_fc00;
+    fours & 0x000f_ffff | fours >> 12 & 0x00ff_fff0_0000
 }
 
-/// The mark of the first three of four bytes, in either case.
-fn mark(bytes: u32) -> usize {
-    const SPREAD: u32 = 0x9e37_79b1;
-    usize::from(((((bytes | FOLD) << 8).wrapping_mul(SPREAD)) >> 16) as u16)
+/// The mark of three bytes, in either case.
+fn mark(bytes: [u8; GRAM_BYTES]) -> usize {
+    bytes.into_iter().rev().fold(0, |mark, byte| mark << CLASS_BITS | usize::from(byte) % CLASSES)
 }
 
-/// How often a byte stands in text, roughly: the logarithm of parts in a thousand, times four.
-fn commonness(byte: u8) -> u32 {
-    match byte {
-        b' ' | b'e' => 28,
-        b't' | b'a' | b'o' | b'n' | b'i' | b's' | b'r' => 26,
-        b'l' | b'd' | b'c' | b'u' | b'h' => 22,
-        b'm' | b'f' | b'p' | b'g' | b'"' => 19,
-        b'w' | b'y' | b'b' | b'.' | b'0' | b'1' | b'_' | b'-' | b':' | b'/' | b'=' => 16,
-        b'v' | b'k' | b'2'..=b'9' => 13,
-        _ => 6,
+/// The marks of three bytes, some of which may be any.
+fn marks_of(gram: [Option<u8>; GRAM_BYTES]) -> Vec<usize> {
+    let [first, second, third] = gram.map(|byte| match byte {
+        Some(byte) => byte..=byte,
+        None => 0..=CLASSES as u8 - 1,
+    });
+    let pairs = first.flat_map(move |first| second.clone().map(move |second| (first, second)));
+    pairs.flat_map(|(first, second)| third.clone().map(move |third| mark([first, second, third]))).collect()
+}
+
+/// How often a byte of this class stands in text, roughly: the logarithm of parts in a thousand, times four.
+fn commonness(byte: Option<u8>) -> u32 {
+    match byte.map(|byte| byte.to_ascii_lowercase()) {
+        None | Some(b' ' | b'@' | b'`' | b'e') => 28,
+        Some(b't' | b'a' | b'o' | b'n' | b'i' | b's' | b'r' | b'.' | b'/' | b'2' | b'3' | b'4') => 26,
+        Some(b'l' | b'd' | b'c' | b'u' | b'h' | b'$' | b',' | b'5' | b'(') => 22,
+        Some(b'm' | b'f' | b'p' | b'g' | b'"' | b'-' | b'&' | b'0') => 19,
+        Some(b'w' | b'y' | b'b' | b'1' | b'_' | b':' | b'=' | b'7' | b'9') => 16,
+        Some(b'v' | b'k' | b'6' | b'8') => 13,
+        Some(_) => 6,
     }
 }
 
@@ -189,13 +205,27 @@ mod tests {
     }
 
     #[test]
-    fn every_word_is_found_after_every_byte_and_before_every_byte() {
-        let words = ["s.", "api-", "-----begin", "aaaaaaaaaaaaaaaaaaaaa", "a3-"];
+    fn every_word_is_found_at_every_place_among_all_bytes() {
+        let words = ["s.", "q~", "a3-", "sk0", "pat", "ghp_", "api-", "-----begin", "aaaaaaaaaaaaaaaaaaaaa"];
+        let keywords = Keywords::new(words.map(str::to_owned).to_vec());
         for (number, word) in words.iter().enumerate() {
-            for byte in 0..=127_u8 {
-                let text = format!("{0}{word}{0}", char::from(byte));
-                assert!(found(&words, &text).contains(&(number, 1)), "{text:?}");
+            for byte in 0..=u8::MAX {
+                for before in 0..2 * BLOCK_BYTES {
+                    let text =
+                        [&vec![byte; before], word.as_bytes(), &vec![byte; byte as usize % 11]].concat();
+                    let mut is_found = false;
+                    keywords.find(&text, 0, |word, start| is_found |= (word, start) == (number, before));
+                    assert!(is_found, "{word} after {before} of {byte}");
+                }
             }
         }
+    }
+
+    #[test]
+    fn eight_bytes_have_the_classes_of_each() {
+        let block = [0xff, 0x20, 0x41, 0x5f, 0x7a, 0x10, 0xea, 0x95];
+        let each = (0..BLOCK_BYTES).map(|at| classes(&block) as usize >> (at * CLASS_BITS) & (CLASSES - 1));
+        assert!(each.eq(block.iter().map(|byte| usize::from(*byte) % CLASSES)));
+        assert_eq!(classes(&block) >> (BLOCK_BYTES * CLASS_BITS), 0);
     }
 }
