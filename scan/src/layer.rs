@@ -267,6 +267,13 @@ impl Layer {
         [rules, known, hidden, Some(leading)].into_iter().flatten().min().unwrap_or(u64::MAX).min(self.end())
     }
 
+    /// From where on there may be a secret that is not yet whole, with what everybody knows of it; no earlier than its keyword has come.
+    pub(crate) fn open_from(&self) -> u64 {
+        let rules = self.open.iter().map(|open| open.start).min();
+        let known = self.known_open.then_some(self.known_at);
+        [rules, known].into_iter().flatten().min().unwrap_or(u64::MAX).min(self.end())
+    }
+
     pub(crate) fn is_held(&self) -> bool {
         self.held_from() < self.end()
     }

@@ -44,8 +44,9 @@ pub struct Rules {
     everywhere: Vec<u16>,
     /// Rules that follow each other and have the same keywords are asked together first.
     gates: Vec<Gate>,
-    /// Rules whose matches begin before their keyword.
+    /// Rules whose matches begin before their keyword, and how far at most.
     led: Vec<u16>,
+    lead_most: usize,
 }
 
 /// Whether any of several rules may match.
@@ -170,12 +171,18 @@ impl Rules {
             number += 1;
         }
         let anchored = tables.iter().copied().flatten();
+        let lead_most = anchored.clone().map(|rule| rule.lead.1).max().unwrap_or(0);
         let led = (0..).zip(anchored).filter(|(_, rule)| rule.lead.1 > 0).map(|(number, _)| number).collect();
-        Self { rules, keywords: Keywords::new(words), woken, everywhere, gates, led }
+        Self { rules, keywords: Keywords::new(words), woken, everywhere, gates, led, lead_most }
     }
 
     pub(crate) fn longest_keyword(&self) -> usize {
         self.keywords.longest()
+    }
+
+    /// How many bytes from where a match begins its keyword ends at most.
+    pub(crate) fn reach(&self) -> usize {
+        self.longest_keyword() + self.lead_most
     }
 
     pub(crate) fn everywhere(&self) -> &[u16] {

@@ -163,6 +163,17 @@ impl<'r> Scanner<'r> {
         }
     }
 
+    /// How many of the last bytes there are from where something began, in the input as it stands, of which more may make a secret. What
+    /// begins before a place is known by [`Scanner::reach`] bytes behind it.
+    pub fn open(&self) -> u64 {
+        self.layer.end() - self.layer.open_from()
+    }
+
+    /// By so many bytes behind a place it is known whether a secret may have begun before it: its keyword has come.
+    pub fn reach(&self) -> usize {
+        self.rules.map_or(1, Rules::reach)
+    }
+
     /// The rule of something that was found so far.
     pub fn found(&self) -> Option<&'static str> {
         self.state.hits.first().map(|hit| self.id(hit.rule))

@@ -188,16 +188,22 @@ impl Joint {
 
     /// Takes the next part.
     pub(super) fn feed(&mut self, part: &[u8]) -> Result<(), Objection> {
-        if let Some(scanner) = &mut self.scanner {
-            let part = &part[..part.len().min(TAIL_BYTES - self.fed)];
-            scanner.feed(part);
-            self.fed += part.len();
+        let mut rest = part;
+        while let Some(scanner) = &mut self.scanner
+            && !rest.is_empty()
+        {
+            // Most often nothing has begun before the border, which is known soon.
+            let reach = scanner.reach().min(TAIL_BYTES);
+            let until = if self.fed < reach { reach } else { TAIL_BYTES };
+            let next = rest.split_off(..rest.len().min(until - self.fed)).unwrap_or_default();
+            scanner.feed(next);
+            self.fed += next.len();
             if let Err(objection) = judge(scanner, &[self.before.len()]) {
                 self.tail.clear();
                 self.scanner = None;
                 return Err(objection);
             }
-            if self.fed == TAIL_BYTES {
+            if self.fed == TAIL_BYTES || self.fed >= reach && scanner.open() <= self.fed as u64 {
                 self.scanner = None;
             }
         }
@@ -294,6 +300,28 @@ mod tests {
             }
         }
         assert!(refused.is_some_and(|at| at < text.len() - 1), "{refused:?}");
+    }
+
+    /// A keyword may stand in a secret's middle, or at its end.
+    #[test]
+    fn a_secret_is_put_together_wherever_it_is_cut() {
+        let hex = "9f8e7d6c5b4a39281706f5e4d3c2b1a0";
+        let letters = "q8Zr2LkT0vWcN5mYx1JdB7sHfG3aPe6uR4iO9tKwE2nMzQ5hLbVgXyCj8dUSpFA1xZk7mRtWq0Yv";
+        let (first, second) = pieces();
+        for token in [format!("{first}{second}"), format!("{hex}-us12"), format!("{letters}AZ{}", "DOx7Qp")] {
+            for at in 1..token.len() {
+                let destination = Arc::default();
+                let inspection = inspection(&destination);
+                let (first, second) = token.split_at(at);
+                let mut before = Joint::new(&inspection);
+                before.feed(format!("{} {first}", "text ".repeat(200)).as_bytes()).unwrap();
+                before.end().unwrap();
+                drop(before);
+                let mut behind = Joint::new(&inspection);
+                let fed = behind.feed(format!("{second} {}", "text ".repeat(200)).as_bytes());
+                assert!(fed.and_then(|()| behind.end()).is_err(), "{token} at {at}");
+            }
+        }
     }
 
     #[test]
