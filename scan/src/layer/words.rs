@@ -5,6 +5,7 @@ use memchr::memchr;
 use super::marks::Marks;
 use crate::finding::{Coding, Lines};
 use crate::layer::{Layer, Shared, tokens_from};
+use crate::scanner::Bounds;
 
 /// How far before its first escape a word may begin.
 const WORD_BEFORE_BYTES: usize = 256;
@@ -149,7 +150,7 @@ impl Layer {
             let (next, stop) = read_word(&mut word, spaced, &self.bytes, self.base, at, complete);
             percents.at = self.position(next);
             if let Stop::Plus = stop {
-                percents.spaced = self.open_spaced(&word, shared);
+                percents.spaced = Some(open_spaced(&word, shared.bounds));
                 percents.word = Some(word);
                 continue;
             }
@@ -171,23 +172,6 @@ impl Layer {
             }
         }
         self.percents = percents;
-    }
-
-    /// The end of what was read of a word, to be read on with spaces. What is encoded further in is read in the word itself.
-    fn open_spaced(&self, word: &Thinned, shared: &Shared<'_>) -> Option<Thinned> {
-        let mut child = self.inner(Coding::Percent, shared.bounds)?;
-        child.decodes = false;
-        let read =
-            [&word.child.bytes[word.child.bytes.len().saturating_sub(WORD_BEFORE_BYTES)..], &word.fresh]
-                .concat();
-        let before = read.len().saturating_sub(WORD_BEFORE_BYTES);
-        let start = before + tokens_from(&read[before..], word.length <= WORD_BEFORE_BYTES as u64);
-        let first = word.length - (read.len() - start) as u64;
-        let mut spaced = Thinned::new(child, word.marks.outer(first));
-        for (byte, inner) in read[start..].iter().zip(first..) {
-            spaced.push(*byte, word.marks.outer(inner));
-        }
-        Some(spaced)
     }
 
     pub(super) fn skip_zeros(&mut self, shared: &mut Shared<'_>, complete: bool) {
@@ -359,6 +343,22 @@ fn escape(bytes: &[u8]) -> Option<u8> {
     let [b'%', high, low, ..] = bytes else { return None };
     let digit = |byte: u8| char::from(byte).to_digit(16);
     u8::try_from(digit(*high)? << 4 | digit(*low)?).ok()
+}
+
+/// The end of what was read of a word, to be read on with spaces. What is encoded further in is read in the word itself.
+fn open_spaced(word: &Thinned, bounds: &Bounds) -> Thinned {
+    let permit = Some(bounds.memory.permit());
+    let child = Box::new(Layer { permit, ..Layer::new(word.child.through, false) });
+    let read =
+        [&word.child.bytes[word.child.bytes.len().saturating_sub(WORD_BEFORE_BYTES)..], &word.fresh].concat();
+    let before = read.len().saturating_sub(WORD_BEFORE_BYTES);
+    let start = before + tokens_from(&read[before..], word.length <= WORD_BEFORE_BYTES as u64);
+    let first = word.length - (read.len() - start) as u64;
+    let mut spaced = Thinned::new(child, word.marks.outer(first));
+    for (byte, inner) in read[start..].iter().zip(first..) {
+        spaced.push(*byte, word.marks.outer(inner));
+    }
+    spaced
 }
 
 /// Reads on until the word ends, an escape is not whole, or the first `+` stands there.
