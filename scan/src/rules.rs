@@ -18,7 +18,7 @@ use crate::builtin::{BUILTIN, FORMATS, Rule};
 use crate::finding::Finding;
 use crate::keywords::Keywords;
 use crate::scanner::{Bounds, Report, Scanner};
-use before::{Before, emphasised};
+use before::{Before, emphasised, told_lengths};
 use machine::Machine;
 
 /// Names the built-in rule set; a new value means that a text may be judged differently.
@@ -268,25 +268,38 @@ impl Rules {
         match &self.rules[usize::from(rule)].search {
             Search::Anchored(rule, machine) => {
                 let machine = machine.get_or_init(|| Box::new(Machine::new(rule.pattern)));
+                if !rule.is_bounded() {
+                    return machine.judge(rule, text, start, complete);
+                }
                 let cut =
                     |end: usize, complete| within(machine.judge(rule, &text[start..end], 0, complete), start);
-                match if rule.is_bounded() { Before::of(text, start) } else { Before::Other } {
+                let judgement = match Before::of(text, start) {
                     Before::Token if rule.alone => Judgement::Nothing,
                     Before::Token | Before::Other => machine.judge(rule, text, start, complete),
                     Before::Escape => cut(text.len(), complete),
                     Before::Emphasis(marks) => match emphasised(&text[start..], marks, complete) {
-                        Some(length) if start + length < text.len() => cut(start + length, true),
-                        Some(_) => cut(text.len(), complete),
+                        Some(length) => match cut(start + length, complete || start + length < text.len()) {
+                            // What looks like its end may be a part of it.
+                            Judgement::Nothing => cut(text.len(), complete),
+                            judgement => judgement,
+                        },
                         None => Judgement::Open,
                     },
-                    Before::Length(bytes) => {
-                        let whole = start + bytes <= text.len();
-                        match cut(text.len().min(start + bytes), whole || complete) {
-                            Judgement::Secret(secret) if secret.end != start + bytes => Judgement::Nothing,
-                            judgement => judgement,
-                        }
-                    }
+                };
+                if judgement != Judgement::Nothing {
+                    return judgement;
                 }
+                let by_length = |bytes: usize| {
+                    let end = text.len().min(start + bytes);
+                    match cut(end, complete || end == start + bytes) {
+                        Judgement::Secret(secret) if secret.end != start + bytes => Judgement::Nothing,
+                        judgement => judgement,
+                    }
+                };
+                told_lengths(&text[..start])
+                    .map(by_length)
+                    .find(|judgement| *judgement != Judgement::Nothing)
+                    .unwrap_or(Judgement::Nothing)
             }
             Search::Around(_) => Judgement::Nothing,
         }

@@ -14,7 +14,7 @@ pub(super) const RULES: &[Rule] = &[
     rule(
         "age-secret-key",
         &["age-secret-key-1"],
-        r"AGE-SECRET-KEY-1[QPZRY9X8GF2TVDW0S3JN54KHCE6MUA7L]{58}\b",
+        r"AGE-SECRET-KEY-1[QPZRY9X8GF2TVDW0S3JN54KHCE6MUA7L]{58}",
         Entropy(3.5),
     ),
 ];

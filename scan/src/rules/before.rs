@@ -1,4 +1,5 @@
 //! What may stand right before a token although it ends in a letter or a digit: an escape, a colour, emphasis, a length.
+//! A length also says where the token ends, whatever follows.
 
 use super::is_of_token;
 
@@ -8,6 +9,11 @@ const COLOUR_MAX_BYTES: usize = 24;
 const EMPHASIS_MAX_BYTES: usize = 3;
 /// So far its end is looked for: who writes many beginnings would have each of them look through all of the text.
 const EMPHASISED_MAX_BYTES: usize = 256;
+
+/// A shorter text is no token.
+const TOKEN_MIN_BYTES: usize = 16;
+/// A text that begins with a token, and whose length has a greater second byte, goes on far behind it.
+const LENGTH_HIGH_MAX: u8 = 7;
 
 /// What the bytes before a place are to a token that begins there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,31 +26,53 @@ pub(super) enum Before {
     Escape,
     /// So many underscores around the token.
     Emphasis(usize),
-    /// How many bytes the text has that begins here, as binary formats say it.
-    Length(usize),
 }
 
 impl Before {
     /// What stands before `start`: never more than some 40 bytes are looked at.
     pub(super) fn of(text: &[u8], start: usize) -> Self {
-        let (text, behind) = text.split_at(start);
-        let begins_word = behind.first().is_some_and(u8::is_ascii_alphanumeric);
+        let text = &text[..start];
         match text {
             [.., last] if !is_of_token(*last) => Self::Other,
             [] => Self::Other,
             _ if is_escape(text) || is_colour(text) => Self::Escape,
             [.., b'_'] => emphasis(text),
-            // The tag of a field in protobuf, the kind of a string in MessagePack, or that in CBOR.
-            [.., tag, length]
-                if begins_word
-                    && length.is_ascii_alphanumeric()
-                    && !matches!(tag, b' '..=b'w' | b'y'..=b'~') =>
-            {
-                Self::Length(usize::from(*length))
-            }
             _ => Self::Token,
         }
     }
+}
+
+/// How many bytes the text has that begins behind `before`, in each of the ways in which binary formats may say it there.
+pub(super) fn told_lengths(before: &[u8]) -> impl Iterator<Item = usize> {
+    let byte = match before {
+        [length] | [.., 0..=0x1f | 0x7f..=0xff, length] => Some(*length),
+        // In CBOR, or behind the tag of a field in protobuf, as it is for one of the fields 4 to 15.
+        [.., b'x', length] => Some(*length),
+        [.., tag, length] if tag & 7 == 2 => Some(*length),
+        _ => None,
+    };
+    // A short one in MessagePack, and in CBOR.
+    let in_kind = match before {
+        [.., kind @ 0xa0..=0xbf] => Some(kind - 0xa0),
+        [.., kind @ b'p'..=b'w'] => Some(kind - 0x60),
+        _ => None,
+    };
+    let in_two = match before {
+        [.., low @ 0x80..=0xff, high @ 1..=LENGTH_HIGH_MAX] => {
+            Some(usize::from(low & 0x7f) | usize::from(*high) << 7)
+        }
+        [.., high @ 1..=LENGTH_HIGH_MAX, low] => Some(usize::from(*high) << 8 | usize::from(*low)),
+        _ => None,
+    };
+    let in_words = [2, 4, 8].into_iter().filter_map(move |width| {
+        let (low, [high, zeros @ ..]) = before[before.len().checked_sub(width)?..].split_first()? else {
+            return None;
+        };
+        let fits = *high <= LENGTH_HIGH_MAX && zeros.iter().all(|byte| *byte == 0);
+        fits.then(|| usize::from(*high) << 8 | usize::from(*low))
+    });
+    let in_one = [byte, in_kind].into_iter().flatten().map(usize::from);
+    in_one.chain(in_two).chain(in_words).filter(|length| *length >= TOKEN_MIN_BYTES)
 }
 
 /// Whether `text` ends with `\n`, `\u000a`, `\x0a`, `\033` or their like, behind one backslash or more.

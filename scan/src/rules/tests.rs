@@ -344,6 +344,11 @@ fn a_token_between_underscores_is_found_and_one_inside_a_name_is_not() {
     for text in [format!("_{stripe}_"), format!("see __{stripe}__."), format!("\\n_{stripe}_ and")] {
         assert_eq!(found(&text), ["stripe-access-token"], "{text}");
     }
+    // One that has in it what emphasis ends with.
+    let gitlab = format!("glpat{}{}_-{}", "-", alnum(8), alnum(11));
+    for text in [format!("_{gitlab}_"), format!("see _{gitlab} ")] {
+        assert_eq!(found(&text), ["gitlab-pat"], "{text}");
+    }
     for text in
         [format!("name_{stripe}"), format!("______{stripe}"), format!("x{stripe}"), format!("\\w{stripe}")]
     {
@@ -364,6 +369,84 @@ fn a_length_right_before_a_token_is_no_part_of_it_when_it_is_its_length() {
         assert_eq!(found(&field(tag, key.len() + 1)), Vec::<&str>::new(), "{tag:x}");
     }
     assert_eq!(found(&field(b'a', key.len())), Vec::<&str>::new());
+}
+
+/// What stands before and behind a text of so many bytes in what software writes.
+fn surroundings(length: usize) -> Vec<(&'static str, Vec<u8>, Vec<u8>)> {
+    let low = u8::try_from(length & 0xff).unwrap_or(0);
+    let high = u8::try_from(length >> 8).unwrap_or(0);
+    let varint = match u8::try_from(length) {
+        Ok(one @ ..0x80) => vec![one],
+        _ => vec![low | 0x80, u8::try_from(length >> 7).unwrap_or(0)],
+    };
+    let field = |tag: u8| [&[0x08, 0x01, tag][..], &varint].concat();
+    let message_pack = match u8::try_from(length) {
+        Ok(one) => vec![0xd9, one],
+        Err(_) => vec![0xda, high, low],
+    };
+    let cbor = match u8::try_from(length) {
+        Ok(one @ ..24) => vec![0x60 + one],
+        Ok(one) => vec![0x78, one],
+        Err(_) => vec![0x79, high, low],
+    };
+    let mut all = vec![
+        ("the start of a text", Vec::new(), Vec::new()),
+        ("quotation marks", b"\"".to_vec(), b"\"".to_vec()),
+        ("line ends in JSON", b"{\"a\":\"x\\n".to_vec(), b"\\nz\"}".to_vec()),
+        ("underscores", b"_".to_vec(), b"_".to_vec()),
+        ("an underscore before it", b"see _".to_vec(), b" ".to_vec()),
+        ("a low byte", b"\x05\x06".to_vec(), b"\x07".to_vec()),
+        ("a high byte", b"\x0a\x85".to_vec(), b"\x85".to_vec()),
+        ("a colour", b"x\x1b[31m".to_vec(), b"\x1b[0m".to_vec()),
+        ("MessagePack", [b"\x92", &message_pack[..]].concat(), b"Az".to_vec()),
+        ("CBOR", [b"\x82", &cbor[..]].concat(), b"eother".to_vec()),
+        ("a big endian length", [b"ab\0\0", &[high, low][..]].concat(), b"z\x01".to_vec()),
+        ("a little endian length", [b"ab", &[low, high][..], &[0; 6]].concat(), b"J\0\0\0\0\0\0\0".to_vec()),
+        ("a short little endian length", [b"ab", &[low, high][..], &[0; 2]].concat(), b"J\0\0\0".to_vec()),
+    ];
+    for tag in *b"\x12\x1a\"*2:BJRZbjrz" {
+        all.push(("a field before a field", field(tag), vec![tag, 1, b'x']));
+    }
+    all
+}
+
+#[test]
+fn a_token_is_found_wherever_software_puts_it() {
+    let mut missed = Vec::new();
+    for (rule, text) in specimens() {
+        let formats: Vec<&str> =
+            Rules::formats().scan(text.as_bytes()).iter().map(|found| found.rule).collect();
+        // Behind its name a value is not the whole of its field.
+        if formats != [rule] || rule == "aws-secret-access-key" {
+            continue;
+        }
+        let text = text.strip_prefix("twilio: ").unwrap_or(&text);
+        for (name, before, behind) in surroundings(text.len()) {
+            let whole = [&before, text.as_bytes(), &behind].concat();
+            let found = Rules::formats().scan(&whole);
+            if !found.iter().any(|found| found.rule == rule && found.through.is_nothing()) {
+                missed.push(format!(
+                    "{rule} in {name}, before {:?}",
+                    behind.first().map(|byte| char::from(*byte))
+                ));
+            }
+        }
+    }
+    assert_eq!(missed, Vec::<String>::new());
+}
+
+#[test]
+fn no_rule_that_minds_its_neighbours_is_asked_with_others() {
+    let rules = Rules::builtin();
+    for gate in &rules.gates {
+        for compiled in &rules.rules[usize::from(gate.rules.start)..usize::from(gate.rules.end)] {
+            assert!(
+                !matches!(&compiled.search, Search::Anchored(rule, _) if rule.is_bounded()),
+                "{}",
+                compiled.id
+            );
+        }
+    }
 }
 
 #[test]
