@@ -16,6 +16,7 @@ use crate::inspect::{Inspection, Messages, Objection};
 use crate::scrub::{Cleaner, Scrub};
 use crate::splice::{Ended, Spliced};
 pub(crate) use closing::{Agent, CloseCode};
+use closing::{CLOSE, CODE_BYTES};
 use replaced::Replaced;
 
 /// The largest frame, and the most that is held back of a message.
@@ -112,7 +113,7 @@ async fn pump(
 
 /// What happens to the frames of one direction.
 enum Direction {
-    /// Messages are searched; control frames each by itself.
+    /// Messages are searched, and control frames as messages of their own.
     Searched { messages: Box<Messages>, control: Box<Messages>, waiting: Vec<u8> },
     /// Secrets are masked. A frame waits until all of its content is known to be good.
     Scrubbed { cleaner: Box<Cleaner>, waiting: VecDeque<Waiting>, clean: VecDeque<u8> },
@@ -177,6 +178,11 @@ impl Head {
         let length = usize::try_from(length).unwrap_or(usize::MAX);
         Some(Head { first: *first, mask, content, end: content.saturating_add(length) })
     }
+
+    /// How much of the content stands before the text of a Close frame.
+    fn code_bytes(&self) -> usize {
+        if self.first & OPCODE == CLOSE { CODE_BYTES.min(self.end - self.content) } else { 0 }
+    }
 }
 
 fn toggle(mask: Option<[u8; 4]>, content: &mut [u8]) {
@@ -235,6 +241,12 @@ impl Direction {
         match self {
             Direction::Replaced(replaced) => replaced.pass(head, frame, &content, out)?,
             Direction::Searched { control, .. } if is_control => {
+                let code = head.code_bytes();
+                if code > 0 {
+                    // Its text alone goes on with that of the frames before.
+                    control.feed(&content[code..], None)?;
+                    control.end_message()?;
+                }
                 control.feed(&content, None)?;
                 control.end_message()?;
                 out.extend_from_slice(frame);
@@ -253,7 +265,7 @@ impl Direction {
             }
             Direction::Scrubbed { cleaner, waiting, clean } => {
                 if is_control {
-                    let mut masked = cleaner.aside(content)?;
+                    let mut masked = cleaner.aside(content, head.code_bytes())?;
                     toggle(head.mask, &mut masked);
                     out.extend_from_slice(&frame[..head.content]);
                     out.extend_from_slice(&masked);

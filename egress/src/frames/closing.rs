@@ -10,7 +10,8 @@ use tokio::time::timeout;
 
 use super::{FIN, Head, OPCODE};
 
-const CLOSE: u8 = 8;
+pub(super) const CLOSE: u8 = 8;
+pub(super) const CODE_BYTES: usize = 2;
 /// What a control frame may hold beside the code.
 const REASON_MAX: usize = 123;
 /// How long the agent may take to read the end, and to agree.

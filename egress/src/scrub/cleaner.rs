@@ -16,6 +16,8 @@ pub(crate) struct Cleaner {
     counted: u64,
     /// Searches what goes on, and what is compressed or encoded in it.
     after: Box<Scanner<'static>>,
+    /// Searches what went between the pieces of the stream, put together.
+    beside: Option<Box<Scanner<'static>>>,
 }
 
 /// Why a stream may not go on.
@@ -46,7 +48,7 @@ impl Cleaner {
     pub(super) fn new(scrub: Scrub) -> Cleaner {
         let scrubber = Scrubber::new(Arc::clone(scrub.lookout.known()));
         let after = Box::new(scrub.scanner());
-        Cleaner { scrub, scrubber, counted: 0, after }
+        Cleaner { scrub, scrubber, counted: 0, after, beside: None }
     }
 
     /// Takes the next piece, and gives what may go on.
@@ -71,8 +73,9 @@ impl Cleaner {
         Ok(rest)
     }
 
-    /// Masks what stands for itself, between the pieces of the stream.
-    pub(crate) fn aside(&mut self, mut content: Vec<u8>) -> Result<Vec<u8>, Cut> {
+    /// Masks what stands for itself, between the pieces of the stream. What follows its first `code` bytes may complete a secret that began there
+    /// before.
+    pub(crate) fn aside(&mut self, mut content: Vec<u8>, code: usize) -> Result<Vec<u8>, Cut> {
         self.catch_up();
         content = self.scrubber.whole(&content).unwrap_or(content);
         let mut hidden = self.scrub.scanner();
@@ -80,7 +83,12 @@ impl Cleaner {
         hidden.end();
         self.count()?;
         self.judge(&hidden)?;
-        Ok(content)
+        let known = self.scrub.lookout.known();
+        let beside =
+            self.beside.get_or_insert_with(|| Box::new(Scanner::plain(None, Some(Arc::clone(known)))));
+        beside.feed(&content[code..]);
+        beside.feed(&content[..code]);
+        if beside.found().is_some() { Err(self.hidden()) } else { Ok(content) }
     }
 
     /// How many bytes wait for what follows.
@@ -93,6 +101,9 @@ impl Cleaner {
         if let Some(known) = self.scrub.lookout.renewed() {
             self.scrubber.look_for(Arc::clone(known));
             self.after.look_for(Arc::clone(known));
+            if let Some(beside) = &mut self.beside {
+                beside.look_for(Arc::clone(known));
+            }
         }
     }
 

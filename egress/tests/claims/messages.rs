@@ -13,6 +13,7 @@ const FIN: u8 = 0x80;
 const MORE: u8 = 0;
 const TEXT: u8 = 1;
 const BINARY: u8 = 2;
+const CLOSE: u8 = 8;
 const PING: u8 = 9;
 const KEY: [u8; 4] = [0x5a, 0x13, 0x77, 0xe1];
 
@@ -188,6 +189,20 @@ async fn a_message_with_a_foreign_credential_does_not_go_out_beside_ours() {
         let got = passed(&bench, &sent, usize::MAX).await;
         assert_eq!(got == all, passes, "{rules}");
         assert!(passes || got.len() <= sent[0].bytes().len());
+    }
+}
+
+#[tokio::test]
+async fn a_secret_in_pieces_over_control_frames_does_not_go_out_whole() {
+    let [first, second, last] = [&format!("glpat{}q8Zr", "-"), "2LkT0vWc", "N5mYx1Jd"];
+    for last in [frame(FIN | PING, last), frame(FIN | CLOSE, &format!("\u{10}\u{1}{last}"))] {
+        let sent = [frame(FIN | PING, first), frame(FIN | PING, second), last];
+        for (rules, passes) in [("dlp: {outbound_detectors: [token_patterns]}", false), ("deny: false", true)]
+        {
+            let bench = Bench::allowing(rules).await;
+            let got = frames(&passed(&bench, &sent, usize::MAX).await);
+            assert!(sent.starts_with(&got) && (got.len() == sent.len()) == passes, "{rules}: {got:?}");
+        }
     }
 }
 

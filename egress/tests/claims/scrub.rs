@@ -263,6 +263,30 @@ async fn a_reflected_secret_is_masked_in_the_fragments_of_a_websocket_message() 
 }
 
 #[tokio::test]
+async fn a_websocket_ends_where_its_control_frames_together_hold_a_secret() {
+    for (place, rules, comes) in [
+        ("pings", "", false),
+        ("pings+and+a+close", "", false),
+        ("pings", "dlp: {inbound_detectors: []}", true),
+    ] {
+        let bench = bench(rules).await;
+        let headers = [("connection", "Upgrade"), ("upgrade", "websocket")];
+        let asked = request(Method::GET, &format!("/v1/mirror?place={place}&form=raw"), &headers);
+        let response = bench.agent().open(Transport::TunnelHttp1, HOST, asked).await;
+        let mut socket = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
+        let mut frames = Vec::new();
+        let _ = socket.read_to_end(&mut frames).await;
+        let frames_of = frames.chunk_by(|_, next| ![0x88, 0x89].contains(next));
+        let pings: Vec<_> = frames_of.filter(|frame| frame[0] == 0x89).map(|frame| &frame[2..]).collect();
+        let shown = String::from_utf8(pings.concat()).unwrap();
+        assert!(SECRET.starts_with(&shown), "{place}: {shown}");
+        assert_eq!(shown == SECRET, comes, "{place}");
+        let told = farewell(&frames).is_some_and(|(code, reason)| code == 1008 && reason.contains("secret"));
+        assert_eq!(told, !comes, "{place}");
+    }
+}
+
+#[tokio::test]
 async fn upstream_is_asked_for_whole_answers_in_codings_that_can_be_undone() {
     let bench = bench("").await;
     let ranges = ["range", "if-range", "request-range", "x-ms-range", "x_ms_range"];
