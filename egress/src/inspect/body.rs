@@ -77,7 +77,12 @@ impl Examined {
     fn catch_up(&mut self) {
         let Some(known) = self.inspection.renewed() else { return };
         match &mut self.search {
-            Search::Stream(scanner, _) => scanner.look_for(known),
+            Search::Stream(scanner, joint) => {
+                scanner.look_for(Arc::clone(&known));
+                if let Some(joint) = joint {
+                    joint.look_for(&self.inspection, known);
+                }
+            }
             Search::Either(both) => both.iter_mut().for_each(|scanner| scanner.look_for(Arc::clone(&known))),
             // Messages look themselves.
             Search::Grpc(grpc) => grpc.2.look_for(known),

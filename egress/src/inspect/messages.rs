@@ -49,7 +49,10 @@ impl Messages {
         if let Some(known) = self.inspection.renewed() {
             self.across.look_for(Arc::clone(&known));
             if let Some(current) = &mut self.current {
-                current.look_for(known);
+                current.look_for(Arc::clone(&known));
+            }
+            if let Some(joint) = &mut self.joint {
+                joint.look_for(&self.inspection, known);
             }
         }
     }

@@ -9,7 +9,7 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use scan::Scanner;
+use scan::{Known, Scanner};
 
 use super::{Inspection, Objection};
 
@@ -222,6 +222,16 @@ impl Joint {
         }
     }
 
+    /// Looks for these known secrets from now on, also in what went before.
+    pub(super) fn look_for(&mut self, inspection: &Inspection, known: Arc<Known>) {
+        if let Some(scanner) = &mut self.scanner {
+            **scanner = Scanner::joined(inspection.rules, Some(known));
+            scanner.feed(&self.before);
+            // While there is a scanner, this is all that it took.
+            scanner.feed(&self.tail);
+        }
+    }
+
     /// How many of the last bytes may complete a secret that began before.
     pub(super) fn held(&self) -> u64 {
         self.scanner.as_ref().map_or(0, |scanner| scanner.held().min(self.fed as u64))
@@ -249,7 +259,8 @@ mod tests {
     use policy::{Detector, Dlp, OnMatch, Unreadable};
 
     use super::*;
-    use crate::credential::Lookout;
+    use crate::credential::{Knowns, Lookout, Secret};
+    use crate::inspect::Messages;
 
     fn inspection(destination: &Arc<Destination>) -> Inspection {
         let outbound = vec![Detector::TokenPatterns];
@@ -322,6 +333,30 @@ mod tests {
                 assert!(fed.and_then(|()| behind.end()).is_err(), "{token} at {at}");
             }
         }
+    }
+
+    #[test]
+    fn pieces_of_what_becomes_known_on_the_way_of_the_last_are_put_together() {
+        let secret = b"Xr5TqLw9vBn2KcPd7sHf";
+        let (knowns, destination) = (Arc::<Knowns>::default(), Arc::<Destination>::default());
+        let dlp = Dlp {
+            outbound: vec![Detector::KnownSecrets],
+            inbound: Vec::new(),
+            on_match: OnMatch::Block,
+            unreadable: Unreadable::Refuse,
+        };
+        let stream = || {
+            let lookout = Lookout::new(&knowns);
+            let of = Inspection::of(&dlp, &lookout, Arc::clone(&destination), &scan::Budget::UNBOUNDED);
+            Messages::new(of.unwrap())
+        };
+        let mut first = stream();
+        first.feed(&secret[..8], None).unwrap();
+        first.end_message().unwrap();
+        let mut second = stream();
+        second.feed(&secret[8..12], None).unwrap();
+        knowns.learn(&Secret::new(secret.to_vec()), None).unwrap();
+        assert!(second.feed(&secret[12..], None).is_err());
     }
 
     #[test]
