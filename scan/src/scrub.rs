@@ -31,6 +31,11 @@ impl Scrubber {
     /// Takes these out from now on; what is held is judged anew with what follows.
     pub fn look_for(&mut self, known: Arc<Known>) {
         self.known = known;
+        // What begins nothing that is still looked for is no guess.
+        self.begun = match self.held.first().map(|_| self.known.at(&self.held, 0, false)) {
+            Some(Seen::Open(begun)) => begun,
+            Some(Seen::Nothing | Seen::Ends(_)) | None => 0,
+        };
     }
 
     /// How many forms of a secret have been replaced; with more for each guess at how one begins.

@@ -303,6 +303,23 @@ fn what_everybody_knows_of_a_token_is_no_guess_and_what_follows_it_is() {
 }
 
 #[test]
+fn a_beginning_of_what_is_no_longer_looked_for_is_no_guess() {
+    let known_by = |secret: &str| {
+        let mut known = Known::default();
+        known.add(secret.as_bytes()).unwrap();
+        Arc::new(known)
+    };
+    let (old, new) = ("q8Zr2LkT0vWcN5mYx1Jd", "B7sHfG3aPeB7sHfG3aPe");
+    for (renewed, hits) in [(new, 0), (old, 250)] {
+        let mut scrubber = Scrubber::new(known_by(old));
+        scrubber.feed(format!("-{}", &old[..9]).as_bytes());
+        scrubber.look_for(known_by(renewed));
+        assert_eq!(scrubber.feed(b"!").unwrap(), format!("{}!", &old[..9]).as_bytes());
+        assert_eq!(scrubber.hits(), hits, "{renewed}");
+    }
+}
+
+#[test]
 fn only_the_beginning_of_a_secret_waits() {
     let mut scrubber = Scrubber::new(known());
     assert_eq!(scrubber.feed(b"data: {\"text\":\"hello\"}\n\n"), None);
