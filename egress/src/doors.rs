@@ -30,6 +30,8 @@ const TAKEN_AT_ONCE: usize = 8;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// What is in flight may take this long once we are asked to stop.
 const GRACE: Duration = Duration::from_secs(5);
+/// And so long after that, told to end: what computes can be ended only where it is through with that.
+const PARTING: Duration = Duration::from_secs(1);
 
 /// The open sockets, by what is spoken on them.
 #[derive(Debug)]
@@ -107,7 +109,7 @@ pub async fn serve(proxy: Arc<Proxy>, doors: impl Into<Doors>, stop: Cancellatio
     }
     while accepting.join_next().await.is_some() {}
     // No one of the bottle is left to wait for: what still runs are idle connections to upstream.
-    proxy.open.tasks.end().await;
+    part(proxy.open.tasks.end()).await;
 }
 
 async fn accept(
@@ -157,7 +159,14 @@ async fn accept(
     drop(listener);
     alarm::ring_all();
     let _ = timeout(GRACE, async { while connections.join_next().await.is_some() {} }).await;
-    connections.shutdown().await;
+    part(connections.shutdown()).await;
+}
+
+/// Waits for what was told to end; what does not ends with the process, unrecorded.
+async fn part(ending: impl Future<Output = ()>) {
+    if timeout(PARTING, ending).await.is_err() {
+        warn!("what still computes is not waited for");
+    }
 }
 
 impl Side {

@@ -1,10 +1,16 @@
 //! SIGTERM to the built program: what runs finishes, HTTP/2 is told, what is idle holds nothing up.
 
+use std::io::Read as _;
 use std::net::SocketAddr;
 use std::os::unix::net::UnixDatagram;
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use futures_util::{StreamExt, stream};
 use http::Request;
 use http_body_util::BodyExt;
 use hudsucker::Body;
@@ -13,6 +19,7 @@ use rustls::RootCertStore;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::program::{Running, address_in, directory, egress, init};
@@ -21,6 +28,8 @@ use crate::support::{Agent, Upstream, get, http1_on, http2_on, read_head};
 const PATIENCE: Duration = Duration::from_secs(20);
 /// What is given to what runs, less some room for a busy machine.
 const LESS_THAN_THE_GRACE: Duration = Duration::from_secs(4);
+/// The grace and what is given after it, with some room for a busy machine.
+const GRACE_AND_MORE: Duration = Duration::from_secs(12);
 
 struct Stage {
     running: Running,
@@ -31,10 +40,15 @@ struct Stage {
 
 /// The program before an upstream that is known by its address.
 async fn stage() -> Stage {
+    stage_with("").await
+}
+
+/// The same, with `more` in its route.
+async fn stage_with(more: &str) -> Stage {
     let root = directory("");
     let upstream = Upstream::start(root.path()).await;
     let routes = format!(
-        "routes:\n  - {{host: 127.0.0.1, ports: [{}], allow_private: [127.0.0.0/8]}}\n",
+        "routes:\n  - {{host: 127.0.0.1, ports: [{}], allow_private: [127.0.0.0/8]{more}}}\n",
         upstream.tls.port()
     );
     std::fs::write(root.path().join("etc/routes.yaml"), routes).unwrap();
@@ -157,6 +171,47 @@ async fn an_http2_client_that_answers_nothing_holds_up_a_term_no_longer_than_the
 
     stage.stop().await;
     assert_eq!(stage.ended().await.code(), Some(0));
+}
+
+/// 16 KiB of each come to 16 MiB, which take this program seconds to search as it is built for tests.
+#[tokio::test]
+async fn bodies_that_are_being_decompressed_hold_up_a_term_no_longer_than_the_grace() {
+    const BODIES: usize = 60;
+    let stage = stage_with(", dlp: {outbound_detectors: [token_patterns]}").await;
+    let target = stage.target();
+    let sender = http2_on(stage.agent.tunnel(&target, "127.0.0.1", &["h2"]).await.unwrap()).await;
+    let mut coder = GzEncoder::new(Vec::new(), Compression::best());
+    std::io::copy(&mut std::io::repeat(b' ').take(16 << 20), &mut coder).unwrap();
+    let mut begun = Bytes::from(coder.finish().unwrap());
+    let rest = begun.split_off(10);
+    // The heads of all go out first.
+    let gate = Arc::new(Semaphore::new(0));
+    for _ in 0..BODIES {
+        let (begun, rest, gate) = (begun.clone(), rest.clone(), Arc::clone(&gate));
+        let begun = stream::once(async { Ok::<_, hudsucker::Error>(begun) });
+        let rest = stream::once(async move {
+            let _closed = gate.acquire().await;
+            Ok(rest)
+        });
+        let request = Request::post(format!("https://{target}/v1/upload")).header("content-encoding", "gzip");
+        let request = request.body(Body::from_stream(begun.chain(rest))).unwrap();
+        let mut sender = sender.clone();
+        tokio::spawn(async move { sender.send_request(request).await });
+    }
+    let all_have_come = async {
+        while stage.upstream.requests().len() < BODIES {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, all_have_come).await.unwrap();
+    gate.close();
+    // Until they are being searched.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+
+    let began = Instant::now();
+    stage.running.signal(Signal::SIGTERM);
+    assert_eq!(stage.ended().await.code(), Some(0));
+    assert!(began.elapsed() < GRACE_AND_MORE, "{:?}", began.elapsed());
 }
 
 #[tokio::test]
