@@ -372,11 +372,13 @@ fn copy_of(request: &Request<Outgoing>) -> Option<Request<Outgoing>> {
     })
 }
 
-/// Whether upstream says that it did nothing for a request (RFC 9113, section 8.7); or whether the connection ended before an answer began,
+/// Whether upstream says that it did nothing for a request, of that alone or as it leaves (RFC 9113, sections 8.7 and 6.8: GOAWAY fails the streams
+/// that it leaves out, the end of the connection the others); or whether the connection ended before an answer began,
 /// where `either_way` it does no harm (RFC 9110, section 9.2.2).
 fn may_be_sent_again(error: &hyper::Error, either_way: bool) -> bool {
-    let is_refused = cause::<h2::Error>(error)
-        .is_some_and(|error| error.is_remote() && error.reason() == Some(h2::Reason::REFUSED_STREAM));
+    let is_refused = cause::<h2::Error>(error).is_some_and(|error| {
+        error.is_remote() && (error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM))
+    });
     is_refused || either_way && is_of_connection(error)
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream;
-use http::Request;
+use http::{Method, Request};
 use http_body_util::BodyExt;
 use hudsucker::Body;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -15,7 +15,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::support::{Bench, HOST, Origin, PATIENCE, Transport, get, read_head};
+use crate::support::{Bench, HOST, Origin, PATIENCE, Transport, get, read_head, request};
 
 async fn closes(stream: &mut TcpStream) -> bool {
     matches!(timeout(PATIENCE, stream.read(&mut [0; 64])).await, Ok(Ok(0) | Err(_)))
@@ -101,6 +101,19 @@ async fn a_request_that_upstream_says_it_did_not_look_at_is_sent_once_more() {
     refuse(2);
     assert_eq!(bench.agent().send(Transport::TunnelHttp2, get("/v1/models")).await.status, 502);
     assert_eq!(bench.agent().send(Transport::TunnelHttp2, get("/v1/models")).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_request_that_upstream_does_not_look_at_as_it_leaves_is_sent_once_more() {
+    for method in [Method::GET, Method::POST, Method::DELETE] {
+        let bench = Bench::allowing("deny: false").await;
+        bench.upstream.memory.leaves.store(true, Ordering::SeqCst);
+        for connections in [1, 2] {
+            let asked = request(method.clone(), "/v1/models", &[]);
+            assert_eq!(bench.agent().send(Transport::TunnelHttp2, asked).await.status, 200, "{method}");
+            assert_eq!(bench.upstream.memory.connections.get(), connections);
+        }
+    }
 }
 
 #[tokio::test]
