@@ -2,7 +2,9 @@
 
 mod parting;
 mod progress;
+mod upload;
 mod watched;
+mod whole;
 
 use std::io;
 use std::pin::Pin;
@@ -17,10 +19,9 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt;
 use http_body_util::combinators::BoxBody;
 use hudsucker::{Body, Error};
-use hyper::body::Incoming;
 use policy::Denial;
 use tokio::task::coop::poll_proceed;
-use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use tokio::time::{Instant, Sleep, sleep_until};
 use tracing::{debug, warn};
 
 use crate::credential::rewrite::Rewriter;
@@ -31,11 +32,9 @@ use crate::refusal::{Code, Refusal};
 use crate::upstream::Lent;
 pub(crate) use parting::Parting;
 pub(crate) use progress::Progress;
+pub(crate) use upload::Upload;
 use watched::Watched;
-
-/// What is read of a refused request's body, and for how long.
-const PASSED_OVER_LIMIT: usize = 64 * 1024 * 1024;
-const PASSED_OVER_TIMEOUT: Duration = Duration::from_secs(2);
+pub(crate) use whole::Whole;
 
 /// How long a body that is to be read whole may take.
 const GATHER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -48,7 +47,7 @@ const STEP_BYTES: usize = 4 * 1024;
 const WHOLE_LIMIT: u64 = 256 * 1024;
 
 /// Who is told what went through.
-pub(crate) enum Meter {
+enum Meter {
     /// Towards upstream.
     Up(Arc<Progress>),
     /// Towards the agent; the entry is written when the body ends or is dropped. With the connection that it comes on.
@@ -57,7 +56,7 @@ pub(crate) enum Meter {
 
 impl Meter {
     /// Notes that the sender of the body did not send it as it said.
-    fn broke_off(&mut self, error: &hyper::Error) {
+    fn broke_off(&mut self, error: &Error) {
         match self {
             Meter::Up(progress) => progress.broke_off.store(true, Ordering::Relaxed),
             Meter::Down(entry, _) => {
@@ -86,8 +85,8 @@ pub(crate) struct Limits {
     pub(crate) lease: Arc<Lease>,
 }
 
-struct Metered {
-    inner: Incoming,
+struct Metered<B> {
+    inner: B,
     meter: Meter,
     idle: Duration,
     request_body: Option<u64>,
@@ -104,26 +103,24 @@ struct Waiting {
     end: Pin<Box<dyn Future<Output = Denial> + Send + Sync>>,
 }
 
-/// `inner`, with its meter and limits.
-pub(crate) fn metered(inner: Incoming, meter: Meter, limits: &Limits) -> Body {
-    if inner.is_end_stream() {
-        if let Meter::Down(_, Some(lent)) = meter {
+/// What the agent sends, within its limits, with `progress` told of it.
+pub(crate) fn sent(upload: Upload, progress: &Arc<Progress>, limits: &Limits) -> Body {
+    if upload.is_end_stream() {
+        return Body::empty();
+    }
+    // What nobody takes of it is looked after by who waits for the answer.
+    Body::from(BoxBody::new(Metered::new(upload, Meter::Up(Arc::clone(progress)), limits)))
+}
+
+/// What upstream answers, within its limits, with its record and the connection that it comes on.
+pub(crate) fn answered(answer: Whole, entry: Box<Entry>, lent: Option<Lent>, limits: &Limits) -> Body {
+    if answer.is_end_stream() {
+        if let Some(lent) = lent {
             lent.give_back(&limits.lease);
         }
         return Body::empty();
     }
-    let is_answer = matches!(meter, Meter::Down(..));
-    let metered = Metered {
-        inner,
-        meter,
-        idle: limits.idle,
-        request_body: limits.request_body,
-        lease: Arc::clone(&limits.lease),
-        unasked: 0,
-        waiting: None,
-    };
-    // What nobody takes of a request's body is looked after by who waits for the answer.
-    Body::from(if is_answer { BoxBody::new(Watched::new(metered)) } else { BoxBody::new(metered) })
+    Body::from(BoxBody::new(Watched::new(Metered::new(answer, Meter::Down(entry, lent), limits))))
 }
 
 /// `body` with the placeholder replaced. A short body is read whole, so that its length can be said; a longer one, or one that
@@ -236,23 +233,19 @@ impl HttpBody for Rewritten {
     }
 }
 
-/// Reads what is left of a refused request, within bounds, because many clients read the answer only after they have sent
-/// everything. Not for a client that waits for leave to send (`Expect`): reading would give it that leave.
-pub(crate) async fn pass_over(mut incoming: Incoming) {
-    let reading = async {
-        let mut left = PASSED_OVER_LIMIT;
-        while let Some(Ok(frame)) = incoming.frame().await {
-            let length = frame.data_ref().map_or(0, Bytes::len);
-            match left.checked_sub(length) {
-                Some(rest) => left = rest,
-                None => break,
-            }
+impl<B: HttpBody<Data = Bytes, Error = Error> + Unpin> Metered<B> {
+    fn new(inner: B, meter: Meter, limits: &Limits) -> Metered<B> {
+        Metered {
+            inner,
+            meter,
+            idle: limits.idle,
+            request_body: limits.request_body,
+            lease: Arc::clone(&limits.lease),
+            unasked: 0,
+            waiting: None,
         }
-    };
-    let _ = timeout(PASSED_OVER_TIMEOUT, reading).await;
-}
+    }
 
-impl Metered {
     /// Counts what goes through; an error where it would be more than may go through, of which then nothing does.
     fn count(&mut self, bytes: usize) -> Result<(), Error> {
         match &mut self.meter {
@@ -284,13 +277,13 @@ impl Metered {
     }
 
     /// Trailers of a request end here: upstream may take them for headers, and they come too late to be judged.
-    fn passes(&self, frame: &Result<Frame<Bytes>, hyper::Error>) -> bool {
+    fn passes(&self, frame: &Result<Frame<Bytes>, Error>) -> bool {
         let is_trailers = frame.as_ref().is_ok_and(Frame::is_trailers);
         !(is_trailers && matches!(self.meter, Meter::Up(_)))
     }
 
     /// What comes next. The connection that it came on is given back with the last of it.
-    fn poll_inner(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_inner(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let inner = &mut self.inner;
         let Meter::Down(_, lent) = &mut self.meter else { return Pin::new(inner).poll_frame(context) };
         let polled = match lent {
@@ -332,7 +325,7 @@ impl Metered {
     }
 }
 
-impl HttpBody for Metered {
+impl<B: HttpBody<Data = Bytes, Error = Error> + Unpin> HttpBody for Metered<B> {
     type Data = Bytes;
     type Error = Error;
 
@@ -374,7 +367,7 @@ impl HttpBody for Metered {
                         return Poll::Ready(Some(Err(error)));
                     }
                 }
-                Poll::Ready(frame.map(|frame| frame.map_err(Error::from)))
+                Poll::Ready(frame)
             }
             Poll::Pending => {
                 let ended = this.poll_limits(Some(Instant::now()), context);

@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use audit::Decision as Recorded;
 use bytes::Bytes;
-use http::header::{EXPECT, HOST, SEC_WEBSOCKET_EXTENSIONS};
+use http::header::{HOST, SEC_WEBSOCKET_EXTENSIONS};
 use http::uri::{self, Authority, PathAndQuery};
 use http::{Request, Response, StatusCode, Uri, Version, request};
 use http_body::Body as _;
@@ -26,7 +26,7 @@ use tracing::{info, warn};
 
 use crate::alarm::Alarm;
 use crate::authority::{self, Endpoint};
-use crate::body::{self, Limits, Meter, Progress};
+use crate::body::{self, Limits, Progress, Upload, Whole};
 use crate::credential::Exchanged;
 use crate::credential::rewrite::Rewriter;
 use crate::frames::Looks;
@@ -78,6 +78,7 @@ pub(crate) struct Seat<'c> {
 pub(crate) async fn serve(seat: Seat<'_>, via: &Via, request: Request<Incoming>) -> Response<Body> {
     let proxy = &seat.connection.proxy;
     let snapshot = proxy.snapshot();
+    let request = Upload::of(request, &proxy.open.tasks);
     if !matches!(via, Via::Tunnel(..)) && local::is_for_us(request.uri(), request.headers()) {
         return local::answer(proxy, &snapshot, request.method(), request.uri());
     }
@@ -89,7 +90,7 @@ pub(crate) async fn serve(seat: Seat<'_>, via: &Via, request: Request<Incoming>)
 }
 
 /// What can be said of a request before it is understood.
-fn rough_subject(via: &Via, request: &Request<Incoming>) -> Subject {
+fn rough_subject(via: &Via, request: &Request<Upload>) -> Subject {
     let (scheme, host, port) = match via {
         Via::Tunnel(endpoint, _) => (endpoint.scheme, endpoint.host.as_str().to_owned(), endpoint.port),
         Via::Plain => {
@@ -185,33 +186,30 @@ impl Judged {
         mut self,
         via: &Via,
         seat: Seat<'_>,
-        mut request: Request<Incoming>,
+        mut request: Request<Upload>,
     ) -> impl Future<Output = Response<Body>> + Send {
         let agent_side = hyper::upgrade::on(&mut request);
-        let (mut parts, incoming) = request.into_parts();
+        let (mut parts, upload) = request.into_parts();
         async move {
-            let waits_for_leave = parts.headers.contains_key(EXPECT);
             let snapshot = Arc::clone(&self.snapshot);
-            let mut plan = match self.judge(&snapshot, via, &mut parts, &incoming) {
+            let mut plan = match self.judge(&snapshot, via, &mut parts, &upload) {
                 Ok(plan) => plan,
                 Err(refusal) => {
-                    if !waits_for_leave {
-                        Box::pin(body::pass_over(incoming)).await;
-                    }
+                    Box::pin(upload.pass_over()).await;
                     return self.refuse(&refusal);
                 }
             };
             let source = if plan.is_asked_about() {
-                match Box::pin(self.ask_about(&mut plan, &parts.method, incoming)).await {
+                match Box::pin(self.ask_about(&mut plan, &parts.method, upload)).await {
                     Ok(source) => source,
                     Err(refusal) => return self.refuse(&refusal),
                 }
             } else {
-                Source::Agent(incoming)
+                Source::Agent(upload)
             };
             if let Err(refusal) = self.count(&plan).await {
-                if let (Source::Agent(incoming), false) = (source, waits_for_leave) {
-                    Box::pin(body::pass_over(incoming)).await;
+                if let Source::Agent(upload) = source {
+                    Box::pin(upload.pass_over()).await;
                 }
                 return self.refuse(&refusal);
             }
@@ -237,7 +235,7 @@ impl Judged {
         snapshot: &'s Snapshot,
         via: &Via,
         parts: &mut request::Parts,
-        incoming: &Incoming,
+        upload: &Upload,
     ) -> Result<Box<Plan<'s>>, Refusal> {
         let endpoint = bind(via, parts)?;
         let path = CanonicalPath::of_request(parts.uri.path()).map_err(Denial::from)?;
@@ -261,13 +259,13 @@ impl Judged {
         };
         self.entry.event.route = Some(route.id().to_string());
         self.entry.event.grant = route.grant().map(ToString::to_string);
-        let upgrade = admit::upgrade(wanted.as_deref(), parts, !incoming.is_end_stream())?;
+        let upgrade = admit::upgrade(wanted.as_deref(), parts, !upload.is_end_stream())?;
         let bounds = snapshot.policy.limits(route.limits(), &asked.endpoint.host, now);
         snapshot.gauge(route).bound_for(&asked.endpoint.host, &bounds);
         let request_body = bounds.request_body;
-        admit::length(incoming.size_hint().lower(), request_body)?;
+        admit::length(upload.size_hint().lower(), request_body)?;
         admit::echo(route, &parts.method)?;
-        let ends = upgrade == Upgrade::None && incoming.is_end_stream();
+        let ends = upgrade == Upgrade::None && upload.is_end_stream();
         let rest = if ends { Rest::Nothing } else { Rest::Content };
         let exchanged = self.exchange_credentials(route, &asked, parts, rest, now);
         let withholds = match &exchanged {
@@ -339,9 +337,9 @@ impl Judged {
         Seat { connection: _, alarm, interim }: Seat<'_>,
     ) -> impl Future<Output = Result<(Response<Incoming>, Option<Lent>), Refusal>> + Send {
         let (body, progress) = match source {
-            Source::Agent(incoming) => {
+            Source::Agent(upload) => {
                 let progress = Progress::new();
-                (body::metered(incoming, Meter::Up(Arc::clone(&progress)), &plan.limits), progress)
+                (body::sent(upload, &progress, &plan.limits), progress)
             }
             Source::Begun(body, progress) => (body, progress),
         };
@@ -477,12 +475,13 @@ impl Judged {
             return response.map(|_| Body::empty());
         }
         let (mut parts, incoming) = response.into_parts();
+        let answer = Whole::new(incoming, parts.version);
         parts.version = Version::HTTP_11;
         parts.extensions.clear();
         let inspection = self.entry.inspection.clone();
         let scrub = watch.scrub.map(|scrub| (scrub, Ending::default()));
         self.entry.ending = scrub.as_ref().map(|(_, ending)| ending.clone());
-        let body = body::metered(incoming, Meter::Down(self.entry, lent), &limits);
+        let body = body::answered(answer, self.entry, lent, &limits);
         let body = match inspection {
             Some(inspection) => inspect::ended_by(body, inspection),
             None => body,

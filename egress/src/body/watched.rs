@@ -11,21 +11,21 @@ use hudsucker::Error;
 use tokio::runtime::Handle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{Metered, Parting, timed_out};
+use super::{Metered, Parting, Whole, timed_out};
 use crate::alarm::Alarm;
 use crate::lease::Lease;
 
 /// Most answers are whole with their first piece, and over then, whoever still has to read it: only what goes on after it is looked after.
 pub(super) struct Watched {
     /// Until the first piece.
-    fresh: Option<Metered>,
+    fresh: Option<Metered<Whole>>,
     /// After it, if it goes on.
     begun: Option<Arc<Begun>>,
     parting: Parting,
 }
 
 impl Watched {
-    pub(super) fn new(body: Metered) -> Watched {
+    pub(super) fn new(body: Metered<Whole>) -> Watched {
         Watched { fresh: Some(body), begun: None, parting: Parting::default() }
     }
 }
@@ -86,7 +86,7 @@ pub(super) struct Begun {
 
 struct State {
     /// None once it was cut.
-    body: Option<Metered>,
+    body: Option<Metered<Whole>>,
     /// When it was last asked for more.
     asked: Instant,
     /// Who waits for more.
@@ -96,7 +96,7 @@ struct State {
 }
 
 impl Begun {
-    fn new(body: Metered) -> Arc<Begun> {
+    fn new(body: Metered<Whole>) -> Arc<Begun> {
         let begun = Arc::new_cyclic(|begun| Begun {
             lease: Arc::clone(&body.lease),
             idle: body.idle,

@@ -6,13 +6,12 @@ use bytes::Bytes;
 use http::Method;
 use http_body::Body as _;
 use hudsucker::Body;
-use hyper::body::Incoming;
 use proposal::peer::Held;
 use tracing::info;
 
 use super::admit::Upgrade;
 use super::{Judged, Plan, WITHHELD, broken_off, too_large};
-use crate::body::{self, Gathered, Meter, Progress};
+use crate::body::{self, Gathered, Progress, Upload};
 use crate::hold::{self, Asking, Suspect};
 use crate::inspect::{Format, Inspection, Suspicion};
 use crate::refusal::{Code, Refusal};
@@ -22,7 +21,7 @@ use crate::uses::NoUse;
 /// Where a request's body comes from.
 pub(super) enum Source {
     /// From the agent, as it is.
-    Agent(Incoming),
+    Agent(Upload),
     /// What was read of it already, and the rest, metered.
     Begun(Body, Arc<Progress>),
 }
@@ -44,23 +43,23 @@ impl Judged {
         &mut self,
         plan: &mut Plan<'_>,
         method: &Method,
-        incoming: Incoming,
+        upload: Upload,
     ) -> Result<Source, Refusal> {
         let Some((inspection, format)) = plan.watch.inspection.clone() else {
-            return Ok(Source::Agent(incoming));
+            return Ok(Source::Agent(upload));
         };
         let mut suspicion = plan.watch.suspicion.take();
         if plan.upgrade != Upgrade::None || matches!(format, Format::Grpc(_)) {
             self.go_on_under_search(plan, suspicion.as_ref(), &inspection).await?;
-            return Ok(Source::Agent(incoming));
+            return Ok(Source::Agent(upload));
         }
-        let turn = if incoming.is_end_stream() { None } else { Some(self.proxy.holds.turn().await?) };
+        let turn = if upload.is_end_stream() { None } else { Some(self.proxy.holds.turn().await?) };
         let keep = |bytes: Vec<u8>| match turn {
             Some(turn) => turn.keep(bytes),
             None => Bytes::from(bytes),
         };
         let progress = Progress::new();
-        let body = body::metered(incoming, Meter::Up(Arc::clone(&progress)), &plan.limits);
+        let body = body::sent(upload, &progress, &plan.limits);
         let whole = match body::gathered(body, hold::BODY_MAX).await {
             Ok(Gathered::Whole(whole)) => whole,
             Ok(Gathered::Part(begun, rest)) => {

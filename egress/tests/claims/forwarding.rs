@@ -8,7 +8,7 @@ use hudsucker::Body;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::support::{Bench, CHUNK, CHUNKS, HOST, Transport, get, http1_on, request};
+use crate::support::{Bench, CHUNK, CHUNKS, HOST, Transport, Upstream, get, http1_on, read_head, request};
 
 const EVERYTHING: &str = "deny: false";
 /// What the proxy itself, the windows of HTTP/2 and the sockets of the test may hold of a body.
@@ -276,4 +276,36 @@ async fn an_answer_says_its_length_once_or_not_at_all_to_every_client() {
             }
         }
     }
+}
+
+#[tokio::test]
+async fn who_sends_everything_before_it_reads_gets_an_answer_that_came_early_and_may_ask_again() {
+    // Nothing may be dialled.
+    let nowhere = |upstream: &Upstream| upstream.routes("").replace("allow_private: [127.0.0.0/8]", "");
+    let bench = Bench::with(nowhere).await;
+    let target = format!("{HOST}:{}", bench.upstream.plain.port());
+    let mut agent = bench.agent().dial().await;
+    let body = vec![7; 8 << 20];
+    for _ in 0..2 {
+        let head = format!(
+            "POST http://{target}/ HTTP/1.1\r\nhost: {target}\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        agent.write_all(head.as_bytes()).await.unwrap();
+        agent.write_all(&body).await.unwrap();
+        let head = read_head(&mut agent).await;
+        assert!(head.contains("x-bottlecap-denied: address-not-allowed"), "{head}");
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
+        agent.read_exact(&mut vec![0; length.parse().unwrap()]).await.unwrap();
+    }
+    // Who waits for leave to send is not given any.
+    let head = format!(
+        "POST http://{target}/ HTTP/1.1\r\nhost: {target}\r\nexpect: 100-continue\r\ncontent-length: 5\r\n\r\n"
+    );
+    agent.write_all(head.as_bytes()).await.unwrap();
+    let head = read_head(&mut agent).await;
+    assert!(head.starts_with("HTTP/1.1 403"), "{head}");
+    let mut rest = Vec::new();
+    agent.read_to_end(&mut rest).await.unwrap();
+    assert!(!rest.is_empty(), "the answer, and then the end: what follows could be a body or not");
 }

@@ -6,9 +6,10 @@ use hudsucker::Body;
 use hyper::ext::Protocol;
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
 
-use crate::support::{Answer, Bench, HOST, get, http1_on, http2_on, request};
+use crate::support::{Answer, Bench, HOST, PATIENCE, Transport, Upstream, get, http1_on, http2_on, request};
 
 const RULES: &str = "path_allowlist: [/v1/]";
 
@@ -160,7 +161,11 @@ const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const GOAWAY: u8 = 7;
-const END_STREAM_AND_HEADERS: u8 = 5;
+const PING: u8 = 6;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+const END_STREAM_AND_HEADERS: u8 = END_STREAM | END_HEADERS;
+const ACK: u8 = 1;
 
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
@@ -180,21 +185,25 @@ fn fields(fields: &[(&str, &str)]) -> Vec<u8> {
     block
 }
 
+/// The next frame: its kind, its flags and its payload.
+async fn next_frame(stream: &mut (impl AsyncRead + Unpin)) -> Option<(u8, u8, Vec<u8>)> {
+    let mut head = [0; 9];
+    stream.read_exact(&mut head).await.ok()?;
+    let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+    let mut payload = vec![0; length as usize];
+    stream.read_exact(&mut payload).await.ok()?;
+    Some((head[3], head[4], payload))
+}
+
 /// The kinds of the frames that answer `sent`, until the connection or the stream ends.
 async fn answered(bench: &Bench, sent: &[u8]) -> Vec<u8> {
     let mut stream = bench.agent().tunnel(&bench.target(), HOST, &["h2"]).await.unwrap();
     stream.write_all(&[PREFACE, sent].concat()).await.unwrap();
     let mut kinds = Vec::new();
-    let mut head = [0; 9];
-    while stream.read_exact(&mut head).await.is_ok() {
-        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
-        let mut payload = vec![0; length as usize];
-        if stream.read_exact(&mut payload).await.is_err() {
-            break;
-        }
-        kinds.push(head[3]);
-        let ends = matches!(head[3], GOAWAY | RST_STREAM) || (head[3] == HEADERS && head[4] & 1 == 1);
-        if ends || (head[3] == DATA && head[4] & 1 == 1) {
+    while let Some((kind, flags, _)) = next_frame(&mut stream).await {
+        kinds.push(kind);
+        if matches!(kind, GOAWAY | RST_STREAM) || (matches!(kind, HEADERS | DATA) && flags & END_STREAM != 0)
+        {
             break;
         }
     }
@@ -311,6 +320,58 @@ async fn a_flood_of_resets_or_continuations_ends_the_connection() {
         let _ = sending.await;
         assert!(!answer.is_empty(), "{name}");
     }
-    let still = bench.agent().send(crate::support::Transport::TunnelHttp2, get("/v1/x")).await;
+    let still = bench.agent().send(Transport::TunnelHttp2, get("/v1/x")).await;
     assert_eq!(still.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn an_upload_that_is_answered_early_is_read_on_for_a_while_and_then_ended_without_an_error() {
+    let nowhere =
+        |upstream: &Upstream| upstream.routes(RULES).replace("    allow_private: [127.0.0.0/8]\n", "");
+    // By the route, because nothing may be dialled, and by an upstream that ends the stream.
+    let cases = [
+        (Bench::allowing(RULES).await, "/v2/x"),
+        (Bench::with(nowhere).await, "/v1/x"),
+        (Bench::allowing(RULES).await, "/v1/x"),
+    ];
+    for (bench, path) in cases {
+        let block = fields(&[
+            (":method", "POST"),
+            (":scheme", "https"),
+            (":path", path),
+            (":authority", &bench.target()),
+        ]);
+        let mut stream = bench.agent().tunnel(&bench.target(), HOST, &["h2"]).await.unwrap();
+        stream.write_all(PREFACE).await.unwrap();
+        for number in [1, 3] {
+            stream.write_all(&frame(HEADERS, END_HEADERS, number, &block)).await.unwrap();
+            loop {
+                let (kind, flags, _) = next_frame(&mut stream).await.unwrap();
+                assert!(!matches!(kind, RST_STREAM | GOAWAY), "{path}");
+                if matches!(kind, HEADERS | DATA) && flags & END_STREAM != 0 {
+                    break;
+                }
+            }
+            let ends = if number == 1 { END_STREAM } else { 0 };
+            let more = [frame(DATA, ends, number, b"late"), frame(PING, 0, 0, &[0; 8])].concat();
+            stream.write_all(&more).await.unwrap();
+            loop {
+                let (kind, flags, _) = next_frame(&mut stream).await.unwrap();
+                // Which curl would take for an error.
+                assert!(!matches!(kind, RST_STREAM | GOAWAY), "{path}");
+                if kind == PING && flags & ACK != 0 {
+                    break;
+                }
+            }
+        }
+        let end = async {
+            loop {
+                let (kind, _, payload) = next_frame(&mut stream).await.unwrap();
+                if kind == RST_STREAM {
+                    return payload;
+                }
+            }
+        };
+        assert_eq!(timeout(PATIENCE, end).await.unwrap(), [0; 4], "{path}: RFC 9113, section 8.1");
+    }
 }
