@@ -1,5 +1,6 @@
-//! A body, and whether it came as a stream of HTTP/2.
+//! A body of which the end is told from a stream that was reset.
 
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -9,7 +10,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use hudsucker::Error;
 use hyper::body::Incoming;
 
-/// A body as it came.
+/// A body that ends without an error only as a whole: hyper takes RST_STREAM(NO_ERROR) for an end too.
 pub(crate) struct Whole {
     incoming: Incoming,
     is_stream: bool,
@@ -36,6 +37,10 @@ impl HttpBody for Whole {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let frame = ready!(Pin::new(&mut self.incoming).poll_frame(context));
+        if frame.is_none() && self.is_stream && !self.incoming.is_end_stream() {
+            let error = io::Error::new(io::ErrorKind::ConnectionReset, "the stream was reset before its end");
+            return Poll::Ready(Some(Err(error.into())));
+        }
         Poll::Ready(frame.map(|frame| frame.map_err(Error::from)))
     }
 

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use http::{Method, Request, StatusCode, Version};
+use http_body_util::BodyExt;
 use hudsucker::Body;
 use hyper::ext::Protocol;
 use hyper_util::rt::TokioIo;
@@ -9,7 +10,9 @@ use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
-use crate::support::{Answer, Bench, HOST, PATIENCE, Transport, Upstream, get, http1_on, http2_on, request};
+use crate::support::{
+    Answer, Bench, HOST, Origin, PATIENCE, Transport, Upstream, get, http1_on, http2_on, read_head, request,
+};
 
 const RULES: &str = "path_allowlist: [/v1/]";
 
@@ -373,5 +376,44 @@ async fn an_upload_that_is_answered_early_is_read_on_for_a_while_and_then_ended_
             }
         };
         assert_eq!(timeout(PATIENCE, end).await.unwrap(), [0; 4], "{path}: RFC 9113, section 8.1");
+    }
+}
+
+#[tokio::test]
+async fn an_upload_that_its_client_takes_back_is_not_taken_for_a_whole_one_upstream() {
+    let no_error = [0; 4];
+    let cancel = [0, 0, 0, 8];
+    for reason in [no_error, cancel] {
+        let origin = Origin::new().await;
+        let authority = format!("{HOST}:{}", origin.listener.local_addr().unwrap().port());
+        let block = fields(&[
+            (":method", "POST"),
+            (":scheme", "http"),
+            (":path", "/"),
+            (":authority", authority.as_str()),
+        ]);
+        let mut agent = origin.bench.agent().dial().await;
+        let begun = [PREFACE, &frame(HEADERS, END_HEADERS, 1, &block), &frame(DATA, 0, 1, b"half")].concat();
+        agent.write_all(&begun).await.unwrap();
+        let mut line = origin.accept().await;
+        assert!(read_head(&mut line).await.contains("transfer-encoding: chunked"));
+        let mut chunk = [0; b"4\r\nhalf\r\n".len()];
+        line.read_exact(&mut chunk).await.unwrap();
+        agent.write_all(&frame(RST_STREAM, 0, 1, &reason)).await.unwrap();
+        let mut rest = Vec::new();
+        let _ = timeout(PATIENCE, line.read_to_end(&mut rest)).await.unwrap();
+        assert_eq!(String::from_utf8_lossy(&rest), "", "{reason:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_upstream_takes_back_is_not_a_whole_one() {
+    for transport in [Transport::TunnelHttp1, Transport::TunnelHttp2] {
+        let bench = Bench::allowing(RULES).await;
+        let mut answer = bench.agent().open(transport, HOST, get("/v1/taken-back")).await.into_body();
+        assert_eq!(answer.frame().await.unwrap().unwrap().into_data().unwrap(), "half");
+        bench.upstream.memory.go_on.notify_one();
+        assert!(timeout(PATIENCE, answer.collect()).await.unwrap().is_err(), "{transport:?}");
+        assert_eq!(bench.events().await.last().unwrap()["code"], "upstream-failed");
     }
 }

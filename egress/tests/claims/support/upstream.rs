@@ -64,6 +64,11 @@ pub(crate) struct Memory {
     pub(crate) frames: Mutex<Vec<u8>>,
 }
 
+/// Resets the stream on which it is met.
+#[derive(Debug, thiserror::Error)]
+#[error("taken back")]
+struct TakenBack(#[source] h2::Error);
+
 impl Memory {
     /// The credential that came last, once it may go on.
     async fn next_credential(&self) -> String {
@@ -327,6 +332,14 @@ async fn answer(mut request: Request<Incoming>, memory: Arc<Memory>) -> Response
             let mut response = Response::new(Body::from_stream(first.chain(second)));
             response.headers_mut().insert("content-type", "text/event-stream".parse().unwrap());
             response
+        }
+        "/v1/taken-back" => {
+            let first = stream::once(async { Ok::<_, hudsucker::Error>(Bytes::from_static(b"half")) });
+            let reset = stream::once(async move {
+                memory.go_on.notified().await;
+                Err(std::io::Error::other(TakenBack(h2::Reason::NO_ERROR.into())).into())
+            });
+            Response::new(Body::from_stream(first.chain(reset)))
         }
         "/v1/early" => {
             let body = request.into_body();
