@@ -224,11 +224,13 @@ impl Joint {
 
     /// Looks for these known secrets from now on, also in what went before.
     pub(super) fn look_for(&mut self, inspection: &Inspection, known: Arc<Known>) {
-        if let Some(scanner) = &mut self.scanner {
-            **scanner = Scanner::joined(inspection.rules, Some(known));
+        // A shorter tail is all that has come.
+        if !self.before.is_empty() && self.tail.len() < TAIL_BYTES {
+            let mut scanner = Scanner::joined(inspection.rules, Some(known));
             scanner.feed(&self.before);
-            // While there is a scanner, this is all that it took.
             scanner.feed(&self.tail);
+            self.fed = self.tail.len();
+            self.scanner = Some(Box::new(scanner));
         }
     }
 
