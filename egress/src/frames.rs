@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split};
 
 use crate::body::Limits;
 use crate::credential::rewrite::Rewriter;
-use crate::inspect::{Inspection, Messages, Objection};
+use crate::inspect::{Across, Inspection, Messages, Objection};
 use crate::scrub::{Cleaner, Scrub};
 use crate::splice::{Ended, Spliced};
 pub(crate) use closing::{Agent, CloseCode};
@@ -114,11 +114,18 @@ async fn pump(
 /// What happens to the frames of one direction.
 enum Direction {
     /// Messages are searched, and control frames as messages of their own.
-    Searched { messages: Box<Messages>, control: Box<Messages>, waiting: Vec<u8> },
+    Searched { messages: Box<Messages>, control: Box<Control>, waiting: Vec<u8> },
     /// Secrets are masked. A frame waits until all of its content is known to be good.
     Scrubbed { cleaner: Box<Cleaner>, waiting: VecDeque<Waiting>, clean: VecDeque<u8> },
     /// The placeholder is replaced.
     Replaced(Box<Replaced>),
+}
+
+/// Control frames under search.
+struct Control {
+    as_they_stand: Messages,
+    /// Put together without the code of a Close, which is not part of what is said.
+    texts: Across,
 }
 
 /// A frame whose content is not all there.
@@ -132,7 +139,10 @@ impl Direction {
     fn searched(inspection: Inspection) -> Direction {
         Direction::Searched {
             messages: Box::new(Messages::new(inspection.clone())),
-            control: Box::new(Messages::new(inspection)),
+            control: Box::new(Control {
+                texts: Across::new(inspection.clone()),
+                as_they_stand: Messages::new(inspection),
+            }),
             waiting: Vec::new(),
         }
     }
@@ -241,14 +251,13 @@ impl Direction {
         match self {
             Direction::Replaced(replaced) => replaced.pass(head, frame, &content, out)?,
             Direction::Searched { control, .. } if is_control => {
+                control.as_they_stand.feed(&content, None)?;
+                control.as_they_stand.end_message()?;
                 let code = head.code_bytes();
+                control.texts.feed(&content[code..])?;
                 if code > 0 {
-                    // Its text alone goes on with that of the frames before.
-                    control.feed(&content[code..], None)?;
-                    control.end_message()?;
+                    control.texts.end()?;
                 }
-                control.feed(&content, None)?;
-                control.end_message()?;
                 out.extend_from_slice(frame);
             }
             Direction::Searched { messages, waiting, .. } => {

@@ -16,7 +16,7 @@ use policy::{Detector, Dlp, OnMatch, Unreadable};
 use scan::{Bounds, Budget, Encoding, Finding, Known, Mark, Marks, Rules, Scanner};
 
 pub(crate) use body::examined;
-pub(crate) use messages::Messages;
+pub(crate) use messages::{Across, Messages};
 pub(crate) use suspect::Suspicion;
 pub(crate) use tails::{Destination, Tails};
 use tails::{Joint, Position};

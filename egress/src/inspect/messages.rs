@@ -10,15 +10,14 @@ use super::{Inspection, Joint, Objection};
 pub(crate) struct Messages {
     inspection: Inspection,
     current: Option<Box<Scanner<'static>>>,
-    /// Over the borders of messages, as the text stands there.
-    across: Box<Scanner<'static>>,
+    across: Across,
     /// The message on its way, put to what went before it in any stream or request.
     joint: Option<Joint>,
 }
 
 impl Messages {
     pub(crate) fn new(inspection: Inspection) -> Messages {
-        Messages { across: Box::new(inspection.plain()), joint: None, inspection, current: None }
+        Messages { across: Across::new(inspection.clone()), joint: None, inspection, current: None }
     }
 
     /// Takes a part of the message that is on its way, which is in this encoding.
@@ -33,8 +32,7 @@ impl Messages {
         });
         current.feed(part);
         judge(&self.inspection, current)?;
-        self.across.feed(part);
-        judge(&self.inspection, &self.across)?;
+        self.across.feed(part)?;
         if encoding.is_none() && self.joint.is_none() {
             self.joint = Joint::of(&self.inspection);
         }
@@ -47,7 +45,6 @@ impl Messages {
     /// Looks for what became known since the stream began, too.
     fn catch_up(&mut self) {
         if let Some(known) = self.inspection.renewed() {
-            self.across.look_for(Arc::clone(&known));
             if let Some(current) = &mut self.current {
                 current.look_for(Arc::clone(&known));
             }
@@ -73,6 +70,34 @@ impl Messages {
             .as_ref()
             .map_or(0, |current| current.held())
             .max(self.joint.as_ref().map_or(0, Joint::held))
+    }
+}
+
+/// What is sent in parts, over the borders of all of them, as the text stands there.
+pub(crate) struct Across {
+    inspection: Inspection,
+    scanner: Box<Scanner<'static>>,
+}
+
+impl Across {
+    pub(crate) fn new(inspection: Inspection) -> Across {
+        Across { scanner: Box::new(inspection.plain()), inspection }
+    }
+
+    /// Takes the next part.
+    pub(crate) fn feed(&mut self, part: &[u8]) -> Result<(), Objection> {
+        if let Some(known) = self.inspection.renewed() {
+            self.scanner.look_for(known);
+        }
+        self.scanner.feed(part);
+        judge(&self.inspection, &self.scanner)
+    }
+
+    /// All has come. What comes after all belongs to nothing before.
+    pub(crate) fn end(&mut self) -> Result<(), Objection> {
+        let mut ended = std::mem::replace(&mut self.scanner, Box::new(self.inspection.plain()));
+        ended.end();
+        judge(&self.inspection, &ended)
     }
 }
 

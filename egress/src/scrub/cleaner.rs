@@ -16,8 +16,8 @@ pub(crate) struct Cleaner {
     counted: u64,
     /// Searches what goes on, and what is compressed or encoded in it.
     after: Box<Scanner<'static>>,
-    /// Searches what went between the pieces of the stream, put together.
-    beside: Option<Box<Scanner<'static>>>,
+    /// Search what went between the pieces of the stream, put together: as it stands, and the texts alone.
+    beside: Option<Box<[Scanner<'static>; 2]>>,
 }
 
 /// Why a stream may not go on.
@@ -73,8 +73,8 @@ impl Cleaner {
         Ok(rest)
     }
 
-    /// Masks what stands for itself, between the pieces of the stream. What follows its first `code` bytes may complete a secret that began there
-    /// before.
+    /// Masks what stands for itself, between the pieces of the stream. It may complete a secret that began there before, also without its first
+    /// `code` bytes.
     pub(crate) fn aside(&mut self, mut content: Vec<u8>, code: usize) -> Result<Vec<u8>, Cut> {
         self.catch_up();
         content = self.scrubber.whole(&content).unwrap_or(content);
@@ -84,11 +84,11 @@ impl Cleaner {
         self.count()?;
         self.judge(&hidden)?;
         let known = self.scrub.lookout.known();
-        let beside =
-            self.beside.get_or_insert_with(|| Box::new(Scanner::plain(None, Some(Arc::clone(known)))));
-        beside.feed(&content[code..]);
-        beside.feed(&content[..code]);
-        if beside.found().is_some() { Err(self.hidden()) } else { Ok(content) }
+        let plain = || Scanner::plain(None, Some(Arc::clone(known)));
+        let [as_it_stands, texts] = &mut **self.beside.get_or_insert_with(|| Box::new([plain(), plain()]));
+        as_it_stands.feed(&content);
+        texts.feed(&content[code..]);
+        if as_it_stands.found().or(texts.found()).is_some() { Err(self.hidden()) } else { Ok(content) }
     }
 
     /// How many bytes wait for what follows.
@@ -102,7 +102,7 @@ impl Cleaner {
             self.scrubber.look_for(Arc::clone(known));
             self.after.look_for(Arc::clone(known));
             if let Some(beside) = &mut self.beside {
-                beside.look_for(Arc::clone(known));
+                beside.iter_mut().for_each(|scanner| scanner.look_for(Arc::clone(known)));
             }
         }
     }

@@ -195,7 +195,8 @@ async fn a_message_with_a_foreign_credential_does_not_go_out_beside_ours() {
 #[tokio::test]
 async fn a_secret_in_pieces_over_control_frames_does_not_go_out_whole() {
     let [first, second, last] = [&format!("glpat{}q8Zr", "-"), "2LkT0vWc", "N5mYx1Jd"];
-    for last in [frame(FIN | PING, last), frame(FIN | CLOSE, &format!("\u{10}\u{1}{last}"))] {
+    let code_and_text = format!("\u{10}\u{1}{last}");
+    for last in [frame(FIN | PING, last), frame(FIN | CLOSE, &code_and_text), frame(FIN | CLOSE, last)] {
         let sent = [frame(FIN | PING, first), frame(FIN | PING, second), last];
         for (rules, passes) in [("dlp: {outbound_detectors: [token_patterns]}", false), ("deny: false", true)]
         {

@@ -267,6 +267,7 @@ async fn a_websocket_ends_where_its_control_frames_together_hold_a_secret() {
     for (place, rules, comes) in [
         ("pings", "", false),
         ("pings+and+a+close", "", false),
+        ("pings+and+a+code", "", false),
         ("pings", "dlp: {inbound_detectors: []}", true),
     ] {
         let bench = bench(rules).await;
