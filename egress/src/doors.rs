@@ -30,8 +30,9 @@ const TAKEN_AT_ONCE: usize = 8;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// What is in flight may take this long once we are asked to stop.
 const GRACE: Duration = Duration::from_secs(5);
-/// And so long after that, told to end: what computes can be ended only where it is through with that.
-const PARTING: Duration = Duration::from_secs(1);
+/// And so long after that connections, then tasks, which are told to end: what computes ends only with its piece. All of it is less than what
+/// the supervisor gives.
+const PARTING: Duration = Duration::from_millis(500);
 
 /// The open sockets, by what is spoken on them.
 #[derive(Debug)]
