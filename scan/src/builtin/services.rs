@@ -83,7 +83,7 @@ pub(super) const RULES: &[Rule] = &[
     rule("atlassian-api-token", &["atatt3"], r"\bATATT3[A-Za-z0-9_=-]{180,200}", Entropy(4.0)),
     rule("facebook-access-token", &["eaac", "eaam"], r"\bEAA[MC][A-Za-z0-9]{100,255}\b", Entropy(4.0)),
     rule("stripe-webhook-secret", &["whsec_"], r"\bwhsec_[A-Za-z0-9+/]{32,64}={0,2}", Entropy(3.7)),
-    rule("square-production-token", &["eaaa"], r"\bEAAA[A-Za-z0-9_-]{60}", Entropy(4.0)).alone(),
+    rule("square-production-token", &["eaaa"], r"\bEAAA[B-Za-z0-9_-][A-Za-z0-9_-]{59}", Entropy(4.0)).alone(),
     rule(
         "braintree-access-token",
         &["access_token$"],

@@ -449,6 +449,13 @@ fn no_rule_that_minds_its_neighbours_is_asked_with_others() {
     }
 }
 
+/// Code for x86-64 is padded so, and stands there in base64.
+#[test]
+fn many_zeros_before_other_bytes_in_base64_are_no_token() {
+    assert_eq!(found(&format!("Dx+/EAAAA{}", alnum(60))), Vec::<&str>::new());
+    assert_eq!(found(&format!("EAAA{}", alnum(60))), ["square-production-token"]);
+}
+
 #[test]
 fn several_secrets_are_reported_in_order() {
     let stripe = format!("sk{}{}", "_live_", alnum(24));
