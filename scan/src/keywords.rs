@@ -11,7 +11,7 @@ const GRAM_BYTES: usize = 3;
 const MARKS: usize = CLASSES * CLASSES * CLASSES;
 /// Every second place is looked at: so many are one step.
 const STEP: usize = 2;
-/// How many bytes are looked at together, and how many of the next belong to their last three.
+/// How many bytes are looked at together; one more belongs to the last three.
 const BLOCK_BYTES: usize = 8;
 const HEAD_FOLD: u32 = 0x2020_2020;
 
@@ -213,9 +213,13 @@ mod tests {
                 for before in 0..2 * BLOCK_BYTES {
                     let text =
                         [&vec![byte; before], word.as_bytes(), &vec![byte; byte as usize % 11]].concat();
-                    let mut is_found = false;
-                    keywords.find(&text, 0, |word, start| is_found |= (word, start) == (number, before));
-                    assert!(is_found, "{word} after {before} of {byte}");
+                    for from in [0, before] {
+                        let mut found = 0;
+                        keywords.find(&text, from, |word, start| {
+                            found += usize::from((word, start) == (number, before));
+                        });
+                        assert_eq!(found, 1, "{word} after {before} of {byte}, from {from}");
+                    }
                 }
             }
         }

@@ -163,8 +163,8 @@ impl<'r> Scanner<'r> {
         }
     }
 
-    /// How many of the last bytes there are from where something began, in the input as it stands, of which more may make a secret. What
-    /// begins before a place is known by [`Scanner::reach`] bytes behind it.
+    /// How many of the last bytes there are from where something began of which more may make a secret: one of the built-in rules or a known one,
+    /// in the input as it stands. What begins before a place is known by [`Scanner::reach`] bytes behind it.
     pub fn open(&self) -> u64 {
         self.layer.end() - self.layer.open_from()
     }

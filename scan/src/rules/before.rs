@@ -1,5 +1,5 @@
 //! What may stand right before a token although it ends in a letter or a digit: an escape, a colour, emphasis, a length.
-//! A length also says where the token ends, whatever follows.
+//! A length also says where the token may end, whatever follows.
 
 use super::is_of_token;
 
