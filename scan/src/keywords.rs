@@ -155,7 +155,7 @@ fn classes(bytes: &[u8; BLOCK_BYTES]) -> u64 {
 
 /// The mark of three bytes, in either case.
 fn mark(bytes: [u8; GRAM_BYTES]) -> usize {
-    bytes.into_iter().rev().fold(0, |mark, byte| mark << CLASS_BITS | usize::from(byte) % CLASSES)
+    bytes.into_iter().rev().fold(0, |mark, byte| (mark << CLASS_BITS) | (usize::from(byte) % CLASSES))
 }
 
 /// The marks of three bytes, some of which may be any.
