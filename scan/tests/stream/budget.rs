@@ -15,7 +15,7 @@ fn scanner(memory: &Budget) -> Scanner<'static> {
 /// The beginning of a frame with a window as large as it may be.
 fn wide_frame() -> Vec<u8> {
     let block = (4_u32 << 3).to_le_bytes();
-    [b"\x28\xb5\x2f\xfd", &[0, WINDOW_MAX][..], &block[..3], b"text"].concat()
+    [b"\x28\xb5\x2f\xfd", &[0, packed::WINDOW_MAX][..], &block[..3], b"text"].concat()
 }
 
 #[test]
@@ -48,7 +48,7 @@ fn what_decodes_is_counted_until_it_is_over_and_plain_text_is_not() {
             Encoding::Gzip => gzip(long.as_bytes()),
             Encoding::Deflate => deflate(long.as_bytes()),
             Encoding::Zstd => zstd(long.as_bytes()),
-            Encoding::Brotli => brotli_block(text.as_bytes()),
+            Encoding::Brotli => packed::brotli_block(text.as_bytes()),
         };
         let mut decoder = Decoder::new(encoding, &memory);
         assert_eq!(memory.held(), 0, "{encoding:?} before its first byte");
