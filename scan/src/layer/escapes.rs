@@ -1,6 +1,9 @@
 //! `\/` and `\u002b`, as JSON may write characters of a secret: undone around where they stand, with positions kept.
 
+use std::sync::LazyLock;
+
 use memchr::memchr;
+use memchr::memmem::Finder;
 
 use super::words::Thinned;
 use crate::finding::Coding;
@@ -14,6 +17,10 @@ const BEHIND_BYTES: u64 = 512;
 const WORD_BYTES: u64 = 512;
 /// How often what is escaped may have been escaped again.
 const SLASHES_MAX: usize = 8;
+
+/// How an escape goes on behind the last of its backslashes. In JSON most backslashes escape something else: looking for both bytes
+/// together passes over those.
+static SIGNS: LazyLock<[Finder<'static>; 2]> = LazyLock::new(|| [Finder::new(br"\/"), Finder::new(br"\u")]);
 
 /// Text with such escapes in it.
 #[derive(Default)]
@@ -33,6 +40,27 @@ enum Escape {
     /// So many bytes of something else.
     Other(usize),
     Waits,
+}
+
+/// Where the signs of an escape stand next, as far as they were looked for.
+#[derive(Default)]
+struct Signs([Option<usize>; 2]);
+
+impl Signs {
+    /// The backslashes from `from` on that may begin an escape.
+    fn next(&mut self, bytes: &[u8], from: usize, complete: bool) -> Option<usize> {
+        let mut last = if complete || !bytes.ends_with(b"\\") { bytes.len() } else { bytes.len() - 1 };
+        for (finder, found) in SIGNS.iter().zip(&mut self.0) {
+            let at = match *found {
+                Some(at) if at >= from => at,
+                _ => finder.find(&bytes[from..]).map_or(bytes.len(), |ahead| from + ahead),
+            };
+            *found = Some(at);
+            last = last.min(at);
+        }
+        let before = bytes[from..last].iter().rev().take(SLASHES_MAX).take_while(|byte| **byte == b'\\');
+        (last < bytes.len()).then(|| last - before.count())
+    }
 }
 
 impl Escapes {
@@ -57,10 +85,11 @@ impl Layer {
         }
         let mut escapes = std::mem::take(&mut self.escapes);
         escapes.waits = false;
+        let mut signs = Signs::default();
         while self.index(escapes.at) < self.bytes.len() {
             let at = self.index(escapes.at);
             let Some(mut text) = escapes.text.take() else {
-                let Some(slash) = memchr(b'\\', &self.bytes[at..]).map(|ahead| at + ahead) else {
+                let Some(slash) = signs.next(&self.bytes, at, complete) else {
                     escapes.at = self.end();
                     break;
                 };
