@@ -27,6 +27,12 @@ pub const KNOWN_RULE: &str = "known-secret";
 
 /// How many pairs of bytes there are.
 const PAIRS: usize = 1 << 16;
+/// A form can begin with the pair.
+const BEGINS: u8 = 1;
+/// The pair can stand one byte behind where a form begins.
+const FOLLOWS: u8 = 2;
+/// So many bytes are looked at together, at every second pair.
+const BLOCK_BYTES: usize = 16;
 /// Blanks are passed over where so much of a form has been read that it is no chance.
 const BLANKS_BEHIND_BYTES: usize = 16;
 const BLANKS_MAX: usize = 64;
@@ -52,7 +58,7 @@ pub enum KnownError {
 pub struct Known {
     key: u64,
     forms: Vec<Form>,
-    /// Whether a form can begin with this pair of bytes.
+    /// What each pair of bytes can be to a form: [`BEGINS`] and [`FOLLOWS`].
     pairs: Box<[u8]>,
     /// Forms by their first byte.
     by_first: Box<[Vec<usize>; 256]>,
@@ -192,48 +198,85 @@ impl Known {
             return;
         }
         let (first, second) = (text[0], text[1]);
-        self.mark(first, second);
-        for intro in INTROS {
-            self.mark(first, intro);
+        for second in begins_with(second, gaps) {
+            self.mark(BEGINS, first, second);
+            if first == b' ' {
+                self.mark(BEGINS, b'+', second);
+            }
         }
-        self.mark_escaped(first);
-        if second == b' ' {
-            self.mark(first, b'+');
-        }
-        if first == b' ' {
-            [second, b'+'].into_iter().chain(INTROS).for_each(|second| self.mark(b'+', second));
-        }
-        if gaps == Gaps::LineEnd {
-            self.mark(first, b'\r');
-            self.mark(first, b'\n');
-        }
+        self.mark_escaped(BEGINS, first);
+        self.mark_behind(text, gaps);
         let number = self.forms.len();
         self.by_first[usize::from(first)].push(number);
         self.forms.push(Form { chain, gaps, published });
     }
 
-    fn mark(&mut self, first: u8, second: u8) {
-        self.pairs[usize::from(u16::from_le_bytes([first, second]))] = 1;
+    fn mark(&mut self, what: u8, first: u8, second: u8) {
+        self.pairs[pair_number([first, second])] |= what;
     }
 
     /// What `first` may begin with when it is escaped, as [`unit`] reads it: in JSON most escapes are of line ends and quotation marks, at
     /// which hardly any form begins.
-    fn mark_escaped(&mut self, first: u8) {
+    fn mark_escaped(&mut self, what: u8, first: u8) {
         for letter in [b'u', b'x', b'\\'] {
-            self.mark(b'\\', letter);
+            self.mark(what, b'\\', letter);
         }
         for (letter, _) in LETTERS.iter().filter(|(_, meant)| *meant == first) {
-            self.mark(b'\\', *letter);
+            self.mark(what, b'\\', *letter);
             // As the percent sign of its backslash has it.
-            self.mark(b'%', b'5');
+            self.mark(what, b'%', b'5');
         }
         // Of the character itself, or of the percent sign of its escape.
         for digit in format!("2{0:x}{0:X}", first >> 4).bytes() {
-            self.mark(b'%', digit);
+            self.mark(what, b'%', digit);
         }
-        self.mark(b'&', b'#');
+        self.mark(what, b'&', b'#');
         for (name, _) in NAMED.iter().filter(|(_, named)| *named == first) {
-            self.mark(b'&', name[0]);
+            self.mark(what, b'&', name[0]);
+        }
+    }
+
+    /// The pairs one byte behind where the form begins: of its second character, or inside the escape of its first.
+    fn mark_behind(&mut self, text: &[u8], gaps: Gaps) {
+        let (first, second) = (text[0], text[1]);
+        let third = text.get(2).map_or(Vec::new(), |third| begins_with(*third, gaps));
+        for third in third {
+            self.mark(FOLLOWS, second, third);
+            if second == b' ' {
+                self.mark(FOLLOWS, b'+', third);
+            }
+        }
+        self.mark_escaped(FOLLOWS, second);
+        self.mark(FOLLOWS, b'%', b'5');
+        if gaps == Gaps::LineEnd {
+            for end in [b'\r', b'\n'] {
+                begins_with(second, gaps).into_iter().for_each(|next| self.mark(FOLLOWS, end, next));
+                self.mark_escaped(FOLLOWS, end);
+            }
+        }
+        for (letter, _) in LETTERS.iter().filter(|(_, meant)| *meant == first) {
+            begins_with(second, gaps).into_iter().for_each(|next| self.mark(FOLLOWS, *letter, next));
+        }
+        // Each in either case, of the character itself, of a percent sign and of a backslash.
+        for code in [first, b'%', b'\\'] {
+            let [high, low] = [code >> 4, code & 15].map(|digit| format!("{digit:x}{digit:X}").into_bytes());
+            for high in high {
+                low.iter().for_each(|low| self.mark(FOLLOWS, high, *low));
+            }
+        }
+        let of_any: &[u8] = b"0123456789abcdefABCDEF";
+        let of_ascii = format!("{0:x}{0:X}", first >> 4).into_bytes();
+        let (digits, long) = if first.is_ascii() { (&of_ascii[..], &b"0"[..]) } else { (of_any, of_any) };
+        digits.iter().for_each(|digit| self.mark(FOLLOWS, b'x', *digit));
+        long.iter().for_each(|digit| self.mark(FOLLOWS, b'u', *digit));
+        b"xX0123456789".iter().for_each(|digit| self.mark(FOLLOWS, b'#', *digit));
+        for (name, _) in NAMED.iter().filter(|(_, named)| *named == first) {
+            self.mark(FOLLOWS, name[0], name[1]);
+        }
+        // An escape whose backslash was escaped again.
+        self.mark_escaped(FOLLOWS, first);
+        if first == b'\\' {
+            begins_with(second, gaps).into_iter().for_each(|next| self.mark(FOLLOWS, b'\\', next));
         }
     }
 
@@ -255,20 +298,21 @@ impl Known {
         }
         let pairs: &[u8; PAIRS] = self.pairs.as_ref().try_into().expect("made so long");
         let mut at = from;
-        while let Some(bytes) = text.get(at..).and_then(<[u8]>::first_chunk) {
-            let bytes = u64::from_le_bytes(*bytes);
-            // One question for seven pairs.
-            let mut any = 0;
-            for ahead in 0..7 {
-                any |= pairs[usize::from((bytes >> (8 * ahead)) as u16)];
+        while let Some(block) = text.get(at..).and_then(<[u8]>::first_chunk) {
+            let (places, _) = block.as_chunks();
+            // One question for all of them.
+            if places.iter().fold(0, |any, pair| any | pairs[pair_number(*pair)]) != 0 {
+                let start = start_in(pairs, block, text, from, at);
+                if start.is_some() {
+                    return start;
+                }
             }
-            if any != 0 {
-                break;
-            }
-            at += 7;
+            at += BLOCK_BYTES;
         }
-        let may_begin = |pair: &[u8]| pairs[usize::from(u16::from_le_bytes([pair[0], pair[1]]))] != 0;
-        text.get(at..)?.windows(2).position(may_begin).map(|ahead| at + ahead)
+        // The last place of a block has its second byte behind it.
+        let from = from.max(at.saturating_sub(1));
+        let begins = |pair: &[u8]| pairs[pair_number([pair[0], pair[1]])] & BEGINS != 0;
+        text.get(from..)?.windows(2).position(begins).map(|ahead| from + ahead)
     }
 
     /// What stands at `start`: the longest form, or the beginning of one while more text may come.
@@ -474,6 +518,54 @@ impl Known {
     }
 }
 
+/// The first position in the block at `at`, or right before it, where a form may begin. Apart from what is done at every place, which stays
+/// small.
+#[inline(never)]
+fn start_in(
+    pairs: &[u8; PAIRS],
+    block: &[u8; BLOCK_BYTES],
+    text: &[u8],
+    from: usize,
+    at: usize,
+) -> Option<usize> {
+    let can = |what: u8, at: usize| {
+        let pair = text.get(at..)?.first_chunk()?;
+        Some(pairs[pair_number(*pair)] & what != 0)
+    };
+    let (places, _) = block.as_chunks();
+    // Of each place one byte, of which hardly any is not zero.
+    let mut marks =
+        places.iter().rev().fold(0_u64, |all, pair| all << 8 | u64::from(pairs[pair_number(*pair)]));
+    while marks != 0 {
+        let place = marks.trailing_zeros() / 8;
+        let (mark, at) = ((marks >> (8 * place)) as u8, at + 2 * place as usize);
+        if mark & FOLLOWS != 0 && at > from && can(BEGINS, at - 1) == Some(true) {
+            return Some(at - 1);
+        }
+        if mark & BEGINS != 0 && can(FOLLOWS, at + 1) != Some(false) {
+            return Some(at);
+        }
+        marks &= !(0xff << (8 * place));
+    }
+    None
+}
+
+fn pair_number(pair: [u8; 2]) -> usize {
+    usize::from(u16::from_le_bytes(pair))
+}
+
+/// What a character of a form may begin with: itself, an escape, what stands for a space, the end of a line before it.
+fn begins_with(byte: u8, gaps: Gaps) -> Vec<u8> {
+    let mut all = [&[byte][..], &INTROS].concat();
+    if byte == b' ' {
+        all.push(b'+');
+    }
+    if gaps == Gaps::LineEnd {
+        all.extend([b'\r', b'\n']);
+    }
+    all
+}
+
 fn acceptable(value: &[u8]) -> Result<(), KnownError> {
     match value.len() {
         length if length < KNOWN_MIN_BYTES => Err(KnownError::Short(length)),
@@ -506,12 +598,70 @@ fn encodings(value: &[u8], published: usize) -> Vec<(Zeroizing<Vec<u8>>, usize)>
 
 #[cfg(test)]
 mod tests {
+    use std::iter::successors;
+
     use proptest::prelude::*;
 
-    use super::{Gaps, INTROS, Known, unit};
+    use super::{BEGINS, Gaps, INTROS, Known, Seen, pair_number, unit};
+
+    /// One character in one of the ways in which it may stand in a text.
+    fn written(byte: u8, way: u8) -> Vec<u8> {
+        let named = super::NAMED.iter().find(|(_, named)| *named == byte).map(|(name, _)| *name);
+        let letter = super::LETTERS.iter().find(|(_, meant)| *meant == byte).map(|(letter, _)| *letter);
+        match (way, named, letter) {
+            (0, ..) => format!("%{byte:02X}").into(),
+            (1, ..) => format!("%25{byte:02x}").into(),
+            (2, ..) => format!("\\u{byte:04x}").into(),
+            (3, ..) => format!("\\\\u{byte:04X}").into(),
+            (4, ..) => format!("\\x{byte:02x}").into(),
+            (5, ..) => format!("&#{byte};").into(),
+            (6, ..) => format!("&#x{byte:X};").into(),
+            (7, ..) => format!("%5Cu{byte:04x}").into(),
+            (8, Some(name), _) => [b"&", name, b";"].concat(),
+            (9, _, Some(letter)) => vec![b'\\', letter],
+            (10, _, Some(letter)) => vec![b'\\', b'\\', letter],
+            (11, ..) if byte == b'\\' => vec![b'\\'; 4],
+            (12, ..) if byte == b' ' => vec![b'+'],
+            (13, ..) => [&[byte], "\r\n".as_bytes()].concat(),
+            (14, ..) => [&[byte], "\\n".as_bytes()].concat(),
+            (15, ..) => [&[byte], "%0d%0A".as_bytes()].concat(),
+            _ => vec![byte],
+        }
+    }
 
     proptest! {
         #![proptest_config(ProptestConfig { cases: 4096, ..ProptestConfig::default() })]
+        #[test]
+        fn no_form_is_passed_over_wherever_it_stands_and_however_it_is_written(
+            form in prop::collection::vec(
+                prop_oneof![any::<u8>(), prop::sample::select(b"ab5/\"\n\r\t %\\&+<=".to_vec())], 3..8
+            ),
+            ways in prop::collection::vec(0_u8..24, 8),
+            before in "[ -~]{0,40}",
+            behind in "[ -~]{0,40}",
+            gaps in prop::sample::select(vec![Gaps::Nothing, Gaps::LineEnd]),
+        ) {
+            let mut known = Known::default();
+            known.add_form(&form, gaps, 0);
+            let written: Vec<u8> = form.iter().zip(&ways).flat_map(|(byte, way)| written(*byte, *way)).collect();
+            let text = [before.as_bytes(), &written, behind.as_bytes()].concat();
+            let begins = |start: usize| known.pairs[pair_number([text[start], text[start + 1]])] & BEGINS != 0;
+            let passed = |length: usize, from: usize, start: usize| {
+                let text = &text[..length];
+                !successors(known.next_start(text, from), |at| known.next_start(text, at + 1))
+                    .any(|at| at == start)
+            };
+            for start in (0..text.len() - 1).filter(|start| begins(*start)) {
+                let Seen::Ends(end) = known.at(&text, start, true) else { continue };
+                for from in 0..=start {
+                    prop_assert!(!passed(text.len(), from, start), "{start} of {text:?} from {from}");
+                }
+                for length in start + 2..=end {
+                    prop_assert!(!passed(length, 0, start), "{start} of {:?}", &text[..length]);
+                }
+            }
+        }
+
         #[test]
         fn no_escape_of_the_first_character_of_a_form_is_passed_over(
             intro in prop::sample::select([&INTROS[..], b"+"].concat()),
