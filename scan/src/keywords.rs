@@ -5,14 +5,19 @@
 /// comparison.
 const CLASS_BITS: usize = 5;
 const CLASSES: usize = 1 << CLASS_BITS;
-const CLASS_MASK: u64 = 0x1f1f_1f1f_1f1f_1f1f;
 const GRAM_BYTES: usize = 3;
 /// How many marks there are: one for each three classes.
 const MARKS: usize = CLASSES * CLASSES * CLASSES;
+/// As long as any sixteen bits go, so that no bound has to be checked.
+const MARKED: usize = 1 << u16::BITS;
 /// Every second place is looked at: so many are one step.
 const STEP: usize = 2;
-/// How many bytes are looked at together; one more belongs to the last three.
-const BLOCK_BYTES: usize = 8;
+/// At so many places the marks are worked out together.
+const PLACES: usize = 32;
+/// At so many of them it is asked together whether a word may stand there.
+const PLACES_AT_ONCE: usize = 8;
+/// How many bytes that are, with those that belong to the last three.
+const BLOCK_BYTES: usize = (PLACES + 1) * STEP;
 const HEAD_FOLD: u32 = 0x2020_2020;
 
 /// Words to be found in either case.
@@ -43,7 +48,7 @@ impl Keywords {
     pub(crate) fn new(words: Vec<String>) -> Self {
         let mut keywords = Self {
             words: words.into_iter().map(|word| word.into_bytes().into()).collect(),
-            marks: vec![0; MARKS].into(),
+            marks: vec![0; MARKED].into(),
             group: vec![0; MARKS].into(),
             groups: vec![Vec::new()],
             longest: 0,
@@ -97,25 +102,53 @@ impl Keywords {
 
     /// Calls `visit` with the number of each word in `text[from..]` and where it begins, in no particular order.
     pub(crate) fn find(&self, text: &[u8], from: usize, mut visit: impl FnMut(usize, usize)) {
-        let marks: &[u8; MARKS] = self.marks.as_ref().try_into().expect("made so long");
+        let marks: &[u8; MARKED] = self.marks.as_ref().try_into().expect("made so long");
         let rest = text.get(from..).unwrap_or_default();
         let mut at = 0;
-        while let Some([block @ .., next]) = rest[at..].first_chunk::<{ BLOCK_BYTES + 1 }>() {
-            let next = (u64::from(*next) & CLASS_MASK) << (BLOCK_BYTES * CLASS_BITS);
-            let block = classes(block) | next;
-            let mark_at = |ahead: usize| (block >> (ahead * CLASS_BITS)) as usize % MARKS;
-            let places = (0..BLOCK_BYTES).step_by(STEP);
-            // One question for all of them.
-            if places.clone().fold(0, |any, ahead| any | marks[mark_at(ahead)]) != 0 {
-                for ahead in places.filter(|ahead| marks[mark_at(*ahead)] != 0) {
-                    self.check(mark_at(ahead), text, from, from + at + ahead, &mut visit);
-                }
-            }
-            at += BLOCK_BYTES;
+        while let Some(block) = rest[at..].first_chunk() {
+            self.look(marks, block, text, from, from + at, &mut visit);
+            at += PLACES * STEP;
         }
-        for at in (at..rest.len()).step_by(STEP) {
-            let byte = |ahead: usize| rest.get(at + ahead).copied().unwrap_or(0);
-            self.check(mark([byte(0), byte(1), byte(2)]), text, from, from + at, &mut visit);
+        let mut last = [0; BLOCK_BYTES];
+        last[..rest.len() - at].copy_from_slice(&rest[at..]);
+        self.look(marks, &last, text, from, from + at, &mut visit);
+    }
+
+    /// Looks at the places of a block that begins at `at`.
+    #[inline]
+    fn look(
+        &self,
+        marks: &[u8; MARKED],
+        block: &[u8; BLOCK_BYTES],
+        text: &[u8],
+        from: usize,
+        at: usize,
+        visit: &mut impl FnMut(usize, usize),
+    ) {
+        let of_places = marks_in(block);
+        let (together, _) = of_places.as_chunks();
+        for (at, of_places) in (at..).step_by(PLACES_AT_ONCE * STEP).zip(together) {
+            if of_places.iter().fold(0, |any, mark| any | marks[usize::from(*mark)]) != 0 {
+                self.look_closer(marks, of_places, text, from, at, visit);
+            }
+        }
+    }
+
+    /// Apart from what is done at every place, which stays small.
+    #[inline(never)]
+    fn look_closer(
+        &self,
+        marks: &[u8; MARKED],
+        of_places: &[u16; PLACES_AT_ONCE],
+        text: &[u8],
+        from: usize,
+        at: usize,
+        visit: &mut impl FnMut(usize, usize),
+    ) {
+        for (place, mark) in of_places.iter().enumerate() {
+            if marks[usize::from(*mark)] != 0 {
+                self.check(usize::from(*mark), text, from, at + place * STEP, visit);
+            }
         }
     }
 
@@ -145,12 +178,18 @@ fn head(bytes: &[u8; 4]) -> u32 {
     u32::from_le_bytes(*bytes) | HEAD_FOLD
 }
 
-/// The classes of eight bytes, in five bits each: two are put together, then four, then all.
-fn classes(bytes: &[u8; BLOCK_BYTES]) -> u64 {
-    let each = u64::from_le_bytes(*bytes) & CLASS_MASK;
-    let twos = each & 0x001f_001f_001f_001f | each >> 3 & 0x03e0_03e0_03e0_03e0;
-    let fours = twos & 0x0000_03ff_0000_03ff | twos >> 6 & 0x000f_fc00_000f_fc00;
-    fours & 0x000f_ffff | fours >> 12 & 0x00ff_fff0_0000
+/// The marks at every second place, without a branch, so that a processor works out many together.
+fn marks_in(block: &[u8; BLOCK_BYTES]) -> [u16; PLACES] {
+    const FIRST: u16 = CLASSES as u16 - 1;
+    const SECOND: u16 = FIRST << CLASS_BITS;
+    const THIRD: u16 = SECOND << CLASS_BITS;
+    let (pairs, _) = block.as_chunks();
+    let mut marks = [0; PLACES];
+    for ((mark, here), next) in marks.iter_mut().zip(pairs).zip(&pairs[1..]) {
+        let (here, next) = (u16::from_le_bytes(*here), u16::from_le_bytes(*next));
+        *mark = here & FIRST | here >> (8 - CLASS_BITS) & SECOND | next << (2 * CLASS_BITS) & THIRD;
+    }
+    marks
 }
 
 /// The mark of three bytes, in either case.
@@ -226,10 +265,25 @@ mod tests {
     }
 
     #[test]
-    fn eight_bytes_have_the_classes_of_each() {
-        let block = [0xff, 0x20, 0x41, 0x5f, 0x7a, 0x10, 0xea, 0x95];
-        let each = (0..BLOCK_BYTES).map(|at| classes(&block) as usize >> (at * CLASS_BITS) & (CLASSES - 1));
-        assert!(each.eq(block.iter().map(|byte| usize::from(*byte) % CLASSES)));
-        assert_eq!(classes(&block) >> (BLOCK_BYTES * CLASS_BITS), 0);
+    fn words_are_found_on_the_border_of_what_is_looked_at_together() {
+        let words = ["s.", "a3-", "ghp_", "-----begin"];
+        let keywords = Keywords::new(words.map(str::to_owned).to_vec());
+        for (number, word) in words.iter().enumerate() {
+            for before in 0..2 * BLOCK_BYTES {
+                for behind in (0..4).chain(BLOCK_BYTES - 2..BLOCK_BYTES + 2) {
+                    let text = [&vec![b'x'; before], word.as_bytes(), &vec![b'x'; behind]].concat();
+                    let mut found = Vec::new();
+                    keywords.find(&text, 0, |word, start| found.push((word, start)));
+                    assert_eq!(found, [(number, before)], "{word} after {before}, before {behind}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_marks_of_a_block_are_those_of_each_place() {
+        let block = std::array::from_fn(|at| (at * 37 + at / 7) as u8);
+        let each = (0..PLACES).map(|place| mark(*block[place * STEP..].first_chunk().unwrap()));
+        assert!(each.eq(marks_in(&block).map(usize::from)));
     }
 }

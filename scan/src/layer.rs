@@ -344,6 +344,9 @@ impl Layer {
     }
 
     fn wake(&mut self, rules: &Rules, shared: &mut Shared<'_>, complete: bool) {
+        if self.searched == self.end() {
+            return;
+        }
         let from = self.index(self.searched.saturating_sub(rules.longest_keyword() as u64));
         let mut woken = std::mem::take(&mut self.woken);
         rules.wake(&self.bytes, from, self.index(self.searched), |place| woken.push(place));
