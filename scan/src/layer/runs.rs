@@ -74,7 +74,7 @@ enum Gap {
 
 const fn classes() -> [u8; 256] {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut table = [255; 256];
+    let mut table = [NO_CLASS; 256];
     let mut i = 0;
     while i < 64 {
         table[ALPHABET[i] as usize] = i as u8;
@@ -85,7 +85,9 @@ const fn classes() -> [u8; 256] {
     table
 }
 
-/// The value of each character in either alphabet of base64; 255 for all others.
+const NO_CLASS: u8 = 255;
+
+/// The value of each character in either alphabet of base64; [`NO_CLASS`] for all others.
 static CLASSES: [u8; 256] = classes();
 
 fn value(byte: u8) -> Option<u8> {
@@ -347,9 +349,8 @@ impl Lane {
 /// The start of the next run from `from` on, or where to go on when more has come.
 fn next_run(bytes: &[u8], from: usize) -> Result<usize, usize> {
     let mut start = from;
-    while start + RUN_MIN_BYTES <= bytes.len() {
-        let window = &bytes[start..start + RUN_MIN_BYTES];
-        match window.iter().rposition(|byte| value(*byte).is_none()) {
+    while let Some(window) = bytes[start..].first_chunk::<RUN_MIN_BYTES>() {
+        match window.iter().rposition(|byte| CLASSES[usize::from(*byte)] == NO_CLASS) {
             Some(other) => start += other + 1,
             None => return Ok(start),
         }
@@ -402,15 +403,18 @@ fn decode_block(chars: &[u8; BLOCK_CHARS], block: &mut [u8; BLOCK_BYTES]) {
 
 /// Decodes the characters of at most one block; how many bytes that gives.
 fn decode(chars: &[u8], block: &mut [u8; BLOCK_BYTES]) -> usize {
-    let mut length = 0;
-    for four in chars.chunks(4) {
-        let bits = four.iter().fold(0, |bits, byte| bits << 6 | u32::from(CLASSES[usize::from(*byte)]));
-        let bits = bits << (6 * (4 - four.len()));
-        let bytes = four.len() * 6 / 8;
-        block[length..length + bytes].copy_from_slice(&bits.to_be_bytes()[1..=bytes]);
-        length += bytes;
+    let (fours, rest) = chars.as_chunks::<4>();
+    let bits = |chars: &[u8]| {
+        chars.iter().fold(0_u32, |bits, byte| bits << 6 | u32::from(CLASSES[usize::from(*byte)]))
+    };
+    for (four, three) in fours.iter().zip(block.as_chunks_mut::<3>().0) {
+        let [_, bytes @ ..] = bits(four).to_be_bytes();
+        *three = bytes;
     }
-    length
+    let (length, more) = (fours.len() * 3, rest.len() * 6 / 8);
+    let bytes = (bits(rest) << (6 * (4 - rest.len()))).to_be_bytes();
+    block.iter_mut().skip(length).zip(&bytes[1..=more]).for_each(|(to, byte)| *to = *byte);
+    length + more
 }
 
 /// What the bytes after a run say: line ends, spaces of an indentation, or their escapes, and then more of it.
