@@ -31,6 +31,11 @@ const PAIRS: usize = 1 << 16;
 const BEGINS: u8 = 1;
 /// The pair can stand one byte behind where a form begins.
 const FOLLOWS: u8 = 2;
+/// The pair is a line end, escaped as in JSON, that can stand there. Nearly every backslash begins one: the pair behind it is looked for.
+const LINE_END: u8 = 4;
+/// How many of those there are at most, and how long each is.
+const LINE_ENDS_MAX: usize = 2;
+const LINE_END_BYTES: usize = 2;
 /// So many bytes are looked at together, at every second pair.
 const BLOCK_BYTES: usize = 16;
 /// Blanks are passed over where so much of a form has been read that it is no chance.
@@ -58,7 +63,7 @@ pub enum KnownError {
 pub struct Known {
     key: u64,
     forms: Vec<Form>,
-    /// What each pair of bytes can be to a form: [`BEGINS`] and [`FOLLOWS`].
+    /// What each pair of bytes can be to a form: [`BEGINS`], [`FOLLOWS`] and [`LINE_END`].
     pairs: Box<[u8]>,
     /// Forms by their first byte.
     by_first: Box<[Vec<usize>; 256]>,
@@ -251,8 +256,12 @@ impl Known {
         if gaps == Gaps::LineEnd {
             for end in [b'\r', b'\n'] {
                 begins_with(second, gaps).into_iter().for_each(|next| self.mark(FOLLOWS, end, next));
-                self.mark_escaped(FOLLOWS, end);
+                LETTERS
+                    .iter()
+                    .filter(|(_, meant)| *meant == end)
+                    .for_each(|(letter, _)| self.mark(LINE_END, b'\\', *letter));
             }
+            self.mark(FOLLOWS, b'%', b'0');
         }
         for (letter, _) in LETTERS.iter().filter(|(_, meant)| *meant == first) {
             begins_with(second, gaps).into_iter().for_each(|next| self.mark(FOLLOWS, *letter, next));
@@ -301,7 +310,8 @@ impl Known {
         while let Some(block) = text.get(at..).and_then(<[u8]>::first_chunk) {
             let (places, _) = block.as_chunks();
             // One question for all of them.
-            if places.iter().fold(0, |any, pair| any | pairs[pair_number(*pair)]) != 0 {
+            let any = places.iter().fold(0, |any, pair| any | pairs[pair_number(*pair)]);
+            if any & (BEGINS | FOLLOWS) != 0 {
                 let start = start_in(pairs, block, text, from, at);
                 if start.is_some() {
                     return start;
@@ -309,8 +319,8 @@ impl Known {
             }
             at += BLOCK_BYTES;
         }
-        // The last place of a block has its second byte behind it.
-        let from = from.max(at.saturating_sub(1));
+        // So far before the place that tells of it a form may begin.
+        let from = from.max(at.saturating_sub(LINE_ENDS_MAX * LINE_END_BYTES + 1));
         let begins = |pair: &[u8]| pairs[pair_number([pair[0], pair[1]])] & BEGINS != 0;
         text.get(from..)?.windows(2).position(begins).map(|ahead| from + ahead)
     }
@@ -518,8 +528,8 @@ impl Known {
     }
 }
 
-/// The first position in the block at `at`, or right before it, where a form may begin. Apart from what is done at every place, which stays
-/// small.
+/// The first position where a form may begin that a place in the block at `at` tells of. Apart from what is done at every place, which
+/// stays small.
 #[inline(never)]
 fn start_in(
     pairs: &[u8; PAIRS],
@@ -532,20 +542,26 @@ fn start_in(
         let pair = text.get(at..)?.first_chunk()?;
         Some(pairs[pair_number(*pair)] & what != 0)
     };
+    let is_line_end = |at: usize| matches!(text[..at], [.., b'\\', b'n' | b'r']);
     let (places, _) = block.as_chunks();
-    // Of each place one byte, of which hardly any is not zero.
-    let mut marks =
-        places.iter().rev().fold(0_u64, |all, pair| all << 8 | u64::from(pairs[pair_number(*pair)]));
-    while marks != 0 {
-        let place = marks.trailing_zeros() / 8;
-        let (mark, at) = ((marks >> (8 * place)) as u8, at + 2 * place as usize);
-        if mark & FOLLOWS != 0 && at > from && can(BEGINS, at - 1) == Some(true) {
-            return Some(at - 1);
+    // A byte of each place: of hardly any there is something to tell.
+    let of_place = |pair: &[u8; 2]| pairs[pair_number(*pair)] & (BEGINS | FOLLOWS);
+    let mut left = places.iter().rev().fold(0_u64, |all, pair| all << 8 | u64::from(of_place(pair)));
+    while left != 0 {
+        let place = left.trailing_zeros() / 8;
+        let at = at + 2 * place as usize;
+        let line_ends = (0..LINE_ENDS_MAX)
+            .take_while(|before| at.checked_sub(LINE_END_BYTES * before).is_some_and(is_line_end));
+        for before in (0..=line_ends.count()).rev() {
+            let behind = at - LINE_END_BYTES * before;
+            if behind > from && can(BEGINS, behind - 1) == Some(true) {
+                return Some(behind - 1);
+            }
         }
-        if mark & BEGINS != 0 && can(FOLLOWS, at + 1) != Some(false) {
+        if can(BEGINS, at) == Some(true) && can(FOLLOWS | LINE_END, at + 1) != Some(false) {
             return Some(at);
         }
-        marks &= !(0xff << (8 * place));
+        left &= !(0xff << (8 * place));
     }
     None
 }
@@ -623,8 +639,11 @@ mod tests {
             (11, ..) if byte == b'\\' => vec![b'\\'; 4],
             (12, ..) if byte == b' ' => vec![b'+'],
             (13, ..) => [&[byte], "\r\n".as_bytes()].concat(),
-            (14, ..) => [&[byte], "\\n".as_bytes()].concat(),
+            (14, ..) => [&[byte], r"\n".as_bytes()].concat(),
             (15, ..) => [&[byte], "%0d%0A".as_bytes()].concat(),
+            (16, ..) => [&[byte], r"\r\n".as_bytes()].concat(),
+            (17, ..) => [&[byte], "\r\\n".as_bytes()].concat(),
+            (18, ..) => [&[byte], "\\r\n".as_bytes()].concat(),
             _ => vec![byte],
         }
     }
