@@ -145,10 +145,13 @@ impl Keywords {
         at: usize,
         visit: &mut impl FnMut(usize, usize),
     ) {
-        for (place, mark) in of_places.iter().enumerate() {
-            if marks[usize::from(*mark)] != 0 {
-                self.check(usize::from(*mark), text, from, at + place * STEP, visit);
-            }
+        // A byte of each place, which is 0 or 1.
+        let mut left =
+            of_places.iter().rev().fold(0_u64, |all, mark| all << 8 | u64::from(marks[usize::from(*mark)]));
+        while left != 0 {
+            let place = left.trailing_zeros() as usize / 8;
+            self.check(usize::from(of_places[place]), text, from, at + place * STEP, visit);
+            left &= left - 1;
         }
     }
 
