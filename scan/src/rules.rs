@@ -47,6 +47,8 @@ pub struct Rules {
     /// Rules whose matches begin before their keyword, and how far at most.
     led: Vec<u16>,
     lead_most: usize,
+    /// Whether a text that ends with this byte may end with the beginning of such a match.
+    leads: Box<[bool; 256]>,
 }
 
 /// Whether any of several rules may match.
@@ -172,8 +174,13 @@ impl Rules {
         }
         let anchored = tables.iter().copied().flatten();
         let lead_most = anchored.clone().map(|rule| rule.lead.1).max().unwrap_or(0);
+        let led_keywords = anchored.clone().filter(|rule| rule.lead.1 > 0).flat_map(|rule| rule.keywords);
+        let leads = |byte: u8| {
+            byte.is_ascii_alphanumeric() || led_keywords.clone().any(|word| word.contains(char::from(byte)))
+        };
+        let leads = Box::new(std::array::from_fn(|byte| leads(byte as u8)));
         let led = (0..).zip(anchored).filter(|(_, rule)| rule.lead.1 > 0).map(|(number, _)| number).collect();
-        Self { rules, keywords: Keywords::new(words), woken, everywhere, gates, led, lead_most }
+        Self { rules, keywords: Keywords::new(words), woken, everywhere, gates, led, lead_most, leads }
     }
 
     pub(crate) fn longest_keyword(&self) -> usize {
@@ -222,6 +229,9 @@ impl Rules {
     /// secret has before its keyword, or they and a part of that.
     pub(crate) fn leading(&self, text: &[u8]) -> usize {
         let mut held = 0;
+        if !text.last().is_some_and(|last| self.leads[usize::from(*last)]) {
+            return held;
+        }
         for number in &self.led {
             let Search::Anchored(rule, _) = &self.rules[usize::from(*number)].search else { continue };
             let (least, most) = rule.lead;
