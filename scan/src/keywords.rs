@@ -182,6 +182,7 @@ fn head(bytes: &[u8; 4]) -> u32 {
 }
 
 /// The marks at every second place, without a branch, so that a processor works out many together.
+#[inline]
 fn marks_in(block: &[u8; BLOCK_BYTES]) -> [u16; PLACES] {
     const FIRST: u16 = CLASSES as u16 - 1;
     const SECOND: u16 = FIRST << CLASS_BITS;
