@@ -23,7 +23,7 @@ const HEAD_FOLD: u32 = 0x2020_2020;
 /// Words to be found in either case.
 pub(crate) struct Keywords {
     words: Vec<Box<[u8]>>,
-    /// Whether a mark has a group: half the size of `group`, because it is read at every place.
+    /// Whether a mark has a group: half as wide as `group`, because it is read at every place.
     marks: Box<[u8]>,
     /// For each mark, which of `groups`; 0 for none.
     group: Box<[u16]>,
