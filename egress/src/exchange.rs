@@ -19,8 +19,6 @@ use http::uri::{self, Authority, PathAndQuery};
 use http::{Request, Response, StatusCode, Uri, Version, request};
 use http_body::Body as _;
 use hudsucker::Body;
-use hyper::body::Incoming;
-use hyper::upgrade::OnUpgrade;
 use policy::{CanonicalPath, Decision, Denial, LogLevel, Route, RouteLimits, Scheme};
 use tracing::{info, warn};
 
@@ -42,6 +40,7 @@ use crate::refusal::{Code, Form, Refusal, Subject};
 use crate::scrub::{self, Ending, Scrub};
 use crate::snapshot::Snapshot;
 use crate::splice::Spliced;
+use crate::upgraded::AgentSide;
 use crate::upstream::{self, Lent, RouteClient};
 use crate::uses::NoUse;
 use admit::{Upgrade, too_large};
@@ -71,20 +70,24 @@ pub(crate) enum Via {
 pub(crate) struct Seat<'c> {
     pub(crate) connection: &'c Connection,
     pub(crate) alarm: &'c Alarm,
-    pub(crate) interim: Option<&'c Arc<Interim>>,
+    pub(crate) interim: &'c Arc<Interim>,
 }
 
 /// Answers one request.
-pub(crate) async fn serve(seat: Seat<'_>, via: &Via, request: Request<Incoming>) -> Response<Body> {
+pub(crate) async fn serve(
+    seat: Seat<'_>,
+    via: &Via,
+    request: Request<Upload>,
+    agent_side: AgentSide,
+) -> Response<Body> {
     let proxy = &seat.connection.proxy;
     let snapshot = proxy.snapshot();
-    let request = Upload::of(request, &proxy.open.tasks);
     if !matches!(via, Via::Tunnel(..)) && local::is_for_us(request.uri(), request.headers()) {
         return local::answer(proxy, &snapshot, request.method(), request.uri());
     }
     let subject = rough_subject(via, &request);
     match Judged::begin(proxy, snapshot, subject).await {
-        Ok(judged) => judged.run(via, seat, request).await,
+        Ok(judged) => judged.run(via, seat, request, agent_side).await,
         Err(response) => *response,
     }
 }
@@ -186,9 +189,9 @@ impl Judged {
         mut self,
         via: &Via,
         seat: Seat<'_>,
-        mut request: Request<Upload>,
+        request: Request<Upload>,
+        agent_side: AgentSide,
     ) -> impl Future<Output = Response<Body>> + Send {
-        let agent_side = hyper::upgrade::on(&mut request);
         let (mut parts, upload) = request.into_parts();
         async move {
             let snapshot = Arc::clone(&self.snapshot);
@@ -217,9 +220,7 @@ impl Judged {
                 Ok((response, lent)) => self.clean(response, lent, &plan),
                 Err(refusal) => Err(refusal),
             };
-            if let Some(interim) = seat.interim {
-                interim.close();
-            }
+            seat.interim.close();
             match answered {
                 Ok(answer) => {
                     self.pass_back(answer, *plan, Opening { agent_side, connection: seat.connection })
@@ -335,7 +336,7 @@ impl Judged {
         mut parts: request::Parts,
         source: Source,
         Seat { connection: _, alarm, interim }: Seat<'_>,
-    ) -> impl Future<Output = Result<(Response<Incoming>, Option<Lent>), Refusal>> + Send {
+    ) -> impl Future<Output = Result<(Response<Whole>, Option<Lent>), Refusal>> + Send {
         let (body, progress) = match source {
             Source::Agent(upload) => {
                 let progress = Progress::new();
@@ -357,7 +358,7 @@ impl Judged {
         *outgoing.uri_mut() = mem::take(&mut plan.uri);
         *outgoing.headers_mut() = mem::take(&mut parts.headers);
         // A client of HTTP/1.0 knows of no interim answers.
-        let interim = interim.filter(|_| parts.version == Version::HTTP_11);
+        let interim = Some(interim).filter(|_| parts.version >= Version::HTTP_11);
         let plan = &*plan;
         async move {
             let inspection = plan.watch.inspection.as_ref();
@@ -426,7 +427,7 @@ impl Judged {
     /// Takes out of an answer's head what ends here and what may not be seen in the bottle.
     fn clean(
         &self,
-        mut response: Response<Incoming>,
+        mut response: Response<Whole>,
         lent: Option<Lent>,
         Plan { watch, limits, .. }: &Plan<'_>,
     ) -> Result<Answer, Refusal> {
@@ -474,8 +475,7 @@ impl Judged {
             connection.go_on_with(Next::last(run));
             return response.map(|_| Body::empty());
         }
-        let (mut parts, incoming) = response.into_parts();
-        let answer = Whole::new(incoming, parts.version);
+        let (mut parts, answer) = response.into_parts();
         parts.version = Version::HTTP_11;
         parts.extensions.clear();
         let inspection = self.entry.inspection.clone();
@@ -514,13 +514,13 @@ struct Plan<'s> {
 
 /// What there is for a WebSocket to run on, should upstream agree to one.
 struct Opening<'c> {
-    agent_side: OnUpgrade,
+    agent_side: AgentSide,
     connection: &'c Connection,
 }
 
 /// An answer whose head is fit to be passed back, the connection its body comes on, and what that is encoded with besides.
 struct Answer {
-    response: Response<Incoming>,
+    response: Response<Whole>,
     lent: Option<Lent>,
     encoding: Option<scan::Encoding>,
 }

@@ -3,19 +3,19 @@
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::header::CONTENT_LENGTH;
-use http::{Method, Request, Response, Version};
+use http::{Method, Request, Response};
 use http_body::Body as _;
 use hudsucker::Body;
 use hyper::body::Incoming;
 use hyper::rt::Executor as _;
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -24,13 +24,16 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::alarm::{Alarm, Timer};
+use crate::body::{Upload, Whole};
 use crate::exchange::{self, Seat, Via, unread};
+use crate::http2::server::{self, Reply, Taken};
 use crate::interim::{Interim, Interposed};
 use crate::limits;
 use crate::proxy::Proxy;
 use crate::refusal::{Code, Refusal};
 use crate::relay::Relay;
 use crate::splice::{Prefixed, Stream};
+use crate::upgraded::AgentSide;
 use crate::{tunnel, websocket};
 
 /// How long a head may take, and how long a connection may be idle between requests.
@@ -41,14 +44,6 @@ pub(crate) const HEAD_LIMIT: usize = 64 * 1024;
 pub(crate) const FIRST_READ: usize = 1024;
 /// What an HTTP/2 connection begins with.
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-const HTTP2_STREAMS: u32 = 128;
-const HTTP2_STREAM_WINDOW: u32 = 256 * 1024;
-const HTTP2_CONNECTION_WINDOW: u32 = 1024 * 1024;
-/// What is kept of an answer that the bottle does not read, for each stream.
-const HTTP2_SEND_BUFFER: usize = 64 * 1024;
-const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(30);
-const HTTP2_PING_TIMEOUT: Duration = Duration::from_secs(20);
-const HTTP2_RESETS: usize = 32;
 
 /// What goes on after something, and says what goes on after itself: nothing of it is kept, or polled through, for as long as that lasts.
 pub(crate) struct Next(Pin<Box<dyn Future<Output = Option<Next>> + Send>>);
@@ -84,7 +79,7 @@ impl Next {
 }
 
 /// What becomes of a request.
-type Answering = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+type Answering = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
 
 /// One connection of the bottle, at whichever depth, or one stream of it.
 pub(crate) struct Connection {
@@ -164,9 +159,12 @@ impl Connection {
         let stream = Interposed::new(stream, Arc::clone(&interim));
         let service = {
             let (connection, alarm, via) = (Arc::clone(&connection), Arc::clone(&alarm), Arc::clone(&via));
-            service_fn(move |request| {
-                let interim = Some(Arc::clone(&interim));
-                Arc::clone(&connection).answer((Arc::clone(&alarm), interim), Arc::clone(&via), request)
+            service_fn(move |mut request: Request<Incoming>| {
+                let agent_side = AgentSide::Http1(hyper::upgrade::on(&mut request));
+                let request = request.map(|body| Some(Whole::from(body)));
+                let saying = (Arc::clone(&alarm), Arc::clone(&interim));
+                let answering = Arc::clone(&connection).answer(saying, Arc::clone(&via), request, agent_side);
+                async { Ok::<_, Infallible>(answering.await) }
             })
         };
         let http = http1::Builder::new()
@@ -197,31 +195,13 @@ impl Connection {
 
     /// Serves HTTP/2 on `stream`.
     pub(crate) async fn serve_http2(&self, stream: impl Stream, via: Arc<Via>) {
-        let service = service_fn(|request| self.inner().answer_stream(Arc::clone(&via), request));
-        let mut builder = http2::Builder::new(self.proxy.open.tasks.clone());
-        builder
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(HTTP2_STREAMS)
-            .initial_stream_window_size(HTTP2_STREAM_WINDOW)
-            .initial_connection_window_size(HTTP2_CONNECTION_WINDOW)
-            .max_send_buf_size(HTTP2_SEND_BUFFER)
-            .max_header_list_size(u32::try_from(HEAD_LIMIT).unwrap_or(u32::MAX))
-            .max_pending_accept_reset_streams(HTTP2_RESETS)
-            .keep_alive_interval(HTTP2_PING_INTERVAL)
-            .keep_alive_timeout(HTTP2_PING_TIMEOUT);
-        if matches!(*via, Via::Tunnel(..)) {
-            builder.enable_connect_protocol();
-        }
-        let connection = builder.serve_connection(TokioIo::new(stream), service);
-        let mut connection = std::pin::pin!(connection);
-        let served = tokio::select! {
-            served = connection.as_mut() => served,
-            () = self.stop.cancelled() => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
+        let is_tunnel = matches!(*via, Via::Tunnel(..));
+        let each = |request, respond| {
+            if let Some(taken) = Reply::to(request, respond) {
+                self.proxy.open.tasks.execute(self.inner().answer_stream(Arc::clone(&via), taken));
             }
         };
-        if let Err(error) = served {
+        if let Err(error) = server::serve(stream, is_tunnel, &self.stop, each).await {
             debug!(%error, "a connection ended early");
         }
     }
@@ -229,44 +209,43 @@ impl Connection {
     /// Boxed, because hyper keeps a request's room for as long as the connection is open.
     fn answer(
         self: Arc<Connection>,
-        (alarm, interim): (Arc<Alarm>, Option<Arc<Interim>>),
+        (alarm, interim): (Arc<Alarm>, Arc<Interim>),
         via: Arc<Via>,
-        request: Request<Incoming>,
+        request: Request<Option<Whole>>,
+        agent_side: AgentSide,
     ) -> Answering {
+        let request = Upload::of(request, &interim, &self.proxy.open.tasks);
         let opens_tunnel = matches!(*via, Via::Plain) && request.method() == Method::CONNECT;
         if opens_tunnel {
-            Box::pin(async move { Ok(tunnel::open(&self, request).await) })
+            Box::pin(async move { tunnel::open(&self, request, agent_side).await })
         } else {
             Box::pin(async move {
-                let seat = Seat { connection: &self, alarm: &alarm, interim: interim.as_ref() };
-                Ok(exchange::serve(seat, &via, request).await)
+                let seat = Seat { connection: &self, alarm: &alarm, interim: &interim };
+                exchange::serve(seat, &via, request, agent_side).await
             })
         }
     }
 
     /// As [`Connection::answer`], for one of many streams, which has a task of its own: what it is upgraded to runs beside the others.
-    async fn answer_stream(
-        self,
-        via: Arc<Via>,
-        request: Request<Incoming>,
-    ) -> Result<Response<Body>, Infallible> {
-        debug_assert_eq!(request.version(), Version::HTTP_2);
+    async fn answer_stream(self, via: Arc<Via>, Taken { request, mut reply, opened }: Taken) {
         let (stream, alarm) = (Arc::new(self), Arc::new(Alarm::new()));
+        let interim = Interim::new(Arc::clone(&alarm));
         let (request, shape) = websocket::unfold(request);
         let is_head = request.method() == Method::HEAD;
-        let mut answering = Arc::clone(&stream).answer((Arc::clone(&alarm), None), via, request);
+        let saying = (Arc::clone(&alarm), Arc::clone(&interim));
+        let mut answering = Arc::clone(&stream).answer(saying, via, request, AgentSide::Http2(opened));
         let answered = poll_fn(|context| {
             alarm.heed(context.waker());
             answering.as_mut().poll(context)
         });
-        let mut answer = answered.await?;
+        let Some(mut answer) = reply.while_answering(&interim, pin!(answered)).await else { return };
         if is_head {
             leave_out_body(&mut answer);
         }
         if let Some(next) = stream.take_next() {
             stream.proxy.open.tasks.execute(next.run());
         }
-        Ok(shape.fold(answer))
+        reply.send(shape.fold(answer)).await;
     }
 }
 

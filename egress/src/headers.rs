@@ -2,7 +2,7 @@
 
 use http::StatusCode;
 use http::header::{
-    CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, HeaderMap, HeaderName,
+    CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, HOST, HeaderMap, HeaderName,
     HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
 };
 
@@ -132,7 +132,7 @@ pub(crate) fn settle_length(status: StatusCode, headers: &mut HeaderMap) {
 }
 
 /// The one length that all of `Content-Length` names.
-fn length(headers: &HeaderMap) -> Option<u64> {
+pub(crate) fn length(headers: &HeaderMap) -> Option<u64> {
     let mut length = None;
     for line in headers.get_all(CONTENT_LENGTH) {
         for listed in line.to_str().ok()?.split(',') {
@@ -146,6 +146,11 @@ fn length(headers: &HeaderMap) -> Option<u64> {
         }
     }
     length
+}
+
+/// Whether the client waits for leave to send its body, as hyper understands it (RFC 9110, section 10.1.1).
+pub(crate) fn expects_leave(headers: &HeaderMap) -> bool {
+    headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
 /// Whether a body comes in chunks at most. Another transfer coding is not undone here, and ends at this hop: nobody would know of it.

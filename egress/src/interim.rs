@@ -1,8 +1,9 @@
-//! Interim answers (1xx) of upstream on their way to a client of HTTP/1.1, which a proxy passes on (RFC 9110, section 15.2).
+//! Interim answers (1xx) of upstream on their way to the client, which a proxy passes on (RFC 9110, section 15.2).
 //!
-//! hyper tells of them as a client and cannot send them as a server. They are written beside it, onto the same stream, where nothing of hyper's
-//! can be cut by them: only when hyper flushes the stream, which it does once it has written all that it had to, and only for a request whose
-//! final answer it has not been given. One of which a part is written is written to its end before hyper writes more.
+//! In HTTP/1.1 hyper tells of them as a client and cannot send them as a server. They are written beside it, onto the same stream, where nothing
+//! of hyper's can be cut by them: only when hyper flushes the stream, which it does once it has written all that it had to, and only for a
+//! request whose final answer it has not been given. One of which a part is written is written to its end before hyper writes more. In HTTP/2
+//! whoever answers a stream sends them on it.
 
 use std::collections::VecDeque;
 use std::io;
@@ -24,7 +25,7 @@ const BYTES_MAX: usize = 32 * 1024;
 /// What a line has besides name and value.
 const LINE_BYTES: usize = ": \r\n".len();
 
-/// The interim answers on one connection of the bottle, to the one request that is being answered there.
+/// The interim answers on one connection of the bottle, or one stream of it, to the one request that is being answered there.
 pub(crate) struct Interim {
     came: Mutex<Came>,
     /// Whether something came that was not looked at yet.
@@ -50,8 +51,9 @@ struct Came {
 /// What goes to the bottle.
 #[derive(Default)]
 struct Out {
-    heads: VecDeque<Vec<u8>>,
-    /// How much of the first.
+    answers: VecDeque<(StatusCode, HeaderMap)>,
+    /// What is being written in HTTP/1.1, and how much of it is.
+    head: Vec<u8>,
     written: usize,
 }
 
@@ -97,9 +99,37 @@ impl Interim {
         let mut out = self.out();
         for (status, mut headers) in answers {
             clean(status, &mut headers);
-            out.heads.push_back(head(status, &headers));
+            out.answers.push_back((status, headers));
             self.is_waiting.store(true, Ordering::Release);
         }
+    }
+
+    /// Has a client of HTTP/2 told that it may send its body; to one of HTTP/1.1 hyper says it.
+    pub(crate) fn give_leave(&self) {
+        let mut out = self.out();
+        out.answers.push_back((StatusCode::CONTINUE, HeaderMap::new()));
+        self.is_waiting.store(true, Ordering::Release);
+        drop(out);
+        self.alarm.ring();
+    }
+
+    /// What goes out next on a stream of HTTP/2.
+    pub(crate) fn next(&self, context: &Context<'_>) -> Option<(StatusCode, HeaderMap)> {
+        if self.is_through() {
+            return None;
+        }
+        let mut out = self.out();
+        let next = out.answers.pop_front();
+        if next.is_none() {
+            self.all_is_through(context);
+        }
+        next
+    }
+
+    fn all_is_through(&self, context: &Context<'_>) {
+        self.is_waiting.store(false, Ordering::Release);
+        // Whoever waits for this is polled by the same task.
+        context.waker().wake_by_ref();
     }
 
     /// Whether all that was passed on is written.
@@ -113,12 +143,11 @@ impl Interim {
             return;
         }
         let mut out = self.out();
-        let begun = usize::from(out.written > 0);
-        if out.heads.len() > begun {
+        if !out.answers.is_empty() {
             debug!("interim answers were not passed on: the bottle does not read");
         }
-        out.heads.truncate(begun);
-        self.is_waiting.store(begun > 0, Ordering::Release);
+        out.answers.clear();
+        self.is_waiting.store(!out.head.is_empty(), Ordering::Release);
     }
 
     fn came(&self) -> MutexGuard<'_, Came> {
@@ -138,23 +167,24 @@ impl Interim {
     ) -> Poll<io::Result<()>> {
         let mut out = self.out();
         let out = &mut *out;
-        while let Some(head) = out.heads.front() {
-            if what == What::Begun && out.written == 0 {
-                return Poll::Ready(Ok(()));
+        loop {
+            if out.head.is_empty() {
+                if what == What::Begun && !out.answers.is_empty() {
+                    return Poll::Ready(Ok(()));
+                }
+                let Some((status, headers)) = out.answers.pop_front() else { break };
+                (out.head, out.written) = (head(status, &headers), 0);
             }
-            match ready!(stream.as_mut().poll_write(context, &head[out.written..]))? {
+            match ready!(stream.as_mut().poll_write(context, &out.head[out.written..]))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 length => out.written += length,
             }
-            if out.written == head.len() {
-                out.heads.pop_front();
-                out.written = 0;
+            if out.written == out.head.len() {
+                out.head = Vec::new();
             }
         }
-        out.heads = VecDeque::new();
-        self.is_waiting.store(false, Ordering::Release);
-        // Whoever waits for this is polled by the same task.
-        context.waker().wake_by_ref();
+        *out = Out::default();
+        self.all_is_through(context);
         Poll::Ready(Ok(()))
     }
 }
@@ -172,7 +202,8 @@ impl Tap {
         hyper::ext::on_informational(request, move |answer| tap.take(answer.status(), answer.headers()));
     }
 
-    fn take(&self, status: StatusCode, headers: &HeaderMap) {
+    /// Takes what upstream says before its final answer.
+    pub(crate) fn take(&self, status: StatusCode, headers: &HeaderMap) {
         // Leave to send the body is given here.
         if status == StatusCode::CONTINUE {
             return;

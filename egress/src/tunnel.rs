@@ -8,7 +8,6 @@ use http::{Method, Request, Response, Version};
 use http_body::Body as _;
 use hudsucker::Body;
 use hudsucker::certificate_authority::CertificateAuthority as _;
-use hyper::body::Incoming;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
@@ -21,7 +20,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::authority::{self, Endpoint};
-use crate::body::{Limits, Progress};
+use crate::body::{Limits, Progress, Upload};
 use crate::exchange::{Judged, Via};
 use crate::front::{Connection, Next};
 use crate::interim::Interposed;
@@ -32,6 +31,7 @@ use crate::snapshot::Snapshot;
 use crate::splice::{Prefixed, Spliced, Stream, splice};
 use crate::tls::hello::{self, ClientHello, EncryptedHello};
 use crate::tls::{WRITE_BYTES, leaf};
+use crate::upgraded::{AgentSide, Opened};
 use crate::upstream;
 
 /// How long the client may take for its part of the handshake.
@@ -67,9 +67,12 @@ struct Failure {
 }
 
 /// Answers a CONNECT: with a tunnel, which then runs in the connection's task, or with a refusal.
-pub(crate) async fn open(connection: &Connection, mut request: Request<Incoming>) -> Response<Body> {
+pub(crate) async fn open(
+    connection: &Connection,
+    request: Request<Upload>,
+    agent_side: AgentSide,
+) -> Response<Body> {
     let snapshot = connection.proxy.snapshot();
-    let upgrade = hyper::upgrade::on(&mut request);
     let (parts, body) = request.into_parts();
     let target = if body.is_end_stream() {
         authority::of_connect(&parts)
@@ -101,7 +104,7 @@ pub(crate) async fn open(connection: &Connection, mut request: Request<Incoming>
     };
     let endpoint = Endpoint { scheme: Scheme::Https, host, port };
     let tunnel = Tunnel { connection: connection.inner(), snapshot, endpoint, kind };
-    let next = Next::new(async move { upgrade.await.ok().map(|upgraded| tunnel.run(upgraded)) });
+    let next = Next::new(async move { agent_side.opened().await.map(|opened| tunnel.run(opened)) });
     connection.go_on_with(match place {
         Some(place) => next.holding(place),
         None => next,
@@ -200,11 +203,13 @@ fn kind(snapshot: &Snapshot, host: &Host, port: u16, now: Timestamp) -> Result<K
 
 impl Tunnel {
     /// Boxed, because requests inside are answered by what answers CONNECT.
-    fn run(self, upgraded: Upgraded) -> Next {
-        match beneath(upgraded) {
-            Ok((already, stream)) => Next::new(self.open(already, stream)),
-            // One stream of an HTTP/2 connection.
-            Err(upgraded) => Next::new(self.open(Vec::new(), TokioIo::new(upgraded))),
+    fn run(self, opened: Opened) -> Next {
+        match opened {
+            Opened::Http1(upgraded) => match beneath(upgraded) {
+                Ok((already, stream)) => Next::new(self.open(already, stream)),
+                Err(upgraded) => Next::new(self.open(Vec::new(), TokioIo::new(upgraded))),
+            },
+            Opened::Http2(stream) => Next::new(self.open(Vec::new(), stream)),
         }
     }
 

@@ -22,12 +22,12 @@ use std::sync::Arc;
 
 use http::{Request, Response};
 use hudsucker::Body;
-use hyper::body::Incoming;
 use policy::{Defaults, Route};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
+use crate::body::Whole;
 use crate::interim::Tap;
 use crate::limits::Gauge;
 use crate::refusal::{Code, Refusal};
@@ -120,7 +120,7 @@ impl RouteClient {
         &self,
         request: Request<Body>,
         tap: Option<Tap>,
-    ) -> impl Future<Output = Result<(Response<Incoming>, Option<Lent>), RequestError>> + Send {
+    ) -> impl Future<Output = Result<(Response<Whole>, Option<Lent>), RequestError>> + Send {
         self.0.request(request, tap)
     }
 
@@ -129,7 +129,7 @@ impl RouteClient {
         &self,
         request: Request<Body>,
         tap: Option<Tap>,
-    ) -> Result<Response<Incoming>, RequestError> {
+    ) -> Result<Response<Whole>, RequestError> {
         self.0.upgrade(request, tap).await
     }
 }
@@ -171,6 +171,8 @@ pub(crate) fn refusal_of_dial(error: &DialError) -> Refusal {
     refusal.because(error)
 }
 
+const BROKE_OFF: &str = "the upstream host broke off, or its answer was not HTTP";
+
 /// What the agent is told when a request failed.
 pub(crate) fn refusal_of_request(error: &RequestError) -> Refusal {
     let error = match error {
@@ -178,7 +180,10 @@ pub(crate) fn refusal_of_request(error: &RequestError) -> Refusal {
         RequestError::Target(error) => {
             return Refusal::new(Code::Internal, "the request cannot be forwarded").because(error);
         }
-        RequestError::Http(error) => error,
+        RequestError::Http2(error) => {
+            return Refusal::new(Code::UpstreamFailed, BROKE_OFF).because(error);
+        }
+        RequestError::Http1(error) => error,
     };
     let mut source: Option<&(dyn StdError + 'static)> = Some(error);
     while let Some(cause) = source {
@@ -190,6 +195,5 @@ pub(crate) fn refusal_of_request(error: &RequestError) -> Refusal {
         }
         source = cause.source();
     }
-    Refusal::new(Code::UpstreamFailed, "the upstream host broke off, or its answer was not HTTP")
-        .because(error)
+    Refusal::new(Code::UpstreamFailed, BROKE_OFF).because(error)
 }

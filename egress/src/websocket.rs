@@ -2,12 +2,12 @@
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use h2::ext::Protocol;
 use http::header::{
     CONNECTION, HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE,
 };
 use http::{Method, Request, Response, StatusCode, Version};
 use hudsucker::Body;
-use hyper::ext::Protocol;
 use sha1::{Digest, Sha1};
 
 use crate::refusal::{Code, Form, Refusal, Subject};

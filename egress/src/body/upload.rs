@@ -1,21 +1,22 @@
 //! The body of a request as the agent sends it. What nobody reads of it is read all the same.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::Request;
-use http::header::EXPECT;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hudsucker::Error;
-use hyper::body::Incoming;
 use hyper::rt::Executor as _;
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 use super::Whole;
+use crate::headers;
+use crate::interim::Interim;
 use crate::tasks::Tasks;
 
 /// What is read of a request's body that leads nowhere, and for how long.
@@ -29,18 +30,24 @@ pub(crate) struct Upload {
     body: Option<Whole>,
     /// Whether the client sends only when it is told to (`Expect`), which in HTTP/1.1 the first read does.
     waits_for_leave: bool,
+    /// In HTTP/2: where that is said, until it is.
+    leave: Option<Arc<Interim>>,
     tasks: Tasks,
 }
 
 impl Upload {
-    /// `request`, with what is left of its body read by one of `tasks`.
-    pub(crate) fn of(request: Request<Incoming>, tasks: &Tasks) -> Request<Upload> {
-        let (version, expects) = (request.version(), request.headers().contains_key(EXPECT));
-        request.map(|incoming| {
-            let body = Whole::new(incoming, version);
-            let waits_for_leave = expects && !body.is_stream();
-            let body = (!body.is_end_stream()).then_some(body);
-            Upload { body, waits_for_leave, tasks: tasks.clone() }
+    /// `request`, with what is left of its body read by one of `tasks`, and `interim` for what is said before its answer.
+    pub(crate) fn of(
+        request: Request<Option<Whole>>,
+        interim: &Arc<Interim>,
+        tasks: &Tasks,
+    ) -> Request<Upload> {
+        let expects = headers::expects_leave(request.headers());
+        request.map(|body| {
+            let body = body.filter(|body| !body.is_end_stream());
+            let is_stream = body.as_ref().is_some_and(Whole::is_stream);
+            let leave = (expects && is_stream).then(|| Arc::clone(interim));
+            Upload { body, waits_for_leave: expects && !is_stream, leave, tasks: tasks.clone() }
         })
     }
 
@@ -72,6 +79,9 @@ impl HttpBody for Upload {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         self.waits_for_leave = false;
+        if let Some(interim) = self.leave.take() {
+            interim.give_leave();
+        }
         let Some(body) = &mut self.body else { return Poll::Ready(None) };
         let frame = ready!(Pin::new(body).poll_frame(context));
         if !matches!(frame, Some(Ok(_))) {

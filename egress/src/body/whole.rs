@@ -1,30 +1,37 @@
-//! A body of which the end is told from a stream that was reset.
+//! The body of a message, in whichever version it came.
 
-use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::Version;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hudsucker::Error;
 use hyper::body::Incoming;
 
-/// A body that ends without an error only as a whole: hyper takes RST_STREAM(NO_ERROR) for an end too.
-pub(crate) struct Whole {
-    incoming: Incoming,
-    is_stream: bool,
+use crate::http2::Received;
+
+/// A body that ends without an error only as a whole.
+pub(crate) enum Whole {
+    Http1(Incoming),
+    Http2(Received),
 }
 
 impl Whole {
-    /// What came in this version.
-    pub(crate) fn new(incoming: Incoming, version: Version) -> Whole {
-        Whole { incoming, is_stream: version == Version::HTTP_2 }
-    }
-
     /// Whether it came in HTTP/2.
     pub(super) fn is_stream(&self) -> bool {
-        self.is_stream
+        matches!(self, Whole::Http2(_))
+    }
+}
+
+impl From<Incoming> for Whole {
+    fn from(incoming: Incoming) -> Whole {
+        Whole::Http1(incoming)
+    }
+}
+
+impl From<Received> for Whole {
+    fn from(received: Received) -> Whole {
+        Whole::Http2(received)
     }
 }
 
@@ -36,19 +43,25 @@ impl HttpBody for Whole {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        let frame = ready!(Pin::new(&mut self.incoming).poll_frame(context));
-        if frame.is_none() && self.is_stream && !self.incoming.is_end_stream() {
-            let error = io::Error::new(io::ErrorKind::ConnectionReset, "the stream was reset before its end");
-            return Poll::Ready(Some(Err(error.into())));
+        match &mut *self {
+            Whole::Http1(incoming) => Pin::new(incoming)
+                .poll_frame(context)
+                .map(|frame| frame.map(|frame| frame.map_err(Error::from))),
+            Whole::Http2(received) => Pin::new(received).poll_frame(context),
         }
-        Poll::Ready(frame.map(|frame| frame.map_err(Error::from)))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        match self {
+            Whole::Http1(incoming) => incoming.is_end_stream(),
+            Whole::Http2(received) => received.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        match self {
+            Whole::Http1(incoming) => incoming.size_hint(),
+            Whole::Http2(received) => received.size_hint(),
+        }
     }
 }

@@ -9,27 +9,29 @@ use crate::frames::{self, Agent, CloseCode, Looks};
 use crate::inspect::Objection;
 use crate::journal::Entry;
 use crate::splice::{Ended, Spliced, splice};
+use crate::upgraded::AgentSide;
 
 /// The only protocol that a connection may be upgraded to.
 pub(super) const WEBSOCKET: &str = "websocket";
 
 /// Passes on what both sides send after they have agreed, and records it.
 pub(super) async fn run(
-    agent_side: OnUpgrade,
+    agent_side: AgentSide,
     upstream_side: OnUpgrade,
     spliced: Spliced,
     limits: Limits,
     looks: Looks,
     mut entry: Box<Entry>,
 ) {
-    let (agent, upstream) = match tokio::join!(agent_side, upstream_side) {
-        (Ok(agent), Ok(upstream)) => (agent, upstream),
-        (Err(error), _) | (_, Err(error)) => {
+    let (agent, upstream) = match tokio::join!(agent_side.opened(), upstream_side) {
+        (Some(agent), Ok(upstream)) => (agent, upstream),
+        (None, _) => return,
+        (_, Err(error)) => {
             debug!(%error, "an upgrade did not happen");
             return;
         }
     };
-    let (mut agent, upstream) = (Agent::new(TokioIo::new(agent)), TokioIo::new(upstream));
+    let (mut agent, upstream) = (Agent::new(agent.into_stream()), TokioIo::new(upstream));
     let ended = if looks.are_any() {
         frames::splice(&mut agent, upstream, &spliced, &limits, looks).await
     } else {

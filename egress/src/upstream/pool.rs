@@ -13,10 +13,9 @@ use http::uri::{self, Authority, PathAndQuery, Scheme};
 use http::{Request, Response, Uri};
 use http_body::Body as _;
 use hudsucker::Body;
-use hyper::body::Incoming;
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::{TrySendError, http1};
 use hyper::rt::Executor as _;
-use hyper_util::rt::TokioTimer;
+use hyper_util::rt::TokioIo;
 use tokio::time::{Instant, timeout};
 use tracing::debug;
 
@@ -24,6 +23,9 @@ use super::connector::{Connector, Protocols, UpstreamStream};
 use super::dial::DialError;
 use super::line::{Line, Outgoing};
 use crate::alarm::nap;
+use crate::body::Whole;
+use crate::http2;
+use crate::http2::client::Sender;
 use crate::interim::Tap;
 use crate::lease::Lease;
 use crate::tasks::Tasks;
@@ -46,8 +48,6 @@ const STREAMS: usize = (CONNECTION_WINDOW / STREAM_WINDOW) as usize - 1;
 pub(super) const HEAD_LIMIT: usize = 256 * 1024;
 /// How many headers an answer may have; more than hyper's own 100, because real services send more.
 pub(super) const HEADERS_LIMIT: usize = 512;
-const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(30);
-const HTTP2_PING_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Why a request has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -55,9 +55,12 @@ pub(crate) enum RequestError {
     /// There is no connection.
     #[error(transparent)]
     Dial(#[from] DialError),
-    /// It went wrong on a connection.
+    /// It went wrong on a connection of HTTP/1.1.
     #[error(transparent)]
-    Http(hyper::Error),
+    Http1(hyper::Error),
+    /// The same in HTTP/2.
+    #[error(transparent)]
+    Http2(h2::Error),
     /// The target of the request cannot be written.
     #[error("the target cannot be written")]
     Target(#[from] http::Error),
@@ -133,7 +136,7 @@ struct Open {
 /// A connection that several requests share.
 #[derive(Clone)]
 struct Shared {
-    sender: http2::SendRequest<Outgoing>,
+    sender: Sender,
     /// Held once for each that uses it, besides here.
     uses: Arc<()>,
     /// When it was last seen in use.
@@ -202,7 +205,7 @@ impl Pool {
         &self,
         request: Request<Body>,
         tap: Option<Tap>,
-    ) -> Result<(Response<Incoming>, Option<Lent>), RequestError> {
+    ) -> Result<(Response<Whole>, Option<Lent>), RequestError> {
         let (key, target, mut request) = Key::of(request)?;
         let place = self.place(&key)?;
         let mut is_first = true;
@@ -218,7 +221,7 @@ impl Pool {
                 Way::Http2(_) => true,
             };
             let copy = if is_first && may_fail { copy_of(&request) } else { None };
-            let mut failed = match way {
+            let failed = match way {
                 Way::Http1(mut line) => {
                     *request.uri_mut() = Uri::from(target.clone());
                     request.headers_mut().insert(HOST, place.host.clone());
@@ -227,35 +230,36 @@ impl Pool {
                     }
                     match line.send(request, &self.tasks).await {
                         Ok(response) => {
-                            return Ok((response, Some(Lent { line: Some(line), place, _use: None })));
+                            let lent = Lent { line: Some(line), place, _use: None };
+                            return Ok((response.map(Whole::from), Some(lent)));
                         }
-                        Err(error) => *error,
+                        Err(failed) => Failed::from(*failed),
                     }
                 }
                 Way::Http2(mut shared) => {
                     request.headers_mut().remove(HOST);
                     *request.uri_mut() = absolute(&key, target.clone())?;
-                    match shared.sender.try_send_request(request).await {
+                    match shared.sender.send(request, tap.as_ref()).await {
                         Ok(response) => {
                             return Ok((response, Some(Lent { line: None, place, _use: Some(shared.uses) })));
                         }
-                        Err(error) => {
+                        Err(failed) => {
+                            let failed = Failed::from(failed);
                             // What ended this stream alone leaves the others theirs.
-                            if is_of_connection(error.error()) {
+                            if failed.is_of_connection() {
                                 place.forget(&shared);
                             }
-                            error
+                            failed
                         }
                     }
                 }
             };
             // Nothing of what is given back was written: the connection had ended while it was idle.
-            let given_back = failed.take_message().filter(|_| is_kept);
-            let copy = copy.filter(|_| may_be_sent_again(failed.error(), is_kept && is_safe));
-            (request, is_first) = match (given_back, copy) {
+            let copy = copy.filter(|_| failed.may_be_sent_again(is_kept && is_safe));
+            (request, is_first) = match (failed.given_back.filter(|_| is_kept), copy) {
                 (Some(given_back), _) => (given_back, is_first),
                 (None, Some(copy)) => (copy, false),
-                (None, None) => return Err(RequestError::Http(failed.into_error())),
+                (None, None) => return Err(failed.error),
             };
         }
     }
@@ -265,17 +269,19 @@ impl Pool {
         &self,
         request: Request<Body>,
         tap: Option<Tap>,
-    ) -> Result<Response<Incoming>, RequestError> {
+    ) -> Result<Response<Whole>, RequestError> {
         let (key, target, mut request) = Key::of(request)?;
         let stream = self.connect(&key, Protocols::Http1).await?;
-        let (mut sender, connection) = http1_builder().handshake(stream).await.map_err(RequestError::Http)?;
+        let (mut sender, connection) =
+            http1_builder().handshake(stream).await.map_err(RequestError::Http1)?;
         self.tasks.execute(ended(connection.with_upgrades()));
         *request.uri_mut() = Uri::from(target);
         request.headers_mut().insert(HOST, key.host()?);
         if let Some(tap) = tap {
             tap.listen(&mut request);
         }
-        sender.send_request(request).await.map_err(RequestError::Http)
+        let response = sender.send_request(request).await.map_err(RequestError::Http1)?;
+        Ok(response.map(Whole::from))
     }
 
     fn place(&self, key: &Key) -> Result<Arc<Place>, http::Error> {
@@ -325,24 +331,20 @@ impl Pool {
         };
         if !stream.is_http2() {
             let is_stuck = stream.is_stuck();
-            let (sender, connection) = http1_builder().handshake(stream).await.map_err(RequestError::Http)?;
+            let (sender, connection) =
+                http1_builder().handshake(stream).await.map_err(RequestError::Http1)?;
             return Ok((Way::Http1(Line::new(sender, connection, is_stuck)), false));
         }
-        let handshake = http2::Builder::new(self.tasks.clone())
-            .timer(TokioTimer::new())
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .keep_alive_interval(HTTP2_PING_INTERVAL)
-            .keep_alive_timeout(HTTP2_PING_TIMEOUT)
-            .handshake::<UpstreamStream, Outgoing>(stream);
-        let (sender, connection) = handshake.await.map_err(RequestError::Http)?;
-        self.tasks.execute(ended(connection));
+        let uses = Arc::default();
+        let windows = (STREAM_WINDOW, CONNECTION_WINDOW);
+        let opened = http2::client::open(TokioIo::new(stream), windows, &uses, &self.tasks).await;
+        let sender = opened.map_err(RequestError::Http2)?;
         let mut open = place.open();
         // Another request was faster: its connection is for several.
         if let Some(first) = open.with_room() {
             return Ok((Way::Http2(first), true));
         }
-        let shared = Shared { sender, uses: Arc::default(), used: Instant::now() };
+        let shared = Shared { sender, uses, used: Instant::now() };
         open.http2.push(shared.clone());
         Ok((Way::Http2(shared), false))
     }
@@ -372,37 +374,58 @@ fn copy_of(request: &Request<Outgoing>) -> Option<Request<Outgoing>> {
     })
 }
 
-/// Whether upstream says that it did nothing for a request, of that alone or as it leaves (RFC 9113, sections 8.7 and 6.8: GOAWAY fails the streams
-/// that it leaves out, the end of the connection the others); or whether the connection ended before an answer began,
-/// where `either_way` it does no harm (RFC 9110, section 9.2.2).
-fn may_be_sent_again(error: &hyper::Error, either_way: bool) -> bool {
-    let is_refused = cause::<h2::Error>(error).is_some_and(|error| {
-        error.is_remote() && (error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM))
-    });
-    is_refused || either_way && is_of_connection(error)
+/// Why a request has no answer on one connection.
+struct Failed {
+    error: RequestError,
+    /// The request, where nothing of it was sent.
+    given_back: Option<Request<Outgoing>>,
 }
 
-/// Whether the connection ended, and not what went on in it alone.
-fn is_of_connection(error: &hyper::Error) -> bool {
-    match cause::<h2::Error>(error) {
-        Some(error) => error.is_remote() && error.is_go_away() || error.is_io(),
-        None => {
-            let is_io = cause::<io::Error>(error).is_some();
-            is_io || error.is_incomplete_message() || error.is_closed() || error.is_canceled()
+impl From<TrySendError<Request<Outgoing>>> for Failed {
+    fn from(mut failed: TrySendError<Request<Outgoing>>) -> Failed {
+        let given_back = failed.take_message();
+        Failed { error: RequestError::Http1(failed.into_error()), given_back }
+    }
+}
+
+impl From<http2::client::Failed<Outgoing>> for Failed {
+    fn from(failed: http2::client::Failed<Outgoing>) -> Failed {
+        Failed { error: RequestError::Http2(failed.error), given_back: failed.given_back }
+    }
+}
+
+impl Failed {
+    /// Whether upstream says that it did nothing for the request, of that alone or as it leaves (RFC 9113, sections 8.7 and 6.8: GOAWAY fails
+    /// the streams that it leaves out, the end of the connection the others); or whether the connection ended before an answer began,
+    /// where `either_way` it does no harm (RFC 9110, section 9.2.2).
+    fn may_be_sent_again(&self, either_way: bool) -> bool {
+        let is_refused = matches!(&self.error, RequestError::Http2(error)
+            if error.is_remote() && (error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM)));
+        is_refused || either_way && self.is_of_connection()
+    }
+
+    /// Whether the connection ended, and not what went on in it alone.
+    fn is_of_connection(&self) -> bool {
+        match &self.error {
+            RequestError::Http1(error) => {
+                is_of_io(error) || error.is_incomplete_message() || error.is_closed() || error.is_canceled()
+            }
+            RequestError::Http2(error) => error.is_remote() && error.is_go_away() || error.is_io(),
+            RequestError::Dial(_) | RequestError::Target(_) => false,
         }
     }
 }
 
-/// What of this kind is behind `error`.
-fn cause<T: StdError + 'static>(error: &hyper::Error) -> Option<&T> {
+/// Whether it was reading or writing that went wrong.
+fn is_of_io(error: &hyper::Error) -> bool {
     let mut next = error.source();
     while let Some(cause) = next {
-        if let Some(found) = cause.downcast_ref() {
-            return Some(found);
+        if cause.is::<io::Error>() {
+            return true;
         }
         next = cause.source();
     }
-    None
+    false
 }
 
 fn absolute(key: &Key, target: PathAndQuery) -> Result<Uri, http::Error> {
@@ -482,7 +505,7 @@ impl Place {
             if !shared.is_idle() {
                 shared.used = Instant::now();
             }
-            shared.used > then && !shared.sender.is_closed()
+            shared.used > then && shared.sender.is_open()
         });
     }
 
@@ -499,7 +522,7 @@ impl Place {
 impl Open {
     /// A shared connection that has room for one more.
     fn with_room(&mut self) -> Option<Shared> {
-        self.http2.retain(|shared| shared.sender.is_ready());
+        self.http2.retain_mut(|shared| shared.sender.is_open());
         let shared = self.http2.iter_mut().find(|shared| shared.has_room())?;
         shared.used = Instant::now();
         Some(shared.clone())
@@ -507,7 +530,7 @@ impl Open {
 
     /// The shared connection with the fewest requests on it.
     fn least_used(&mut self) -> Option<Shared> {
-        self.http2.retain(|shared| shared.sender.is_ready());
+        self.http2.retain_mut(|shared| shared.sender.is_open());
         let shared = self.http2.iter_mut().min_by_key(|shared| shared.requests())?;
         shared.used = Instant::now();
         Some(shared.clone())

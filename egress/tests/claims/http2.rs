@@ -1,15 +1,22 @@
 //! HTTP/2 from the bottle: to the proxy itself, tunnels in it, WebSockets over it, and what RFC 9113 forbids.
 
 use bytes::Bytes;
+use futures_util::stream;
 use http::{Method, Request, StatusCode, Version};
-use http_body_util::BodyExt;
+use http_body::Frame;
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, StreamBody};
 use hudsucker::Body;
 use hyper::ext::Protocol;
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
+use crate::support::frames::{
+    ACK, DATA, END_HEADERS, END_STREAM, END_STREAM_AND_HEADERS, GOAWAY, HEADERS, PING, PREFACE, RST_STREAM,
+    SETTINGS, fields, frame, next_frame,
+};
 use crate::support::{
     Answer, Bench, HOST, Origin, PATIENCE, Transport, Upstream, get, http1_on, http2_on, read_head, request,
 };
@@ -156,46 +163,6 @@ async fn a_websocket_opens_over_http2_when_upstream_proves_that_it_agrees() {
     other.extensions_mut().insert(Protocol::from_static("connect-udp"));
     let refused = sender.send_request(other).await.unwrap();
     assert_eq!(Answer::of(refused).await.refusal(), "upgrade-not-supported");
-}
-
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const GOAWAY: u8 = 7;
-const PING: u8 = 6;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
-const END_STREAM_AND_HEADERS: u8 = END_STREAM | END_HEADERS;
-const ACK: u8 = 1;
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
-}
-
-/// Header fields, each literal and without indexing.
-fn fields(fields: &[(&str, &str)]) -> Vec<u8> {
-    let mut block = Vec::new();
-    for (name, value) in fields {
-        block.push(0);
-        for text in [name, value] {
-            block.push(u8::try_from(text.len()).unwrap());
-            block.extend(text.as_bytes());
-        }
-    }
-    block
-}
-
-/// The next frame: its kind, its flags and its payload.
-async fn next_frame(stream: &mut (impl AsyncRead + Unpin)) -> Option<(u8, u8, Vec<u8>)> {
-    let mut head = [0; 9];
-    stream.read_exact(&mut head).await.ok()?;
-    let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
-    let mut payload = vec![0; length as usize];
-    stream.read_exact(&mut payload).await.ok()?;
-    Some((head[3], head[4], payload))
 }
 
 /// The kinds of the frames that answer `sent`, until the connection or the stream ends.
@@ -404,6 +371,47 @@ async fn an_upload_that_its_client_takes_back_is_not_taken_for_a_whole_one_upstr
         let _ = timeout(PATIENCE, line.read_to_end(&mut rest)).await.unwrap();
         assert_eq!(String::from_utf8_lossy(&rest), "", "{reason:?}");
     }
+}
+
+/// What is left of the request is not wanted then (RFC 9113, section 8.1); how long the answer is, is not said.
+#[tokio::test]
+async fn an_answer_that_ends_before_its_stream_is_reset_is_a_whole_one() {
+    let answer = [
+        frame(HEADERS, END_HEADERS, 1, &fields(&[(":status", "200")])),
+        frame(DATA, 0, 1, b"who"),
+        frame(DATA, END_STREAM, 1, b"le"),
+        frame(RST_STREAM, 0, 1, &[0; 4]),
+    ];
+    for transport in [Transport::TunnelHttp1, Transport::TunnelHttp2] {
+        let bench = Bench::allowing(RULES).await;
+        *bench.upstream.memory.frames_told.lock().unwrap() = vec![answer.concat()];
+        let endless = StreamBody::new(stream::pending::<Result<Frame<Bytes>, hudsucker::Error>>());
+        let asked = Request::post("/v1/x").body(Body::from(BoxBody::new(endless))).unwrap();
+        let answer = timeout(PATIENCE, bench.agent().send(transport, asked)).await.unwrap();
+        assert_eq!((answer.status, answer.text()), (StatusCode::OK, "whole"), "{transport:?}");
+        assert_eq!(bench.events().await.last().unwrap()["code"], serde_json::Value::Null);
+    }
+}
+
+#[tokio::test]
+async fn a_connect_that_says_a_length_ends_alone() {
+    let bench = Bench::allowing(RULES).await;
+    let target = bench.target();
+    let mut stream = bench.agent().dial().await;
+    let connect =
+        |more: &[(&str, &str)]| fields(&[&[(":method", "CONNECT"), (":authority", &*target)], more].concat());
+    let sent = [
+        PREFACE.to_vec(),
+        frame(HEADERS, END_HEADERS, 1, &connect(&[("content-length", "5")])),
+        frame(HEADERS, END_HEADERS, 3, &connect(&[])),
+    ];
+    stream.write_all(&sent.concat()).await.unwrap();
+    let mut kinds = Vec::new();
+    while !kinds.contains(&HEADERS) {
+        let (kind, ..) = timeout(PATIENCE, next_frame(&mut stream)).await.unwrap().unwrap();
+        kinds.push(kind);
+    }
+    assert!(kinds.contains(&RST_STREAM) && !kinds.contains(&GOAWAY), "{kinds:?}");
 }
 
 #[tokio::test]

@@ -1,12 +1,17 @@
 //! What upstream says before its answer (1xx), on its way to a client that knows what to do with it.
 
+use std::future::poll_fn;
 use std::time::Duration;
 
+use bytes::Bytes;
+use h2::client::{ResponseFuture, SendRequest};
+use http::Request;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
-use crate::support::{Bench, HOST, Origin, PATIENCE, Transport, get, read_head};
+use crate::support::frames::{DATA, END_HEADERS, END_STREAM, HEADERS, fields, frame};
+use crate::support::{Bench, HOST, Origin, PATIENCE, read_head};
 
 const SECRET: &str = "kV9/xQ+2mZ=7pL4&wR8\"tY1%uN6";
 const FINAL: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
@@ -72,9 +77,126 @@ async fn what_upstream_says_before_its_answer_comes_before_it_cleaned_and_scrubb
     assert_eq!(body(&mut direct).await, "ok");
     assert_eq!(heads(&mut tunnel).await, wanted);
     assert_eq!(body(&mut tunnel).await, "ok");
-    // There is no way to send them in HTTP/2.
-    let answer = bench.agent().send(Transport::TunnelHttp2, get("/")).await;
-    assert_eq!((answer.status.as_u16(), answer.text()), (200, "ok"));
+    let wanted = [
+        (102, vec![]),
+        (
+            103,
+            vec![
+                ("link", format!("<https://cdn.test/{}>; rel=preload", "*".repeat(SECRET.len()))),
+                ("link", "</a.css>".to_owned()),
+            ],
+        ),
+        (104, vec![("upload-offset", "7".to_owned())]),
+    ];
+    let mut sender = http2_by_hand(&bench).await;
+    let (answer, _) = sender.send_request(get_of(&target, "/"), true).unwrap();
+    assert_eq!(heads_in_http2(answer).await, (wanted.map(owned).to_vec(), 200));
+}
+
+type Told = (u16, Vec<(String, String)>);
+
+fn owned((status, headers): (u16, Vec<(&str, String)>)) -> Told {
+    (status, headers.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
+}
+
+/// A client of HTTP/2 that hears what comes before an answer.
+async fn http2_by_hand(bench: &Bench) -> SendRequest<Bytes> {
+    let stream = bench.agent().tunnel(&bench.target(), HOST, &["h2"]).await.unwrap();
+    let (sender, connection) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    sender
+}
+
+fn get_of(target: &str, path: &str) -> Request<()> {
+    Request::get(format!("https://{target}{path}")).body(()).unwrap()
+}
+
+/// What comes before the answer, and the status of that.
+async fn heads_in_http2(mut answer: ResponseFuture) -> (Vec<Told>, u16) {
+    let mut interim = Vec::new();
+    while let Some(told) =
+        timeout(PATIENCE, poll_fn(|context| answer.poll_informational(context))).await.unwrap()
+    {
+        let told = told.unwrap();
+        let header = |(name, value): (&http::HeaderName, &http::HeaderValue)| {
+            (name.to_string(), value.to_str().unwrap().to_owned())
+        };
+        interim.push((told.status().as_u16(), told.headers().iter().map(header).collect()));
+    }
+    (interim, timeout(PATIENCE, answer).await.unwrap().unwrap().status().as_u16())
+}
+
+#[tokio::test]
+async fn what_upstream_says_in_http2_comes_while_the_answer_is_waited_for_in_both_versions() {
+    let told = vec![
+        [
+            frame(HEADERS, END_HEADERS, 1, &fields(&[(":status", "100")])),
+            frame(HEADERS, END_HEADERS, 1, &fields(&[(":status", "102")])),
+            frame(
+                HEADERS,
+                END_HEADERS,
+                1,
+                &fields(&[(":status", "103"), ("link", "</style.css>; rel=preload")]),
+            ),
+        ]
+        .concat(),
+        [
+            frame(HEADERS, END_HEADERS, 1, &fields(&[(":status", "200"), ("content-length", "2")])),
+            frame(DATA, END_STREAM, 1, b"ok"),
+        ]
+        .concat(),
+    ];
+    let bench = Bench::allowing("deny: false").await;
+    let target = bench.target();
+    *bench.upstream.memory.frames_told.lock().unwrap() = told.clone();
+    let mut tunnel = bench.agent().tunnel(&target, HOST, &["http/1.1"]).await.unwrap();
+    tunnel
+        .write_all(format!("POST / HTTP/1.1\r\nhost: {target}\r\ncontent-length: 3\r\n\r\n").as_bytes())
+        .await
+        .unwrap();
+    assert_eq!(timeout(PATIENCE, read_head(&mut tunnel)).await.unwrap(), "HTTP/1.1 102 Processing\r\n\r\n");
+    assert_eq!(timeout(PATIENCE, read_head(&mut tunnel)).await.unwrap(), HINTS);
+    tunnel.write_all(b"all").await.unwrap();
+    assert_eq!(heads(&mut tunnel).await, (vec![], "HTTP/1.1 200 OK".to_owned()));
+    assert_eq!(body(&mut tunnel).await, "ok");
+
+    let bench = Bench::allowing("deny: false").await;
+    *bench.upstream.memory.frames_told.lock().unwrap() = told;
+    let post = Request::post(format!("https://{}/", bench.target())).body(()).unwrap();
+    let (mut answer, mut content) = http2_by_hand(&bench).await.send_request(post, false).unwrap();
+    for wanted in [102, 103] {
+        let told = timeout(PATIENCE, poll_fn(|context| answer.poll_informational(context))).await.unwrap();
+        assert_eq!(told.unwrap().unwrap().status(), wanted);
+    }
+    content.send_data(Bytes::from_static(b"all"), true).unwrap();
+    assert_eq!(heads_in_http2(answer).await, (vec![], 200));
+}
+
+/// RFC 9110, section 10.1.1.
+#[tokio::test]
+async fn a_client_of_http2_that_waits_for_leave_to_send_is_given_it_where_its_body_is_wanted() {
+    let bench = Bench::allowing("path_allowlist: [/v1/]").await;
+    let mut sender = http2_by_hand(&bench).await;
+    let target = bench.target();
+    let mut ask = |path: &str, expects: bool| {
+        let mut post = Request::post(format!("https://{target}{path}"));
+        if expects {
+            post = post.header("expect", "100-continue");
+        }
+        sender.send_request(post.body(()).unwrap(), false).unwrap()
+    };
+    let (mut answer, mut content) = ask("/v1/upload", true);
+    let leave = timeout(PATIENCE, poll_fn(|context| answer.poll_informational(context))).await.unwrap();
+    assert_eq!(leave.unwrap().unwrap().status(), 100);
+    content.send_data(Bytes::from_static(b"body"), true).unwrap();
+    assert_eq!(heads_in_http2(answer).await, (vec![], 200));
+    assert!(bench.upstream.last().headers.get("expect").is_none());
+
+    let (answer, _content) = ask("/v2/upload", true);
+    assert_eq!(heads_in_http2(answer).await, (vec![], 403), "nobody wants it");
+    let (answer, mut content) = ask("/v1/upload", false);
+    content.send_data(Bytes::from_static(b"body"), true).unwrap();
+    assert_eq!(heads_in_http2(answer).await, (vec![], 200), "nobody waits for it");
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use crate::support::frames::{END_STREAM_AND_HEADERS, GOAWAY, HEADERS, fields, frame};
 use crate::support::{Bench, HOST, Origin, PATIENCE, Transport, get, read_head, request};
 
 async fn closes(stream: &mut TcpStream) -> bool {
@@ -107,7 +108,10 @@ async fn a_request_that_upstream_says_it_did_not_look_at_is_sent_once_more() {
 async fn a_request_that_upstream_does_not_look_at_as_it_leaves_is_sent_once_more() {
     for method in [Method::GET, Method::POST, Method::DELETE] {
         let bench = Bench::allowing("deny: false").await;
-        bench.upstream.memory.leaves.store(true, Ordering::SeqCst);
+        let answer = frame(HEADERS, END_STREAM_AND_HEADERS, 1, &fields(&[(":status", "200")]));
+        // The first request is the last that was looked at.
+        let leave = frame(GOAWAY, 0, 0, &[0, 0, 0, 1, 0, 0, 0, 0]);
+        *bench.upstream.memory.frames_told.lock().unwrap() = vec![answer, leave];
         for connections in [1, 2] {
             let asked = request(method.clone(), "/v1/models", &[]);
             assert_eq!(bench.agent().send(Transport::TunnelHttp2, asked).await.status, 200, "{method}");

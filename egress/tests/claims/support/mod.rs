@@ -1,6 +1,7 @@
 //! A proxy, an upstream and an agent in one process.
 
 mod agent;
+pub(crate) mod frames;
 mod grpc;
 mod mirror;
 mod origin;

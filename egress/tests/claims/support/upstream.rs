@@ -1,6 +1,6 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use base64::Engine;
@@ -24,6 +24,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Notify, Semaphore};
 use tokio_rustls::TlsAcceptor;
 
+use super::frames::{DATA, HEADERS, SETTINGS, frame, next_frame};
 use super::{Counter, HOST, grpc, listen_narrow, mirror, read_head};
 
 pub(crate) const CHUNK: usize = 64 * 1024;
@@ -50,8 +51,9 @@ pub(crate) struct Memory {
     pub(crate) raw: Mutex<Option<String>>,
     /// So many requests are refused before they are looked at.
     pub(crate) refuses: AtomicUsize,
-    /// The next connection of HTTP/2 answers one request, and leaves at the second, for which it does nothing.
-    pub(crate) leaves: AtomicBool,
+    /// With something in it, the next connection of HTTP/2 answers each head and each piece of a body with the next of these, and leaves after
+    /// the last.
+    pub(crate) frames_told: Mutex<Vec<Vec<u8>>>,
     /// Lets `/stream` send its second part, `/hold` read its body, and `/feed`, `/feed-socket` and `/poll` tell of a credential.
     pub(crate) go_on: Notify,
     /// `/hold` has begun.
@@ -185,8 +187,9 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(mut stream: S
         let _ = stream.shutdown().await;
         return;
     }
-    if memory.leaves.swap(false, Ordering::SeqCst) {
-        let _ = leave(stream).await;
+    let told = std::mem::take(&mut *memory.frames_told.lock().unwrap());
+    if !told.is_empty() {
+        let _ = tell(stream, told).await;
         return;
     }
     let service = service_fn(move |request| {
@@ -205,25 +208,20 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(mut stream: S
     let _ = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
 }
 
-/// SETTINGS, an answer to the first stream, and at the second GOAWAY, with the first as the last that was looked at.
-async fn leave(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> std::io::Result<()> {
-    const HEADERS: u8 = 1;
-    stream.write_all(b"\0\0\0\x04\0\0\0\0\0").await?;
+/// SETTINGS, and what is told at each head and each piece of a body.
+async fn tell(mut stream: impl AsyncRead + AsyncWrite + Unpin, told: Vec<Vec<u8>>) -> std::io::Result<()> {
+    stream.write_all(&frame(SETTINGS, 0, 0, &[])).await?;
     stream.read_exact(&mut [0; b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".len()]).await?;
-    loop {
-        let mut head = [0; 9];
-        stream.read_exact(&mut head).await?;
-        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
-        stream.read_exact(&mut vec![0; length as usize]).await?;
-        match (head[3], head[8]) {
-            (HEADERS, 1) => stream.write_all(b"\0\0\x01\x01\x05\0\0\0\x01\x88").await?,
-            (HEADERS, _) => {
-                stream.write_all(b"\0\0\x08\x07\0\0\0\0\0\0\0\0\x01\0\0\0\0").await?;
-                return stream.shutdown().await;
-            }
-            _ => {}
+    let mut told = told.into_iter().peekable();
+    while told.peek().is_some() {
+        let Some((kind, ..)) = next_frame(&mut stream).await else { break };
+        if matches!(kind, HEADERS | DATA) {
+            stream.write_all(&told.next().unwrap()).await?;
         }
     }
+    stream.shutdown().await?;
+    tokio::io::copy(&mut stream, &mut tokio::io::sink()).await?;
+    Ok(())
 }
 
 async fn answer(mut request: Request<Incoming>, memory: Arc<Memory>) -> Response<Body> {

@@ -1,0 +1,171 @@
+//! Whether the other side of a connection is still there.
+
+use std::future::pending;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use h2::{Ping, PingPong};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{sleep, timeout};
+
+use super::ended::Heads;
+
+/// Who says nothing for so long is asked.
+const SILENCE: Duration = Duration::from_secs(30);
+/// For so long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A stream that notes whether anything comes on it, and which frames do where that is wanted.
+pub(super) struct Heard<S> {
+    inner: S,
+    has_heard: Arc<AtomicBool>,
+    heads: Option<Heads>,
+}
+
+/// Asks who says nothing.
+pub(super) struct Pulse {
+    has_heard: Arc<AtomicBool>,
+    pings: Option<PingPong>,
+    silence: Duration,
+    patience: Duration,
+}
+
+impl<S> Heard<S> {
+    pub(super) fn new(inner: S, heads: Option<Heads>) -> Heard<S> {
+        Heard { inner, has_heard: Arc::default(), heads }
+    }
+
+    /// Set when something came.
+    pub(super) fn has_heard(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.has_heard)
+    }
+}
+
+impl Pulse {
+    pub(super) fn new(has_heard: Arc<AtomicBool>, pings: Option<PingPong>) -> Pulse {
+        Pulse { has_heard, pings, silence: SILENCE, patience: PATIENCE }
+    }
+
+    /// Returns when the other side is gone. It is asked only while `matters` says so.
+    pub(super) async fn lost(&mut self, matters: impl Fn() -> bool) {
+        let Some(pings) = &mut self.pings else { return pending().await };
+        loop {
+            sleep(self.silence).await;
+            if self.has_heard.swap(false, Ordering::Relaxed) || !matters() {
+                continue;
+            }
+            match timeout(self.patience, pings.ping(Ping::opaque())).await {
+                // One that has ended by itself says so to who reads it.
+                Ok(Ok(_)) => {}
+                Ok(Err(_)) => return pending().await,
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.inner).poll_read(context, buffer))?;
+        self.has_heard.store(true, Ordering::Relaxed);
+        if let Some(heads) = &mut self.heads {
+            heads.feed(&buffer.filled()[before..]);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Heard<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffers: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write_vectored(context, buffers)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use bytes::Bytes;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+
+    use super::*;
+
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    const PING: u8 = 6;
+    const ACK: u8 = 1;
+
+    /// A connection that asks soon, and its client.
+    async fn served() -> (h2::server::Connection<Heard<DuplexStream>, Bytes>, Pulse, DuplexStream) {
+        let (mut client, server) = tokio::io::duplex(1024);
+        client.write_all(PREFACE).await.unwrap();
+        let server = Heard::new(server, None);
+        let has_heard = server.has_heard();
+        let mut connection = h2::server::handshake(server).await.unwrap();
+        let pings = connection.ping_pong();
+        let pulse = Pulse { silence: Duration::from_millis(1), ..Pulse::new(has_heard, pings) };
+        (connection, pulse, client)
+    }
+
+    /// The next PING that asks.
+    async fn asked(client: &mut DuplexStream) -> [u8; 8] {
+        loop {
+            let mut head = [0; 9];
+            client.read_exact(&mut head).await.unwrap();
+            let mut payload = vec![0; usize::from(head[2])];
+            client.read_exact(&mut payload).await.unwrap();
+            if head[3] == PING && head[4] & ACK == 0 {
+                return payload.try_into().unwrap();
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn who_answers_is_asked_again_and_who_does_not_is_lost() {
+        let (mut connection, mut pulse, mut client) = served().await;
+        pulse.patience = Duration::from_millis(500);
+        let lost = tokio::spawn(async move {
+            tokio::select! {
+                () = pulse.lost(|| true) => true,
+                _ = connection.accept() => false,
+            }
+        });
+        for _ in 0..3 {
+            let asked = asked(&mut client).await;
+            let answer = [&[0, 0, 8, PING, ACK, 0, 0, 0, 0], &asked[..]].concat();
+            client.write_all(&answer).await.unwrap();
+        }
+        assert!(lost.await.unwrap());
+    }
+}
