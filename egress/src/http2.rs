@@ -3,7 +3,6 @@
 
 pub(crate) mod client;
 mod duplex;
-mod ended;
 mod pulse;
 mod received;
 mod sent;

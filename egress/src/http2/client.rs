@@ -16,10 +16,10 @@ use hudsucker::Error;
 use hyper::rt::Executor as _;
 use tracing::debug;
 
-use super::ended::{Ended, Heads};
 use super::pulse::{Heard, Pulse};
 use super::received::Received;
-use super::{FRAME_BYTES, leave_out_connection, sent};
+use super::sent::Sending;
+use super::{FRAME_BYTES, leave_out_connection};
 use crate::body::Whole;
 use crate::interim::Tap;
 use crate::splice::Stream;
@@ -34,15 +34,21 @@ const SEND_BUFFER: usize = 1024 * 1024;
 #[derive(Clone)]
 pub(crate) struct Sender {
     requests: SendRequest<Bytes>,
-    ended: Ended,
     tasks: Tasks,
 }
 
 /// Why a request has no answer.
 pub(crate) struct Failed<B> {
     pub(crate) error: h2::Error,
-    /// The request, where nothing of it was sent.
-    pub(crate) given_back: Option<Request<B>>,
+    pub(crate) left: Left<B>,
+}
+
+/// What is left of a request that has no answer.
+pub(crate) enum Left<B> {
+    /// All of it: nothing was sent.
+    Whole(Request<B>),
+    /// Its body, of which some may have been sent.
+    Body(B),
 }
 
 /// Opens a connection on `stream`, with windows of so many bytes for each stream and for all. While `uses` is held by others too, upstream
@@ -53,9 +59,7 @@ pub(crate) async fn open(
     uses: &Arc<()>,
     tasks: &Tasks,
 ) -> Result<Sender, h2::Error> {
-    let heads = Heads::default();
-    let ended = heads.ended();
-    let stream = Heard::new(stream, Some(heads));
+    let stream = Heard::new(stream);
     let has_heard = stream.has_heard();
     let (requests, mut connection) = h2::client::Builder::new()
         .enable_push(false)
@@ -77,7 +81,7 @@ pub(crate) async fn open(
             debug!(%error, "a connection to upstream ended early");
         }
     });
-    Ok(Sender { requests, ended, tasks: tasks.clone() })
+    Ok(Sender { requests, tasks: tasks.clone() })
 }
 
 impl Sender {
@@ -104,7 +108,7 @@ impl Sender {
         B: HttpBody<Data = Bytes, Error = Error> + Unpin + Send + 'static,
     {
         if let Err(error) = self.poll_open(&mut Context::from_waker(Waker::noop())) {
-            return Err(Failed { error, given_back: Some(request) });
+            return Err(Failed { error, left: Left::Whole(request) });
         }
         let (head, body) = request.into_parts();
         let mut head = Request::from_parts(head, ());
@@ -116,14 +120,15 @@ impl Sender {
         if let Some(length) = body.size_hint().exact().filter(|_| says_length) {
             head.headers_mut().entry(CONTENT_LENGTH).or_insert_with(|| length.into());
         }
-        let failed = |error| Failed { error, given_back: None };
-        let (mut answer, stream) = self.requests.send_request(head, is_empty).map_err(failed)?;
-        let mut sending = (!is_empty).then(|| Box::pin(sent::send(body, stream, Reason::CANCEL)));
+        let (mut answer, stream) = match self.requests.send_request(head, is_empty) {
+            Ok(sent) => sent,
+            Err(error) => return Err(Failed { error, left: Left::Body(body) }),
+        };
+        let mut sending = Sending::new(body, stream, Reason::CANCEL);
+        let mut is_sending = !is_empty;
         let answered = poll_fn(|context| {
-            if let Some(running) = &mut sending
-                && let Poll::Ready(sent) = running.as_mut().poll(context)
-            {
-                sending = None;
+            if is_sending && let Poll::Ready(sent) = Pin::new(&mut sending).poll(context) {
+                is_sending = false;
                 if let Err(error) = sent {
                     debug!(%error, "a request ended early");
                 }
@@ -135,11 +140,14 @@ impl Sender {
             }
             Pin::new(&mut answer).poll(context)
         });
-        let (head, content) = answered.await.map_err(failed)?.into_parts();
-        if let Some(rest) = sending {
-            self.tasks.execute(rest);
+        let (head, content) = match answered.await {
+            Ok(answer) => answer.into_parts(),
+            Err(error) => return Err(Failed { error, left: Left::Body(sending.into_body()) }),
+        };
+        if is_sending {
+            self.tasks.execute(sending);
         }
-        let body = Received::new(content, &head.headers, Some(self.ended.clone()));
+        let body = Received::new(content, &head.headers);
         Ok(Response::from_parts(head, Whole::from(body)))
     }
 }

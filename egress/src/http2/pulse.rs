@@ -12,18 +12,15 @@ use h2::{Ping, PingPong};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{sleep, timeout};
 
-use super::ended::Heads;
-
 /// Who says nothing for so long is asked.
 const SILENCE: Duration = Duration::from_secs(30);
 /// For so long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A stream that notes whether anything comes on it, and which frames do where that is wanted.
+/// A stream that notes whether anything comes on it.
 pub(super) struct Heard<S> {
     inner: S,
     has_heard: Arc<AtomicBool>,
-    heads: Option<Heads>,
 }
 
 /// Asks who says nothing.
@@ -35,8 +32,8 @@ pub(super) struct Pulse {
 }
 
 impl<S> Heard<S> {
-    pub(super) fn new(inner: S, heads: Option<Heads>) -> Heard<S> {
-        Heard { inner, has_heard: Arc::default(), heads }
+    pub(super) fn new(inner: S) -> Heard<S> {
+        Heard { inner, has_heard: Arc::default() }
     }
 
     /// Set when something came.
@@ -74,12 +71,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
         ready!(Pin::new(&mut self.inner).poll_read(context, buffer))?;
         self.has_heard.store(true, Ordering::Relaxed);
-        if let Some(heads) = &mut self.heads {
-            heads.feed(&buffer.filled()[before..]);
-        }
         Poll::Ready(Ok(()))
     }
 }
@@ -130,7 +123,7 @@ mod tests {
     async fn served() -> (h2::server::Connection<Heard<DuplexStream>, Bytes>, Pulse, DuplexStream) {
         let (mut client, server) = tokio::io::duplex(1024);
         client.write_all(PREFACE).await.unwrap();
-        let server = Heard::new(server, None);
+        let server = Heard::new(server);
         let has_heard = server.has_heard();
         let mut connection = h2::server::handshake(server).await.unwrap();
         let pings = connection.ping_pong();

@@ -4,21 +4,18 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use h2::{Reason, RecvStream};
+use h2::RecvStream;
 use http::header::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hudsucker::Error;
 
 use super::broken;
-use super::ended::Ended;
 use crate::headers;
 
 /// A body that ends without an error only where its sender has ended it: a stream that is reset before that is cut, whatever the reason. How
 /// long it may be as its head says, h2 looks after.
 pub(crate) struct Received {
     stream: RecvStream,
-    /// Where it is an answer: what upstream has ended.
-    ended: Option<Ended>,
     /// How much is still to come, where that was said.
     left: Option<u64>,
     /// Trailers come next, or nothing.
@@ -27,25 +24,9 @@ pub(crate) struct Received {
 
 impl Received {
     /// What follows a head with these `headers`.
-    pub(super) fn new(stream: RecvStream, headers: &HeaderMap, ended: Option<Ended>) -> Received {
+    pub(super) fn new(stream: RecvStream, headers: &HeaderMap) -> Received {
         let left = if stream.is_end_stream() { Some(0) } else { headers::length(headers) };
-        Received { stream, ended, left, is_data_through: false }
-    }
-
-    /// Whether a stream with this error had been ended before.
-    fn is_whole(&self, error: &h2::Error) -> bool {
-        let has_ended = |ended: &Ended| ended.contains(self.stream.stream_id().as_u32());
-        error.is_remote()
-            && error.reason() == Some(Reason::NO_ERROR)
-            && self.ended.as_ref().is_some_and(has_ended)
-    }
-}
-
-impl Drop for Received {
-    fn drop(&mut self) {
-        if let Some(ended) = &self.ended {
-            ended.forget(self.stream.stream_id().as_u32());
-        }
+        Received { stream, left, is_data_through: false }
     }
 }
 
@@ -68,14 +49,12 @@ impl HttpBody for Received {
                     }
                     return Poll::Ready(Some(Ok(Frame::data(bytes))));
                 }
-                Some(Err(error)) if this.is_whole(&error) => return Poll::Ready(None),
                 Some(Err(error)) => return Poll::Ready(Some(Err(broken(error).into()))),
                 None => this.is_data_through = true,
             }
         }
         Poll::Ready(match ready!(this.stream.poll_trailers(context)) {
             Ok(trailers) => trailers.map(|trailers| Ok(Frame::trailers(trailers))),
-            Err(error) if this.is_whole(&error) => None,
             Err(error) => Some(Err(broken(error).into())),
         })
     }

@@ -1,8 +1,7 @@
 //! The body of a message that goes out on a stream.
 
-use std::future::poll_fn;
 use std::pin::Pin;
-use std::task::Poll;
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use h2::{Reason, SendStream};
@@ -11,59 +10,82 @@ use hudsucker::Error;
 
 use super::broken;
 
-/// Sends `body` to its end, as fast as the other side takes it. One that breaks off has the stream reset with `cut`.
-pub(super) async fn send(
-    mut body: impl HttpBody<Data = Bytes, Error = Error> + Unpin,
-    mut stream: SendStream<Bytes>,
+/// Sends a body to its end, as fast as the other side takes it. One that breaks off has the stream reset with `cut`.
+pub(super) struct Sending<B> {
+    body: B,
+    stream: SendStream<Bytes>,
     cut: Reason,
-) -> Result<(), Error> {
-    loop {
-        let frame = poll_fn(|context| match stream.poll_reset(context) {
-            Poll::Ready(reason) => Poll::Ready(Err(reset(reason))),
-            Poll::Pending => Pin::new(&mut body).poll_frame(context).map(Ok),
-        });
-        let Some(frame) = frame.await? else {
-            return stream.send_data(Bytes::new(), true).map_err(|error| broken(error).into());
-        };
-        let frame = frame.inspect_err(|_| stream.send_reset(cut))?;
-        match frame.into_data() {
-            Ok(data) => {
-                let ends = body.is_end_stream();
-                if !data.is_empty() {
-                    window(&mut stream).await?;
+    /// What waits for the other side to take anything, and whether it is the last.
+    waiting: Option<(Bytes, bool)>,
+}
+
+impl<B> Sending<B> {
+    pub(super) fn new(body: B, stream: SendStream<Bytes>, cut: Reason) -> Sending<B> {
+        Sending { body, stream, cut, waiting: None }
+    }
+
+    /// The body, of which no more is sent.
+    pub(super) fn into_body(self) -> B {
+        self.body
+    }
+}
+
+impl<B: HttpBody<Data = Bytes, Error = Error> + Unpin> Future for Sending<B> {
+    type Output = Result<(), Error>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        let this = &mut *self;
+        loop {
+            if let Poll::Ready(reason) = this.stream.poll_reset(context) {
+                let error = reason.map_or_else(|error| error, h2::Error::from);
+                return Poll::Ready(Err(broken(error).into()));
+            }
+            if this.waiting.is_some() {
+                while this.stream.capacity() == 0 {
+                    match ready!(this.stream.poll_capacity(context)) {
+                        Some(capacity) => _ = capacity.map_err(broken)?,
+                        None => return Poll::Ready(Err(broken(Reason::STREAM_CLOSED.into()).into())),
+                    }
                 }
-                stream.send_data(data, ends).map_err(broken)?;
+            }
+            if let Some((data, ends)) = this.waiting.take() {
+                // What is more than it takes is kept by h2, one piece at most.
+                this.stream.send_data(data, ends).map_err(broken)?;
                 if ends {
-                    return Ok(());
+                    return Poll::Ready(Ok(()));
                 }
             }
-            Err(frame) => {
-                if let Ok(trailers) = frame.into_trailers() {
-                    return stream.send_trailers(trailers).map_err(|error| broken(error).into());
+            let frame = match ready!(Pin::new(&mut this.body).poll_frame(context)) {
+                Some(Ok(frame)) => frame,
+                Some(Err(error)) => {
+                    this.stream.send_reset(this.cut);
+                    return Poll::Ready(Err(error));
+                }
+                None => {
+                    this.stream.send_data(Bytes::new(), true).map_err(broken)?;
+                    return Poll::Ready(Ok(()));
+                }
+            };
+            match frame.into_data() {
+                Ok(data) => {
+                    let ends = this.body.is_end_stream();
+                    if data.is_empty() {
+                        this.stream.send_data(data, ends).map_err(broken)?;
+                        if ends {
+                            return Poll::Ready(Ok(()));
+                        }
+                    } else {
+                        this.stream.reserve_capacity(1);
+                        this.waiting = Some((data, ends));
+                    }
+                }
+                Err(frame) => {
+                    if let Ok(trailers) = frame.into_trailers() {
+                        this.stream.send_trailers(trailers).map_err(broken)?;
+                        return Poll::Ready(Ok(()));
+                    }
                 }
             }
         }
     }
-}
-
-/// Waits until the other side takes anything. What is more than it takes is kept by h2, one piece at most.
-async fn window(stream: &mut SendStream<Bytes>) -> Result<(), Error> {
-    stream.reserve_capacity(1);
-    while stream.capacity() == 0 {
-        let capacity = poll_fn(|context| match stream.poll_reset(context) {
-            Poll::Ready(reason) => Poll::Ready(Some(Err(reset(reason)))),
-            Poll::Pending => stream
-                .poll_capacity(context)
-                .map(|capacity| capacity.map(|capacity| capacity.map_err(|error| broken(error).into()))),
-        });
-        match capacity.await {
-            Some(capacity) => _ = capacity?,
-            None => return Err(broken(Reason::STREAM_CLOSED.into()).into()),
-        }
-    }
-    Ok(())
-}
-
-fn reset(reason: Result<Reason, h2::Error>) -> Error {
-    broken(reason.map_or_else(|error| error, h2::Error::from)).into()
 }

@@ -22,7 +22,8 @@ use tracing::debug;
 use super::duplex::Duplex;
 use super::pulse::{Heard, Pulse};
 use super::received::Received;
-use super::{FRAME_BYTES, broken, leave_out_connection, sent};
+use super::sent::Sending;
+use super::{FRAME_BYTES, broken, leave_out_connection};
 use crate::body::Whole;
 use crate::front::{HEAD_LIMIT, HEAD_TIMEOUT};
 use crate::interim::Interim;
@@ -56,7 +57,7 @@ pub(crate) async fn serve(
     if takes_protocols {
         builder.enable_connect_protocol();
     }
-    let stream = Heard::new(stream, None);
+    let stream = Heard::new(stream);
     let has_heard = stream.has_heard();
     let opening = timeout(HEAD_TIMEOUT, builder.handshake::<_, Bytes>(stream));
     let Some(opened) = stop.run_until_cancelled(opening).await else { return Ok(()) };
@@ -110,7 +111,7 @@ impl Reply {
     pub(crate) fn to(request: Request<RecvStream>, mut respond: SendResponse<Bytes>) -> Option<Taken> {
         let (head, content) = request.into_parts();
         if head.method != Method::CONNECT {
-            let body = Whole::from(Received::new(content, &head.headers, None));
+            let body = Whole::from(Received::new(content, &head.headers));
             let request = Request::from_parts(head, Some(body));
             return Some(Taken { request, reply: Reply { respond, opening: None }, opened: None });
         }
@@ -182,7 +183,7 @@ impl Reply {
         if let Some(Opening { content, opened }) = opening {
             // Who does not wait for it any more has ended it.
             drop(opened.send(Duplex::new(stream, content)));
-        } else if !ends && let Err(error) = sent::send(body, stream, Reason::INTERNAL_ERROR).await {
+        } else if !ends && let Err(error) = Sending::new(body, stream, Reason::INTERNAL_ERROR).await {
             debug!(%error, "an answer ended early");
         }
     }

@@ -1,9 +1,10 @@
 //! One connection of HTTP/1.1 to upstream, driven by the task that waits for its answer: what one task does for another costs both.
 
+use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -13,6 +14,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{Connection, SendRequest};
 use hyper::rt::Executor as _;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::connector::UpstreamStream;
@@ -140,17 +142,58 @@ fn drive<T>(
     }
 }
 
+/// So much of a request's body is kept until its answer, to be sent once more where upstream says that it did not look at it.
+const KEPT_BYTES: usize = 64 * 1024;
+/// Of so many bodies at once.
+static KEPT: Semaphore = Semaphore::const_new(256);
+
 /// A request's body, of which it shows when it is out.
 pub(super) struct Outgoing {
     body: Body,
     /// None from the beginning for a request without a body.
     out: Option<Arc<AtomicBool>>,
+    /// What is sent once more, before what was not sent yet.
+    again: Bytes,
+    /// What was sent, where it is kept.
+    kept: Option<Kept>,
+}
+
+/// A copy, because what was sent may hold more than its bytes.
+struct Kept {
+    bytes: Vec<u8>,
+    _place: SemaphorePermit<'static>,
+}
+
+impl Kept {
+    /// Keeps one more piece, or none at all where that is too much.
+    fn and(mut self, piece: &[u8]) -> Option<Kept> {
+        if self.bytes.len() + piece.len() > KEPT_BYTES {
+            return None;
+        }
+        self.bytes.extend_from_slice(piece);
+        Some(self)
+    }
 }
 
 impl Outgoing {
     pub(super) fn new(body: Body) -> Outgoing {
         let out = (!body.is_end_stream()).then(Arc::default);
-        Outgoing { body, out }
+        Outgoing { body, out, again: Bytes::new(), kept: None }
+    }
+
+    /// Keeps what is sent from now on, while it is short.
+    pub(super) fn keep(&mut self) {
+        if self.out.is_some() {
+            self.kept = KEPT.try_acquire().ok().map(|place| Kept { bytes: Vec::new(), _place: place });
+        }
+    }
+
+    /// From its beginning, where that is kept.
+    pub(super) fn begun_again(mut self) -> Option<Outgoing> {
+        if self.out.is_some() {
+            self.again = self.kept.take()?.bytes.into();
+        }
+        Some(self)
     }
 }
 
@@ -170,14 +213,72 @@ impl HttpBody for Outgoing {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+        let this = &mut *self;
+        if !this.again.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(mem::take(&mut this.again)))));
+        }
+        let frame = ready!(Pin::new(&mut this.body).poll_frame(context));
+        if frame.is_none() || this.body.is_end_stream() {
+            // With it goes what it holds, however long the answer takes.
+            this.body = Body::empty();
+        }
+        if let Some(frame) = &frame
+            && let Some(kept) = this.kept.take()
+        {
+            let data = frame.as_ref().ok().and_then(Frame::data_ref);
+            this.kept = data.and_then(|data| kept.and(data));
+        }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.again.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let again = self.again.len() as u64;
+        let body = self.body.size_hint();
+        let mut hint = SizeHint::new();
+        hint.set_lower(body.lower() + again);
+        if let Some(upper) = body.upper() {
+            hint.set_upper(upper + again);
+        }
+        hint
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use futures_util::stream;
+    use http_body_util::combinators::BoxBody;
+    use http_body_util::{BodyExt, StreamBody};
+
+    use super::*;
+
+    fn body(pieces: Vec<Bytes>) -> Outgoing {
+        let frames = pieces.into_iter().map(|piece| Ok::<_, Error>(Frame::data(piece)));
+        let mut body = Outgoing::new(Body::from(BoxBody::new(StreamBody::new(stream::iter(frames)))));
+        body.keep();
+        body
+    }
+
+    #[tokio::test]
+    async fn a_body_that_was_begun_is_sent_from_its_beginning_where_that_is_short() {
+        for read in 0..=3 {
+            let mut begun = body(["one ", "two ", "three"].map(Bytes::from).to_vec());
+            for _ in 0..read {
+                begun.frame().await.unwrap().unwrap();
+            }
+            let again = begun.begun_again().unwrap();
+            assert_eq!(again.collect().await.unwrap().to_bytes(), "one two three", "{read}");
+        }
+        let half = Bytes::from(vec![0; KEPT_BYTES / 2]);
+        let mut begun = body(vec![half.clone(), half, Bytes::from_static(b"x")]);
+        for _ in 0..3 {
+            begun.frame().await.unwrap().unwrap();
+        }
+        assert!(begun.begun_again().is_none());
+        assert!(Outgoing::new(Body::empty()).begun_again().is_some());
     }
 }

@@ -16,6 +16,7 @@ use hudsucker::Body;
 use hyper::client::conn::{TrySendError, http1};
 use hyper::rt::Executor as _;
 use hyper_util::rt::TokioIo;
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tracing::debug;
 
@@ -25,7 +26,7 @@ use super::line::{Line, Outgoing};
 use crate::alarm::nap;
 use crate::body::Whole;
 use crate::http2;
-use crate::http2::client::Sender;
+use crate::http2::client::{Left, Sender};
 use crate::interim::Tap;
 use crate::lease::Lease;
 use crate::tasks::Tasks;
@@ -125,6 +126,24 @@ struct Place {
     host: HeaderValue,
     tasks: Tasks,
     open: Mutex<Open>,
+    /// How many connections are being opened.
+    dials: watch::Sender<usize>,
+}
+
+/// A connection that is being opened.
+struct Dial<'p>(&'p Place);
+
+impl Dial<'_> {
+    fn of(place: &Place) -> Dial<'_> {
+        place.dials.send_modify(|dials| *dials += 1);
+        Dial(place)
+    }
+}
+
+impl Drop for Dial<'_> {
+    fn drop(&mut self) {
+        self.0.dials.send_modify(|dials| *dials -= 1);
+    }
 }
 
 #[derive(Default)]
@@ -216,11 +235,10 @@ impl Pool {
                 None => Box::pin(self.open(&key, &place)).await?,
             };
             let is_safe = request.method().is_safe();
-            let may_fail = match &way {
-                Way::Http1(_) => is_kept && is_safe,
-                Way::Http2(_) => true,
+            let copy = match &way {
+                Way::Http1(_) if !is_kept || !is_safe || !request.body().is_end_stream() => None,
+                Way::Http1(_) | Way::Http2(_) => is_first.then(|| copy_of(&mut request)),
             };
-            let copy = if is_first && may_fail { copy_of(&request) } else { None };
             let failed = match way {
                 Way::Http1(mut line) => {
                     *request.uri_mut() = Uri::from(target.clone());
@@ -256,10 +274,14 @@ impl Pool {
             };
             // Nothing of what is given back was written: the connection had ended while it was idle.
             let copy = copy.filter(|_| failed.may_be_sent_again(is_kept && is_safe));
-            (request, is_first) = match (failed.given_back.filter(|_| is_kept), copy) {
-                (Some(given_back), _) => (given_back, is_first),
-                (None, Some(copy)) => (copy, false),
-                (None, None) => return Err(failed.error),
+            (request, is_first) = match (failed.left, copy) {
+                (Left::Whole(request), _) if is_kept => (request, is_first),
+                (Left::Whole(request), Some(_)) => (request, false),
+                (Left::Body(body), Some(copy)) => match body.begun_again() {
+                    Some(body) => (copy.map(|()| body), false),
+                    None => return Err(failed.error),
+                },
+                (Left::Whole(_) | Left::Body(_), None) => return Err(failed.error),
             };
         }
     }
@@ -289,7 +311,12 @@ impl Pool {
         if let Some(place) = kept.places.get(key) {
             return Ok(Arc::clone(place));
         }
-        let place = Arc::new(Place { host: key.host()?, tasks: self.tasks.clone(), open: Mutex::default() });
+        let place = Arc::new(Place {
+            host: key.host()?,
+            tasks: self.tasks.clone(),
+            open: Mutex::default(),
+            dials: watch::Sender::default(),
+        });
         kept.places.insert(key.clone(), Arc::clone(&place));
         if !kept.is_swept {
             kept.is_swept = true;
@@ -321,14 +348,33 @@ impl Pool {
     /// A new connection, or one that another request made meanwhile, or one that is full where there may be no more; whether it is one of
     /// those.
     async fn open(&self, key: &Key, place: &Place) -> Result<(Way, bool), RequestError> {
-        let stream = match self.connect(key, Protocols::Any).await {
-            Ok(stream) => stream,
-            Err(error) if matches!(error, DialError::TooMany(_) | DialError::Full) => {
-                let shared = place.open().least_used().ok_or(error)?;
+        let mut dials = place.dials.subscribe();
+        loop {
+            let error = match self.dial(key, place).await {
+                Err(RequestError::Dial(error @ (DialError::TooMany(_) | DialError::Full))) => error,
+                opened => return opened,
+            };
+            if let Some(shared) = place.open().least_used() {
                 return Ok((Way::Http2(shared), true));
             }
-            Err(error) => return Err(error.into()),
-        };
+            // What others are opening may be for several.
+            if *dials.borrow_and_update() == 0 {
+                return Err(error.into());
+            }
+            while dials.changed().await.is_ok() {
+                if let Some(way) = place.take() {
+                    return Ok((way, true));
+                }
+                if *dials.borrow_and_update() == 0 {
+                    break;
+                }
+            }
+        }
+    }
+
+    async fn dial(&self, key: &Key, place: &Place) -> Result<(Way, bool), RequestError> {
+        let _dial = Dial::of(place);
+        let stream = self.connect(key, Protocols::Any).await?;
         if !stream.is_http2() {
             let is_stuck = stream.is_stuck();
             let (sender, connection) =
@@ -364,33 +410,34 @@ pub(super) async fn ended(connection: impl Future<Output = hyper::Result<()>>) {
     }
 }
 
-/// `request`, if it has no body that would have to be sent again too.
-fn copy_of(request: &Request<Outgoing>) -> Option<Request<Outgoing>> {
-    request.body().is_end_stream().then(|| {
-        let mut copy = Request::new(Outgoing::new(Body::empty()));
-        *copy.method_mut() = request.method().clone();
-        *copy.headers_mut() = request.headers().clone();
-        copy
-    })
+/// The head of `request`, whose body is kept from now on as long as it is short.
+fn copy_of(request: &mut Request<Outgoing>) -> Request<()> {
+    let mut copy = Request::new(());
+    *copy.method_mut() = request.method().clone();
+    *copy.headers_mut() = request.headers().clone();
+    request.body_mut().keep();
+    copy
 }
 
 /// Why a request has no answer on one connection.
 struct Failed {
     error: RequestError,
-    /// The request, where nothing of it was sent.
-    given_back: Option<Request<Outgoing>>,
+    left: Left<Outgoing>,
 }
 
 impl From<TrySendError<Request<Outgoing>>> for Failed {
     fn from(mut failed: TrySendError<Request<Outgoing>>) -> Failed {
-        let given_back = failed.take_message();
-        Failed { error: RequestError::Http1(failed.into_error()), given_back }
+        let left = match failed.take_message() {
+            Some(request) => Left::Whole(request),
+            None => Left::Body(Outgoing::new(Body::empty())),
+        };
+        Failed { error: RequestError::Http1(failed.into_error()), left }
     }
 }
 
 impl From<http2::client::Failed<Outgoing>> for Failed {
     fn from(failed: http2::client::Failed<Outgoing>) -> Failed {
-        Failed { error: RequestError::Http2(failed.error), given_back: failed.given_back }
+        Failed { error: RequestError::Http2(failed.error), left: failed.left }
     }
 }
 
