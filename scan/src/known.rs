@@ -228,9 +228,9 @@ impl Known {
         }
         for (letter, _) in LETTERS.iter().filter(|(_, meant)| *meant == first) {
             self.mark(what, b'\\', *letter);
-            // As the percent sign of its backslash has it.
-            self.mark(what, b'%', b'5');
         }
+        // As the percent sign of a backslash has it.
+        self.mark(what, b'%', b'5');
         // Of the character itself, or of the percent sign of its escape.
         for digit in format!("2{0:x}{0:X}", first >> 4).bytes() {
             self.mark(what, b'%', digit);
