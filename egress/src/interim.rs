@@ -204,8 +204,8 @@ impl Tap {
 
     /// Takes what upstream says before its final answer.
     pub(crate) fn take(&self, status: StatusCode, headers: &HeaderMap) {
-        // Leave to send the body is given here.
-        if status == StatusCode::CONTINUE {
+        // Leave to send the body is given here, and there is no other protocol (RFC 9113, section 8.6).
+        if matches!(status, StatusCode::CONTINUE | StatusCode::SWITCHING_PROTOCOLS) {
             return;
         }
         let bytes = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + LINE_BYTES);

@@ -1,4 +1,4 @@
-//! Tasks that hyper starts by itself, owned so that a stop can end them; and work that is too long for a task's turn.
+//! Tasks that go on by themselves, owned so that a stop can end them; and work that is too long for a task's turn.
 
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::task::block_in_place;

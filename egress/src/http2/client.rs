@@ -4,7 +4,8 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use h2::Reason;
@@ -14,6 +15,8 @@ use http::{Method, Request, Response};
 use http_body::Body as HttpBody;
 use hudsucker::Error;
 use hyper::rt::Executor as _;
+use tokio::sync::oneshot;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::debug;
 
 use super::pulse::{Heard, Pulse};
@@ -26,15 +29,48 @@ use crate::splice::Stream;
 use crate::tasks::Tasks;
 
 /// What a head from upstream may take.
-pub(crate) const HEAD_LIMIT: u32 = 256 * 1024;
+const HEAD_LIMIT: u32 = 256 * 1024;
 /// What is kept of a request that upstream does not read.
 const SEND_BUFFER: usize = 1024 * 1024;
+/// So many requests may go out before upstream has said how many it takes: the least that is recommended (RFC 9113, section 6.5.2).
+const FIRST_STREAMS: usize = 100;
 
 /// Where requests go out on a connection, which ends with the last of these.
 #[derive(Clone)]
 pub(crate) struct Sender {
     requests: SendRequest<Bytes>,
+    uses: Arc<AtomicUsize>,
     tasks: Tasks,
+}
+
+/// Shows that a request is on a connection.
+pub(crate) struct Use(Arc<AtomicUsize>);
+
+impl Use {
+    fn of(uses: &Arc<AtomicUsize>) -> Use {
+        uses.fetch_add(1, Ordering::AcqRel);
+        Use(Arc::clone(uses))
+    }
+}
+
+impl Drop for Use {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// What is left of a request whose answer has begun: it goes on until this is dropped.
+pub(crate) struct Rest {
+    is_out: oneshot::Receiver<()>,
+    _end: DropGuard,
+}
+
+impl Rest {
+    /// Waits until nothing is left.
+    pub(crate) async fn is_out(&mut self) {
+        // Who does not say so has ended otherwise.
+        let _ = (&mut self.is_out).await;
+    }
 }
 
 /// Why a request has no answer.
@@ -46,48 +82,69 @@ pub(crate) struct Failed<B> {
 /// What is left of a request that has no answer.
 pub(crate) enum Left<B> {
     /// All of it: nothing was sent.
-    Whole(Request<B>),
+    Whole(Box<Request<B>>),
     /// Its body, of which some may have been sent.
     Body(B),
 }
 
-/// Opens a connection on `stream`, with windows of so many bytes for each stream and for all. While `uses` is held by others too, upstream
-/// is asked whether it is still there.
+/// Opens a connection on `stream`, with windows of so many bytes for each stream and for all.
 pub(crate) async fn open(
     stream: impl Stream,
     (stream_window, window): (u32, u32),
-    uses: &Arc<()>,
     tasks: &Tasks,
 ) -> Result<Sender, h2::Error> {
     let stream = Heard::new(stream);
-    let has_heard = stream.has_heard();
+    let signs = stream.signs();
     let (requests, mut connection) = h2::client::Builder::new()
         .enable_push(false)
         .max_frame_size(FRAME_BYTES)
         .initial_window_size(stream_window)
         .initial_connection_window_size(window)
+        .initial_max_send_streams(FIRST_STREAMS)
         .max_header_list_size(HEAD_LIMIT)
         .max_send_buffer_size(SEND_BUFFER)
         .handshake::<_, Bytes>(stream)
         .await?;
-    let mut pulse = Pulse::new(has_heard, connection.ping_pong());
-    let uses = Arc::downgrade(uses);
+    let mut pulse = Pulse::new(signs, connection.ping_pong());
+    let uses = Arc::<AtomicUsize>::default();
+    let waiting = Arc::clone(&uses);
     tasks.execute(async move {
         let ended = tokio::select! {
             ended = connection => ended.map_err(io::Error::other),
-            () = pulse.lost(|| uses.strong_count() > 1) => Err(io::ErrorKind::TimedOut.into()),
+            // Some servers take pings for an attack while nothing is asked of them.
+            () = pulse.lost(|| waiting.load(Ordering::Acquire) > 0) => Err(io::ErrorKind::TimedOut.into()),
         };
         if let Err(error) = ended {
             debug!(%error, "a connection to upstream ended early");
         }
     });
-    Ok(Sender { requests, tasks: tasks.clone() })
+    Ok(Sender { requests, uses, tasks: tasks.clone() })
 }
 
 impl Sender {
     /// Whether requests can go out on it.
     pub(crate) fn is_open(&mut self) -> bool {
         self.poll_open(&mut Context::from_waker(Waker::noop())).is_ok()
+    }
+
+    /// How many requests are on it.
+    pub(crate) fn requests(&self) -> usize {
+        self.uses.load(Ordering::Acquire)
+    }
+
+    /// How many upstream takes at a time. One more would wait within h2, and go out though nobody wants it any more.
+    pub(crate) fn most(&self) -> usize {
+        self.requests.current_max_send_streams()
+    }
+
+    /// Counts one request more.
+    pub(crate) fn begin(&self) -> Use {
+        Use::of(&self.uses)
+    }
+
+    /// Whether both send on the same connection.
+    pub(crate) fn is_same(&self, other: &Sender) -> bool {
+        Arc::ptr_eq(&self.uses, &other.uses)
     }
 
     fn poll_open(&mut self, context: &mut Context<'_>) -> Result<(), h2::Error> {
@@ -103,12 +160,12 @@ impl Sender {
         &mut self,
         request: Request<B>,
         tap: Option<&Tap>,
-    ) -> Result<Response<Whole>, Failed<B>>
+    ) -> Result<(Response<Whole>, Option<Rest>), Failed<B>>
     where
         B: HttpBody<Data = Bytes, Error = Error> + Unpin + Send + 'static,
     {
         if let Err(error) = self.poll_open(&mut Context::from_waker(Waker::noop())) {
-            return Err(Failed { error, left: Left::Whole(request) });
+            return Err(Failed { error, left: Left::Whole(Box::new(request)) });
         }
         let (head, body) = request.into_parts();
         let mut head = Request::from_parts(head, ());
@@ -133,7 +190,8 @@ impl Sender {
                     debug!(%error, "a request ended early");
                 }
             }
-            while let Poll::Ready(Some(Ok(interim))) = answer.poll_informational(context) {
+            // Only when these are through, because what waits for the answer passes over them.
+            while let Some(Ok(interim)) = ready!(answer.poll_informational(context)) {
                 if let Some(tap) = tap {
                     tap.take(interim.status(), interim.headers());
                 }
@@ -144,10 +202,22 @@ impl Sender {
             Ok(answer) => answer.into_parts(),
             Err(error) => return Err(Failed { error, left: Left::Body(sending.into_body()) }),
         };
-        if is_sending {
-            self.tasks.execute(sending);
-        }
+        let rest = is_sending.then(|| self.go_on(sending));
         let body = Received::new(content, &head.headers);
-        Ok(Response::from_parts(head, Whole::from(body)))
+        Ok((Response::from_parts(head, Whole::from(body)), rest))
+    }
+
+    fn go_on(&self, sending: impl Future<Output = Result<(), Error>> + Send + 'static) -> Rest {
+        let (end, (say, is_out), using) = (CancellationToken::new(), oneshot::channel(), self.begin());
+        let sending = end.clone().run_until_cancelled_owned(sending);
+        self.tasks.execute(async move {
+            if let Some(Err(error)) = sending.await {
+                debug!(%error, "a request ended early");
+            }
+            drop(using);
+            // Where nobody waits for it, nobody has to know.
+            let _ = say.send(());
+        });
+        Rest { is_out, _end: end.drop_guard() }
     }
 }

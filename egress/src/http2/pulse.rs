@@ -2,7 +2,7 @@
 
 use std::future::pending;
 use std::io::{self, IoSlice};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
@@ -17,15 +17,22 @@ const SILENCE: Duration = Duration::from_secs(30);
 /// For so long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A stream that notes whether anything comes on it.
+/// A stream that notes whether anything goes through it.
 pub(super) struct Heard<S> {
     inner: S,
-    has_heard: Arc<AtomicBool>,
+    signs: Arc<Signs>,
+}
+
+/// What happened since it was last looked at.
+#[derive(Debug, Default)]
+pub(super) struct Signs {
+    came: AtomicBool,
+    went: AtomicBool,
 }
 
 /// Asks who says nothing.
 pub(super) struct Pulse {
-    has_heard: Arc<AtomicBool>,
+    signs: Arc<Signs>,
     pings: Option<PingPong>,
     silence: Duration,
     patience: Duration,
@@ -33,18 +40,24 @@ pub(super) struct Pulse {
 
 impl<S> Heard<S> {
     pub(super) fn new(inner: S) -> Heard<S> {
-        Heard { inner, has_heard: Arc::default() }
+        Heard { inner, signs: Arc::default() }
     }
 
-    /// Set when something came.
-    pub(super) fn has_heard(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.has_heard)
+    pub(super) fn signs(&self) -> Arc<Signs> {
+        Arc::clone(&self.signs)
+    }
+}
+
+impl Signs {
+    fn any(&self) -> bool {
+        let came = self.came.swap(false, Ordering::Relaxed);
+        self.went.swap(false, Ordering::Relaxed) || came
     }
 }
 
 impl Pulse {
-    pub(super) fn new(has_heard: Arc<AtomicBool>, pings: Option<PingPong>) -> Pulse {
-        Pulse { has_heard, pings, silence: SILENCE, patience: PATIENCE }
+    pub(super) fn new(signs: Arc<Signs>, pings: Option<PingPong>) -> Pulse {
+        Pulse { signs, pings, silence: SILENCE, patience: PATIENCE }
     }
 
     /// Returns when the other side is gone. It is asked only while `matters` says so.
@@ -52,14 +65,19 @@ impl Pulse {
         let Some(pings) = &mut self.pings else { return pending().await };
         loop {
             sleep(self.silence).await;
-            if self.has_heard.swap(false, Ordering::Relaxed) || !matters() {
+            if self.signs.came.swap(false, Ordering::Relaxed) || !matters() {
                 continue;
             }
-            match timeout(self.patience, pings.ping(Ping::opaque())).await {
-                // One that has ended by itself says so to who reads it.
-                Ok(Ok(_)) => {}
-                Ok(Err(_)) => return pending().await,
-                Err(_) => return,
+            let mut answer = pin!(pings.ping(Ping::opaque()));
+            loop {
+                match timeout(self.patience, answer.as_mut()).await {
+                    Ok(Ok(_)) => break,
+                    // A connection that has ended by itself says so to who reads it.
+                    Ok(Err(_)) => return pending().await,
+                    // The question or the answer may stand behind what goes through slowly.
+                    Err(_) if self.signs.any() => {}
+                    Err(_) => return,
+                }
             }
         }
     }
@@ -72,7 +90,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.inner).poll_read(context, buffer))?;
-        self.has_heard.store(true, Ordering::Relaxed);
+        self.signs.came.store(true, Ordering::Relaxed);
         Poll::Ready(Ok(()))
     }
 }
@@ -83,7 +101,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Heard<S> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(context, bytes)
+        let written = ready!(Pin::new(&mut self.inner).poll_write(context, bytes))?;
+        self.signs.went.store(true, Ordering::Relaxed);
+        Poll::Ready(Ok(written))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -99,7 +119,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Heard<S> {
         context: &mut Context<'_>,
         buffers: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write_vectored(context, buffers)
+        let written = ready!(Pin::new(&mut self.inner).poll_write_vectored(context, buffers))?;
+        self.signs.went.store(true, Ordering::Relaxed);
+        Poll::Ready(Ok(written))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -124,10 +146,10 @@ mod tests {
         let (mut client, server) = tokio::io::duplex(1024);
         client.write_all(PREFACE).await.unwrap();
         let server = Heard::new(server);
-        let has_heard = server.has_heard();
+        let signs = server.signs();
         let mut connection = h2::server::handshake(server).await.unwrap();
         let pings = connection.ping_pong();
-        let pulse = Pulse { silence: Duration::from_millis(1), ..Pulse::new(has_heard, pings) };
+        let pulse = Pulse { silence: Duration::from_millis(1), ..Pulse::new(signs, pings) };
         (connection, pulse, client)
     }
 

@@ -58,11 +58,11 @@ pub(crate) async fn serve(
         builder.enable_connect_protocol();
     }
     let stream = Heard::new(stream);
-    let has_heard = stream.has_heard();
+    let signs = stream.signs();
     let opening = timeout(HEAD_TIMEOUT, builder.handshake::<_, Bytes>(stream));
     let Some(opened) = stop.run_until_cancelled(opening).await else { return Ok(()) };
     let mut connection = opened?.map_err(broken)?;
-    let mut pulse = Pulse::new(has_heard, connection.ping_pong());
+    let mut pulse = Pulse::new(signs, connection.ping_pong());
     let mut lost = pin!(pulse.lost(|| true));
     let mut stopped = pin!(stop.cancelled());
     let mut is_stopping = false;

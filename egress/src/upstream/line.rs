@@ -181,11 +181,13 @@ impl Outgoing {
         Outgoing { body, out, again: Bytes::new(), kept: None }
     }
 
-    /// Keeps what is sent from now on, while it is short.
-    pub(super) fn keep(&mut self) {
-        if self.out.is_some() {
+    /// Keeps what is sent from now on, while it is short; whether that can be.
+    pub(super) fn keep(&mut self) -> bool {
+        let has_body = self.out.is_some();
+        if has_body {
             self.kept = KEPT.try_acquire().ok().map(|place| Kept { bytes: Vec::new(), _place: place });
         }
+        !has_body || self.kept.is_some()
     }
 
     /// From its beginning, where that is kept.
@@ -259,7 +261,7 @@ mod tests {
     fn body(pieces: Vec<Bytes>) -> Outgoing {
         let frames = pieces.into_iter().map(|piece| Ok::<_, Error>(Frame::data(piece)));
         let mut body = Outgoing::new(Body::from(BoxBody::new(StreamBody::new(stream::iter(frames)))));
-        body.keep();
+        assert!(body.keep());
         body
     }
 

@@ -26,7 +26,7 @@ use super::line::{Line, Outgoing};
 use crate::alarm::nap;
 use crate::body::Whole;
 use crate::http2;
-use crate::http2::client::{Left, Sender};
+use crate::http2::client::{Left, Rest, Sender, Use};
 use crate::interim::Tap;
 use crate::lease::Lease;
 use crate::tasks::Tasks;
@@ -131,18 +131,28 @@ struct Place {
 }
 
 /// A connection that is being opened.
-struct Dial<'p>(&'p Place);
+struct Dial<'p> {
+    place: &'p Place,
+    /// There may be no more: of that nobody has to hear who waits for others, unless it is the last.
+    is_refused: bool,
+}
 
 impl Dial<'_> {
     fn of(place: &Place) -> Dial<'_> {
-        place.dials.send_modify(|dials| *dials += 1);
-        Dial(place)
+        place.dials.send_if_modified(|dials| {
+            *dials += 1;
+            false
+        });
+        Dial { place, is_refused: false }
     }
 }
 
 impl Drop for Dial<'_> {
     fn drop(&mut self) {
-        self.0.dials.send_modify(|dials| *dials -= 1);
+        self.place.dials.send_if_modified(|dials| {
+            *dials -= 1;
+            !self.is_refused || *dials == 0
+        });
     }
 }
 
@@ -153,11 +163,8 @@ struct Open {
 }
 
 /// A connection that several requests share.
-#[derive(Clone)]
 struct Shared {
     sender: Sender,
-    /// Held once for each that uses it, besides here.
-    uses: Arc<()>,
     /// When it was last seen in use.
     used: Instant,
 }
@@ -165,16 +172,22 @@ struct Shared {
 /// A connection that a request goes out on.
 enum Way {
     Http1(Line),
-    Http2(Shared),
+    Http2(Sender, Use),
 }
 
 /// A connection that an answer is still coming on; one of HTTP/1.1 is closed when this is dropped.
 pub(crate) struct Lent {
-    /// None where many answers come on the same connection.
-    line: Option<Line>,
+    on: On,
     place: Arc<Place>,
-    /// Shows that the shared one is in use.
-    _use: Option<Arc<()>>,
+}
+
+enum On {
+    Http1(Line),
+    Http2 {
+        /// What is left of the request.
+        rest: Option<Rest>,
+        _using: Use,
+    },
 }
 
 impl Lent {
@@ -184,32 +197,47 @@ impl Lent {
         context: &mut Context<'_>,
         mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
     ) -> Poll<T> {
-        match &mut self.line {
-            Some(line) => line.poll(context, poll),
-            None => poll(context),
+        match &mut self.on {
+            On::Http1(line) => line.poll(context, poll),
+            On::Http2 { .. } => poll(context),
         }
     }
 
     /// For the next request, once the answer is through as a whole. What of the request is not out yet goes on, for as long as `lease`
     /// allows it.
     pub(crate) fn give_back(self, lease: &Arc<Lease>) {
-        let Lent { line: Some(mut line), place, .. } = self else { return };
-        if line.rest() {
-            return place.keep(line);
-        }
+        let Lent { on, place } = self;
         let tasks = place.tasks.clone();
-        line.detach(&tasks);
-        let revoked = Arc::clone(lease).ended_after_a_moment();
-        tasks.execute(async move {
-            let settled = timeout(SETTLE_TIMEOUT, line.settled());
-            let is_settled = tokio::select! {
-                _ = revoked => false,
-                settled = settled => settled.unwrap_or_default(),
-            };
-            if is_settled {
-                place.keep(line);
+        let revoked = || Arc::clone(lease).ended_after_a_moment();
+        match on {
+            On::Http1(mut line) => {
+                if line.rest() {
+                    return place.keep(line);
+                }
+                line.detach(&tasks);
+                let revoked = revoked();
+                tasks.execute(async move {
+                    let settled = timeout(SETTLE_TIMEOUT, line.settled());
+                    let is_settled = tokio::select! {
+                        _ = revoked => false,
+                        settled = settled => settled.unwrap_or_default(),
+                    };
+                    if is_settled {
+                        place.keep(line);
+                    }
+                });
             }
-        });
+            On::Http2 { rest: None, .. } => {}
+            On::Http2 { rest: Some(mut rest), .. } => {
+                let revoked = revoked();
+                tasks.execute(async move {
+                    tokio::select! {
+                        _ = revoked => {}
+                        _ = timeout(SETTLE_TIMEOUT, rest.is_out()) => {}
+                    }
+                });
+            }
+        }
     }
 }
 
@@ -237,7 +265,8 @@ impl Pool {
             let is_safe = request.method().is_safe();
             let copy = match &way {
                 Way::Http1(_) if !is_kept || !is_safe || !request.body().is_end_stream() => None,
-                Way::Http1(_) | Way::Http2(_) => is_first.then(|| copy_of(&mut request)),
+                Way::Http1(_) | Way::Http2(..) if is_first => copy_of(&mut request),
+                Way::Http1(_) | Way::Http2(..) => None,
             };
             let failed = match way {
                 Way::Http1(mut line) => {
@@ -248,24 +277,27 @@ impl Pool {
                     }
                     match line.send(request, &self.tasks).await {
                         Ok(response) => {
-                            let lent = Lent { line: Some(line), place, _use: None };
+                            let lent = Lent { on: On::Http1(line), place };
                             return Ok((response.map(Whole::from), Some(lent)));
                         }
                         Err(failed) => Failed::from(*failed),
                     }
                 }
-                Way::Http2(mut shared) => {
+                Way::Http2(mut sender, using) => {
                     request.headers_mut().remove(HOST);
                     *request.uri_mut() = absolute(&key, target.clone())?;
-                    match shared.sender.send(request, tap.as_ref()).await {
-                        Ok(response) => {
-                            return Ok((response, Some(Lent { line: None, place, _use: Some(shared.uses) })));
+                    match sender.send(request, tap.as_ref()).await {
+                        Ok((response, rest)) => {
+                            return Ok((
+                                response,
+                                Some(Lent { on: On::Http2 { rest, _using: using }, place }),
+                            ));
                         }
                         Err(failed) => {
                             let failed = Failed::from(failed);
                             // What ended this stream alone leaves the others theirs.
                             if failed.is_of_connection() {
-                                place.forget(&shared);
+                                place.forget(&sender);
                             }
                             failed
                         }
@@ -275,8 +307,8 @@ impl Pool {
             // Nothing of what is given back was written: the connection had ended while it was idle.
             let copy = copy.filter(|_| failed.may_be_sent_again(is_kept && is_safe));
             (request, is_first) = match (failed.left, copy) {
-                (Left::Whole(request), _) if is_kept => (request, is_first),
-                (Left::Whole(request), Some(_)) => (request, false),
+                (Left::Whole(request), _) if is_kept => (*request, is_first),
+                (Left::Whole(request), Some(_)) => (*request, false),
                 (Left::Body(body), Some(copy)) => match body.begun_again() {
                     Some(body) => (copy.map(|()| body), false),
                     None => return Err(failed.error),
@@ -354,11 +386,12 @@ impl Pool {
                 Err(RequestError::Dial(error @ (DialError::TooMany(_) | DialError::Full))) => error,
                 opened => return opened,
             };
-            if let Some(shared) = place.open().least_used() {
-                return Ok((Way::Http2(shared), true));
+            // What others are opening may be for several; looked at first, because theirs is there before it is no longer counted.
+            let is_alone = *dials.borrow_and_update() == 0;
+            if let Some(way) = place.open().least_used() {
+                return Ok((way, true));
             }
-            // What others are opening may be for several.
-            if *dials.borrow_and_update() == 0 {
+            if is_alone {
                 return Err(error.into());
             }
             while dials.changed().await.is_ok() {
@@ -373,26 +406,27 @@ impl Pool {
     }
 
     async fn dial(&self, key: &Key, place: &Place) -> Result<(Way, bool), RequestError> {
-        let _dial = Dial::of(place);
-        let stream = self.connect(key, Protocols::Any).await?;
+        let mut dial = Dial::of(place);
+        let stream = self.connect(key, Protocols::Any).await;
+        dial.is_refused = matches!(stream, Err(DialError::TooMany(_) | DialError::Full));
+        let stream = stream?;
         if !stream.is_http2() {
             let is_stuck = stream.is_stuck();
             let (sender, connection) =
                 http1_builder().handshake(stream).await.map_err(RequestError::Http1)?;
             return Ok((Way::Http1(Line::new(sender, connection, is_stuck)), false));
         }
-        let uses = Arc::default();
         let windows = (STREAM_WINDOW, CONNECTION_WINDOW);
-        let opened = http2::client::open(TokioIo::new(stream), windows, &uses, &self.tasks).await;
+        let opened = http2::client::open(TokioIo::new(stream), windows, &self.tasks).await;
         let sender = opened.map_err(RequestError::Http2)?;
         let mut open = place.open();
         // Another request was faster: its connection is for several.
         if let Some(first) = open.with_room() {
-            return Ok((Way::Http2(first), true));
+            return Ok((first, true));
         }
-        let shared = Shared { sender, uses, used: Instant::now() };
-        open.http2.push(shared.clone());
-        Ok((Way::Http2(shared), false))
+        let way = Way::Http2(sender.clone(), sender.begin());
+        open.http2.push(Shared { sender, used: Instant::now() });
+        Ok((way, false))
     }
 }
 
@@ -410,13 +444,14 @@ pub(super) async fn ended(connection: impl Future<Output = hyper::Result<()>>) {
     }
 }
 
-/// The head of `request`, whose body is kept from now on as long as it is short.
-fn copy_of(request: &mut Request<Outgoing>) -> Request<()> {
-    let mut copy = Request::new(());
-    *copy.method_mut() = request.method().clone();
-    *copy.headers_mut() = request.headers().clone();
-    request.body_mut().keep();
-    copy
+/// The head of `request`, whose body is kept from now on as long as it is short; nothing where it cannot be.
+fn copy_of(request: &mut Request<Outgoing>) -> Option<Request<()>> {
+    request.body_mut().keep().then(|| {
+        let mut copy = Request::new(());
+        *copy.method_mut() = request.method().clone();
+        *copy.headers_mut() = request.headers().clone();
+        copy
+    })
 }
 
 /// Why a request has no answer on one connection.
@@ -428,7 +463,7 @@ struct Failed {
 impl From<TrySendError<Request<Outgoing>>> for Failed {
     fn from(mut failed: TrySendError<Request<Outgoing>>) -> Failed {
         let left = match failed.take_message() {
-            Some(request) => Left::Whole(request),
+            Some(request) => Left::Whole(Box::new(request)),
             None => Left::Body(Outgoing::new(Body::empty())),
         };
         Failed { error: RequestError::Http1(failed.into_error()), left }
@@ -487,8 +522,8 @@ impl Place {
     /// A connection that is open and free.
     fn take(&self) -> Option<Way> {
         let mut open = self.open();
-        if let Some(shared) = open.with_room() {
-            return Some(Way::Http2(shared));
+        if let Some(way) = open.with_room() {
+            return Some(way);
         }
         loop {
             let mut line = open.idle.pop()?.0;
@@ -498,9 +533,9 @@ impl Place {
         }
     }
 
-    /// Has no more requests go out on `shared`.
-    fn forget(&self, shared: &Shared) {
-        self.open().http2.retain(|other| !Arc::ptr_eq(&other.uses, &shared.uses));
+    /// Has no more requests go out on the connection of `sender`.
+    fn forget(&self, sender: &Sender) {
+        self.open().http2.retain(|shared| !shared.sender.is_same(sender));
     }
 
     /// Keeps `line`, on which nothing runs, for the next request.
@@ -568,35 +603,34 @@ impl Place {
 
 impl Open {
     /// A shared connection that has room for one more.
-    fn with_room(&mut self) -> Option<Shared> {
+    fn with_room(&mut self) -> Option<Way> {
         self.http2.retain_mut(|shared| shared.sender.is_open());
-        let shared = self.http2.iter_mut().find(|shared| shared.has_room())?;
-        shared.used = Instant::now();
-        Some(shared.clone())
+        let shared = self.http2.iter_mut().find(|shared| shared.has_room(STREAMS))?;
+        Some(shared.take())
     }
 
-    /// The shared connection with the fewest requests on it.
-    fn least_used(&mut self) -> Option<Shared> {
+    /// The shared connection with the fewest requests on it, if upstream takes one more there.
+    fn least_used(&mut self) -> Option<Way> {
         self.http2.retain_mut(|shared| shared.sender.is_open());
-        let shared = self.http2.iter_mut().min_by_key(|shared| shared.requests())?;
-        shared.used = Instant::now();
-        Some(shared.clone())
+        let shared = self.http2.iter_mut().min_by_key(|shared| shared.sender.requests())?;
+        shared.has_room(usize::MAX).then(|| shared.take())
     }
 }
 
 impl Shared {
-    /// How many requests are on it.
-    fn requests(&self) -> usize {
-        Arc::strong_count(&self.uses) - 1
+    /// For one more request.
+    fn take(&mut self) -> Way {
+        self.used = Instant::now();
+        Way::Http2(self.sender.clone(), self.sender.begin())
     }
 
     fn is_idle(&self) -> bool {
-        self.requests() == 0
+        self.sender.requests() == 0
     }
 
-    /// Whether one more request is served there, whatever becomes of the others.
-    fn has_room(&self) -> bool {
-        self.requests() < STREAMS
+    /// Whether upstream takes one more request there, and there are fewer than `most`.
+    fn has_room(&self, most: usize) -> bool {
+        self.sender.requests() < self.sender.most().min(most)
     }
 }
 

@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::time::Duration;
 
 use bytes::Bytes;
-use h2::client::{ResponseFuture, SendRequest};
+use h2::client::ResponseFuture;
 use http::Request;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -88,7 +88,7 @@ async fn what_upstream_says_before_its_answer_comes_before_it_cleaned_and_scrubb
         ),
         (104, vec![("upload-offset", "7".to_owned())]),
     ];
-    let mut sender = http2_by_hand(&bench).await;
+    let mut sender = bench.http2_by_hand().await;
     let (answer, _) = sender.send_request(get_of(&target, "/"), true).unwrap();
     assert_eq!(heads_in_http2(answer).await, (wanted.map(owned).to_vec(), 200));
 }
@@ -97,14 +97,6 @@ type Told = (u16, Vec<(String, String)>);
 
 fn owned((status, headers): (u16, Vec<(&str, String)>)) -> Told {
     (status, headers.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
-}
-
-/// A client of HTTP/2 that hears what comes before an answer.
-async fn http2_by_hand(bench: &Bench) -> SendRequest<Bytes> {
-    let stream = bench.agent().tunnel(&bench.target(), HOST, &["h2"]).await.unwrap();
-    let (sender, connection) = h2::client::handshake(stream).await.unwrap();
-    tokio::spawn(connection);
-    sender
 }
 
 fn get_of(target: &str, path: &str) -> Request<()> {
@@ -131,6 +123,7 @@ async fn what_upstream_says_in_http2_comes_while_the_answer_is_waited_for_in_bot
     let told = vec![
         [
             frame(HEADERS, END_HEADERS, 1, &fields(&[(":status", "100")])),
+            frame(HEADERS, END_HEADERS, 1, &fields(&[(":status", "101")])),
             frame(HEADERS, END_HEADERS, 1, &fields(&[(":status", "102")])),
             frame(
                 HEADERS,
@@ -163,7 +156,7 @@ async fn what_upstream_says_in_http2_comes_while_the_answer_is_waited_for_in_bot
     let bench = Bench::allowing("deny: false").await;
     *bench.upstream.memory.frames_told.lock().unwrap() = told;
     let post = Request::post(format!("https://{}/", bench.target())).body(()).unwrap();
-    let (mut answer, mut content) = http2_by_hand(&bench).await.send_request(post, false).unwrap();
+    let (mut answer, mut content) = bench.http2_by_hand().await.send_request(post, false).unwrap();
     for wanted in [102, 103] {
         let told = timeout(PATIENCE, poll_fn(|context| answer.poll_informational(context))).await.unwrap();
         assert_eq!(told.unwrap().unwrap().status(), wanted);
@@ -176,7 +169,7 @@ async fn what_upstream_says_in_http2_comes_while_the_answer_is_waited_for_in_bot
 #[tokio::test]
 async fn a_client_of_http2_that_waits_for_leave_to_send_is_given_it_where_its_body_is_wanted() {
     let bench = Bench::allowing("path_allowlist: [/v1/]").await;
-    let mut sender = http2_by_hand(&bench).await;
+    let mut sender = bench.http2_by_hand().await;
     let target = bench.target();
     let mut ask = |path: &str, expects: bool| {
         let mut post = Request::post(format!("https://{target}{path}"));

@@ -15,8 +15,8 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::support::frames::{END_STREAM_AND_HEADERS, GOAWAY, HEADERS, fields, frame};
-use crate::support::{Bench, HOST, Origin, PATIENCE, Transport, get, read_head, request};
+use crate::support::frames::{END_STREAM_AND_HEADERS, GOAWAY, HEADERS, SETTINGS, fields, frame};
+use crate::support::{Bench, CHUNK, HOST, Origin, PATIENCE, Transport, get, read_head, request};
 
 async fn closes(stream: &mut TcpStream) -> bool {
     matches!(timeout(PATIENCE, stream.read(&mut [0; 64])).await, Ok(Ok(0) | Err(_)))
@@ -133,6 +133,50 @@ async fn requests_that_come_at_once_share_the_only_connection_that_there_may_be(
         assert_eq!(status, 200);
     }
     assert_eq!(bench.upstream.memory.connections.get(), 1);
+}
+
+#[tokio::test]
+async fn an_upload_whose_answer_nobody_waits_for_any_more_ends() {
+    let bench = Bench::allowing("limits: {concurrency: 1}").await;
+    let post = Request::post(format!("https://{}/v1/unread", bench.target())).body(()).unwrap();
+    let (answer, mut content) = bench.http2_by_hand().await.send_request(post, false).unwrap();
+    let answer = timeout(PATIENCE, answer).await.unwrap().unwrap();
+    assert_eq!(answer.status(), 200);
+    let other = async || bench.agent().send(Transport::TunnelHttp2, get("/v1/models")).await.status;
+    // Until no more fits on the way, for as long as some others take.
+    let mut unchanged = 0;
+    while unchanged < 20 {
+        content.reserve_capacity(CHUNK);
+        let taken = content.capacity();
+        if taken > 0 {
+            content.send_data(vec![0; taken].into(), false).unwrap();
+        }
+        unchanged = if taken > 0 { 0 } else { unchanged + 1 };
+        assert_eq!(other().await, 429);
+    }
+    drop((answer, content));
+    let next = async { while other().await == 429 {} };
+    timeout(PATIENCE, next).await.expect("its place is free");
+}
+
+#[tokio::test]
+async fn what_upstream_does_not_take_at_a_time_goes_out_on_another_connection_or_not_at_all() {
+    const MAX_CONCURRENT_STREAMS: u16 = 3;
+    for (limits, status) in [("deny: false", 200), ("limits: {connections: 1}", 429)] {
+        let bench = Bench::allowing(limits).await;
+        let one = frame(SETTINGS, 0, 0, &[&MAX_CONCURRENT_STREAMS.to_be_bytes()[..], &[0, 0, 0, 1]].concat());
+        let answer = |stream| frame(HEADERS, END_STREAM_AND_HEADERS, stream, &fields(&[(":status", "200")]));
+        // The second stream is not answered.
+        let told = vec![[one, answer(1)].concat(), Vec::new(), Vec::new(), Vec::new()];
+        *bench.upstream.memory.frames_told.lock().unwrap() = told;
+        assert_eq!(bench.agent().send(Transport::TunnelHttp2, get("/v1/models")).await.status, 200);
+        bench.upstream.memory.held.notified().await;
+        let agent = bench.agent();
+        let waiting = tokio::spawn(async move { agent.send(Transport::TunnelHttp2, get("/v1/x")).await });
+        bench.upstream.memory.held.notified().await;
+        assert_eq!(bench.agent().send(Transport::TunnelHttp2, get("/v1/models")).await.status, status);
+        waiting.abort();
+    }
 }
 
 #[tokio::test]

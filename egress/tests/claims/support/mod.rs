@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bytes::Bytes;
 use egress::ca::{CertificateAuthority, Existing};
 use egress::journal::Recorder;
 use egress::upstream::{Dialer, Resolve, UpstreamTls};
@@ -188,6 +189,14 @@ impl Bench {
         let mut roots = RootCertStore::empty();
         roots.add(self.authority.clone()).unwrap();
         Agent::new(self.address, roots, self.upstream.plain, self.upstream.tls)
+    }
+
+    /// A client of HTTP/2 in a tunnel that hears what comes before an answer, and takes back what it drops.
+    pub(crate) async fn http2_by_hand(&self) -> h2::client::SendRequest<Bytes> {
+        let stream = self.agent().tunnel(&self.target(), HOST, &["h2"]).await.unwrap();
+        let (sender, connection) = h2::client::handshake(stream).await.unwrap();
+        tokio::spawn(connection);
+        sender
     }
 
     /// An agent that trusts upstream's own authority.

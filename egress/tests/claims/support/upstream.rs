@@ -56,7 +56,7 @@ pub(crate) struct Memory {
     pub(crate) frames_told: Mutex<Vec<Vec<u8>>>,
     /// Lets `/stream` send its second part, `/hold` read its body, and `/feed`, `/feed-socket` and `/poll` tell of a credential.
     pub(crate) go_on: Notify,
-    /// `/hold` has begun.
+    /// `/hold` has begun, or something was told.
     pub(crate) held: Notify,
     /// A request to `/never` was given up, or a download is over.
     pub(crate) given_up: Notify,
@@ -189,7 +189,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(mut stream: S
     }
     let told = std::mem::take(&mut *memory.frames_told.lock().unwrap());
     if !told.is_empty() {
-        let _ = tell(stream, told).await;
+        let _ = tell(stream, told, &memory.held).await;
         return;
     }
     let service = service_fn(move |request| {
@@ -209,7 +209,11 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(mut stream: S
 }
 
 /// SETTINGS, and what is told at each head and each piece of a body.
-async fn tell(mut stream: impl AsyncRead + AsyncWrite + Unpin, told: Vec<Vec<u8>>) -> std::io::Result<()> {
+async fn tell(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    told: Vec<Vec<u8>>,
+    held: &Notify,
+) -> std::io::Result<()> {
     stream.write_all(&frame(SETTINGS, 0, 0, &[])).await?;
     stream.read_exact(&mut [0; b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".len()]).await?;
     let mut told = told.into_iter().peekable();
@@ -217,6 +221,7 @@ async fn tell(mut stream: impl AsyncRead + AsyncWrite + Unpin, told: Vec<Vec<u8>
         let Some((kind, ..)) = next_frame(&mut stream).await else { break };
         if matches!(kind, HEADERS | DATA) {
             stream.write_all(&told.next().unwrap()).await?;
+            held.notify_one();
         }
     }
     stream.shutdown().await?;
@@ -338,6 +343,14 @@ async fn answer(mut request: Request<Incoming>, memory: Arc<Memory>) -> Response
                 Err(std::io::Error::other(TakenBack(h2::Reason::NO_ERROR.into())).into())
             });
             Response::new(Body::from_stream(first.chain(reset)))
+        }
+        "/v1/unread" => {
+            let body = request.into_body();
+            let never = stream::once(async move {
+                let _unread = body;
+                std::future::pending::<Result<Bytes, hudsucker::Error>>().await
+            });
+            Response::new(Body::from_stream(never))
         }
         "/v1/early" => {
             let body = request.into_body();
