@@ -79,7 +79,7 @@ $heading
 Made by \`scripts/bench-egress.sh --write\` on $(date -u +%F), commit $(git rev-parse --short HEAD), profile \`$profile\`, $(nproc) processors, a load of
 $(cut -d' ' -f1 /proc/loadavg) when it began. Processor time of the proxy's own process; the programs take turns, and the medians stand here. In brackets: how
 many times what egress takes. egress judges each request, records it in a hash chain and exchanges a credential; hudsucker does none of
-it. mitmdump has an addon that does the same without the record. The relay passes on bytes that it does not look at: it is the price of two
+it. mitmdump has an addon that does the same as egress. The relay passes on bytes that it does not look at: it is the price of two
 connections on this machine. No TLS session is resumed.
 
 HEAD
