@@ -36,6 +36,9 @@ fn leave_out_connection(headers: &mut HeaderMap) {
     }
 }
 
+/// Without what the other side says beside its reason: that is logged, and upstream may say what it was sent.
 fn broken(error: h2::Error) -> io::Error {
-    io::Error::new(io::ErrorKind::ConnectionReset, error)
+    let reason =
+        error.reason().map_or_else(|| "the connection ended".to_owned(), |reason| reason.to_string());
+    io::Error::new(io::ErrorKind::ConnectionReset, reason)
 }

@@ -22,7 +22,7 @@ use tracing::debug;
 use super::pulse::{Heard, Pulse};
 use super::received::Received;
 use super::sent::Sending;
-use super::{FRAME_BYTES, leave_out_connection};
+use super::{FRAME_BYTES, broken, leave_out_connection};
 use crate::body::Whole;
 use crate::interim::Tap;
 use crate::splice::Stream;
@@ -110,7 +110,7 @@ pub(crate) async fn open(
     let waiting = Arc::clone(&uses);
     tasks.execute(async move {
         let ended = tokio::select! {
-            ended = connection => ended.map_err(io::Error::other),
+            ended = connection => ended.map_err(broken),
             // Some servers take pings for an attack while nothing is asked of them.
             () = pulse.lost(|| waiting.load(Ordering::Acquire) > 0) => Err(io::ErrorKind::TimedOut.into()),
         };
