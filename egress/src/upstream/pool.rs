@@ -609,11 +609,11 @@ impl Open {
         Some(shared.take())
     }
 
-    /// The shared connection with the fewest requests on it, if upstream takes one more there.
+    /// Of the shared connections on which upstream takes one more request, the one with the fewest.
     fn least_used(&mut self) -> Option<Way> {
         self.http2.retain_mut(|shared| shared.sender.is_open());
-        let shared = self.http2.iter_mut().min_by_key(|shared| shared.sender.requests())?;
-        shared.has_room(usize::MAX).then(|| shared.take())
+        let with_room = self.http2.iter_mut().filter(|shared| shared.has_room(usize::MAX));
+        Some(with_room.min_by_key(|shared| shared.sender.requests())?.take())
     }
 }
 
